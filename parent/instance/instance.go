@@ -1,0 +1,135 @@
+// Package instance knows where everything of one raypherd lies: sockets, state, its cgroup and its BPF pins. raypherd, the
+// warden and the CLI ask it, and nothing else spells these paths.
+//
+// There are three kinds of instance: the system's daemon (Default), the private pair of one run that root started without a
+// daemon (Private), and a daemon in folders of its own (At), which tests and a second installation use. Two instances never
+// share a path, so they can run beside each other.
+package instance
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+)
+
+// The folders of the system's daemon.
+const (
+	DefaultRun   = "/run/raypher"
+	DefaultState = "/var/lib/raypher"
+	// Policy is the host's default policy: what `raypher run` uses without --policy.
+	Policy = "/etc/raypher/policy.yaml"
+	// Signers is the folder with the public keys of those whose manifests this host trusts.
+	Signers = "/etc/raypher/signers"
+	// Group is the group whose members run agents and operate the daemon.
+	Group = "raypher"
+	// AgentAddress is where the daemon serves the Agent service over TCP.
+	AgentAddress = "127.0.0.1:50051"
+	// EnclaveUser is the account of a local enclave process.
+	EnclaveUser = "raypher-enclave"
+)
+
+// The variables of the environment. RunVariable names the run folder of the daemon to talk to; the others are set for every
+// agent.
+const (
+	RunVariable         = "RAYPHER_RUN_DIR"
+	VisaVariable        = "RAYPHER_VISA"
+	AgentSocketVariable = "RAYPHER_AGENT_SOCKET"
+	AgentIDVariable     = "RAYPHER_AGENT_ID"
+)
+
+// bpffs is where the kernel's BPF file system is mounted by convention (Documentation/bpf, bpftool, systemd).
+const bpffs = "/sys/fs/bpf"
+
+// Paths says where the parts of one instance lie. It is a value; copying it is fine.
+type Paths struct {
+	Private bool // serves one run and ends with it
+
+	Run           string // 0755
+	Socket        string // Wardens and Operator
+	AgentSocket   string // Agent
+	Visa          string // what RAYPHER_VISA names; opening it is answered by the agent's warden
+	Records       string // 0700, one file per agent, for a restart
+	Lock          string // held by the one raypherd of this instance
+	EnclaveRun    string // folder of EnclaveSocket, owned by the enclave's user
+	EnclaveSocket string
+
+	State        string
+	Journal      string // 0700, the audit store
+	EnclaveState string // key file and start configuration of a local enclave
+	Ceiling      string
+	Spool        string // verdicts that the enclave has not taken yet
+
+	Cgroup string // name of the folder below the cgroup2 mount that holds every agent of this instance
+	Pins   string // folder of BPF pins; they keep the guard in place while no raypherd runs
+}
+
+// Default returns the paths of the system's daemon.
+func Default() Paths { return at(DefaultRun, DefaultState, "raypher") }
+
+// ValidID says what a private run may be called: it becomes part of file names.
+var ValidID = regexp.MustCompile(`^[a-z0-9]{4,32}$`)
+
+// Private returns the paths of the private pair of one run. The id must match ValidID.
+func Private(id string) (Paths, error) {
+	return PrivateIn(DefaultRun, DefaultState, id)
+}
+
+// PrivateIn is Private below other folders than the system's.
+func PrivateIn(run, state, id string) (Paths, error) {
+	if !ValidID.MatchString(id) {
+		return Paths{}, fmt.Errorf("private instance %q: the id must be 4 to 32 lower case letters or digits", id)
+	}
+	p := at(filepath.Join(run, "private", id), filepath.Join(state, "runs", id), "raypher-"+id)
+	p.Private = true
+	return p, nil
+}
+
+// At returns the paths of a daemon in folders of its own; both must be absolute. An empty folder means the system's. The
+// name of the cgroup follows the run folder, so that a restart finds its agents and another instance does not.
+func At(run, state string) (Paths, error) {
+	if run == "" {
+		run = DefaultRun
+	}
+	if state == "" {
+		state = DefaultState
+	}
+	if !filepath.IsAbs(run) || !filepath.IsAbs(state) {
+		return Paths{}, fmt.Errorf("folders of the daemon %q, %q: must be absolute paths", run, state)
+	}
+	run, state = filepath.Clean(run), filepath.Clean(state)
+	name := "raypher"
+	if run != DefaultRun {
+		sum := sha256.Sum256([]byte(run))
+		name += "-at-" + hex.EncodeToString(sum[:6])
+	}
+	return at(run, state, name), nil
+}
+
+// FromEnvironment returns the paths of the daemon that RAYPHER_RUN_DIR names, else of the system's. The state folder is
+// the system's unless the run folder says otherwise; a caller that is no daemon has no use for it.
+func FromEnvironment() (Paths, error) {
+	return At(os.Getenv(RunVariable), "")
+}
+
+func at(run, state, name string) Paths {
+	return Paths{
+		Run:           run,
+		Socket:        filepath.Join(run, "raypherd.sock"),
+		AgentSocket:   filepath.Join(run, "agent.sock"),
+		Visa:          filepath.Join(run, "visa"),
+		Records:       filepath.Join(run, "agents"),
+		Lock:          filepath.Join(run, "lock"),
+		EnclaveRun:    filepath.Join(run, "enclave"),
+		EnclaveSocket: filepath.Join(run, "enclave", "enclave.sock"),
+		State:         state,
+		Journal:       filepath.Join(state, "journal"),
+		EnclaveState:  filepath.Join(state, "enclave"),
+		Ceiling:       filepath.Join(state, "ceiling"),
+		Spool:         filepath.Join(state, "spool"),
+		Cgroup:        name,
+		Pins:          filepath.Join(bpffs, name),
+	}
+}

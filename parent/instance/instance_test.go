@@ -1,0 +1,59 @@
+package instance
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestPaths(t *testing.T) {
+	private, err := Private("ab12")
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := At("/tmp/x/run", "/tmp/x/state")
+	if err != nil {
+		t.Fatal(err)
+	}
+	system, err := At("", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if system != Default() {
+		t.Errorf("At without folders = %+v, want the system's daemon", system)
+	}
+	for _, tt := range []struct{ what, got, want string }{
+		{"socket", Default().Socket, "/run/raypher/raypherd.sock"},
+		{"agent socket", Default().AgentSocket, "/run/raypher/agent.sock"},
+		{"enclave socket", Default().EnclaveSocket, "/run/raypher/enclave/enclave.sock"},
+		{"journal", Default().Journal, "/var/lib/raypher/journal"},
+		{"cgroup", Default().Cgroup, "raypher"},
+		{"private socket", private.Socket, "/run/raypher/private/ab12/raypherd.sock"},
+		{"private journal", private.Journal, "/var/lib/raypher/runs/ab12/journal"},
+		{"private cgroup", private.Cgroup, "raypher-ab12"},
+		{"own socket", own.Socket, "/tmp/x/run/raypherd.sock"},
+	} {
+		if tt.got != tt.want {
+			t.Errorf("%s = %s, want %s", tt.what, tt.got, tt.want)
+		}
+	}
+	for _, pair := range [][2]Paths{{Default(), private}, {Default(), own}, {private, own}} {
+		if pair[0].Cgroup == pair[1].Cgroup || pair[0].Pins == pair[1].Pins {
+			t.Errorf("%s and %s share a cgroup or pins", pair[0].Run, pair[1].Run)
+		}
+	}
+	if filepath.Dir(own.Pins) != "/sys/fs/bpf" || strings.Contains(own.Cgroup, "/") {
+		t.Errorf("cgroup %q, pins %q", own.Cgroup, own.Pins)
+	}
+}
+
+func TestBadNames(t *testing.T) {
+	for _, id := range []string{"", "abc", "../up", "AB12", "a/b/c", strings.Repeat("a", 33)} {
+		if _, err := Private(id); err == nil {
+			t.Errorf("Private(%q) was accepted", id)
+		}
+	}
+	if _, err := At("relative", ""); err == nil {
+		t.Error("a relative run folder was accepted")
+	}
+}
