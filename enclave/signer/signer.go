@@ -1,0 +1,63 @@
+// Package signer is the contract between the trusted service and the key that signs its journal. One implementation exists
+// per tier: software (a key file), and later tpm and nitro. All of them run the same conformance test, signertest.Run.
+//
+// The key signs tree heads, statements about itself, and the certificate of the enclave's TLS key. What is signed never
+// collides between the three: a COSE Sig_structure begins with the text "Signature1" (RFC 9052 section 4.4), a certificate
+// with an ASN.1 SEQUENCE.
+package signer
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"errors"
+)
+
+// Tiers, weakest first. A tier is a fact about where the key lies and is never taken from configuration.
+const (
+	TierSoftware = "software"
+	TierTPM      = "tpm"
+	TierNitro    = "nitro"
+)
+
+// Sizes of the contract, in bytes.
+const (
+	DigestSize    = 32  // SHA-256
+	SignatureSize = 64  // r || s, each 32 bytes big-endian (RFC 9053 section 2.1)
+	MaxNonce      = 64  // of evidence
+	MaxBinding    = 512 // of evidence
+)
+
+// Errors that callers tell apart. An implementation wraps them with what it knows.
+var (
+	// ErrClosed: the signer was closed; nothing will ever be signed again.
+	ErrClosed = errors.New("signer is closed")
+	// ErrInput: digest, nonce or binding has the wrong size. A bug of the caller; nothing was signed.
+	ErrInput = errors.New("input of the wrong size")
+	// ErrDevice: the device that holds the key failed. The caller may try again; the same digest may then have two
+	// different valid signatures.
+	ErrDevice = errors.New("signing device failed")
+)
+
+// Signer holds one P-256 key that never changes while the process lives.
+//
+// All methods may be called concurrently; an implementation whose device is serial queues the calls. Every method that can
+// wait takes a context and returns its error, wrapped, when it ends first; a call that was cut off may still have signed.
+type Signer interface {
+	// Public is the public key. It needs no device and never fails, also after Close. Callers do not change it.
+	Public() *ecdsa.PublicKey
+
+	// Tier is one of the tiers above.
+	Tier() string
+
+	// Sign signs a SHA-256 digest of DigestSize bytes with ECDSA and returns SignatureSize bytes. Time: microseconds
+	// (software) to hundreds of milliseconds (a slow TPM), which is why the journal signs once per batch.
+	Sign(ctx context.Context, digest []byte) ([]byte, error)
+
+	// Evidence returns the tier's document about the key, fresh for this nonce (1 to MaxNonce bytes), covering binding (at
+	// most MaxBinding bytes), which is the hash of the start configuration. Package attest verifies it.
+	Evidence(ctx context.Context, nonce, binding []byte) ([]byte, error)
+
+	// Close releases the device and wipes what can be wiped. It waits for running calls, is idempotent, and makes every
+	// later Sign and Evidence fail with ErrClosed.
+	Close() error
+}
