@@ -1,0 +1,195 @@
+// Package software is the signer of the tier `software`: a P-256 key in a file of the state folder. It is for development
+// and for hosts without a TPM. It protects nothing: whoever can read the file, or the memory of the process, has the key.
+package software
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/raypher/raypher/attest"
+	"github.com/raypher/raypher/enclave/signer"
+)
+
+// KeyFile is the name of the key in the state folder: PKCS #8 in PEM, mode 0600, owned by the user of the process.
+const KeyFile = "signing.key"
+
+const (
+	pemType    = "PRIVATE KEY"
+	maxKeyFile = 4096 // bytes; a P-256 key has about 240
+)
+
+// Key is the software signer.
+type Key struct {
+	mu      sync.RWMutex // held for reading while signing; Close waits
+	private *ecdsa.PrivateKey
+	public  *ecdsa.PublicKey
+	now     func() time.Time
+}
+
+var _ signer.Signer = (*Key)(nil)
+
+// Open reads the key in folder dir, or makes one when there is none; made says which. The file appears whole or not at all,
+// and of two processes that start at once one wins and both use its key.
+func Open(dir string) (key *Key, made bool, err error) {
+	path := filepath.Join(dir, KeyFile)
+	private, err := read(path)
+	if errors.Is(err, os.ErrNotExist) {
+		made, err = create(dir, path)
+		if err == nil {
+			private, err = read(path)
+		}
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	return &Key{private: private, public: &private.PublicKey, now: time.Now}, made, nil
+}
+
+// read loads a key from a file that nobody else could have read or written.
+func read(path string) (*ecdsa.PrivateKey, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("read signing key: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("read signing key: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("signing key %s: not a regular file: remove it, a new key is made at the next start", path)
+	}
+	if perm := info.Mode().Perm(); perm&0o077 != 0 {
+		return nil, fmt.Errorf("signing key %s: mode %04o lets others read it: treat the key as copied, remove it, a new one is made at the next start", path, perm)
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
+		return nil, fmt.Errorf("signing key %s: owned by uid %d, this process is uid %d: start as the owner, or use another state folder", path, st.Uid, os.Geteuid())
+	}
+	if info.Size() > maxKeyFile {
+		return nil, fmt.Errorf("signing key %s: %d bytes, at most %d: not a P-256 key", path, info.Size(), maxKeyFile)
+	}
+	text := make([]byte, info.Size())
+	defer clear(text)
+	if _, err := f.ReadAt(text, 0); err != nil {
+		return nil, fmt.Errorf("read signing key %s: %w", path, err)
+	}
+	block, rest := pem.Decode(text)
+	if block == nil || block.Type != pemType || len(rest) != 0 {
+		return nil, fmt.Errorf("signing key %s: not one PEM block %q: restore it, or remove it for a new key", path, pemType)
+	}
+	defer clear(block.Bytes)
+	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("signing key %s: %w", path, err)
+	}
+	private, ok := parsed.(*ecdsa.PrivateKey)
+	if !ok || private.Curve != elliptic.P256() {
+		return nil, fmt.Errorf("signing key %s: not an ECDSA key on P-256", path)
+	}
+	return private, nil
+}
+
+// create makes a key: written and synced under a temporary name, then linked to its own, which fails if that exists.
+func create(dir, path string) (made bool, err error) {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return false, fmt.Errorf("make signing key: %w", err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return false, fmt.Errorf("make signing key: %w", err)
+	}
+	defer clear(der)
+	text := pem.EncodeToMemory(&pem.Block{Type: pemType, Bytes: der})
+	defer clear(text)
+
+	f, err := os.CreateTemp(dir, KeyFile+".new-*") // mode 0600
+	if err != nil {
+		return false, fmt.Errorf("make signing key: %w", err)
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(text)
+	if err == nil {
+		err = f.Sync()
+	}
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return false, fmt.Errorf("write signing key: %w", err)
+	}
+	if err := os.Link(f.Name(), path); errors.Is(err, os.ErrExist) {
+		return false, nil
+	} else if err != nil {
+		return false, fmt.Errorf("write signing key: %w", err)
+	}
+	return true, syncFolder(dir)
+}
+
+func syncFolder(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("sync %s: %w", dir, err)
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("sync %s: %w", dir, err)
+	}
+	return nil
+}
+
+// Public implements signer.Signer.
+func (k *Key) Public() *ecdsa.PublicKey { return k.public }
+
+// Tier implements signer.Signer.
+func (k *Key) Tier() string { return signer.TierSoftware }
+
+// Sign implements signer.Signer; about 20 microseconds.
+func (k *Key) Sign(ctx context.Context, digest []byte) ([]byte, error) {
+	if len(digest) != signer.DigestSize {
+		return nil, fmt.Errorf("sign: digest of %d bytes: %w", len(digest), signer.ErrInput)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("sign: %w", err)
+	}
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	if k.private == nil {
+		return nil, fmt.Errorf("sign: %w", signer.ErrClosed)
+	}
+	r, s, err := ecdsa.Sign(rand.Reader, k.private, digest)
+	if err != nil {
+		return nil, fmt.Errorf("sign: %w: %v", signer.ErrDevice, err)
+	}
+	signature := make([]byte, signer.SignatureSize)
+	r.FillBytes(signature[:32])
+	s.FillBytes(signature[32:])
+	return signature, nil
+}
+
+// Evidence implements signer.Signer: a statement signed by the key itself, which says that it protects nothing.
+func (k *Key) Evidence(ctx context.Context, nonce, binding []byte) ([]byte, error) {
+	if len(nonce) == 0 || len(nonce) > signer.MaxNonce || len(binding) > signer.MaxBinding {
+		return nil, fmt.Errorf("evidence: nonce of %d and binding of %d bytes: %w", len(nonce), len(binding), signer.ErrInput)
+	}
+	return attest.SignSoftware(ctx, k.public, nonce, binding, k.now(), k.Sign)
+}
+
+// Close implements signer.Signer. The runtime may have copied the key; nothing promises that memory holds no trace.
+func (k *Key) Close() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.private = nil
+	return nil
+}
