@@ -1,0 +1,120 @@
+package startconf
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/x509"
+	"encoding/base64"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+var hashA = "sha256:" + strings.Repeat("0a", 32)
+
+func operatorLine(t testing.TB) string {
+	t.Helper()
+	der, err := x509.MarshalPKIXPublicKey(ed25519.NewKeyFromSeed(make([]byte, 32)).Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return base64.StdEncoding.EncodeToString(der)
+}
+
+func TestParse(t *testing.T) {
+	for _, c := range []struct {
+		name, text string
+		want       []string // substrings of the error; none: no error
+	}{
+		{"empty", "", nil},
+		{"comment and blank lines", "# a\n\n   # b\n", nil},
+		{"all keys", "trust_domain = prod.example.org\nttl_seconds=60\ncaller_key = " + hashA + "\npredecessor = " + hashA +
+			"\nvisas_per_second = 100\nvisas_per_second_per_agent = 5\noperator_key = " + operatorLine(t), nil},
+		{"unknown key", "tll_seconds = 60", []string{"f:1:", `unknown key "tll_seconds"`}},
+		{"all mistakes at once", "ttl_seconds = 5\nnonsense\ntrust_domain = UPPER",
+			[]string{"f:1: ttl_seconds", "f:2:", "f:3: trust_domain"}},
+		{"lifetime above the bound", "ttl_seconds = 3601", []string{"from 10 to 3600"}},
+		{"negative", "ttl_seconds = -1", []string{"from 10 to 3600"}},
+		{"twice", "ttl_seconds = 60\n\nttl_seconds = 61", []string{"f:3: ttl_seconds stands already in line 1"}},
+		{"short hash", "caller_key = sha256:00", []string{"64 hexadecimal digits"}},
+		{"same caller twice", "caller_key = " + hashA + "\ncaller_key = " + hashA, []string{"f:2: caller_key: the same key"}},
+		{"operator key that is none", "operator_key = AAAA", []string{"raypher ceiling keygen"}},
+		{"no value", "ttl_seconds =", []string{"not `key = value`"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := Parse("f", []byte(c.text))
+			if len(c.want) == 0 && err != nil {
+				t.Fatal(err)
+			}
+			for _, w := range c.want {
+				if err == nil || !strings.Contains(err.Error(), w) {
+					t.Errorf("error %v, want one with %q", err, w)
+				}
+			}
+		})
+	}
+}
+
+func TestHashIgnoresForm(t *testing.T) {
+	hashB := "sha256:" + strings.Repeat("0b", 32)
+	a, err := Parse("a", []byte("caller_key = "+hashA+"\ncaller_key = "+hashB))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := Parse("b", []byte("# x\ncaller_key="+hashB+"\nttl_seconds = 300\n\ncaller_key = "+hashA))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a.Hash() != b.Hash() {
+		t.Error("order, comments or a spelt-out default changed the hash")
+	}
+	b.TTLSeconds++
+	if a.Hash() == b.Hash() {
+		t.Error("another lifetime has the same hash")
+	}
+}
+
+func TestWriteRead(t *testing.T) {
+	dir := t.TempDir()
+	c, err := Parse("f", []byte("caller_key = "+hashA+"\noperator_key = "+operatorLine(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Write(dir, c); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{dir, filepath.Join(dir, FileName)} {
+		got, err := Read(path)
+		if err != nil || !reflect.DeepEqual(got, c) {
+			t.Errorf("%s: %+v, %v", path, got, err)
+		}
+	}
+	if err := os.Chmod(filepath.Join(dir, FileName), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Read(dir); err == nil || !strings.Contains(err.Error(), "chmod go-w") {
+		t.Errorf("world-writable file: error %v", err)
+	}
+}
+
+// Whatever is accepted survives a round trip with the same hash.
+func FuzzParse(f *testing.F) {
+	f.Add([]byte("trust_domain = a.b\nttl_seconds = 60\n# c\ncaller_key = " + hashA))
+	f.Add([]byte("operator_key = " + operatorLine(f)))
+	f.Add(bytes.Repeat([]byte("=\n"), 10))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		c, err := Parse("f", text)
+		if err != nil {
+			return
+		}
+		again, err := Parse("g", c.Format())
+		if err != nil {
+			t.Fatalf("own form is refused: %v", err)
+		}
+		if again.Hash() != c.Hash() {
+			t.Fatal("hash changed in a round trip")
+		}
+	})
+}
