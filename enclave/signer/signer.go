@@ -10,33 +10,33 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"errors"
-)
 
-// Tiers, weakest first. A tier is a fact about where the key lies and is never taken from configuration.
-const (
-	TierSoftware = "software"
-	TierTPM      = "tpm"
-	TierNitro    = "nitro"
+	"github.com/raypher/raypher/journal"
 )
 
 // Sizes of the contract, in bytes.
 const (
 	DigestSize    = 32  // SHA-256
 	SignatureSize = 64  // r || s, each 32 bytes big-endian (RFC 9053 section 2.1)
-	MaxNonce      = 64  // of evidence
-	MaxBinding    = 512 // of evidence
+	MaxNonce      = journal.MaxNonceSize
 )
 
 // Errors that callers tell apart. An implementation wraps them with what it knows.
 var (
 	// ErrClosed: the signer was closed; nothing will ever be signed again.
 	ErrClosed = errors.New("signer is closed")
-	// ErrInput: digest, nonce or binding has the wrong size. A bug of the caller; nothing was signed.
+	// ErrInput: digest, or nonce has the wrong size. A bug of the caller; nothing was signed.
 	ErrInput = errors.New("input of the wrong size")
 	// ErrDevice: the device that holds the key failed. The caller may try again; the same digest may then have two
 	// different valid signatures.
 	ErrDevice = errors.New("signing device failed")
 )
+
+// Binding is what evidence covers besides the key: the life of the process and the configuration that it started with.
+type Binding struct {
+	Epoch         journal.EpochID
+	Configuration journal.Hash // of the start configuration
+}
 
 // Signer holds one P-256 key that never changes while the process lives.
 //
@@ -46,18 +46,29 @@ type Signer interface {
 	// Public is the public key. It needs no device and never fails, also after Close. Callers do not change it.
 	Public() *ecdsa.PublicKey
 
-	// Tier is one of the tiers above.
+	// Tier is one of the tiers of package journal, a fact about where the key lies and never taken from configuration.
 	Tier() string
 
 	// Sign signs a SHA-256 digest of DigestSize bytes with ECDSA and returns SignatureSize bytes. Time: microseconds
 	// (software) to hundreds of milliseconds (a slow TPM), which is why the journal signs once per batch.
 	Sign(ctx context.Context, digest []byte) ([]byte, error)
 
-	// Evidence returns the tier's document about the key, fresh for this nonce (1 to MaxNonce bytes), covering binding (at
-	// most MaxBinding bytes), which is the hash of the start configuration. Package attest verifies it.
-	Evidence(ctx context.Context, nonce, binding []byte) ([]byte, error)
+	// Evidence returns the tier's document about the key, fresh for this nonce (0 to MaxNonce bytes; none: for the journal),
+	// covering binding.
+	Evidence(ctx context.Context, nonce []byte, binding Binding) (*journal.KeyEvidence, error)
 
 	// Close releases the device and wipes what can be wiped. It waits for running calls, is idempotent, and makes every
 	// later Sign and Evidence fail with ErrClosed.
 	Close() error
 }
+
+// ForJournal adapts s to what package journal signs with, within ctx.
+func ForJournal(ctx context.Context, s Signer) journal.Signer { return adapter{ctx, s} }
+
+type adapter struct {
+	ctx    context.Context
+	signer Signer
+}
+
+func (a adapter) Public() *ecdsa.PublicKey           { return a.signer.Public() }
+func (a adapter) Sign(digest []byte) ([]byte, error) { return a.signer.Sign(a.ctx, digest) }

@@ -11,10 +11,9 @@ import (
 	"math/big"
 	"sync"
 	"testing"
-	"time"
 
-	"github.com/raypher/raypher/attest"
 	"github.com/raypher/raypher/enclave/signer"
+	"github.com/raypher/raypher/journal"
 )
 
 // Target is the implementation under test.
@@ -25,8 +24,15 @@ type Target struct {
 	Tier string
 	// Persistent: a signer opened anew has the same key (false for keys born in enclave memory).
 	Persistent bool
-	// Attest is what a verifier needs to accept this signer's evidence.
-	Attest attest.Options
+	// Verify is the verifier of this tier's evidence.
+	Verify func(t *testing.T, e *journal.KeyEvidence) (Proven, error)
+}
+
+// Proven is what verified evidence says.
+type Proven struct {
+	Key     *journal.Key
+	Nonce   []byte
+	Binding signer.Binding
 }
 
 // Run checks that a signer keeps the contract.
@@ -137,47 +143,48 @@ func testContext(t *testing.T, target Target) {
 	if _, err := s.Sign(ctx, digest[:]); !errors.Is(err, context.Canceled) {
 		t.Errorf("sign: error %v, want context.Canceled", err)
 	}
-	if _, err := s.Evidence(ctx, []byte("nonce"), nil); !errors.Is(err, context.Canceled) {
+	if _, err := s.Evidence(ctx, []byte("nonce"), signer.Binding{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("evidence: error %v, want context.Canceled", err)
 	}
 }
 
 func testEvidence(t *testing.T, target Target) {
 	s := open(t, target)
-	nonce, binding := []byte("a fresh nonce of the verifier"), bytes.Repeat([]byte{7}, 32)
-	document, err := s.Evidence(context.Background(), nonce, binding)
+	nonce := []byte("a fresh nonce of the verifier")
+	binding := signer.Binding{Epoch: journal.EpochID{1, 2, 3}, Configuration: journal.Hash{4, 5, 6}}
+	e, err := s.Evidence(context.Background(), nonce, binding)
 	if err != nil {
 		t.Fatal(err)
 	}
-	opts := target.Attest
-	opts.Nonce, opts.Time = nonce, time.Now()
-	r, err := attest.Verify(attest.Evidence{Tier: s.Tier(), Document: document}, opts)
+	if e.Tier != target.Tier {
+		t.Errorf("evidence of tier %q, want %q", e.Tier, target.Tier)
+	}
+	proven, err := target.Verify(t, e)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Tier != target.Tier || !r.PublicKey.Equal(s.Public()) || !bytes.Equal(r.Binding, binding) {
-		t.Errorf("evidence names tier %s, another key or another binding", r.Tier)
+	if !proven.Key.Public().Equal(s.Public()) || !bytes.Equal(proven.Nonce, nonce) || proven.Binding != binding {
+		t.Errorf("evidence names another key, nonce or binding: %+v", proven)
 	}
-	opts.Nonce = []byte("another nonce of the verifier")
-	if _, err := attest.Verify(attest.Evidence{Tier: s.Tier(), Document: document}, opts); !errors.Is(err, attest.ErrNonce) {
-		t.Errorf("another nonce: error %v, want ErrNonce", err)
-	}
-	for i := range document {
-		bent := bytes.Clone(document)
-		bent[i] ^= 0x01
-		opts.Nonce = nonce
-		if r, err := attest.Verify(attest.Evidence{Tier: s.Tier(), Document: bent}, opts); err == nil && !r.PublicKey.Equal(s.Public()) {
-			t.Fatalf("evidence with byte %d changed verifies for another key", i)
+	for i := range e.Document {
+		bent := &journal.KeyEvidence{Tier: e.Tier, Document: bytes.Clone(e.Document)}
+		bent.Document[i] ^= 0x01
+		if _, err := target.Verify(t, bent); err == nil {
+			t.Fatalf("evidence with byte %d changed verifies", i)
 		}
+	}
+	if e, err = s.Evidence(context.Background(), nil, binding); err != nil {
+		t.Fatalf("without a nonce: %v", err)
+	}
+	if _, err := target.Verify(t, e); err != nil {
+		t.Fatalf("without a nonce: %v", err)
 	}
 }
 
 func testEvidenceSizes(t *testing.T, target Target) {
 	s := open(t, target)
-	for _, c := range []struct{ nonce, binding int }{{0, 0}, {signer.MaxNonce + 1, 0}, {8, signer.MaxBinding + 1}} {
-		if _, err := s.Evidence(context.Background(), make([]byte, c.nonce), make([]byte, c.binding)); !errors.Is(err, signer.ErrInput) {
-			t.Errorf("nonce of %d and binding of %d bytes: error %v, want ErrInput", c.nonce, c.binding, err)
-		}
+	if _, err := s.Evidence(context.Background(), make([]byte, signer.MaxNonce+1), signer.Binding{}); !errors.Is(err, signer.ErrInput) {
+		t.Errorf("nonce of %d bytes: error %v, want ErrInput", signer.MaxNonce+1, err)
 	}
 }
 
@@ -196,7 +203,7 @@ func testClose(t *testing.T, target Target) {
 	if _, err := s.Sign(context.Background(), digest[:]); !errors.Is(err, signer.ErrClosed) {
 		t.Errorf("sign: error %v, want ErrClosed", err)
 	}
-	if _, err := s.Evidence(context.Background(), []byte("nonce"), nil); !errors.Is(err, signer.ErrClosed) {
+	if _, err := s.Evidence(context.Background(), []byte("nonce"), signer.Binding{}); !errors.Is(err, signer.ErrClosed) {
 		t.Errorf("evidence: error %v, want ErrClosed", err)
 	}
 }

@@ -17,8 +17,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/raypher/raypher/attest"
 	"github.com/raypher/raypher/enclave/signer"
+	"github.com/raypher/raypher/journal"
 )
 
 // KeyFile is the name of the key in the state folder: PKCS #8 in PEM, mode 0600, owned by the user of the process.
@@ -153,7 +153,7 @@ func syncFolder(dir string) error {
 func (k *Key) Public() *ecdsa.PublicKey { return k.public }
 
 // Tier implements signer.Signer.
-func (k *Key) Tier() string { return signer.TierSoftware }
+func (k *Key) Tier() string { return journal.TierSoftware }
 
 // Sign implements signer.Signer; about 20 microseconds.
 func (k *Key) Sign(ctx context.Context, digest []byte) ([]byte, error) {
@@ -179,11 +179,11 @@ func (k *Key) Sign(ctx context.Context, digest []byte) ([]byte, error) {
 }
 
 // Evidence implements signer.Signer: a statement signed by the key itself, which says that it protects nothing.
-func (k *Key) Evidence(ctx context.Context, nonce, binding []byte) ([]byte, error) {
-	if len(nonce) == 0 || len(nonce) > signer.MaxNonce || len(binding) > signer.MaxBinding {
-		return nil, fmt.Errorf("evidence: nonce of %d and binding of %d bytes: %w", len(nonce), len(binding), signer.ErrInput)
+func (k *Key) Evidence(ctx context.Context, nonce []byte, binding signer.Binding) (*journal.KeyEvidence, error) {
+	if len(nonce) > signer.MaxNonce {
+		return nil, fmt.Errorf("evidence: nonce of %d bytes: %w", len(nonce), signer.ErrInput)
 	}
-	return attest.SignSoftware(ctx, k.public, nonce, binding, k.now(), k.Sign)
+	return journal.SignStatement(signer.ForJournal(ctx, k), binding.Epoch, binding.Configuration, nonce, k.now())
 }
 
 // Close implements signer.Signer. The runtime may have copied the key; nothing promises that memory holds no trace.

@@ -7,9 +7,9 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/raypher/raypher/attest"
 	"github.com/raypher/raypher/enclave/signer"
 	"github.com/raypher/raypher/enclave/signer/signertest"
+	"github.com/raypher/raypher/journal"
 )
 
 func TestConformance(t *testing.T) {
@@ -22,9 +22,15 @@ func TestConformance(t *testing.T) {
 			}
 			return k
 		},
-		Tier:       signer.TierSoftware,
+		Tier:       journal.TierSoftware,
 		Persistent: true,
-		Attest:     attest.Options{AllowSoftware: true},
+		Verify: func(t *testing.T, e *journal.KeyEvidence) (signertest.Proven, error) {
+			s, key, err := journal.VerifyStatement(e.Document)
+			if err != nil {
+				return signertest.Proven{}, err
+			}
+			return signertest.Proven{Key: key, Nonce: s.Nonce, Binding: signer.Binding{Epoch: s.Epoch, Configuration: s.ConfigurationHash}}, nil
+		},
 	})
 }
 
