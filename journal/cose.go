@@ -1,0 +1,169 @@
+package journal
+
+import (
+	"crypto/ecdsa"
+	"crypto/sha256"
+	"encoding/asn1"
+	"errors"
+	"fmt"
+	"math/big"
+
+	"github.com/fxamacker/cbor/v2"
+)
+
+// The header of a COSE_Sign1 as this package writes it. It is the only form it reads.
+type protectedHeader struct {
+	Algorithm int64    `cbor:"1,keyasint"`
+	KeyID     [32]byte `cbor:"4,keyasint"`
+	Type      string   `cbor:"16,keyasint"`
+	Structure uint64   `cbor:"395,keyasint,omitempty"`
+}
+
+type sign1 struct {
+	_           struct{} `cbor:",toarray"`
+	Protected   []byte
+	Unprotected map[int64]cbor.RawMessage
+	Payload     []byte
+	Signature   []byte
+}
+
+type toBeSigned struct {
+	_         struct{} `cbor:",toarray"`
+	Context   string
+	Protected []byte
+	External  []byte
+	Payload   []byte
+}
+
+const (
+	algorithmES256 = -7   // RFC 9053, table 1
+	tagSign1       = 0xd2 // tag 18, RFC 9052, section 2
+	signatureSize  = 64   // r || s
+	vdsRFC9162     = 1    // COSE Receipts: RFC9162_SHA256
+)
+
+// Errors of signed messages.
+var (
+	ErrSignature  = errors.New("signature does not verify")
+	ErrUnknownKey = errors.New("signed by a key that is not the expected one")
+)
+
+// signMessage returns the tagged COSE_Sign1 of payload.
+func signMessage(typ string, structure uint64, payload []byte, signer Signer) ([]byte, error) {
+	protected, err := protectedFor(typ, structure, signer.Public())
+	if err != nil {
+		return nil, err
+	}
+	digest := digestToSign(protected, payload)
+	signature, err := signer.Sign(digest[:])
+	if err != nil {
+		return nil, fmt.Errorf("sign: %w", err)
+	}
+	if len(signature) != signatureSize {
+		return nil, fmt.Errorf("sign: the signer returned %d bytes instead of %d (r || s)", len(signature), signatureSize)
+	}
+	body := encode(sign1{Protected: protected, Unprotected: map[int64]cbor.RawMessage{}, Payload: payload, Signature: signature})
+	return append([]byte{tagSign1}, body...), nil
+}
+
+func protectedFor(typ string, structure uint64, public *ecdsa.PublicKey) ([]byte, error) {
+	key, err := NewKey(public)
+	if err != nil {
+		return nil, err
+	}
+	return encode(protectedHeader{Algorithm: algorithmES256, KeyID: key.ID(), Type: typ, Structure: structure}), nil
+}
+
+// message is a COSE_Sign1 whose form was checked and whose signature was not.
+type message struct {
+	keyID     [32]byte
+	protected []byte
+	payload   []byte
+	signature []byte
+}
+
+// parseMessage reads a COSE_Sign1 of the given type. Its slices point into copies, not into data.
+func parseMessage(typ string, structure uint64, data []byte, limit int) (*message, error) {
+	if len(data) == 0 || len(data) > limit {
+		return nil, fmt.Errorf("%d bytes, expected 1 to %d", len(data), limit)
+	}
+	if data[0] != tagSign1 {
+		return nil, errors.New("not a COSE_Sign1 (tag 18)")
+	}
+	var m sign1
+	if err := decodeStrict(data[1:], limit, &m); err != nil {
+		return nil, err
+	}
+	if len(m.Unprotected) != 0 || m.Unprotected == nil {
+		return nil, errors.New("the unprotected header is not empty")
+	}
+	if len(m.Signature) != signatureSize || len(m.Payload) == 0 {
+		return nil, errors.New("no payload, or the signature does not have 64 bytes")
+	}
+	var h protectedHeader
+	if err := decodeStrict(m.Protected, limit, &h); err != nil {
+		return nil, fmt.Errorf("protected header: %w", err)
+	}
+	if h.Algorithm != algorithmES256 || h.Type != typ || h.Structure != structure {
+		return nil, fmt.Errorf("protected header: algorithm %d, typ %.64q, vds %d: expected %d, %q, %d",
+			h.Algorithm, h.Type, h.Structure, algorithmES256, typ, structure)
+	}
+	return &message{keyID: h.KeyID, protected: m.Protected, payload: m.Payload, signature: m.Signature}, nil
+}
+
+// verify checks the signature against key.
+func (m *message) verify(key *Key) error {
+	if m.keyID != key.id {
+		return fmt.Errorf("%w: key %x, expected %x", ErrUnknownKey, m.keyID[:8], key.id[:8])
+	}
+	digest := digestToSign(m.protected, m.payload)
+	if !VerifySignature(key.public, digest[:], m.signature) {
+		return ErrSignature
+	}
+	return nil
+}
+
+// digestToSign is the SHA-256 of the Sig_structure (RFC 9052, section 4.4).
+func digestToSign(protected, payload []byte) [32]byte {
+	return sha256.Sum256(encode(toBeSigned{Context: "Signature1", Protected: protected, External: []byte{}, Payload: payload}))
+}
+
+// VerifySignature checks a raw signature r || s on a SHA-256 digest.
+func VerifySignature(public *ecdsa.PublicKey, digest, signature []byte) bool {
+	if len(signature) != signatureSize {
+		return false
+	}
+	der := make([]byte, 0, signatureSize+8)
+	r, s := derInteger(signature[:32]), derInteger(signature[32:])
+	der = append(der, 0x30, byte(len(r)+len(s)))
+	der = append(append(der, r...), s...)
+	return ecdsa.VerifyASN1(public, digest, der)
+}
+
+// derInteger encodes an unsigned big-endian number of 32 bytes as an ASN.1 INTEGER: no needless zeros, one if the sign
+// bit would be set. Zero encodes as 02 01 00, which no verifier accepts.
+func derInteger(n []byte) []byte {
+	for len(n) > 1 && n[0] == 0 {
+		n = n[1:]
+	}
+	if n[0]&0x80 != 0 {
+		return append([]byte{2, byte(len(n) + 1), 0}, n...)
+	}
+	return append([]byte{2, byte(len(n))}, n...)
+}
+
+// RawSignature turns an ASN.1 signature, as crypto.Signer makes it, into the r || s that Signer.Sign returns.
+func RawSignature(der []byte) ([]byte, error) {
+	var rs struct{ R, S *big.Int }
+	rest, err := asn1.Unmarshal(der, &rs)
+	if err != nil {
+		return nil, fmt.Errorf("ECDSA signature: %w", err)
+	}
+	if len(rest) != 0 || rs.R.Sign() <= 0 || rs.S.Sign() <= 0 || rs.R.BitLen() > 256 || rs.S.BitLen() > 256 {
+		return nil, errors.New("ECDSA signature: not two numbers of at most 256 bits")
+	}
+	raw := make([]byte, signatureSize)
+	rs.R.FillBytes(raw[:32])
+	rs.S.FillBytes(raw[32:])
+	return raw, nil
+}

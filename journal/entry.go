@@ -1,0 +1,103 @@
+package journal
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// Type says what the payload of an entry is. Numbers are never reused; docs/protocol.md is the registry.
+type Type uint64
+
+// The entry types.
+const (
+	TypeEpoch       Type = 1
+	TypeVisa        Type = 2
+	TypeVerdict     Type = 3
+	TypeApproval    Type = 4
+	TypeCeiling     Type = 5
+	TypeLease       Type = 6
+	TypeReservation Type = 7
+	TypeSettlement  Type = 8
+	TypeSnapshot    Type = 9
+)
+
+var typeNames = map[Type]string{
+	TypeEpoch: "epoch", TypeVisa: "visa", TypeVerdict: "verdict", TypeApproval: "approval", TypeCeiling: "ceiling",
+	TypeLease: "lease", TypeReservation: "reservation", TypeSettlement: "settlement", TypeSnapshot: "snapshot",
+}
+
+// String names the type; one that this version does not know reads "type 17".
+func (t Type) String() string {
+	if name, ok := typeNames[t]; ok {
+		return name
+	}
+	return "type " + strconv.FormatUint(uint64(t), 10)
+}
+
+// MaxEntrySize bounds an encoded entry, in bytes.
+const MaxEntrySize = 64 << 10
+
+// Hash is a SHA-256 in the tree: of an entry or of two hashes, with the prefixes of RFC 6962.
+type Hash = tlog.Hash
+
+// EpochID is drawn at random by each enclave process.
+type EpochID [16]byte
+
+// String is the identifier in hexadecimal.
+func (e EpochID) String() string { return fmt.Sprintf("%x", e[:]) }
+
+// ParseEpochID reads an identifier from its 16 bytes.
+func ParseEpochID(raw []byte) (EpochID, error) {
+	if len(raw) != len(EpochID{}) {
+		return EpochID{}, fmt.Errorf("epoch: %d bytes, an identifier has %d", len(raw), len(EpochID{}))
+	}
+	return EpochID(raw), nil
+}
+
+// Entry is one entry of the journal.
+type Entry struct {
+	Type    Type   `cbor:"1,keyasint"`
+	Time    int64  `cbor:"2,keyasint"` // nanoseconds since the Unix epoch
+	Payload []byte `cbor:"3,keyasint"`
+}
+
+// NewEntry returns the encoded entry. The payload must leave room for the frame within MaxEntrySize.
+func NewEntry(t Type, at time.Time, payload []byte) ([]byte, error) {
+	return Entry{Type: t, Time: at.UnixNano(), Payload: payload}.Encode()
+}
+
+// Encode returns the bytes that the leaf hash is taken over.
+func (e Entry) Encode() ([]byte, error) {
+	if e.Type == 0 {
+		return nil, fmt.Errorf("journal entry: no type")
+	}
+	if e.Payload == nil {
+		e.Payload = []byte{} // an empty byte string, not null
+	}
+	raw := encode(e)
+	if len(raw) > MaxEntrySize {
+		return nil, fmt.Errorf("journal entry: %d bytes, the limit is %d", len(raw), MaxEntrySize)
+	}
+	return raw, nil
+}
+
+// Decode reads an entry. Types that this version does not know are kept, with their payload as it is.
+func Decode(raw []byte) (Entry, error) {
+	var e Entry
+	if err := decodeStrict(raw, MaxEntrySize, &e); err != nil {
+		return Entry{}, fmt.Errorf("journal entry: %w", err)
+	}
+	if e.Type == 0 || e.Payload == nil {
+		return Entry{}, fmt.Errorf("journal entry: no type or no payload")
+	}
+	return e, nil
+}
+
+// When is the entry's time.
+func (e Entry) When() time.Time { return time.Unix(0, e.Time) }
+
+// LeafHash is the hash of an encoded entry in the tree (RFC 6962, section 2.1).
+func LeafHash(raw []byte) Hash { return tlog.RecordHash(raw) }

@@ -1,0 +1,62 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Receipt proves that an entry lies at an index of the tree under a signed head.
+type Receipt struct {
+	Epoch      EpochID `cbor:"1,keyasint"`
+	Index      uint64  `cbor:"2,keyasint"`
+	Path       []Hash  `cbor:"3,keyasint"`
+	SignedHead []byte  `cbor:"4,keyasint"`
+}
+
+// ErrInclusion means that the proof does not lead from the entry to the head.
+var ErrInclusion = errors.New("the inclusion proof does not lead to the signed root")
+
+// maxReceiptSize bounds an encoded receipt: 62 hashes and a head.
+const maxReceiptSize = 62*34 + MaxSignedHeadSize + 64
+
+// Encode returns the receipt as CBOR.
+func (r *Receipt) Encode() []byte {
+	c := *r
+	if c.Path == nil {
+		c.Path = []Hash{}
+	}
+	return encode(&c)
+}
+
+// DecodeReceipt reads what Encode made. Nothing is verified.
+func DecodeReceipt(data []byte) (*Receipt, error) {
+	var r Receipt
+	if err := decodeStrict(data, maxReceiptSize, &r); err != nil {
+		return nil, fmt.Errorf("receipt: %w", err)
+	}
+	if r.Path == nil {
+		return nil, errors.New("receipt: no path")
+	}
+	return &r, nil
+}
+
+// Verify checks the head's signature and that the entry, as encoded, lies under it. It returns the head.
+func (r *Receipt) Verify(entry []byte, key *Key) (*Head, error) {
+	head, err := VerifyHead(r.SignedHead, key)
+	if err != nil {
+		return nil, err
+	}
+	return head, r.VerifyUnder(entry, head)
+}
+
+// VerifyUnder checks that the entry lies under a head whose signature was checked before.
+func (r *Receipt) VerifyUnder(entry []byte, head *Head) error {
+	if r.Epoch != head.Epoch {
+		return fmt.Errorf("%w: receipt of epoch %s, head of epoch %s", ErrInclusion, r.Epoch, head.Epoch)
+	}
+	root, ok := rootFromPath(LeafHash(entry), r.Index, head.Size, r.Path)
+	if !ok || root != head.Root {
+		return fmt.Errorf("entry %d of epoch %s: %w", r.Index, r.Epoch, ErrInclusion)
+	}
+	return nil
+}
