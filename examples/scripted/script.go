@@ -1,0 +1,105 @@
+// Package scripted is a language model that follows a script: an OpenAI-compatible chat completions server which answers
+// each request with the next tool call of a JSON file, and remembers what the agent reported back. The demonstrations use
+// it on loopback in place of a model that a prompt injection has taken over, so that every run tries the same things.
+//
+// It is for demonstrations and tests. It authenticates nobody and must not listen beyond loopback.
+package scripted
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+	"text/template"
+)
+
+// Script is a conversation from the model's side.
+type Script struct {
+	Task   string `json:"task"`   // what the person asks of the agent
+	Steps  []Step `json:"steps"`  // tool calls, in order
+	Answer string `json:"answer"` // the model's last message
+}
+
+// Step is one tool call, and what must come of it under the guard.
+type Step struct {
+	Name         string         `json:"name"`          // for the table: what is tried
+	Tool         string         `json:"tool"`          // name of the agent's tool
+	Arguments    map[string]any `json:"arguments"`     // of the tool
+	Injected     bool           `json:"injected"`      // what an injected model would do; ungoverned it must succeed
+	GovernedOnly bool           `json:"governed_only"` // has no meaning without the guard, left out of the control run
+	Expect       Expect         `json:"expect"`
+}
+
+// Expect says what the policy makes of a step. An empty list or string is not checked.
+type Expect struct {
+	Verdict    string   `json:"verdict"`    // allow | block
+	Result     string   `json:"result"`     // text that the tool's result must contain
+	Hidden     string   `json:"hidden"`     // text that the tool's result must not contain (checked when governed)
+	Operations []string `json:"operations"` // of the evidence; any of them
+	Target     string   `json:"target"`     // text that the evidence's target must contain
+	Arrives    string   `json:"arrives"`    // text that reaches the attacker's host when nothing holds it
+	Gone       string   `json:"gone"`       // path that no longer exists when nothing holds it
+}
+
+// The verdicts of Expect.
+const (
+	Allow = "allow"
+	Block = "block"
+)
+
+// Load reads the script at path. Each {{.Name}} in it is replaced from values before it is decoded; a name that values
+// lacks is an error, as is an unknown key.
+func Load(path string, values map[string]string) (*Script, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("script: %w", err)
+	}
+	filled, err := Fill(path, string(text), values)
+	if err != nil {
+		return nil, err
+	}
+	decoder := json.NewDecoder(strings.NewReader(filled))
+	decoder.DisallowUnknownFields()
+	script := new(Script)
+	if err := decoder.Decode(script); err != nil {
+		return nil, fmt.Errorf("script: %s: %w", path, err)
+	}
+	return script, script.check(path)
+}
+
+// Fill replaces each {{.Name}} in text from values.
+func Fill(name, text string, values map[string]string) (string, error) {
+	form, err := template.New(name).Option("missingkey=error").Parse(text)
+	if err != nil {
+		return "", fmt.Errorf("fill in: %w", err)
+	}
+	var out bytes.Buffer
+	if err := form.Execute(&out, values); err != nil {
+		return "", fmt.Errorf("fill in: %w", err)
+	}
+	return out.String(), nil
+}
+
+func (s *Script) check(path string) error {
+	for i, step := range s.Steps {
+		switch {
+		case step.Tool == "" || step.Name == "":
+			return fmt.Errorf("script: %s: step %d has no name or no tool", path, i+1)
+		case step.Expect.Verdict != Allow && step.Expect.Verdict != Block:
+			return fmt.Errorf("script: %s: step %d (%s): verdict %q: say allow or block", path, i+1, step.Name, step.Expect.Verdict)
+		}
+	}
+	return nil
+}
+
+// Ungoverned is the script without the steps that have no meaning without the guard.
+func (s *Script) Ungoverned() *Script {
+	control := &Script{Task: s.Task, Answer: s.Answer}
+	for _, step := range s.Steps {
+		if !step.GovernedOnly {
+			control.Steps = append(control.Steps, step)
+		}
+	}
+	return control
+}

@@ -1,0 +1,114 @@
+package stage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// patience is how long a part of the pair may take to listen, and to end.
+const patience = 20 * time.Second
+
+// Pair is a raypher-enclave and a raypherd, started as two processes, with folders of their own below a home.
+type Pair struct {
+	Run   string // run folder, with the sockets
+	State string // state folder, with the journal
+
+	programs string
+	log      *os.File
+	enclave  *exec.Cmd
+	parent   *exec.Cmd
+}
+
+// OpenPair starts both from the folder programs and waits until raypherd serves. Their output goes to pair.log in the home.
+// A raypherd that runs already elsewhere on the machine is not disturbed: folders, cgroup and namespace are others.
+func OpenPair(ctx context.Context, programs string, home *Home) (*Pair, error) {
+	log, err := os.Create(filepath.Join(home.Root, "pair.log"))
+	if err != nil {
+		return nil, err
+	}
+	pair := &Pair{
+		Run: filepath.Join(home.Root, "run"), State: filepath.Join(home.Root, "state"),
+		programs: programs, log: log,
+	}
+	if err := pair.open(ctx); err != nil {
+		text, _ := os.ReadFile(log.Name()) // only to explain err
+		pair.Close()
+		return nil, fmt.Errorf("%w\n%s", err, text)
+	}
+	return pair, nil
+}
+
+func (p *Pair) open(ctx context.Context) (err error) {
+	folder := filepath.Join(p.Run, "enclave")
+	if err := errors.Join(os.MkdirAll(folder, 0o755), os.MkdirAll(p.State, 0o755)); err != nil {
+		return err
+	}
+	socket := filepath.Join(folder, "enclave.sock")
+	p.enclave, err = p.start("raypher-enclave", "--dev", "--listen", "unix:"+socket, "--state-dir", filepath.Join(p.State, "enclave"))
+	if err != nil {
+		return err
+	}
+	if err := answers(ctx, socket); err != nil {
+		return fmt.Errorf("raypher-enclave: %w", err)
+	}
+	p.parent, err = p.start("raypherd", "--run-dir", p.Run, "--state-dir", p.State, "--enclave-socket", socket)
+	if err != nil {
+		return err
+	}
+	if err := answers(ctx, filepath.Join(p.Run, "raypherd.sock")); err != nil {
+		return fmt.Errorf("raypherd: %w", err)
+	}
+	return nil
+}
+
+func (p *Pair) start(program string, arguments ...string) (*exec.Cmd, error) {
+	cmd := exec.Command(filepath.Join(p.programs, program), arguments...)
+	cmd.Stdout, cmd.Stderr = p.log, p.log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", program, err)
+	}
+	return cmd, nil
+}
+
+// answers waits until something accepts connections at a unix socket.
+func answers(ctx context.Context, socket string) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		conn, err := net.Dial("unix", socket)
+		if err == nil {
+			return conn.Close()
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("does not listen on %s: %w", socket, err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// Environment makes the CLI find this pair instead of the machine's own.
+func (p *Pair) Environment() []string { return []string{"RAYPHER_RUN_DIR=" + p.Run} }
+
+// Close ends raypherd first, then the enclave, and waits for both.
+func (p *Pair) Close() {
+	for _, cmd := range []*exec.Cmd{p.parent, p.enclave} {
+		if cmd == nil {
+			continue
+		}
+		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended by itself
+		late := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
+		_ = cmd.Wait() // how it ended is in the log
+		late.Stop()
+	}
+	p.parent, p.enclave = nil, nil
+	p.log.Close()
+}
