@@ -16,8 +16,8 @@ import (
 
 // Sizes of the contract, in bytes.
 const (
-	DigestSize    = 32  // SHA-256
-	SignatureSize = 64  // r || s, each 32 bytes big-endian (RFC 9053 section 2.1)
+	DigestSize    = 32 // SHA-256
+	SignatureSize = 64 // r || s, each 32 bytes big-endian (RFC 9053 section 2.1)
 	MaxNonce      = journal.MaxNonceSize
 )
 

@@ -1,0 +1,283 @@
+// Package sequencer is the one writer of the journal. It gathers what callers append, adds it to the Merkle tree, signs one
+// head for all of it, sends it to the parent's store over the Persist stream, and releases the callers only when the store
+// has synced it (group commit). It keeps the right edge of the tree and the batches that are not acknowledged yet, so its
+// memory does not grow with the journal.
+//
+// The parent that stores the journal is not trusted: it may refuse, forget, reorder and lie, which stops the journal or is
+// refused, and never releases anything that was not sent to it.
+package sequencer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/raypher/raypher/enclave/signer"
+	"github.com/raypher/raypher/journal"
+	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
+)
+
+// Bounds.
+const (
+	MaxQueued       = 4096     // calls of Append that wait for a batch
+	MaxQueuedBytes  = 32 << 20 // of entries, waiting or unacknowledged; more callers wait
+	MaxBatchEntries = 4096
+	MaxBatchBytes   = 2 << 20 // of entries in one batch; one message on the stream
+	MaxAppend       = 256     // entries of one call
+	// Window is how many batches may be unacknowledged. Two: one is being synced while the next is being signed. More would
+	// make batches smaller, not faster.
+	Window = 2
+)
+
+// How long the other side may take.
+const (
+	AttachTimeout = 10 * time.Second // until the first message of a stream
+	AckTimeout    = 30 * time.Second // for the oldest batch sent
+	signTimeout   = 30 * time.Second
+)
+
+// Errors that callers tell apart.
+var (
+	// ErrNoStore: no Persist stream is attached, so nothing can be made durable and nothing is accepted.
+	ErrNoStore = errors.New("the journal has no store: no Persist stream is attached: start raypherd, or wait until it has connected again")
+	// ErrClosed: the enclave is shutting down.
+	ErrClosed = errors.New("the journal is closed")
+	// ErrTooLarge: more entries or bytes in one call than a batch may hold.
+	ErrTooLarge = errors.New("too much for one call")
+	// ErrStore: the parent's store contradicts this journal.
+	ErrStore = errors.New("the parent's store contradicts the journal")
+	// ErrProtocol: a message that the Persist stream does not allow.
+	ErrProtocol = errors.New("persist stream")
+)
+
+// Options of a sequencer.
+type Options struct {
+	Signer        signer.Signer
+	Epoch         journal.EpochID // random
+	Configuration journal.Hash    // of the start configuration
+	// Predecessors are the keys, besides the signer's own, whose journal this epoch may follow.
+	Predecessors [][32]byte
+	// Opening returns entries that follow entry 0 in the first batch, such as the ceiling in force. May be nil.
+	Opening func() ([][]byte, error)
+	Log     *slog.Logger
+}
+
+// Sequencer writes one epoch. Its methods are safe for concurrent use.
+type Sequencer struct {
+	opts     Options
+	key      *journal.Key
+	evidence *journal.KeyEvidence
+	queue    chan *pending
+	start    chan *pending // entry 0, once
+	room     *semaphore.Weighted
+	stop     context.CancelFunc
+	stopped  context.Context
+	wait     sync.WaitGroup
+
+	beginning sync.Mutex // one stream at a time attaches; taken before mu
+
+	mu          sync.Mutex
+	changed     chan struct{} // closed and replaced when something below changes
+	closed      bool
+	stream      *attachment
+	began       *origin   // what entry 0 says; nil before the first Attach
+	unacked     []*commit // oldest first; at most Window
+	sent        uint64    // entries that any stream was sent
+	acked       uint64    // entries that the store has
+	lastHead    []byte    // signed head of acked
+	generations uint64    // of streams, for the log
+}
+
+// origin is what the first Attach said, which later ones of the same epoch must not contradict.
+type origin struct {
+	epoch journal.EpochID
+	size  uint64 // 0: the store was empty
+}
+
+// pending is one call of Append.
+type pending struct {
+	entries [][]byte
+	leaves  []journal.Hash
+	bytes   int64
+	done    chan struct{} // closed when commit or err is set
+	commit  *commit
+	first   uint64
+	err     error
+}
+
+// commit is one signed batch.
+type commit struct {
+	batch   *journal.Batch
+	head    []byte
+	message *enclavev1.Batch
+	callers []*pending
+	sentAt  time.Time
+}
+
+// New makes the sequencer of one epoch and starts its writer. The epoch itself begins with the first Attach.
+func New(opts Options) (*Sequencer, error) {
+	key, err := journal.NewKey(opts.Signer.Public())
+	if err != nil {
+		return nil, fmt.Errorf("journal: signing key: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), signTimeout)
+	defer cancel()
+	evidence, err := opts.Signer.Evidence(ctx, nil, signer.Binding{Epoch: opts.Epoch, Configuration: opts.Configuration})
+	if err != nil {
+		return nil, fmt.Errorf("journal: evidence of the signing key: %w", err)
+	}
+	s := &Sequencer{
+		opts: opts, key: key, evidence: evidence,
+		queue:   make(chan *pending, MaxQueued),
+		start:   make(chan *pending),
+		room:    semaphore.NewWeighted(MaxQueuedBytes),
+		changed: make(chan struct{}),
+	}
+	s.stopped, s.stop = context.WithCancel(context.Background())
+	s.wait.Add(1)
+	go s.write()
+	return s, nil
+}
+
+// Close stops the writer and cuts the stream. Callers that wait get ErrClosed. It is idempotent.
+func (s *Sequencer) Close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.stop()
+	s.wait.Wait()
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stream != nil {
+		s.stream.cut(ErrClosed)
+		s.stream = nil
+	}
+	for _, c := range s.unacked {
+		for _, p := range c.callers {
+			p.finish(nil, ErrClosed)
+		}
+	}
+	s.unacked = nil
+	for {
+		select {
+		case p := <-s.queue:
+			p.finish(nil, ErrClosed)
+			continue
+		default:
+		}
+		break
+	}
+	s.notify()
+}
+
+// Size is how many entries of this epoch the store has acknowledged.
+func (s *Sequencer) Size() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.acked
+}
+
+// Attached says whether a store is connected, which is when Append accepts entries.
+func (s *Sequencer) Attached() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stream != nil
+}
+
+// Placed says where the entries of one Append lie. It is immutable.
+type Placed struct {
+	Epoch journal.EpochID
+	First uint64 // index of the first entry; the others follow
+	Head  []byte // signed head of the batch
+	batch *journal.Batch
+}
+
+// Receipt proves entry number i of the call.
+func (p *Placed) Receipt(i int) journal.Receipt {
+	index := p.First + uint64(i)
+	return journal.Receipt{Epoch: p.Epoch, Index: index, Path: p.batch.Proof(index), SignedHead: p.Head}
+}
+
+// Append adds encoded entries, 1 to MaxAppend, in this order and side by side, and returns when the store has synced them.
+// When ctx ends first its error is returned and the entries may or may not become part of the journal.
+func (s *Sequencer) Append(ctx context.Context, entries ...[]byte) (*Placed, error) {
+	p, err := newPending(entries)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.open(); err != nil {
+		return nil, err
+	}
+	if err := s.room.Acquire(ctx, p.bytes); err != nil {
+		return nil, fmt.Errorf("journal: wait for room: %w", err)
+	}
+	select {
+	case s.queue <- p:
+	case <-ctx.Done():
+		s.room.Release(p.bytes)
+		return nil, fmt.Errorf("journal: wait for room: %w", ctx.Err())
+	case <-s.stopped.Done():
+		s.room.Release(p.bytes)
+		return nil, ErrClosed
+	}
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("journal: wait for the store: %w", ctx.Err())
+	case <-s.stopped.Done():
+		return nil, ErrClosed
+	}
+	if p.err != nil {
+		return nil, p.err
+	}
+	return &Placed{Epoch: s.opts.Epoch, First: p.first, Head: p.commit.head, batch: p.commit.batch}, nil
+}
+
+func newPending(entries [][]byte) (*pending, error) {
+	if len(entries) == 0 || len(entries) > MaxAppend {
+		return nil, fmt.Errorf("journal: %d entries, expected 1 to %d: %w", len(entries), MaxAppend, ErrTooLarge)
+	}
+	p := &pending{entries: entries, leaves: make([]journal.Hash, len(entries)), done: make(chan struct{})}
+	for i, e := range entries {
+		if len(e) > journal.MaxEntrySize {
+			return nil, fmt.Errorf("journal: entry of %d bytes, at most %d: %w", len(e), journal.MaxEntrySize, ErrTooLarge)
+		}
+		p.bytes += int64(len(e))
+		p.leaves[i] = journal.LeafHash(e)
+	}
+	if p.bytes > MaxBatchBytes {
+		return nil, fmt.Errorf("journal: %d bytes, at most %d: %w", p.bytes, MaxBatchBytes, ErrTooLarge)
+	}
+	return p, nil
+}
+
+// open says whether entries are accepted now.
+func (s *Sequencer) open() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closed:
+		return ErrClosed
+	case s.stream == nil:
+		return ErrNoStore
+	}
+	return nil
+}
+
+// finish tells the caller the outcome. It is called once.
+func (p *pending) finish(c *commit, err error) {
+	p.commit, p.err = c, err
+	close(p.done)
+}
+
+// notify wakes everyone who waits for a change; s.mu is held.
+func (s *Sequencer) notify() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
