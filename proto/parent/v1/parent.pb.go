@@ -305,6 +305,7 @@ type Reattach struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	AgentId         string                 `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
 	ConfirmationKey []byte                 `protobuf:"bytes,2,opt,name=confirmation_key,json=confirmationKey,proto3" json:"confirmation_key,omitempty"`
+	Secret          []byte                 `protobuf:"bytes,3,opt,name=secret,proto3" json:"secret,omitempty"` // Granted.reattach_secret
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -349,6 +350,13 @@ func (x *Reattach) GetAgentId() string {
 func (x *Reattach) GetConfirmationKey() []byte {
 	if x != nil {
 		return x.ConfirmationKey
+	}
+	return nil
+}
+
+func (x *Reattach) GetSecret() []byte {
+	if x != nil {
+		return x.Secret
 	}
 	return nil
 }
@@ -626,6 +634,7 @@ type Granted struct {
 	AgentSocket       string                 `protobuf:"bytes,12,opt,name=agent_socket,json=agentSocket,proto3" json:"agent_socket,omitempty"`                     // unix socket of the Agent service, reached through the warden
 	Notes             []string               `protobuf:"bytes,13,rep,name=notes,proto3" json:"notes,omitempty"`                                                    // what this host could not provide, in words
 	Development       bool                   `protobuf:"varint,14,opt,name=development,proto3" json:"development,omitempty"`
+	ReattachSecret    []byte                 `protobuf:"bytes,15,opt,name=reattach_secret,json=reattachSecret,proto3" json:"reattach_secret,omitempty"` // the warden alone knows it: the visa shows everything else that names it to its agent
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -756,6 +765,13 @@ func (x *Granted) GetDevelopment() bool {
 		return x.Development
 	}
 	return false
+}
+
+func (x *Granted) GetReattachSecret() []byte {
+	if x != nil {
+		return x.ReattachSecret
+	}
+	return nil
 }
 
 type Renewed struct {
@@ -2055,10 +2071,11 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\x04home\x18\v \x01(\tR\x04home\x12\x17\n" +
 	"\adry_run\x18\f \x01(\bR\x06dryRun\x12)\n" +
 	"\x10confirmation_key\x18\r \x01(\fR\x0fconfirmationKey\x12)\n" +
-	"\x10manifest_signers\x18\x0e \x01(\tR\x0fmanifestSigners\"P\n" +
+	"\x10manifest_signers\x18\x0e \x01(\tR\x0fmanifestSigners\"h\n" +
 	"\bReattach\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12)\n" +
-	"\x10confirmation_key\x18\x02 \x01(\fR\x0fconfirmationKey\"\t\n" +
+	"\x10confirmation_key\x18\x02 \x01(\fR\x0fconfirmationKey\x12\x16\n" +
+	"\x06secret\x18\x03 \x01(\fR\x06secret\"\t\n" +
 	"\aStarted\"$\n" +
 	"\bReported\x12\x18\n" +
 	"\averdict\x18\x01 \x01(\fR\averdict\"\x95\x01\n" +
@@ -2073,7 +2090,7 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\bnarrowed\x18\x03 \x01(\v2\x1b.raypher.parent.v1.NarrowedH\x00R\bnarrowed\x12-\n" +
 	"\x04seen\x18\x04 \x01(\v2\x17.raypher.parent.v1.SeenH\x00R\x04seen\x12*\n" +
 	"\x03end\x18\x05 \x01(\v2\x16.raypher.parent.v1.EndH\x00R\x03endB\t\n" +
-	"\amessage\"\x9c\x03\n" +
+	"\amessage\"\xc5\x03\n" +
 	"\aGranted\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x12\x12\n" +
@@ -2090,7 +2107,8 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\tvisa_path\x18\v \x01(\tR\bvisaPath\x12!\n" +
 	"\fagent_socket\x18\f \x01(\tR\vagentSocket\x12\x14\n" +
 	"\x05notes\x18\r \x03(\tR\x05notes\x12 \n" +
-	"\vdevelopment\x18\x0e \x01(\bR\vdevelopment\"p\n" +
+	"\vdevelopment\x18\x0e \x01(\bR\vdevelopment\x12'\n" +
+	"\x0freattach_secret\x18\x0f \x01(\fR\x0ereattachSecret\"p\n" +
 	"\aRenewed\x12\x12\n" +
 	"\x04visa\x18\x01 \x01(\fR\x04visa\x12!\n" +
 	"\fexpires_unix\x18\x02 \x01(\x03R\vexpiresUnix\x12.\n" +
