@@ -27,6 +27,31 @@ func (t *Tree) Size() uint64 { return t.size }
 // Root is the hash of the whole tree. The empty tree's is SHA-256 of nothing (RFC 6962, section 2.1).
 func (t *Tree) Root() Hash { return t.tail(len(t.edge)) }
 
+// Edge returns the hashes that the tree consists of, lowest first: one for each bit that is set in its size.
+func (t *Tree) Edge() []Hash {
+	edge := make([]Hash, 0, bits.OnesCount64(t.size))
+	for l := range t.edge {
+		if t.size>>l&1 != 0 {
+			edge = append(edge, t.edge[l])
+		}
+	}
+	return edge
+}
+
+// TreeFromEdge is the tree of that size whose Edge was edge.
+func TreeFromEdge(size uint64, edge []Hash) (Tree, error) {
+	t := Tree{size: size}
+	if size > maxTreeSize || len(edge) != bits.OnesCount64(size) {
+		return Tree{}, fmt.Errorf("tree of %d leaves from %d hashes", size, len(edge))
+	}
+	for l := range t.edge {
+		if size>>l&1 != 0 {
+			t.edge[l], edge = edge[0], edge[1:]
+		}
+	}
+	return t, nil
+}
+
 // tail is the hash over the leaves beyond the last complete subtree of 2^level leaves.
 func (t *Tree) tail(level int) Hash {
 	var hash Hash
