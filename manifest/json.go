@@ -16,6 +16,7 @@ const (
 	maxDepth    = 8       // nested objects and arrays; the format needs 4
 	maxString   = 4096    // bytes of one decoded string
 	maxItems    = 8192    // members of one object, elements of one array
+	maxPatterns = 512     // items of one list of permissions
 )
 
 // kind is the JSON type of a node.

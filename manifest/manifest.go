@@ -218,6 +218,10 @@ func (d *document) list(to *[]string, of listKind) func(string, *node) {
 			d.problem(n, `write ["…"]`, "%s is %s, it must be a list", where, article(n.kind))
 			return
 		}
+		if len(n.elements) > maxPatterns {
+			d.problem(n, "use patterns instead of single items", "%s has %d items, more than %d", where, len(n.elements), maxPatterns)
+			return
+		}
 		*to = make([]string, 0, len(n.elements))
 		for i, e := range n.elements {
 			var item string

@@ -82,7 +82,7 @@ func (m *Manifest) Verify(signers Signers) error {
 		return fmt.Errorf("%w: signature.signed_by is %q, %s: put the author's public key there if you trust it", ErrUntrusted, s.SignedBy, signers.describe())
 	}
 	value, err := base64.StdEncoding.Strict().DecodeString(s.Value)
-	if err != nil || len(value) != ed25519.SignatureSize {
+	if err != nil || len(value) != ed25519.SignatureSize || base64.StdEncoding.EncodeToString(value) != s.Value { // decoding skips line breaks
 		return &AlteredError{signer.Name, []string{fmt.Sprintf("signature.value is not the base64 of %d bytes", ed25519.SignatureSize)}}
 	}
 	message, err := m.message()
@@ -150,7 +150,7 @@ func (m *Manifest) changes(signers Signers, value []byte) []string {
 		}
 	}
 	if len(changes) == 0 {
-		return []string{"signature.value was changed, or is of another key of that name"}
+		return []string{"signature.value was changed, or is of a key that is not trusted here"}
 	}
 	return changes
 }
@@ -169,7 +169,7 @@ func (m *Manifest) changedInSignature(signers Signers, value []byte) string {
 			s := *m.Signature
 			s.SignedBy = by
 			if try(s, signer) {
-				return fmt.Sprintf("signature.signed_by was changed, the signature is by %s", signer.Name)
+				return fmt.Sprintf("signature.signed_by is %q, but the signature is by %s", m.Signature.SignedBy, signer.Name)
 			}
 			s.Covers = m.fingerprints()
 			if by == m.Signature.SignedBy && try(s, signer) {

@@ -92,13 +92,18 @@ func TestAlteredIsRefusedAndNamed(t *testing.T) {
 		{"algorithm", func(m *Manifest) { m.Signature.Algorithm = "none" }, ErrUnsupported, []string{`signature.algorithm is "none"`}},
 		{"algorithm in lower case", func(m *Manifest) { m.Signature.Algorithm = "ed25519" }, ErrUnsupported, []string{`signature.algorithm is "ed25519"`}},
 		{"signed_by a stranger", func(m *Manifest) { m.Signature.SignedBy = "mallory" }, ErrUntrusted, []string{`signature.signed_by is "mallory"`, "trusted are acme, bob"}},
-		{"signed_by another", func(m *Manifest) { m.Signature.SignedBy = "bob" }, ErrAltered, []string{"signature.signed_by was changed, the signature is by acme"}},
+		{"signed_by another", func(m *Manifest) { m.Signature.SignedBy = "bob" }, ErrAltered, []string{`signature.signed_by is "bob", but the signature is by acme`}},
 		{"covers", func(m *Manifest) { m.Signature.Covers["version"] = []string{"0000000000000000"} }, ErrAltered, []string{"signature.covers was changed"}},
 		{"covers removed", func(m *Manifest) { m.Signature.Covers = nil }, ErrAltered, []string{"signature.covers was changed"}},
 		{"value of another key", func(m *Manifest) {
 			message, _ := m.message()
 			m.Signature.Value = base64.StdEncoding.EncodeToString(ed25519.Sign(other, message))
-		}, ErrAltered, []string{"signature.value was changed, or is of another key of that name"}},
+		}, ErrAltered, []string{`signature.signed_by is "acme", but the signature is by bob`}},
+		{"value of a stranger's key", func(m *Manifest) {
+			stranger, _ := testKey("mallory")
+			message, _ := m.message()
+			m.Signature.Value = base64.StdEncoding.EncodeToString(ed25519.Sign(stranger, message))
+		}, ErrAltered, []string{"signature.value was changed, or is of a key that is not trusted here"}},
 		{"value cut", func(m *Manifest) { m.Signature.Value = m.Signature.Value[:40] }, ErrAltered, []string{"signature.value is not the base64 of 64 bytes"}},
 		{"value in other base64", func(m *Manifest) { m.Signature.Value += "\n" }, ErrAltered, []string{"signature.value"}},
 		{"value missing", func(m *Manifest) { m.Signature.Value = "" }, ErrUnsigned, []string{"not signed"}},
