@@ -1,0 +1,62 @@
+# Raypher: the targets that a person or a pipeline needs. `make help` lists them.
+
+SHELL := /bin/sh
+GO ?= go
+BIN := bin
+PROGRAMS := raypher raypherd raypher-enclave
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# The same flags everywhere: static programs without machine paths in them.
+BUILD := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+
+PREFIX ?= /usr/local
+UNITS ?= /usr/lib/systemd/system
+
+.DEFAULT_GOAL := build
+.PHONY: build programs help deps demo demo-openclaw test bench fuzz generate arm64 install uninstall clean
+
+build: programs ## build raypher, raypherd and raypher-enclave into bin/ (the default)
+
+programs:
+	@mkdir -p $(BIN)
+	$(BUILD) -o $(BIN)/ $(PROGRAMS:%=./cmd/%)
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+deps: ## install what tests and demonstrations need from Debian's packages (root)
+	scripts/deps.sh
+
+demo: build ## an agent, an injected model, real hosts: what was tried and what held it (root)
+	$(BUILD) -o $(BIN)/demo ./examples/demo
+	$(BUILD) -o $(BIN)/demo-agent ./examples/demo/agent
+	$(BIN)/demo $(DEMO)
+
+demo-openclaw: build ## the same with the real OpenClaw from npm (root)
+	$(BUILD) -o $(BIN)/demo-openclaw ./examples/openclaw
+	scripts/demo-openclaw.sh $(BIN)/demo-openclaw $(DEMO)
+
+test: ## install what is needed and run every check and test (root)
+	scripts/test.sh
+
+bench: build ## each figure beside what it is compared with, from one run (root)
+	$(GO) run ./test/bench -programs $(BIN)
+
+fuzz: ## each fuzz target for a few seconds (FUZZTIME=5s)
+	scripts/fuzz.sh
+
+generate: deps ## protocol code and BPF objects from their sources
+	$(GO) build -o $(BIN)/ google.golang.org/protobuf/cmd/protoc-gen-go google.golang.org/grpc/cmd/protoc-gen-go-grpc
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(GO) generate ./proto/... ./bpf/...
+
+arm64: ## cross-build the three programs for linux/arm64 into dist/arm64/
+	@mkdir -p dist/arm64
+	GOOS=linux GOARCH=arm64 $(BUILD) -o dist/arm64/ $(PROGRAMS:%=./cmd/%)
+
+install: build ## programs, units, the group raypher and the user raypher-enclave (root; PREFIX, DESTDIR)
+	DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" UNITS="$(UNITS)" scripts/install.sh $(BIN)
+
+uninstall: ## take away what install put there; journals in /var/lib/raypher stay (root)
+	DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" UNITS="$(UNITS)" scripts/uninstall.sh
+
+clean: ## remove what was built
+	rm -rf $(BIN) dist

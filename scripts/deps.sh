@@ -1,0 +1,35 @@
+#!/bin/sh
+# Installs from Debian's packages what the tests and demonstrations use and this machine lacks. Needs root; does nothing,
+# quickly, where everything is there. Go itself is expected.
+set -eu
+
+missing=
+# need COMMAND PACKAGE
+need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
+
+need clang clang          # the check of BPF objects against their source
+need llvm-strip llvm
+need protoc protobuf-compiler
+need ip iproute2
+need tmux tmux            # terminals in the end-to-end tests
+need python3 python3-minimal
+need node nodejs
+need npm npm
+need curl curl
+need perl perl-base
+need gcc gcc              # the race detector
+[ -e /usr/include/bpf/bpf_helpers.h ] || missing="$missing libbpf-dev"
+[ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
+# BPF sources include asm/types.h, which Debian keeps in a folder of the architecture.
+[ -n "$(ls /usr/include/*/asm/types.h 2>/dev/null)" ] || missing="$missing linux-libc-dev"
+
+[ -n "$missing" ] || exit 0
+if [ "$(id -u)" != 0 ]; then
+	echo "deps: these Debian packages are missing, install them as root:$missing" >&2
+	exit 1
+fi
+echo "deps: installing$missing"
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+# shellcheck disable=SC2086 # the packages are words
+apt-get install -qq -y --no-install-recommends $missing

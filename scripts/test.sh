@@ -1,0 +1,44 @@
+#!/bin/sh
+# Every check and test, in the order in which a failure is cheapest: `make test` and .ci/run. The steps are printed with
+# their times. go test's own closing lines are kept.
+set -eu
+cd "$(dirname "$0")/.."
+
+if [ "$(id -u)" != 0 ]; then
+	echo "test: not root: what needs namespaces, cgroups or BPF will be skipped, in words" >&2
+fi
+began=$(date +%s)
+step() { printf '\n=== %s (at %ss)\n' "$1" "$(($(date +%s) - began))"; }
+
+step "dependencies"
+scripts/deps.sh
+
+step "build, for this machine and for arm64"
+make --no-print-directory build arm64
+
+step "go vet, gofmt, staticcheck"
+unformatted=$(gofmt -l $(git ls-files '*.go'))
+if [ -n "$unformatted" ]; then
+	echo "gofmt: $unformatted" >&2
+	exit 1
+fi
+go vet ./...
+go tool staticcheck ./...
+
+step "BPF objects against their source"
+scripts/check-bpf.sh
+
+step "tests"
+# -p 1 for what shares the kernel: cgroups, BPF attachments and namespaces are made by several packages.
+go test -count=1 -timeout 8m ./...
+
+step "race detector, where goroutines share state"
+scripts/race.sh
+
+step "demonstration"
+make --no-print-directory demo
+
+step "demonstration with OpenClaw"
+make --no-print-directory demo-openclaw
+
+step "done"
