@@ -1,0 +1,264 @@
+// Package ceiling is what an operator allows one host at most: the outermost of ceiling ⊇ policy ⊇ manifest ⊇ intent. A
+// ceiling reaches the enclave as a bundle signed by an operator key from the start configuration; versions only go upwards.
+//
+// # Bundle
+//
+// COSE_Sign1 (RFC 9052 section 4.2), tag 18, deterministic CBOR, external data empty, unprotected header empty.
+//
+//	protected header
+//	1   alg  -8 (EdDSA, Ed25519) or -7 (ES256 with s in the lower half, so that a signature has one form)
+//	4   kid  bstr, SHA-256 of the operator key's PKIX DER
+//	16  typ  "application/raypher-ceiling+cbor" (RFC 9596)
+//
+//	payload, a map
+//	1  version       uint, at least 1
+//	2  trust domain  tstr, which must be the enclave's
+//	3  grants        array of maps:
+//	   1  namespace  tstr, pattern: * any run of characters, ? one
+//	   2  agents     array of tstr, patterns of agent names; at least one
+//	   3  uids       array of uint; with 4 empty too: any user
+//	   4  users      array of tstr
+//	   5  binaries   array of bstr, SHA-256 of programs that may be started; empty: any
+//	   6  max ttl    uint, seconds; 0: what the enclave is configured for
+//	   7  permit     bstr, canonical form of a policy, in which ~ stands for the agent's home
+package ceiling
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"github.com/raypher/raypher/journal"
+	"github.com/raypher/raypher/policy"
+)
+
+// Bounds.
+const (
+	MaxBundle   = 512 << 10 // bytes
+	MaxGrants   = 256
+	MaxPatterns = 64   // agent name patterns of one grant
+	MaxUsers    = 1024 // uids and users of one grant
+	MaxBinaries = 4096 // of one grant
+	MaxText     = 256  // bytes of a pattern, name or domain
+	MaxTTL      = 86400
+)
+
+// Errors that callers tell apart.
+var (
+	ErrMalformed = errors.New("ceiling bundle is malformed")
+	ErrSignature = errors.New("ceiling bundle is not signed by an operator key of this enclave")
+	ErrVersion   = errors.New("ceiling versions only go upwards")
+)
+
+// Ceiling is a verified or newly written ceiling. It is immutable.
+type Ceiling struct {
+	Version     uint64
+	TrustDomain string
+	Grants      []*Grant
+	Hash        journal.Hash // SHA-256 of the bundle; zero before it is signed
+}
+
+// Grant allows some agents of some users a permit.
+type Grant struct {
+	Namespace     string
+	Agents        []string
+	UIDs          []uint32
+	Users         []string
+	Binaries      [][sha256.Size]byte
+	MaxTTLSeconds uint32
+	Permit        *policy.Policy
+}
+
+// Request is who asks, as the parent says.
+type Request struct {
+	Namespace string
+	Name      string // of the agent
+	UID       uint32
+	User      string
+	Binary    []byte // SHA-256, empty: not hashed
+}
+
+// Match returns nil when the grant is for this agent, else why it is not.
+func (g *Grant) Match(r Request) error {
+	switch {
+	case !Match(g.Namespace, r.Namespace):
+		return fmt.Errorf("namespace %q is not %q", r.Namespace, g.Namespace)
+	case !slices.ContainsFunc(g.Agents, func(p string) bool { return Match(p, r.Name) }):
+		return fmt.Errorf("agent name %q is none of %q", r.Name, g.Agents)
+	case len(g.UIDs)+len(g.Users) > 0 && !slices.Contains(g.UIDs, r.UID) && (r.User == "" || !slices.Contains(g.Users, r.User)):
+		return fmt.Errorf("user %q (uid %d) is not listed", r.User, r.UID)
+	case len(g.Binaries) > 0 && len(r.Binary) != sha256.Size:
+		return errors.New("programs are listed by hash and the request names none")
+	case len(g.Binaries) > 0 && !slices.Contains(g.Binaries, [sha256.Size]byte(r.Binary)):
+		return fmt.Errorf("program sha256:%x is not listed", r.Binary)
+	}
+	return nil
+}
+
+// NeedsBinary says whether any grant lists programs by hash, so that the parent has to hash what it starts.
+func (c *Ceiling) NeedsBinary() bool {
+	return slices.ContainsFunc(c.Grants, func(g *Grant) bool { return len(g.Binaries) > 0 })
+}
+
+// Match says whether s matches a pattern in which * stands for any run of characters and ? for one byte. It takes time
+// proportional to len(pattern) * len(s) at most.
+func Match(pattern, s string) bool {
+	star, mark := -1, 0
+	p, i := 0, 0
+	for i < len(s) {
+		switch {
+		case p < len(pattern) && pattern[p] == '*':
+			star, mark = p, i
+			p++
+		case p < len(pattern) && (pattern[p] == '?' || pattern[p] == s[i]):
+			p++
+			i++
+		case star >= 0:
+			mark++
+			p, i = star+1, mark
+		default:
+			return false
+		}
+	}
+	return strings.Trim(pattern[p:], "*") == ""
+}
+
+type wireGrant struct {
+	Namespace string   `cbor:"1,keyasint"`
+	Agents    []string `cbor:"2,keyasint"`
+	UIDs      []uint32 `cbor:"3,keyasint"`
+	Users     []string `cbor:"4,keyasint"`
+	Binaries  [][]byte `cbor:"5,keyasint"`
+	MaxTTL    uint32   `cbor:"6,keyasint"`
+	Permit    []byte   `cbor:"7,keyasint"`
+}
+
+type wireCeiling struct {
+	Version     uint64      `cbor:"1,keyasint"`
+	TrustDomain string      `cbor:"2,keyasint"`
+	Grants      []wireGrant `cbor:"3,keyasint"`
+}
+
+var (
+	encoding = must(func() cbor.EncOptions {
+		o := cbor.CoreDetEncOptions()
+		o.NilContainers = cbor.NilContainerAsEmpty
+		return o
+	}().EncMode())
+	decoding = must(cbor.DecOptions{
+		DupMapKey:         cbor.DupMapKeyEnforcedAPF,
+		IndefLength:       cbor.IndefLengthForbidden,
+		TagsMd:            cbor.TagsForbidden,
+		UTF8:              cbor.UTF8RejectInvalid,
+		FieldNameMatching: cbor.FieldNameMatchingCaseSensitive,
+		MaxNestedLevels:   6,
+		MaxArrayElements:  MaxBinaries,
+		MaxMapPairs:       16,
+		ExtraReturnErrors: cbor.ExtraDecErrorUnknownField,
+	}.DecMode())
+)
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err) // constant options
+	}
+	return v
+}
+
+// decodeStrict decodes data into v and refuses every encoding but the deterministic one.
+func decodeStrict(data []byte, v any) error {
+	if err := decoding.Unmarshal(data, v); err != nil {
+		return err
+	}
+	again, err := encoding.Marshal(v)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(again, data) {
+		return errors.New("not the deterministic encoding")
+	}
+	return nil
+}
+
+// payload is the canonical form that is signed.
+func (c *Ceiling) payload() []byte {
+	w := wireCeiling{Version: c.Version, TrustDomain: c.TrustDomain, Grants: make([]wireGrant, len(c.Grants))}
+	for i, g := range c.Grants {
+		wg := wireGrant{Namespace: g.Namespace, Agents: g.Agents, UIDs: g.UIDs, Users: g.Users, MaxTTL: g.MaxTTLSeconds, Permit: g.Permit.Canonical()}
+		for _, b := range g.Binaries {
+			wg.Binaries = append(wg.Binaries, b[:])
+		}
+		w.Grants[i] = wg
+	}
+	return must(encoding.Marshal(w)) // numbers, strings and bytes always encode
+}
+
+// decode reads the payload of a bundle and checks every bound.
+func decode(payload []byte) (*Ceiling, error) {
+	var w wireCeiling
+	if err := decodeStrict(payload, &w); err != nil {
+		return nil, err
+	}
+	c := &Ceiling{Version: w.Version, TrustDomain: w.TrustDomain}
+	for i, wg := range w.Grants {
+		permit, err := policy.ParseCanonical(wg.Permit)
+		if err != nil {
+			return nil, fmt.Errorf("grant %d: permit: %w", i+1, err)
+		}
+		g := &Grant{Namespace: wg.Namespace, Agents: wg.Agents, UIDs: wg.UIDs, Users: wg.Users, MaxTTLSeconds: wg.MaxTTL, Permit: permit}
+		for _, b := range wg.Binaries {
+			if len(b) != sha256.Size {
+				return nil, fmt.Errorf("grant %d: program hash of %d bytes", i+1, len(b))
+			}
+			g.Binaries = append(g.Binaries, [sha256.Size]byte(b))
+		}
+		c.Grants = append(c.Grants, g)
+	}
+	return c, c.check()
+}
+
+// check holds the bounds for bundles and for sources.
+func (c *Ceiling) check() error {
+	switch {
+	case c.Version == 0:
+		return errors.New("version: use a number from 1, larger than the last one")
+	case c.TrustDomain == "" || len(c.TrustDomain) > MaxText:
+		return fmt.Errorf("trust_domain: use 1 to %d bytes", MaxText)
+	case len(c.Grants) == 0 || len(c.Grants) > MaxGrants:
+		return fmt.Errorf("grants: %d, use 1 to %d", len(c.Grants), MaxGrants)
+	}
+	for i, g := range c.Grants {
+		if err := g.check(); err != nil {
+			return fmt.Errorf("grant %d: %w", i+1, err)
+		}
+	}
+	return nil
+}
+
+func (g *Grant) check() error {
+	switch {
+	case g.Namespace == "" || len(g.Namespace) > MaxText:
+		return fmt.Errorf("namespace: use 1 to %d bytes; \"*\" matches every one", MaxText)
+	case len(g.Agents) == 0 || len(g.Agents) > MaxPatterns:
+		return fmt.Errorf("agents: %d patterns, use 1 to %d; \"*\" matches every one", len(g.Agents), MaxPatterns)
+	case len(g.UIDs)+len(g.Users) > MaxUsers:
+		return fmt.Errorf("uids and users: %d, at most %d", len(g.UIDs)+len(g.Users), MaxUsers)
+	case len(g.Binaries) > MaxBinaries:
+		return fmt.Errorf("binaries: %d, at most %d", len(g.Binaries), MaxBinaries)
+	case g.MaxTTLSeconds > MaxTTL:
+		return fmt.Errorf("max_ttl_seconds: %d, at most %d", g.MaxTTLSeconds, MaxTTL)
+	case g.Permit == nil:
+		return errors.New("permit is missing")
+	}
+	for _, s := range slices.Concat(g.Agents, g.Users) {
+		if s == "" || len(s) > MaxText {
+			return fmt.Errorf("agents and users: use 1 to %d bytes each", MaxText)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,196 @@
+package mint
+
+import (
+	"container/list"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/raypher/raypher/enclave/ceiling"
+	"github.com/raypher/raypher/journal"
+	"github.com/raypher/raypher/policy"
+	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
+	"github.com/raypher/raypher/visa"
+)
+
+// decision is the outcome of one narrowing. It depends on nothing but what its key covers.
+type decision struct {
+	canonical  []byte // of the permit
+	permitHash journal.Hash
+	policyHash journal.Hash // of the policy as it came, expanded
+	maxTTL     uint32       // of the grant; 0: no bound of its own
+}
+
+// decide narrows, or remembers that it has done so for the same request under the same ceiling.
+func (m *Mint) decide(c *ceiling.Ceiling, r *enclavev1.MintRequest) (*decision, error) {
+	key := decisionKey(c, r)
+	if d := m.decisions.get(key); d != nil {
+		return d, nil
+	}
+	if _, err := visa.ParseConfirmationKey(r.GetConfirmationKey()); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	d, err := narrow(c, r)
+	if err != nil {
+		return nil, err
+	}
+	m.decisions.put(key, d)
+	return d, nil
+}
+
+// decisionKey covers everything that narrow and the check of the confirmation key read, each part with its length.
+func decisionKey(c *ceiling.Ceiling, r *enclavev1.MintRequest) [sha256.Size]byte {
+	h := sha256.New()
+	var length [8]byte
+	write := func(part []byte) {
+		binary.BigEndian.PutUint64(length[:], uint64(len(part)))
+		h.Write(length[:])
+		h.Write(part)
+	}
+	a := r.GetAsserted()
+	write(c.Hash[:])
+	write(r.GetPolicy())
+	write(r.GetManifest())
+	write(r.GetIntent())
+	write(r.GetConfirmationKey())
+	write([]byte(namespace(r)))
+	write([]byte(r.GetName()))
+	write([]byte(a.GetUser()))
+	write([]byte(a.GetHome()))
+	write(a.GetBinarySha256())
+	binary.BigEndian.PutUint64(length[:], uint64(a.GetUid()))
+	h.Write(length[:])
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// narrow is ceiling ⊇ policy ⊇ manifest ⊇ intent. What asks beyond the level above it is an error that lists every item.
+func narrow(c *ceiling.Ceiling, r *enclavev1.MintRequest) (*decision, error) {
+	asked, err := policy.ParseCanonical(r.GetPolicy())
+	if err != nil {
+		return nil, fmt.Errorf("%w: policy: %w", ErrInvalid, err)
+	}
+	if asked.Namespace != "" && asked.Namespace != namespace(r) {
+		return nil, fmt.Errorf("%w: the policy is for namespace %q, the request for %q", ErrInvalid, asked.Namespace, namespace(r))
+	}
+	permit, maxTTL, err := underCeiling(c, r, complete(asked))
+	if err != nil {
+		return nil, err
+	}
+	for _, level := range []struct {
+		name string
+		text []byte
+	}{{"manifest", r.GetManifest()}, {"intent", r.GetIntent()}} {
+		if len(level.text) == 0 {
+			continue
+		}
+		inner, err := policy.ParseCanonical(level.text)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %s: %w", ErrInvalid, level.name, err)
+		}
+		if permit, err = policy.Narrow(permit, inner); err != nil {
+			return nil, fmt.Errorf("%w: the %s asks beyond the level above it: %w", ErrDenied, level.name, err)
+		}
+	}
+	return &decision{canonical: permit.Canonical(), permitHash: permit.Hash(), policyHash: asked.Hash(), maxTTL: maxTTL}, nil
+}
+
+// complete says what a policy leaves out, so that nothing is inherited from a ceiling that is wider: no mode is enforce, no
+// network section reaches nothing. No filesystem section stays so: it inherits the ceiling's.
+func complete(p *policy.Policy) *policy.Policy {
+	c := *p
+	if c.Mode == "" {
+		c.Mode = policy.Enforce
+	}
+	if c.Network == nil {
+		c.Network = &policy.Network{DefaultAction: policy.Drop}
+	}
+	return &c
+}
+
+// underCeiling narrows by the first grant that is for this agent and wide enough.
+func underCeiling(c *ceiling.Ceiling, r *enclavev1.MintRequest, asked *policy.Policy) (*policy.Policy, uint32, error) {
+	a := r.GetAsserted()
+	request := ceiling.Request{Namespace: namespace(r), Name: r.GetName(), UID: a.GetUid(), User: a.GetUser(), Binary: a.GetBinarySha256()}
+	var mismatches, excesses []error
+	for i, g := range c.Grants {
+		if err := g.Match(request); err != nil {
+			mismatches = append(mismatches, fmt.Errorf("grant %d: %w", i+1, err))
+			continue
+		}
+		outer, err := expand(g.Permit, a.GetHome())
+		if err != nil {
+			return nil, 0, fmt.Errorf("%w: grant %d of the ceiling: %w", ErrInvalid, i+1, err)
+		}
+		permit, err := policy.Narrow(outer, asked)
+		if err == nil {
+			return permit, g.MaxTTLSeconds, nil
+		}
+		excesses = append(excesses, fmt.Errorf("beyond grant %d of ceiling version %d: %w", i+1, c.Version, err))
+	}
+	if len(excesses) > 0 {
+		return nil, 0, fmt.Errorf("%w: %w", ErrDenied, errors.Join(excesses...))
+	}
+	const shown = 8
+	return nil, 0, fmt.Errorf("%w: no grant of ceiling version %d is for agent %s of namespace %s: %w",
+		ErrDenied, c.Version, r.GetName(), namespace(r), errors.Join(mismatches[:min(len(mismatches), shown)]...))
+}
+
+// expand puts the agent's home in place of ~. An agent without a home gets nothing from patterns that need one.
+func expand(p *policy.Policy, home string) (*policy.Policy, error) {
+	if home == "" {
+		return p, nil
+	}
+	return p.Expand(home)
+}
+
+// Bounds of the remembered decisions.
+const (
+	maxDecisions     = 4096
+	maxDecisionBytes = 32 << 20 // of permits
+)
+
+// decisions remembers the most recently used ones.
+type decisions struct {
+	mu    sync.Mutex
+	byKey map[[sha256.Size]byte]*list.Element
+	order list.List // of remembered, most recent first
+	bytes int
+}
+
+type remembered struct {
+	key [sha256.Size]byte
+	d   *decision
+}
+
+func newDecisions() *decisions {
+	return &decisions{byKey: make(map[[sha256.Size]byte]*list.Element)}
+}
+
+func (s *decisions) get(key [sha256.Size]byte) *decision {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.byKey[key]
+	if e == nil {
+		return nil
+	}
+	s.order.MoveToFront(e)
+	return e.Value.(remembered).d
+}
+
+func (s *decisions) put(key [sha256.Size]byte, d *decision) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.byKey[key] != nil {
+		return
+	}
+	s.byKey[key] = s.order.PushFront(remembered{key, d})
+	s.bytes += len(d.canonical)
+	for s.order.Len() > maxDecisions || s.bytes > maxDecisionBytes {
+		last := s.order.Back()
+		r := s.order.Remove(last).(remembered)
+		delete(s.byKey, r.key)
+		s.bytes -= len(r.d.canonical)
+	}
+}

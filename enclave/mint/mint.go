@@ -1,0 +1,220 @@
+// Package mint grants visas: it checks ceiling ⊇ policy ⊇ manifest ⊇ intent, puts the claims into the journal and returns
+// the visa once the journal's store has synced it. Everything in a request is hostile until it was checked here; what only
+// the parent can know (pid, user, program) is marked in the claims as asserted by it.
+package mint
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"github.com/raypher/raypher/enclave/ceiling"
+	sequencer "github.com/raypher/raypher/enclave/journal"
+	"github.com/raypher/raypher/journal"
+	"github.com/raypher/raypher/policy"
+	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
+	"github.com/raypher/raypher/startconf"
+	"github.com/raypher/raypher/visa"
+)
+
+// Bounds of a request, in bytes.
+const (
+	MaxPolicy = 256 << 10 // of policy, manifest and intent each
+	MaxName   = 128       // of namespace and agent name
+	MaxText   = visa.MaxText
+	MaxHome   = 4096
+)
+
+// Errors that callers tell apart; the messages hold the details.
+var (
+	ErrInvalid = errors.New("invalid request")
+	ErrDenied  = errors.New("not granted")
+	ErrRate    = errors.New("too many visas")
+)
+
+// Options of a mint.
+type Options struct {
+	Configuration *startconf.Configuration
+	Ceiling       *ceiling.Store
+	Journal       *sequencer.Sequencer
+	Epoch         journal.EpochID
+	Tier          string
+	Now           func() time.Time // nil: time.Now
+}
+
+// Mint grants visas. It is safe for concurrent use.
+type Mint struct {
+	opts       Options
+	confHash   journal.Hash
+	issuer     string
+	decisions  *decisions
+	rate       *limiter
+	agentRates *limiters
+}
+
+// New makes a mint.
+func New(opts Options) *Mint {
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	c := opts.Configuration
+	return &Mint{
+		opts: opts, confHash: c.Hash(), issuer: "spiffe://" + c.TrustDomain,
+		decisions:  newDecisions(),
+		rate:       newLimiter(float64(c.Rate), 1),
+		agentRates: newLimiters(float64(c.AgentRate), agentBurst),
+	}
+}
+
+// Mint answers one request. Errors wrap ErrInvalid, ErrDenied, ErrRate, ceiling.ErrNone or those of package sequencer.
+func (m *Mint) Mint(ctx context.Context, r *enclavev1.MintRequest) (*enclavev1.MintReply, error) {
+	if err := check(r); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	current, err := m.opts.Ceiling.Current()
+	if err != nil {
+		return nil, err
+	}
+	now := m.opts.Now()
+	subject := m.subject(r)
+	if !m.rate.take(now) {
+		return nil, fmt.Errorf("%w: more than %d a second on this host: try again", ErrRate, m.opts.Configuration.Rate)
+	}
+	if !m.agentRates.take(subject, now) {
+		return nil, fmt.Errorf("%w: more than %d a second for %s: try again", ErrRate, m.opts.Configuration.AgentRate, subject)
+	}
+	d, err := m.decide(current, r)
+	if err != nil {
+		return nil, err
+	}
+	lifetime, err := m.lifetime(d, r.GetTtlSeconds())
+	if err != nil {
+		return nil, err
+	}
+	claims := m.claims(r, current, d, subject, now, lifetime)
+	payload, err := claims.Encode()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	entry, err := journal.NewEntry(journal.TypeVisa, now, payload)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	placed, err := m.opts.Journal.Append(ctx, entry)
+	if err != nil {
+		return nil, err
+	}
+	receipt := placed.Receipt(0)
+	encoded, err := visa.Encode(entry, &receipt)
+	if err != nil {
+		return nil, fmt.Errorf("mint: %w", err)
+	}
+	return &enclavev1.MintReply{
+		Visa: encoded, Permit: d.canonical, LifetimeSeconds: lifetime, ExpiresUnix: claims.ExpiresAt, PolicyHash: claims.PolicyHash,
+	}, nil
+}
+
+// check holds the bounds of everything that is not checked where it is used.
+func check(r *enclavev1.MintRequest) error {
+	a := r.GetAsserted()
+	for _, c := range []struct {
+		what      string
+		size, max int
+	}{
+		{"policy", len(r.GetPolicy()), MaxPolicy}, {"manifest", len(r.GetManifest()), MaxPolicy}, {"intent", len(r.GetIntent()), MaxPolicy},
+		{"audience", len(r.GetAudience()), MaxText}, {"agent id", len(a.GetAgentId()), MaxText}, {"user", len(a.GetUser()), MaxText},
+		{"home", len(a.GetHome()), MaxHome}, {"host", len(a.GetHost()), MaxText},
+	} {
+		if c.size > c.max {
+			return fmt.Errorf("%s has %d bytes, at most %d", c.what, c.size, c.max)
+		}
+	}
+	if len(r.GetPolicy()) == 0 || a.GetAgentId() == "" {
+		return errors.New("policy or agent id is missing")
+	}
+	if err := segment("namespace", namespace(r)); err != nil {
+		return err
+	}
+	if err := segment("agent name", r.GetName()); err != nil {
+		return err
+	}
+	if n := len(r.GetNonce()); n != 0 && (n < visa.MinNonceSize || n > visa.MaxNonceSize) {
+		return fmt.Errorf("nonce has %d bytes, use %d to %d", n, visa.MinNonceSize, visa.MaxNonceSize)
+	}
+	if n := len(r.GetPolicySourceHash()); n != 0 && n != 32 {
+		return fmt.Errorf("policy source hash has %d bytes, use 32", n)
+	}
+	if n := len(a.GetBinarySha256()); n != 0 && n != 32 {
+		return fmt.Errorf("program hash has %d bytes, use 32", n)
+	}
+	if home := a.GetHome(); home != "" && !strings.HasPrefix(home, "/") {
+		return fmt.Errorf("home %.60q is not an absolute path", home)
+	}
+	return nil
+}
+
+// segment checks a path segment of a SPIFFE ID (SPIFFE ID standard, section 2.2).
+func segment(what, s string) error {
+	if s == "" || s == "." || s == ".." || len(s) > MaxName {
+		return fmt.Errorf("%s %.140q: use 1 to %d of a-z A-Z 0-9 . - _", what, s, MaxName)
+	}
+	for _, c := range []byte(s) {
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '.' && c != '-' && c != '_' {
+			return fmt.Errorf("%s %.140q: use 1 to %d of a-z A-Z 0-9 . - _", what, s, MaxName)
+		}
+	}
+	return nil
+}
+
+func namespace(r *enclavev1.MintRequest) string {
+	if r.GetNamespace() == "" {
+		return policy.DefaultNamespace
+	}
+	return r.GetNamespace()
+}
+
+func (m *Mint) subject(r *enclavev1.MintRequest) string {
+	return m.issuer + "/ns/" + namespace(r) + "/agent/" + r.GetName()
+}
+
+// lifetime is what was asked for, or the most that configuration and grant allow. More than that is an error.
+func (m *Mint) lifetime(d *decision, asked uint32) (uint32, error) {
+	most := m.opts.Configuration.TTLSeconds
+	if d.maxTTL > 0 {
+		most = min(most, d.maxTTL)
+	}
+	if asked > most {
+		return 0, fmt.Errorf("%w: ttl_seconds: %d asked, at most %d", ErrDenied, asked, most)
+	}
+	if asked == 0 {
+		return most, nil
+	}
+	return asked, nil
+}
+
+func (m *Mint) claims(r *enclavev1.MintRequest, c *ceiling.Ceiling, d *decision, subject string, now time.Time, lifetime uint32) *visa.Claims {
+	id := make([]byte, visa.CTISize)
+	rand.Read(id) // never fails (crypto/rand)
+	a := r.GetAsserted()
+	policyHash := r.GetPolicySourceHash()
+	if len(policyHash) == 0 {
+		policyHash = d.policyHash[:]
+	}
+	return &visa.Claims{
+		Issuer: m.issuer, Subject: subject, Audience: r.GetAudience(),
+		ExpiresAt: now.Unix() + int64(lifetime), NotBefore: now.Unix(), IssuedAt: now.Unix(),
+		ID: id, Confirmation: visa.Confirmation{Key: cbor.RawMessage(r.GetConfirmationKey())}, Nonce: r.GetNonce(),
+		PolicyHash: policyHash, PermitHash: d.permitHash[:], ConfigurationHash: m.confHash[:],
+		Ceiling: visa.Ceiling{Version: c.Version, Hash: c.Hash[:]},
+		Tier:    m.opts.Tier, Epoch: m.opts.Epoch[:], Namespace: namespace(r),
+		Asserted: visa.Asserted{
+			AgentID: a.GetAgentId(), UID: a.GetUid(), User: a.GetUser(), PID: a.GetPid(),
+			BinarySHA256: a.GetBinarySha256(), Backend: a.GetBackend(), Host: a.GetHost(),
+		},
+	}
+}
