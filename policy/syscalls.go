@@ -1,0 +1,77 @@
+package policy
+
+import (
+	"maps"
+	"slices"
+)
+
+//go:generate go run ./internal/gensyscalls
+
+// SyscallAction is the action for a system call; SyscallAllow when the policy does not name it. Allow lifts nothing that the
+// base filter refuses.
+func (p *Policy) SyscallAction(name string) SyscallAction {
+	if action, ok := p.Syscalls[name]; ok {
+		return action
+	}
+	return SyscallAllow
+}
+
+// Syscalls returns the names of all known system calls of both architectures, sorted.
+func Syscalls() []string { return sortedKeys(syscallTable) }
+
+// SyscallNumber is the number of a system call on an architecture, named as GOARCH names it: "amd64" or "arm64". A call may
+// exist on one and not on the other: open is not on arm64.
+func SyscallNumber(arch, name string) (number int, ok bool) {
+	pair, ok := syscallTable[name]
+	if !ok {
+		return 0, false
+	}
+	switch arch {
+	case "amd64":
+		number = int(pair[0])
+	case "arm64":
+		number = int(pair[1])
+	default:
+		return 0, false
+	}
+	return number, number >= 0
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// nearest returns the candidate with the smallest edit distance to word, or "" when all are too far to be a slip.
+func nearest(word string, candidates []string) string {
+	if len(word) > 64 {
+		return ""
+	}
+	best, distance := "", max(2, len(word)/3)+1
+	for _, candidate := range candidates {
+		if d := editDistance(word, candidate); d < distance {
+			best, distance = candidate, d
+		}
+	}
+	return best
+}
+
+// editDistance counts the insertions, deletions and substitutions between two words, and swaps of neighbours.
+func editDistance(a, b string) int {
+	before, previous, current := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
+	for j := range previous {
+		previous[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		current[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			current[j] = min(previous[j]+1, current[j-1]+1, previous[j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				current[j] = min(current[j], before[j-2]+1)
+			}
+		}
+		before, previous, current = previous, current, before
+	}
+	return previous[len(b)]
+}
