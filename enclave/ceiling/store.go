@@ -262,3 +262,19 @@ network:
 	}
 	return &Ceiling{Version: 1, TrustDomain: trustDomain, Grants: []*Grant{{Namespace: "*", Agents: []string{"*"}, Permit: permit}}}, nil
 }
+
+// PublicKey is the public half of an operator key as PKIX DER, the form that start configurations hold.
+func PublicKey(key crypto.Signer) ([]byte, error) {
+	der, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return nil, fmt.Errorf("encode operator key: %w", err)
+	}
+	return der, nil
+}
+
+// Floor is the highest version that was ever installed.
+func (s *Store) Floor() uint64 {
+	s.state.RLock()
+	defer s.state.RUnlock()
+	return s.floor
+}

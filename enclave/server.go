@@ -1,0 +1,217 @@
+// Package enclave is the trusted side: it serves the gRPC service Enclave to one authenticated parent, with the signing key,
+// the journal's writer, the ceiling and the mint behind it. cmd/raypher-enclave gives it a listener and a sandbox. It opens no
+// connection and reads nothing but its state folder.
+//
+// Whoever connects is hostile until its TLS key was found in the start configuration, and what it sends is hostile after
+// that: every size, count and wait is bounded, and a panic in a call fails that call only.
+package enclave
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"time"
+
+	"golang.org/x/net/netutil"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+
+	"github.com/raypher/raypher/enclave/ceiling"
+	sequencer "github.com/raypher/raypher/enclave/journal"
+	"github.com/raypher/raypher/enclave/mint"
+	"github.com/raypher/raypher/enclave/signer"
+	"github.com/raypher/raypher/journal"
+	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
+	"github.com/raypher/raypher/startconf"
+)
+
+// Bounds of the transport.
+const (
+	MaxReceive     = 1 << 20 // bytes of one message from the parent
+	MaxSend        = 4 << 20 // bytes of one message to the parent; a batch of the journal is the largest
+	MaxStreams     = 256     // calls at once on one connection; more wait at the caller
+	MaxConnections = 16
+	MaxVerdicts    = sequencer.MaxAppend // of one Record
+	MinNonce       = 8                   // bytes, of Attest
+	maxMessage     = 16 << 10            // bytes of an error message
+
+	HandshakeTimeout = 10 * time.Second
+	CallTimeout      = 30 * time.Second
+)
+
+// Options of a server.
+type Options struct {
+	Signer        signer.Signer
+	Configuration *startconf.Configuration
+	State         string // folder for the ceiling; exists, private
+	Development   bool   // make what is missing: an operator key, and a ceiling that permits everything
+	Version       string
+	Log           *slog.Logger
+}
+
+// Server is one enclave.
+type Server struct {
+	enclavev1.UnimplementedEnclaveServer
+
+	opts    Options
+	key     *journal.Key
+	epoch   journal.EpochID
+	conf    journal.Hash
+	ceiling *ceiling.Store
+	journal *sequencer.Sequencer
+	mint    *mint.Mint
+	grpc    *grpc.Server
+}
+
+// New prepares everything up to the listener. In development it says what it made in the log.
+func New(opts Options) (*Server, error) {
+	if len(opts.Configuration.CallerKeys) == 0 {
+		return nil, errors.New("start configuration: no caller_key: nobody could call: add the line that raypherd names when it starts")
+	}
+	s := &Server{opts: opts}
+	var err error
+	if s.key, err = journal.NewKey(opts.Signer.Public()); err != nil {
+		return nil, fmt.Errorf("signing key: %w", err)
+	}
+	if err := s.openCeiling(); err != nil {
+		return nil, err
+	}
+	s.conf = s.opts.Configuration.Hash()
+	rand.Read(s.epoch[:]) // never fails (crypto/rand)
+
+	s.journal, err = sequencer.New(sequencer.Options{
+		Signer: opts.Signer, Epoch: s.epoch, Configuration: s.conf, Predecessors: predecessors(opts.Configuration),
+		Opening: s.opening, Log: opts.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.mint = mint.New(mint.Options{
+		Configuration: s.opts.Configuration, Ceiling: s.ceiling, Journal: s.journal, Epoch: s.epoch, Tier: opts.Signer.Tier(),
+	})
+	if s.grpc, err = s.newGRPC(); err != nil {
+		s.journal.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func predecessors(c *startconf.Configuration) [][32]byte {
+	out := make([][32]byte, len(c.Predecessors))
+	for i, k := range c.Predecessors {
+		out[i] = k
+	}
+	return out
+}
+
+func (s *Server) newGRPC() (*grpc.Server, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), CallTimeout)
+	defer cancel()
+	tlsConfig, err := serverTLS(ctx, s.opts.Signer, s.opts.Configuration.CallerKeys)
+	if err != nil {
+		return nil, err
+	}
+	server := grpc.NewServer(
+		grpc.Creds(credentials.NewTLS(tlsConfig)),
+		grpc.MaxRecvMsgSize(MaxReceive),
+		grpc.MaxSendMsgSize(MaxSend),
+		grpc.MaxConcurrentStreams(MaxStreams),
+		grpc.ConnectionTimeout(HandshakeTimeout),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.UnaryInterceptor(s.guardUnary),
+		grpc.StreamInterceptor(s.guardStream),
+	)
+	enclavev1.RegisterEnclaveServer(server, s)
+	return server, nil
+}
+
+// Serve answers calls on l until ctx ends, then stops within a second or so. It closes l and the journal.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	done := make(chan struct{})
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		select {
+		case <-ctx.Done():
+		case <-done:
+		}
+		s.journal.Close()
+		s.grpc.Stop()
+	}()
+	err := s.grpc.Serve(netutil.LimitListener(l, MaxConnections))
+	close(done)
+	<-stopped
+	if ctx.Err() != nil {
+		return nil
+	}
+	return fmt.Errorf("serve: %w", err)
+}
+
+// guardUnary bounds a call in time and turns a panic into an error of that call.
+func (s *Server) guardUnary(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (reply any, err error) {
+	defer s.recovered(info.FullMethod, &err)
+	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	defer cancel()
+	reply, err = handler(ctx, request)
+	return reply, asStatus(err)
+}
+
+func (s *Server) guardStream(service any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	defer s.recovered(info.FullMethod, &err)
+	return asStatus(handler(service, stream))
+}
+
+func (s *Server) recovered(method string, err *error) {
+	if r := recover(); r != nil {
+		s.opts.Log.Error("a call panicked: this is a bug", "method", method, "panic", r, "stack", string(debug.Stack()))
+		*err = status.Error(codes.Internal, "internal error: see the enclave's log")
+	}
+}
+
+// asStatus gives an error its gRPC code. The message is for the person who asked.
+func asStatus(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	code := codes.Internal
+	for _, c := range []struct {
+		target error
+		code   codes.Code
+	}{
+		{context.DeadlineExceeded, codes.DeadlineExceeded},
+		{context.Canceled, codes.Canceled},
+		{mint.ErrRate, codes.ResourceExhausted},
+		{mint.ErrDenied, codes.PermissionDenied},
+		{mint.ErrInvalid, codes.InvalidArgument},
+		{ceiling.ErrNone, codes.FailedPrecondition},
+		{ceiling.ErrMalformed, codes.InvalidArgument},
+		{ceiling.ErrSignature, codes.PermissionDenied},
+		{ceiling.ErrVersion, codes.FailedPrecondition},
+		{sequencer.ErrNoStore, codes.Unavailable},
+		{sequencer.ErrClosed, codes.Unavailable},
+		{sequencer.ErrTooLarge, codes.InvalidArgument},
+		{sequencer.ErrStore, codes.FailedPrecondition},
+		{sequencer.ErrProtocol, codes.InvalidArgument},
+	} {
+		if errors.Is(err, c.target) {
+			code = c.code
+			break
+		}
+	}
+	message := err.Error()
+	if len(message) > maxMessage {
+		message = message[:maxMessage] + " ... (cut)"
+	}
+	return status.Error(code, message)
+}
