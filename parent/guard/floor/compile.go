@@ -1,0 +1,186 @@
+package floor
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/raypher/raypher/policy"
+)
+
+// Bounds of what compiling one floor may cost. What lies beyond them is left to the warden, which is slower and as exact; only
+// programs beyond them cannot be executed, because nothing but the kernel can.
+const (
+	maxGrants       = 8192
+	maxFoldersRead  = 512
+	maxFilesWalked  = 20000
+	maxProgramsRead = 64
+)
+
+// compiler turns the rules of a permit into grants.
+type compiler struct {
+	options Options
+	rules   *policy.Rules
+	plan    *Plan
+	known   map[grantKey]int // index in plan.Grants
+
+	foldersRead int
+	filesWalked int
+	full        bool
+}
+
+type grantKey struct {
+	path string
+	tree bool
+}
+
+func (c *compiler) add(g Grant) {
+	if len(c.plan.Grants) >= maxGrants {
+		if !c.full {
+			c.full = true
+			c.plan.Notes = append(c.plan.Notes, fmt.Sprintf("more than %d rules for landlock: the rest is decided by the warden", maxGrants))
+		}
+		return
+	}
+	key := grantKey{g.Path, g.Tree}
+	if i, known := c.known[key]; known {
+		c.plan.Grants[i].Access |= g.Access
+		return
+	}
+	if c.known == nil {
+		c.known = map[grantKey]int{}
+	}
+	c.known[key] = len(c.plan.Grants)
+	c.plan.Grants = append(c.plan.Grants, g)
+}
+
+// grant adds a path or tree of the permit, without what cuts deny inside it.
+func (c *compiler) grant(rule policy.FloorRule, cuts []string) {
+	if within(rule.Path, "/proc") && rule.Path != "/proc" {
+		c.grantProc(rule.Access)
+		return
+	}
+	if !rule.Tree {
+		if len(cuts) == 0 && !c.closed(rule.Path, rule.Access) {
+			c.add(Grant{Path: rule.Path, Access: rule.Access})
+		}
+		return
+	}
+	var excluded []string
+	for _, cut := range cuts {
+		topmost, _ := splitPattern(cut) // all at and below it is left out
+		excluded = append(excluded, topmost)
+	}
+	c.beside(rule.Path, excluded, rule.Access)
+}
+
+// grantProc lets the agent read in /proc: a rule there is about a process's own files, which Landlock cannot tell apart.
+func (c *compiler) grantProc(access policy.Access) {
+	if access&policy.Read != 0 {
+		c.add(Grant{Path: "/proc", Tree: true, Access: policy.Read})
+	}
+}
+
+// closed reports whether no agent may have the access at path.
+func (c *compiler) closed(path string, access policy.Access) bool {
+	return slices.ContainsFunc(c.closedPaths(access), func(p string) bool { return within(path, p) })
+}
+
+func (c *compiler) closedPaths(access policy.Access) []string {
+	if access&policy.Write == 0 {
+		return c.options.Closed
+	}
+	return append(slices.Clone(c.options.Closed), neverWritten...)
+}
+
+// beside grants the tree at root without the excluded paths: where one lies inside, it grants what lies beside it, one by one.
+// A folder that is split this way is not granted itself: listing it and creating in it are decided by the warden.
+func (c *compiler) beside(root string, excluded []string, access policy.Access) {
+	excluded = append(slices.Clone(excluded), c.closedPaths(access)...)
+	c.split(root, excluded, access)
+}
+
+func (c *compiler) split(root string, excluded []string, access policy.Access) {
+	inside := false
+	for _, path := range excluded {
+		if within(root, path) {
+			if access&policy.Exec != 0 && !c.closed(root, access) {
+				c.programs(root, -1)
+			}
+			return
+		}
+		inside = inside || within(path, root)
+	}
+	if !inside {
+		c.add(Grant{Path: root, Tree: isFolder(root), Access: access})
+		return
+	}
+	if c.foldersRead++; c.foldersRead > maxFoldersRead {
+		return
+	}
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return // the agent cannot read it either, or it does not exist: nothing to grant
+	}
+	for _, entry := range entries {
+		if entry.Type()&fs.ModeSymlink == 0 {
+			c.split(filepath.Join(root, entry.Name()), excluded, access)
+		}
+	}
+}
+
+// glob adds what a pattern with wildcards needs of the floor: the programs that it matches now, because only the kernel can
+// execute them. Files to read and write are opened by the warden.
+func (c *compiler) glob(g policy.FloorGlob) {
+	if within(g.Root, "/proc") {
+		c.grantProc(g.Access)
+		return
+	}
+	if g.Access&policy.Exec == 0 {
+		return
+	}
+	depth := -1
+	if !strings.Contains(g.Rule, "**") {
+		depth = strings.Count(g.Rule, "/") - strings.Count(strings.TrimSuffix(g.Root, "/"), "/")
+	}
+	c.programs(g.Root, depth)
+}
+
+// programs grants each file at and below root that is a program and that the rules let the agent execute. depth limits how far
+// down it looks; -1: no limit.
+func (c *compiler) programs(root string, depth int) {
+	base := strings.Count(strings.TrimSuffix(root, "/"), "/")
+	filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return nil // what cannot be listed cannot be granted
+		}
+		if c.filesWalked++; c.filesWalked > maxFilesWalked {
+			if c.filesWalked == maxFilesWalked+1 {
+				c.plan.Notes = append(c.plan.Notes, fmt.Sprintf("looked at %d files for programs that exec rules match: what lies further cannot be executed", maxFilesWalked))
+			}
+			return fs.SkipAll
+		}
+		if entry.IsDir() {
+			below := strings.Count(strings.TrimSuffix(path, "/"), "/") - base
+			if path == "/proc" || path == "/sys" || path == "/dev" || depth >= 0 && below >= depth && path != root {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if !entry.Type().IsRegular() || c.rules.Decide(path, policy.Exec).Verdict != policy.VerdictAllow {
+			return nil
+		}
+		if info, err := entry.Info(); err == nil && info.Mode()&0o111 != 0 {
+			c.add(Grant{Path: path, Access: policy.Read | policy.Exec})
+		}
+		return nil
+	})
+}
+
+// within reports whether path is root or lies below it.
+func within(path, root string) bool {
+	return path == root || root == "/" || strings.HasPrefix(path, root) && path[len(root)] == '/'
+}

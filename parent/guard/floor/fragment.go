@@ -1,0 +1,77 @@
+package floor
+
+import "golang.org/x/net/bpf"
+
+// Answers of a filter (include/uapi/linux/seccomp.h).
+const (
+	retKill   = 0x80000000 // SECCOMP_RET_KILL_PROCESS
+	retErrno  = 0x00050000 // SECCOMP_RET_ERRNO, the number in the low half
+	retNotify = 0x7fc00000 // SECCOMP_RET_USER_NOTIF
+	retAllow  = 0x7fff0000 // SECCOMP_RET_ALLOW
+)
+
+// Offsets in struct seccomp_data. Both architectures are little endian: the low half of an argument comes first.
+const (
+	offsetNumber    = 0
+	offsetArch      = 4
+	offsetArguments = 16
+)
+
+// anyBits compares the whole low half of an argument. The kernel takes all arguments that are compared here as 32-bit values.
+const anyBits = 0xffffffff
+
+// fragment is a piece of a filter that returns an answer or falls through to what follows it. Fragments stay far below the 255
+// instructions that a conditional jump can skip.
+type fragment []bpf.Instruction
+
+func ret(answer uint32) fragment { return fragment{bpf.RetConstant{Val: answer}} }
+
+func chain(parts ...fragment) fragment {
+	var all fragment
+	for _, part := range parts {
+		all = append(all, part...)
+	}
+	return all
+}
+
+func loadLow(argument int) bpf.Instruction {
+	return bpf.LoadAbsolute{Off: uint32(offsetArguments + 8*argument), Size: 4}
+}
+
+func loadHigh(argument int) bpf.Instruction {
+	return bpf.LoadAbsolute{Off: uint32(offsetArguments + 8*argument + 4), Size: 4}
+}
+
+// when runs then if the masked argument has the value.
+func when(argument int, mask, value uint32, then fragment) fragment {
+	f := fragment{loadLow(argument)}
+	if mask != anyBits {
+		f = append(f, bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: mask})
+	}
+	f = append(f, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: value, SkipTrue: uint8(len(then))})
+	return append(f, then...)
+}
+
+// unless runs then if the argument has another value.
+func unless(argument int, value uint32, then fragment) fragment {
+	return append(fragment{loadLow(argument), bpf.JumpIf{Cond: bpf.JumpEqual, Val: value, SkipTrue: uint8(len(then))}}, then...)
+}
+
+// ifAnyBit runs then if one of the bits is set in the argument.
+func ifAnyBit(argument int, bits uint32, then fragment) fragment {
+	return append(fragment{loadLow(argument), bpf.JumpIf{Cond: bpf.JumpBitsNotSet, Val: bits, SkipTrue: uint8(len(then))}}, then...)
+}
+
+// ifNoBit runs then if none of the bits is set in the argument.
+func ifNoBit(argument int, bits uint32, then fragment) fragment {
+	return append(fragment{loadLow(argument), bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: bits, SkipTrue: uint8(len(then))}}, then...)
+}
+
+// ifNotNull runs then if any of the argument's 64 bits is set.
+func ifNotNull(argument int, then fragment) fragment {
+	f := fragment{
+		loadLow(argument), bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 0, SkipTrue: 2},
+		loadHigh(argument), bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0, SkipTrue: uint8(len(then))},
+	}
+	return append(f, then...)
+}
