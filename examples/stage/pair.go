@@ -38,19 +38,17 @@ func OpenPair(ctx context.Context, programs string, home *Home) (*Pair, error) {
 		programs: programs, log: log,
 	}
 	if err := pair.open(ctx); err != nil {
-		text, _ := os.ReadFile(log.Name()) // only to explain err
 		pair.Close()
-		return nil, fmt.Errorf("%w\n%s", err, text)
+		return nil, fmt.Errorf("%w\n%s", err, pair.Log())
 	}
 	return pair, nil
 }
 
 func (p *Pair) open(ctx context.Context) (err error) {
-	folder := filepath.Join(p.Run, "enclave")
-	if err := errors.Join(os.MkdirAll(folder, 0o755), os.MkdirAll(p.State, 0o755)); err != nil {
+	socket := p.socket()
+	if err := errors.Join(os.MkdirAll(filepath.Dir(socket), 0o755), os.MkdirAll(p.State, 0o755)); err != nil {
 		return err
 	}
-	socket := filepath.Join(folder, "enclave.sock")
 	p.enclave, err = p.start("raypher-enclave", "--dev", "--listen", "unix:"+socket, "--state-dir", filepath.Join(p.State, "enclave"))
 	if err != nil {
 		return err
@@ -58,7 +56,11 @@ func (p *Pair) open(ctx context.Context) (err error) {
 	if err := answers(ctx, socket); err != nil {
 		return fmt.Errorf("raypher-enclave: %w", err)
 	}
-	p.parent, err = p.start("raypherd", "--run-dir", p.Run, "--state-dir", p.State, "--enclave-socket", socket)
+	return p.openParent(ctx)
+}
+
+func (p *Pair) openParent(ctx context.Context) (err error) {
+	p.parent, err = p.start("raypherd", "--run-dir", p.Run, "--state-dir", p.State, "--enclave-socket", p.socket())
 	if err != nil {
 		return err
 	}
@@ -67,6 +69,8 @@ func (p *Pair) open(ctx context.Context) (err error) {
 	}
 	return nil
 }
+
+func (p *Pair) socket() string { return filepath.Join(p.Run, "enclave", "enclave.sock") }
 
 func (p *Pair) start(program string, arguments ...string) (*exec.Cmd, error) {
 	cmd := exec.Command(filepath.Join(p.programs, program), arguments...)
@@ -93,6 +97,45 @@ func answers(ctx context.Context, socket string) error {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// KillEnclave ends the enclave as a crash would.
+func (p *Pair) KillEnclave() {
+	kill(p.enclave)
+	p.enclave = nil
+}
+
+// KillParent ends raypherd as a crash would.
+func (p *Pair) KillParent() {
+	kill(p.parent)
+	p.parent = nil
+}
+
+// RestartParent starts raypherd again after KillParent.
+func (p *Pair) RestartParent(ctx context.Context) error { return p.openParent(ctx) }
+
+func kill(cmd *exec.Cmd) {
+	_ = cmd.Process.Kill() // it may have ended by itself
+	_ = cmd.Wait()         // killed
+}
+
+// Processes are the pids of the parts that run.
+func (p *Pair) Processes() (pids []int) {
+	for _, cmd := range []*exec.Cmd{p.enclave, p.parent} {
+		if cmd != nil {
+			pids = append(pids, cmd.Process.Pid)
+		}
+	}
+	return pids
+}
+
+// Log is what both have written so far.
+func (p *Pair) Log() string {
+	text, err := os.ReadFile(p.log.Name())
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
 }
 
 // Environment makes the CLI find this pair instead of the machine's own.

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
@@ -163,8 +162,7 @@ func (s *Scene) governed(ctx context.Context, out io.Writer, script *scripted.Sc
 	run := []string{cli.Program, "run", "--policy", s.Policy, "--name", s.Name, "--"}
 	results, err := s.converse(ctx, script, home, run, pair.Environment(), prefixed(out, "  "))
 	if err != nil {
-		text, _ := os.ReadFile(pair.log.Name()) // only to explain err
-		return nil, fmt.Errorf("%w\n%s", err, text)
+		return nil, fmt.Errorf("%w\n%s", err, pair.Log())
 	}
 	time.Sleep(evidenceSettles)
 	pair.Close()
