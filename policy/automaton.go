@@ -23,34 +23,55 @@ const (
 	symbolSlash rune = '/'
 )
 
-// opcode is what a state of the automaton takes. A state that is not a match goes to the next one in line.
-type opcode uint8
+// none is the index of no state.
+const none int32 = -1
 
-const (
-	opChar  opcode = iota // the character r
-	opAny                 // one character but the slash
-	opStar                // characters but the slash: stays, or goes on without taking one
-	opEnter               // before **: a slash leads inside, or two states on without taking anything
-	opInner               // inside **: takes everything, or goes on without taking anything
-	opMatch               // the end of a pattern
-)
-
-type op struct {
-	code opcode
-	r    rune
-	tag  mask // of opMatch
-	sure mask // of a state after which every continuation matches
+// state is a point in the patterns. Patterns that start alike share their states up to where they part.
+type state struct {
+	chars []charEdge
+	any   int32 // after one character but the slash
+	star  int32 // reached without a character: the loop of a *
+	inner int32 // after a slash: inside **
+	after int32 // reached without a character: behind **
+	loop  loop
+	tag   mask // lists of the patterns that end here
+	sure  mask // lists whose patterns match whatever follows
 }
 
-// automaton is the union of patterns. It is built by one goroutine and then only read, but for extend.
+type charEdge struct {
+	r  rune
+	to int32
+}
+
+// loop is what a state takes and stays.
+type loop uint8
+
+const (
+	loopNone loop = iota
+	loopName      // inside *: every character but the slash
+	loopAll       // inside **: everything
+)
+
+// automaton is the union of patterns. It belongs to one goroutine.
 type automaton struct {
-	ops    []op
-	starts []int32
+	states []state
 	budget int
 }
 
 // maskSelf marks the patterns that a search walks along.
 const maskSelf mask = 1 << 15
+
+// newAutomaton makes the automaton of no pattern.
+func newAutomaton() *automaton {
+	m := &automaton{budget: searchBudget}
+	m.newState()
+	return m
+}
+
+func (m *automaton) newState() int32 {
+	m.states = append(m.states, state{any: none, star: none, inner: none, after: none})
+	return int32(len(m.states) - 1)
+}
 
 // add puts the patterns of text into the automaton under tag. Text that is no pattern adds nothing.
 func (m *automaton) add(text string, tag mask) {
@@ -59,48 +80,80 @@ func (m *automaton) add(text string, tag mask) {
 		return
 	}
 	for _, p := range patterns {
-		m.addPattern(p, tag)
+		m.addPattern(0, p, tag)
 		if !p.home && len(p.components) == 1 && p.components[0].deep {
-			p.home = true // /** holds every home folder too
-			m.addPattern(p, tag)
+			p.home = true // /** also grants every home folder
+			m.addPattern(0, p, tag)
 		}
 	}
 }
 
-func (m *automaton) addPattern(p pattern, tag mask) {
-	m.starts = append(m.starts, int32(len(m.ops)))
+func (m *automaton) addPattern(at int32, p pattern, tag mask) {
 	if p.home {
-		m.ops = append(m.ops, op{code: opChar, r: symbolHome})
+		at = m.char(at, symbolHome)
 	}
 	for i, c := range p.components {
 		if c.deep {
-			sure := mask(0)
+			at = m.deep(at)
 			if i == len(p.components)-1 {
-				sure = tag
+				m.states[m.states[at].inner].sure |= tag
+				at = m.states[at].after
+				break
 			}
-			m.ops = append(m.ops, op{code: opEnter}, op{code: opInner, sure: sure})
+			at = m.states[at].after
 			continue
 		}
-		m.ops = append(m.ops, op{code: opChar, r: symbolSlash})
-		m.addLiteral(c.literal)
+		at = m.literal(m.char(at, symbolSlash), c.literal)
 		for _, g := range c.glob {
 			switch g.kind {
 			case pieceOne:
-				m.ops = append(m.ops, op{code: opAny})
+				at = m.child(at, func(s *state) *int32 { return &s.any })
 			case pieceStar:
-				m.ops = append(m.ops, op{code: opStar})
+				at = m.child(at, func(s *state) *int32 { return &s.star })
+				m.states[at].loop = loopName
 			default:
-				m.addLiteral(g.literal)
+				at = m.literal(at, g.literal)
 			}
 		}
 	}
-	m.ops = append(m.ops, op{code: opMatch, tag: tag})
+	m.states[at].tag |= tag
 }
 
-func (m *automaton) addLiteral(text string) {
-	for _, r := range text {
-		m.ops = append(m.ops, op{code: opChar, r: r})
+// child returns the state that edge leads to, made when there is none.
+func (m *automaton) child(at int32, edge func(*state) *int32) int32 {
+	if to := *edge(&m.states[at]); to != none {
+		return to
 	}
+	to := m.newState()
+	*edge(&m.states[at]) = to
+	return to
+}
+
+// deep gives at its inside and its behind of a **, and returns at.
+func (m *automaton) deep(at int32) int32 {
+	inner := m.child(at, func(s *state) *int32 { return &s.inner })
+	after := m.child(at, func(s *state) *int32 { return &s.after })
+	m.states[inner].loop = loopAll
+	m.states[inner].after = after
+	return at
+}
+
+func (m *automaton) char(at int32, r rune) int32 {
+	for _, edge := range m.states[at].chars {
+		if edge.r == r {
+			return edge.to
+		}
+	}
+	to := m.newState()
+	m.states[at].chars = append(m.states[at].chars, charEdge{r, to})
+	return to
+}
+
+func (m *automaton) literal(at int32, text string) int32 {
+	for _, r := range text {
+		at = m.char(at, r)
+	}
+	return at
 }
 
 // place is where in a path a search stands. Only clean paths are paths: a name is not empty, not . and not ..
@@ -149,16 +202,21 @@ type point struct {
 	symbol rune
 }
 
-// search walks all paths that match self. It returns a path whose set of lists is wanted, without maskSelf in it. Where the
-// lists of sure already hold whatever follows, settled says that no path from there on is wanted. ok is false when the budget ran out:
-// then nothing is known.
+// search walks all paths that match self. It returns a path whose set of lists is wanted. Where the lists of sure already hold
+// whatever follows, settled says that no path from there on is wanted. ok is false when the budget ran out: then nothing is
+// known.
 func (m *automaton) search(self string, wanted, settled func(mask) bool) (example string, found, ok bool) {
-	base, baseStarts := len(m.ops), len(m.starts)
-	m.add(self, maskSelf)
-	defer func() { m.ops, m.starts = m.ops[:base], m.starts[:baseStarts] }()
-
+	patterns, f := parsePattern(self)
+	if f != nil {
+		return "", false, true // no path matches what is no pattern
+	}
+	base := m.newState()
+	defer func() { m.states = m.states[:base] }()
+	for _, p := range patterns {
+		m.addPattern(base, p, maskSelf)
+	}
 	visited := map[string]bool{}
-	points := []point{{states: m.close(slices.Clone(m.starts)), from: -1}}
+	points := []point{{states: m.close([]int32{0, base}), from: -1}}
 	for at := 0; at < len(points); at++ {
 		p := points[at]
 		lists, sure := m.lists(p.states)
@@ -168,15 +226,18 @@ func (m *automaton) search(self string, wanted, settled func(mask) bool) (exampl
 		if settled != nil && settled(sure&^maskSelf) {
 			continue
 		}
-		for _, r := range m.symbols(p) {
+		for _, r := range m.symbols(p, base) {
 			where := p.place.next(r)
-			if where == nowhere || !m.selfTakes(p.states, int32(base), r) {
+			if where == nowhere {
 				continue
 			}
 			if m.budget -= len(p.states) + 8; m.budget < 0 {
 				return "", false, false
 			}
 			states := m.step(p.states, r)
+			if len(states) == 0 || states[len(states)-1] < base {
+				continue // self has nothing left
+			}
 			key := stateKey(states, where)
 			if visited[key] {
 				continue
@@ -191,59 +252,66 @@ func (m *automaton) search(self string, wanted, settled func(mask) bool) (exampl
 // lists returns the tags of the patterns that end in states, and the tags that every continuation keeps.
 func (m *automaton) lists(states []int32) (lists, sure mask) {
 	for _, s := range states {
-		lists |= m.ops[s].tag
-		sure |= m.ops[s].sure
+		lists |= m.states[s].tag
+		sure |= m.states[s].sure
 	}
 	return lists, sure
 }
 
-// symbols are the characters that lead to different places from p; all others do what symbolOther does.
-func (m *automaton) symbols(p point) []rune {
-	symbols := []rune{symbolOther, symbolSlash}
+// symbols are the characters after which p can lead to different places and self, whose states are those from base on, still
+// matches. A character that is not among them does what symbolOther does.
+func (m *automaton) symbols(p point, base int32) []rune {
+	symbols := make([]rune, 0, 16)
+	add := func(states []int32) {
+		for _, s := range states {
+			for _, edge := range m.states[s].chars {
+				if !slices.Contains(symbols, edge.r) {
+					symbols = append(symbols, edge.r)
+				}
+			}
+		}
+	}
+	first, _ := slices.BinarySearch(p.states, base)
+	self := p.states[first:]
+	wild, slash := false, false
+	for _, s := range self {
+		wild = wild || m.states[s].any != none || m.states[s].loop != loopNone
+		slash = slash || m.states[s].inner != none
+	}
+	if !wild {
+		add(self)
+		if slash && !slices.Contains(symbols, symbolSlash) {
+			symbols = append(symbols, symbolSlash)
+		}
+		return symbols
+	}
+	symbols = append(symbols, symbolOther, symbolSlash)
 	if p.place == atSlash || p.place == inDot {
 		symbols = append(symbols, '.')
 	}
-	for _, s := range p.states {
-		if o := m.ops[s]; o.code == opChar && !slices.Contains(symbols, o.r) {
-			symbols = append(symbols, o.r)
-		}
-	}
+	add(p.states)
 	return symbols
-}
-
-// takes reports whether a state with this op goes on at r, and how many states further.
-func (o op) takes(r rune) (ahead int32, ok bool) {
-	switch o.code {
-	case opChar:
-		return 1, o.r == r
-	case opAny:
-		return 1, r != symbolSlash && r != symbolHome
-	case opStar:
-		return 0, r != symbolSlash && r != symbolHome
-	case opEnter:
-		return 1, r == symbolSlash
-	case opInner:
-		return 0, r != symbolHome
-	}
-	return 0, false
-}
-
-// selfTakes reports whether one of the states of self, which are those from base on, goes on at r.
-func (m *automaton) selfTakes(states []int32, base int32, r rune) bool {
-	for i := len(states) - 1; i >= 0 && states[i] >= base; i-- {
-		if _, ok := m.ops[states[i]].takes(r); ok {
-			return true
-		}
-	}
-	return false
 }
 
 // step is the closed set of states after r.
 func (m *automaton) step(states []int32, r rune) []int32 {
 	var next []int32
+	inName := r != symbolSlash && r != symbolHome
 	for _, s := range states {
-		if ahead, ok := m.ops[s].takes(r); ok {
-			next = append(next, s+ahead)
+		from := &m.states[s]
+		for _, edge := range from.chars {
+			if edge.r == r {
+				next = append(next, edge.to)
+			}
+		}
+		if from.any != none && inName {
+			next = append(next, from.any)
+		}
+		if from.inner != none && r == symbolSlash {
+			next = append(next, from.inner)
+		}
+		if (from.loop == loopName && inName) || (from.loop == loopAll && r != symbolHome) {
+			next = append(next, s)
 		}
 	}
 	return m.close(next)
@@ -252,11 +320,12 @@ func (m *automaton) step(states []int32, r rune) []int32 {
 // close adds the states that are reached without taking a character, sorts, and removes duplicates.
 func (m *automaton) close(states []int32) []int32 {
 	for i := 0; i < len(states); i++ {
-		switch s := states[i]; m.ops[s].code {
-		case opStar, opInner:
-			states = append(states, s+1)
-		case opEnter:
-			states = append(states, s+2)
+		from := &m.states[states[i]]
+		if from.star != none {
+			states = append(states, from.star)
+		}
+		if from.after != none {
+			states = append(states, from.after)
 		}
 	}
 	slices.Sort(states)
@@ -296,9 +365,9 @@ func (m *automaton) example(points []point, at int) string {
 
 func (m *automaton) unusedCharacter() rune {
 	used := map[rune]bool{}
-	for _, o := range m.ops {
-		if o.code == opChar {
-			used[o.r] = true
+	for i := range m.states {
+		for _, edge := range m.states[i].chars {
+			used[edge.r] = true
 		}
 	}
 	for r := 'x'; r <= 'z'; r++ {

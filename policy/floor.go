@@ -95,11 +95,10 @@ func (f *Filesystem) cuts(rule FloorRule) (cuts []string, gone bool) {
 	if rule.Tree {
 		self = cleanPattern(self + "/**")
 	}
-	var denied automaton
-	denied.budget = searchBudget
+	denied := newAutomaton()
 	for _, l := range []list{listDeny, listApproval} {
 		for _, text := range f.patterns(l) {
-			one := automaton{budget: searchBudget}
+			one := newAutomaton()
 			one.add(text, 1)
 			_, found, ok := one.search(self, func(m mask) bool { return m != 0 }, nil)
 			if found || !ok {

@@ -25,7 +25,7 @@ const (
 // filesComparison compares two filesystem sections.
 type filesComparison struct {
 	outer, inner *Filesystem
-	both         automaton
+	both         *automaton
 	beyond       []Beyond
 }
 
@@ -36,7 +36,7 @@ func narrowFilesystem(outer, inner *Filesystem) (*Filesystem, []Beyond) {
 	case outer == nil:
 		return inner, nil
 	}
-	c := &filesComparison{outer: outer, inner: inner, both: automaton{budget: searchBudget}}
+	c := &filesComparison{outer: outer, inner: inner, both: newAutomaton()}
 	if rule, mixed := mixesHome(outer, inner); mixed {
 		return nil, []Beyond{{"filesystem", rule, unexpandedMixture}}
 	}
@@ -151,6 +151,9 @@ func surelyGranted(l list, sure mask) bool {
 // granted without asking. An outer rule must not be added as it is when it reaches paths that inner does not name at all:
 // there it would ask where inner refuses.
 func (c *filesComparison) carryApprovals() []string {
+	if len(c.outer.RequireApproval) == 0 {
+		return nil
+	}
 	var carried []string
 	carry := func(text string) {
 		carried = append(carried, text)
@@ -204,7 +207,7 @@ func sortedUnion(a, b []string) []string {
 // pathsIncluded lists the patterns of inner that reach a path which no pattern of outer matches.
 func pathsIncluded(section string, inner, outer []string) []Beyond {
 	var beyond []Beyond
-	m := automaton{budget: searchBudget}
+	m := newAutomaton()
 	for _, text := range outer {
 		m.add(text, listRead.bit())
 	}
