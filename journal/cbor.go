@@ -30,7 +30,7 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-var errEncoding = errors.New("not the deterministic encoding")
+var errEncoding = errors.New("not the expected map in deterministic encoding")
 
 // encode returns the deterministic encoding of a value of this package. All of them can be encoded.
 func encode(v any) []byte { return must(encoding.Marshal(v)) }

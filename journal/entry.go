@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/raypher/raypher/internal/cborscan"
 )
 
 // Type says what the payload of an entry is. Numbers are never reused; docs/protocol.md is the registry.
@@ -84,14 +86,26 @@ func (e Entry) Encode() ([]byte, error) {
 	return raw, nil
 }
 
-// Decode reads an entry. Types that this version does not know are kept, with their payload as it is.
+// Decode reads an entry. Types that this version does not know are kept, with their payload as it is. The payload points
+// into raw.
 func Decode(raw []byte) (Entry, error) {
-	var e Entry
-	if err := decodeStrict(raw, MaxEntrySize, &e); err != nil {
-		return Entry{}, fmt.Errorf("journal entry: %w", err)
+	if len(raw) > MaxEntrySize {
+		return Entry{}, fmt.Errorf("journal entry: %d bytes, the limit is %d", len(raw), MaxEntrySize)
 	}
-	if e.Type == 0 || e.Payload == nil {
-		return Entry{}, fmt.Errorf("journal entry: no type or no payload")
+	c := cborscan.New(raw)
+	var e Entry
+	c.Map(3)
+	c.Key(1)
+	e.Type = Type(c.Uint())
+	c.Key(2)
+	e.Time = c.Int()
+	c.Key(3)
+	e.Payload = c.Bytes()
+	if !c.End() {
+		return Entry{}, fmt.Errorf("journal entry: %w", errEncoding)
+	}
+	if e.Type == 0 {
+		return Entry{}, fmt.Errorf("journal entry: no type")
 	}
 	return e, nil
 }

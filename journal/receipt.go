@@ -3,6 +3,8 @@ package journal
 import (
 	"errors"
 	"fmt"
+
+	"github.com/raypher/raypher/internal/cborscan"
 )
 
 // Receipt proves that an entry lies at an index of the tree under a signed head.
@@ -16,8 +18,11 @@ type Receipt struct {
 // ErrInclusion means that the proof does not lead from the entry to the head.
 var ErrInclusion = errors.New("the inclusion proof does not lead to the signed root")
 
-// maxReceiptSize bounds an encoded receipt: 62 hashes and a head.
-const maxReceiptSize = 62*34 + MaxSignedHeadSize + 64
+// maxPath is the longest audit path: the depth of a tree of maxTreeSize. maxReceiptSize bounds an encoded receipt.
+const (
+	maxPath        = 62
+	maxReceiptSize = maxPath*34 + MaxSignedHeadSize + 64
+)
 
 // Encode returns the receipt as CBOR.
 func (r *Receipt) Encode() []byte {
@@ -28,16 +33,29 @@ func (r *Receipt) Encode() []byte {
 	return encode(&c)
 }
 
-// DecodeReceipt reads what Encode made. Nothing is verified.
+// DecodeReceipt reads what Encode made. Nothing is verified. SignedHead points into data.
 func DecodeReceipt(data []byte) (*Receipt, error) {
-	var r Receipt
-	if err := decodeStrict(data, maxReceiptSize, &r); err != nil {
-		return nil, fmt.Errorf("receipt: %w", err)
+	if len(data) > maxReceiptSize {
+		return nil, fmt.Errorf("receipt: %d bytes, the limit is %d", len(data), maxReceiptSize)
 	}
-	if r.Path == nil {
-		return nil, errors.New("receipt: no path")
+	c := cborscan.New(data)
+	r := new(Receipt)
+	c.Map(4)
+	c.Key(1)
+	c.Fixed(r.Epoch[:])
+	c.Key(2)
+	r.Index = c.Uint()
+	c.Key(3)
+	r.Path = make([]Hash, c.Array(maxPath))
+	for i := range r.Path {
+		c.Fixed(r.Path[i][:])
 	}
-	return &r, nil
+	c.Key(4)
+	r.SignedHead = c.Bytes()
+	if !c.End() {
+		return nil, fmt.Errorf("receipt: %w", errEncoding)
+	}
+	return r, nil
 }
 
 // Verify checks the head's signature and that the entry, as encoded, lies under it. It returns the head.

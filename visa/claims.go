@@ -50,6 +50,7 @@ import (
 
 	"github.com/fxamacker/cbor/v2"
 
+	"github.com/raypher/raypher/internal/cborscan"
 	"github.com/raypher/raypher/journal"
 )
 
@@ -120,11 +121,6 @@ var (
 		MaxMapPairs:       64,
 	}
 	lenient = must(options.DecMode()) // claims: keys that this version does not know are under the proof too
-	strict  = must(func() cbor.DecOptions {
-		o := options
-		o.ExtraReturnErrors = cbor.ExtraDecErrorUnknownField
-		return o
-	}().DecMode())
 )
 
 func must[T any](v T, err error) T {
@@ -210,39 +206,41 @@ func (c *Claims) check() error {
 // maxTime keeps sums of times within range: the year 9999.
 const maxTime = 253402300799
 
-// envelope is the outer form.
-type envelope struct {
-	Entry   []byte          `cbor:"1,keyasint"`
-	Receipt journal.Receipt `cbor:"2,keyasint"`
-}
-
 // Encode puts a visa together. The entry is the journal entry as encoded, the receipt proves it.
 func Encode(entry []byte, receipt *journal.Receipt) ([]byte, error) {
-	e := envelope{Entry: entry, Receipt: *receipt}
-	if e.Receipt.Path == nil {
-		e.Receipt.Path = []journal.Hash{}
+	proof := receipt.Encode()
+	data := make([]byte, 0, len(entry)+len(proof)+8)
+	data = append(data, 0xa2, 1) // a map of two pairs; key 1
+	data = appendBytes(data, entry)
+	data = append(append(data, 2), proof...)
+	if len(data) > MaxSize {
+		return nil, fmt.Errorf("visa: %d bytes, the limit is %d", len(data), MaxSize)
 	}
-	raw, err := encoding.Marshal(&e)
-	if err != nil {
-		return nil, fmt.Errorf("visa: %w", err)
+	return data, nil
+}
+
+// appendBytes appends a CBOR byte string of less than 64 KiB.
+func appendBytes(to, b []byte) []byte {
+	switch n := len(b); {
+	case n < 24:
+		to = append(to, 0x40|byte(n))
+	case n < 1<<8:
+		to = append(to, 0x58, byte(n))
+	default:
+		to = append(to, 0x59, byte(n>>8), byte(n))
 	}
-	if len(raw) > MaxSize {
-		return nil, fmt.Errorf("visa: %d bytes, the limit is %d", len(raw), MaxSize)
-	}
-	return raw, nil
+	return append(to, b...)
 }
 
 // Split takes a visa apart: the journal entry, the receipt and the claims, none of them verified.
 func Split(data []byte) (entry []byte, receipt *journal.Receipt, claims *Claims, err error) {
-	var e envelope
-	if err := decodeEnvelope(data, &e); err != nil {
+	if entry, receipt, err = open(bytes.Clone(data)); err != nil {
 		return nil, nil, nil, err
 	}
-	claims, err = claimsOf(e.Entry)
-	if err != nil {
+	if claims, err = claimsOf(entry); err != nil {
 		return nil, nil, nil, err
 	}
-	return e.Entry, &e.Receipt, claims, nil
+	return entry, receipt, claims, nil
 }
 
 // Read returns the claims of a visa without verifying anything: for display, and for whoever got the visa from the side
@@ -252,18 +250,24 @@ func Read(data []byte) (*Claims, error) {
 	return claims, err
 }
 
-func decodeEnvelope(data []byte, e *envelope) error {
+// open reads the outer form; what it returns points into data.
+func open(data []byte) (entry []byte, receipt *journal.Receipt, _ error) {
 	if len(data) == 0 || len(data) > MaxSize {
-		return fmt.Errorf("%w: %d bytes, expected 1 to %d", ErrMalformed, len(data), MaxSize)
+		return nil, nil, fmt.Errorf("%w: %d bytes, expected 1 to %d", ErrMalformed, len(data), MaxSize)
 	}
-	if err := strict.Unmarshal(data, e); err != nil {
-		return fmt.Errorf("%w: %v", ErrMalformed, err)
+	c := cborscan.New(data)
+	c.Map(2)
+	c.Key(1)
+	entry = c.Bytes()
+	c.Key(2)
+	if !c.OK() {
+		return nil, nil, fmt.Errorf("%w: not the expected map in deterministic encoding", ErrMalformed)
 	}
-	again, err := encoding.Marshal(e)
-	if err != nil || !bytes.Equal(again, data) {
-		return fmt.Errorf("%w: not the deterministic encoding", ErrMalformed)
+	receipt, err := journal.DecodeReceipt(c.Rest())
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %v", ErrMalformed, err)
 	}
-	return nil
+	return entry, receipt, nil
 }
 
 func claimsOf(entry []byte) (*Claims, error) {

@@ -53,7 +53,7 @@ type Verifier struct {
 
 	mu    sync.RWMutex
 	heads map[[32]byte]*journal.Head // by SHA-256 of the signed head's bytes: a cache of results, no replay key
-	order [knownHeads][32]byte       // ring of what is in heads; the oldest is at next once it is full
+	order [][32]byte                 // ring of what is in heads; the oldest is at next once it is full
 	next  int
 }
 
@@ -74,18 +74,18 @@ func (v *Verifier) Verify(data []byte) (*Claims, error) {
 	if len(o.Keys) == 0 {
 		return nil, fmt.Errorf("%w: no enclave key was given to check it with", ErrKey)
 	}
-	var e envelope
-	if err := decodeEnvelope(data, &e); err != nil {
-		return nil, err
-	}
-	head, err := v.head(e.Receipt.SignedHead)
+	entry, receipt, err := open(data)
 	if err != nil {
 		return nil, err
 	}
-	if err := e.Receipt.VerifyUnder(e.Entry, head); err != nil {
+	head, err := v.head(receipt.SignedHead)
+	if err != nil {
+		return nil, err
+	}
+	if err := receipt.VerifyUnder(entry, head); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrProof, err)
 	}
-	claims, err := claimsOf(e.Entry)
+	claims, err := claimsOf(entry)
 	if err != nil {
 		return nil, err
 	}
@@ -116,10 +116,14 @@ func (v *Verifier) head(signed []byte) (*journal.Head, error) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.heads[id] == nil {
+	switch {
+	case v.heads[id] != nil: // another caller was faster
+	case len(v.order) < knownHeads:
+		v.order, v.heads[id] = append(v.order, id), head
+	default:
 		delete(v.heads, v.order[v.next])
-		v.order[v.next], v.next = id, (v.next+1)%knownHeads
-		v.heads[id] = head
+		v.order[v.next], v.heads[id] = id, head
+		v.next = (v.next + 1) % knownHeads
 	}
 	return head, nil
 }
