@@ -1,0 +1,55 @@
+package main
+
+import (
+	"io"
+	"os"
+
+	"github.com/raypher/raypher/parent/doctor"
+	"github.com/raypher/raypher/parent/instance"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+func doctorCommand() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "doctor",
+		Short: "Say whether the guard can run on this host, what it holds here, and how to mend what is missing",
+		Long: `Look at kernel, cgroups, clock, accounts and daemon, and say of each what follows for agents and how to mend it. Root sees everything;
+any other user is told what could not be looked at. Exit code 0: the guard can run; 1: it cannot.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			paths, err := instance.FromEnvironment()
+			if err != nil {
+				return err
+			}
+			report := doctor.Interpret(doctor.Look(c.Context(), doctor.Places{
+				Socket:      paths.Socket,
+				State:       paths.State,
+				Journal:     paths.Journal,
+				Group:       instance.Group,
+				EnclaveUser: instance.EnclaveUser,
+			}))
+			if asJSON {
+				err = printJSON(c.OutOrStdout(), report)
+			} else {
+				err = report.Print(c.OutOrStdout(), hasColours(c.OutOrStdout()))
+			}
+			if err != nil {
+				return err
+			}
+			if !report.CanRun {
+				return &exitError{code: 1}
+			}
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+// hasColours says whether out is a terminal whose user did not ask for plain text (no-color.org).
+func hasColours(out io.Writer) bool {
+	file, ok := out.(*os.File)
+	return ok && term.IsTerminal(int(file.Fd())) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+}

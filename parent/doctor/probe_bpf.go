@@ -1,0 +1,175 @@
+package doctor
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// cgroupHooks are the attach points of the network guard. Every program here allows what it sees.
+var cgroupHooks = []struct {
+	hook   string
+	kind   ebpf.ProgramType
+	attach ebpf.AttachType
+}{
+	{"cgroup/connect4", ebpf.CGroupSockAddr, ebpf.AttachCGroupInet4Connect},
+	{"cgroup/connect6", ebpf.CGroupSockAddr, ebpf.AttachCGroupInet6Connect},
+	{"cgroup/sendmsg4", ebpf.CGroupSockAddr, ebpf.AttachCGroupUDP4Sendmsg},
+	{"cgroup/sendmsg6", ebpf.CGroupSockAddr, ebpf.AttachCGroupUDP6Sendmsg},
+	{"cgroup/recvmsg4", ebpf.CGroupSockAddr, ebpf.AttachCGroupUDP4Recvmsg},
+	{"cgroup/recvmsg6", ebpf.CGroupSockAddr, ebpf.AttachCGroupUDP6Recvmsg},
+	{"cgroup/sock_create", ebpf.CGroupSock, ebpf.AttachCGroupInetSockCreate},
+	{"cgroup_skb/ingress", ebpf.CGroupSKB, ebpf.AttachCGroupInetIngress},
+	{"cgroup_skb/egress", ebpf.CGroupSKB, ebpf.AttachCGroupInetEgress},
+}
+
+// returns is a program that does nothing but return value.
+func returns(kind ebpf.ProgramType, attach ebpf.AttachType, value int32) *ebpf.ProgramSpec {
+	return &ebpf.ProgramSpec{
+		Name:         "raypher_doctor",
+		Type:         kind,
+		AttachType:   attach,
+		License:      "Dual BSD/GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, value), asm.Return()},
+	}
+}
+
+// lookAtPrograms tries everything that needs privileges. A kernel's word on what it has is not enough: some name a feature
+// and refuse it, and some load a program and fail to attach it.
+func (f *Findings) lookAtPrograms() {
+	f.CgroupHooks = make([]HookProbe, 0, len(cgroupHooks))
+	if !f.privileged() {
+		for _, h := range cgroupHooks {
+			f.CgroupHooks = append(f.CgroupHooks, HookProbe{Hook: h.hook})
+		}
+		return
+	}
+	f.RingBuffer = Probed{true, tryRingBuffer()}
+	called, err := tryLSM()
+	f.BPFLSM, f.BPFLSMRuns = Probed{true, err}, called
+	f.TCX = Probed{true, tryTCX()}
+	f.lookAtCgroups()
+}
+
+func tryRingBuffer() error {
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "raypher_doctor", Type: ebpf.RingBuf, MaxEntries: uint32(os.Getpagesize())})
+	if err != nil {
+		return err
+	}
+	return m.Close()
+}
+
+// tryLSM attaches a program that counts its calls to file_open, opens a file, and says whether the program was called: without
+// bpf among the active modules the hook exists and is never reached.
+func tryLSM() (called bool, err error) {
+	counter, err := ebpf.NewMap(&ebpf.MapSpec{Name: "raypher_doctor", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1})
+	if err != nil {
+		return false, err
+	}
+	defer counter.Close()
+	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name:       "raypher_doctor",
+		Type:       ebpf.LSM,
+		AttachType: ebpf.AttachLSMMac,
+		AttachTo:   "file_open",
+		License:    "Dual BSD/GPL",
+		Instructions: asm.Instructions{
+			asm.LoadMapValue(asm.R1, counter.FD(), 0),
+			asm.Mov.Imm(asm.R2, 1),
+			asm.StoreXAdd(asm.R1, asm.R2, asm.DWord),
+			asm.Mov.Imm(asm.R0, 0),
+			asm.Return(),
+		},
+	})
+	if err != nil {
+		return false, err
+	}
+	defer program.Close()
+	l, err := link.AttachLSM(link.LSMOptions{Program: program})
+	if err != nil {
+		return false, err
+	}
+	defer l.Close()
+	file, err := os.Open(os.DevNull)
+	if err != nil {
+		return false, err
+	}
+	file.Close()
+	var count uint64
+	if err := counter.Lookup(uint32(0), &count); err != nil {
+		return false, err
+	}
+	return count > 0, nil
+}
+
+// tryTCX attaches to the loopback interface of a network namespace that lives as long as one thread.
+func tryTCX() error {
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlock: the thread ends with this goroutine, and the namespace with it
+		result <- func() error {
+			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+				return fmt.Errorf("make a network namespace: %w", err)
+			}
+			program, err := ebpf.NewProgram(returns(ebpf.SchedCLS, ebpf.AttachTCXEgress, -1)) // TCX_NEXT
+			if err != nil {
+				return err
+			}
+			defer program.Close()
+			const loopback = 1 // the first interface of every namespace
+			l, err := link.AttachTCX(link.TCXOptions{Interface: loopback, Program: program, Attach: ebpf.AttachTCXEgress})
+			if err != nil {
+				return err
+			}
+			return l.Close()
+		}()
+	}()
+	return <-result
+}
+
+// lookAtCgroups makes a cgroup without members, attaches to it, and removes it.
+func (f *Findings) lookAtCgroups() {
+	if f.Cgroup2 == "" {
+		return
+	}
+	var id [6]byte
+	if _, err := rand.Read(id[:]); err != nil {
+		return
+	}
+	dir := filepath.Join(f.Cgroup2, "raypher-doctor-"+hex.EncodeToString(id[:]))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		f.MakeCgroup = Probed{true, err}
+		return
+	}
+	has := func(file string) bool {
+		_, err := os.Stat(filepath.Join(dir, file))
+		return err == nil
+	}
+	f.CgroupFreeze, f.CgroupKill = has("cgroup.freeze"), has("cgroup.kill")
+	for _, h := range cgroupHooks {
+		f.CgroupHooks = append(f.CgroupHooks, HookProbe{h.hook, Probed{true, tryCgroup(dir, h.kind, h.attach)}})
+	}
+	f.ConnectUnix = Probed{true, tryCgroup(dir, ebpf.CGroupSockAddr, ebpf.AttachCgroupUnixConnect)}
+	f.MakeCgroup = Probed{true, os.Remove(dir)}
+}
+
+func tryCgroup(dir string, kind ebpf.ProgramType, attach ebpf.AttachType) error {
+	program, err := ebpf.NewProgram(returns(kind, attach, 1))
+	if err != nil {
+		return fmt.Errorf("load: %w", err)
+	}
+	defer program.Close()
+	l, err := link.AttachCgroup(link.CgroupOptions{Path: dir, Attach: attach, Program: program})
+	if err != nil {
+		return fmt.Errorf("attach: %w", err)
+	}
+	return l.Close()
+}
