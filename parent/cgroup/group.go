@@ -85,6 +85,18 @@ func (g *Group) Add(pid int) error {
 	return nil
 }
 
+// Evict moves every process of the group out of it, to the top of the hierarchy: for one that got in by mistake.
+func (g *Group) Evict() error {
+	pids, err := g.Processes()
+	for _, pid := range pids {
+		moved := write(filepath.Join(g.parent.mounts.Unified, "cgroup.procs"), strconv.Itoa(pid))
+		if moved != nil && !errors.Is(moved, unix.ESRCH) {
+			err = errors.Join(err, fmt.Errorf("moving process %d out of agent %s: %w", pid, g.id, moved))
+		}
+	}
+	return err
+}
+
 // Processes lists the pids in the group and below it.
 func (g *Group) Processes() ([]int, error) {
 	var pids []int

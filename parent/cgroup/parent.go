@@ -85,6 +85,17 @@ func (p *Parent) Contains(pid int) (agent string, inside bool, err error) {
 	return agent, true, nil
 }
 
+// Governed says whether a process is inside an agent of any instance on this host: all of them name their folder `raypher` or
+// `raypher-` and more.
+func (p *Parent) Governed(pid int) (bool, error) {
+	path, err := Of(pid)
+	if err != nil {
+		return false, err
+	}
+	first, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(path, p.mounts.UnifiedRoot), "/"), "/")
+	return first == "raypher" || strings.HasPrefix(first, "raypher-"), nil
+}
+
 // Agents lists the names of the folders of agents, also of those that an earlier raypherd left.
 func (p *Parent) Agents() ([]string, error) {
 	entries, err := os.ReadDir(p.path)

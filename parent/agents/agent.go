@@ -1,0 +1,157 @@
+package agents
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/raypher/raypher/parent/agents/task"
+	"github.com/raypher/raypher/parent/cgroup"
+	"github.com/raypher/raypher/policy"
+	parentv1 "github.com/raypher/raypher/proto/parent/v1"
+)
+
+// State is where an agent is in its life.
+type State string
+
+// The states; life.go tells how they follow each other.
+const (
+	Launching State = "launching" // granted and in its cgroup, its program is not yet executed
+	Running   State = "running"
+	Waiting   State = "waiting" // adopted after a restart of raypherd, its warden has not come back yet
+	Ending    State = "ending"  // killed, its last process is not yet gone
+)
+
+// Agent is one agent. Its exported methods may be called from several goroutines.
+type Agent struct {
+	host  *Host
+	group *cgroup.Group
+
+	// What the launch fixed. Nothing below changes until `mu`.
+	id           string
+	subject      string // SPIFFE ID
+	namespace    string
+	name         string
+	uid          uint32
+	user         string
+	home         string // from the user database, asserted to the enclave
+	policyHome   string // $HOME of the caller: what ~ means in policy and intents
+	program      string
+	argv         []string
+	runnerPID    int
+	digest       []byte // SHA-256 of the program
+	asked        []byte // the policy as asked, canonical, ~ expanded
+	manifest     []byte // the manifest's permissions, the same; nil: none
+	sourceHash   []byte // of the policy before ~ was expanded
+	confirmation []byte // cnf
+	secretHash   []byte // SHA-256 of what the warden must show when it reattaches
+	launchPermit *policy.Policy
+	notes        []string
+	development  bool
+	tier         string
+	started      time.Time
+
+	stops   chan string     // why to end it; one slot, the first reason counts
+	narrows chan *narrowing // from RequestVisa
+	lines   chan lineChange // the warden came or went
+	begun   chan struct{}   // the warden said Started; one slot
+	gone    chan struct{}   // closed when nothing of the agent is left
+	blocked atomic.Uint64   // refused actions
+
+	mu     sync.Mutex
+	state  State
+	closed bool // its visa ended and is not renewed yet
+	grant  grant
+	warden *task.Task
+	line   *outbox // to the warden; nil: it is not connected
+}
+
+// grant is what an agent may do now.
+type grant struct {
+	visa       []byte
+	visaID     []byte // cti
+	policyHash []byte
+	permit     *policy.Policy
+	intent     []byte // canonical, what the guard follows; nil: the whole permit of the launch
+	expires    int64  // seconds since the Unix epoch, from the visa
+	lifetime   time.Duration
+	deadline   int64 // CLOCK_BOOTTIME, from the start of the request
+}
+
+// ID is the agent's id, unique on this host.
+func (a *Agent) ID() string { return a.id }
+
+// Subject is the agent's SPIFFE ID.
+func (a *Agent) Subject() string { return a.subject }
+
+// Gone is closed when nothing of the agent is left.
+func (a *Agent) Gone() <-chan struct{} { return a.gone }
+
+// Permit is what the agent may do now.
+func (a *Agent) Permit() *policy.Policy { return a.current().permit }
+
+// CgroupID is the id by which the kernel knows the agent.
+func (a *Agent) CgroupID() uint64 { return a.group.ID() }
+
+func (a *Agent) current() grant {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.grant
+}
+
+func (a *Agent) setState(s State) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.state = s
+}
+
+func (a *Agent) wardenTask() *task.Task {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.warden
+}
+
+// Identity answers Whoami.
+func (a *Agent) Identity() *parentv1.Identity {
+	g := a.current()
+	return &parentv1.Identity{
+		AgentId: a.id, Subject: a.subject, Tier: a.tier, PolicyHash: g.policyHash,
+		ExpiresUnix: g.expires, Permit: g.permit.Canonical(),
+	}
+}
+
+// Status says how the agent is, for the operator.
+func (a *Agent) Status() *parentv1.AgentStatus {
+	a.mu.Lock()
+	g, word, closed := a.grant, string(a.state), a.closed
+	a.mu.Unlock()
+	switch {
+	case word == string(Ending):
+	case closed:
+		word = "closed"
+	case a.group.Frozen():
+		word = "frozen"
+	}
+	pids, _ := a.group.Processes() // an agent that just ended has none
+	return &parentv1.AgentStatus{
+		AgentId: a.id, Subject: a.subject, Uid: a.uid, Program: a.program,
+		StartedUnix: a.started.Unix(), ExpiresUnix: g.expires, Processes: uint32(len(pids)),
+		Blocked: a.blocked.Load(), State: word, Mode: string(mode(g.permit)),
+	}
+}
+
+// mode is the mode in force; a policy that names none is enforced.
+func mode(p *policy.Policy) policy.Mode {
+	if p.Mode == "" {
+		return policy.Enforce
+	}
+	return p.Mode
+}
+
+// stop asks the owner to end the agent; only the first reason counts.
+func (a *Agent) stop(reason string) {
+	select {
+	case a.stops <- reason:
+	default:
+	}
+}

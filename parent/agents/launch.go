@@ -1,0 +1,351 @@
+package agents
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os/user"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/raypher/raypher/manifest"
+	"github.com/raypher/raypher/parent/agents/task"
+	"github.com/raypher/raypher/parent/cgroup"
+	"github.com/raypher/raypher/parent/guard/net"
+	"github.com/raypher/raypher/policy"
+	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
+	parentv1 "github.com/raypher/raypher/proto/parent/v1"
+	"github.com/raypher/raypher/visa"
+)
+
+// Caller is the process at the other end of a unix socket.
+type Caller struct {
+	Task   *task.Task
+	UID    uint32
+	Groups []uint32
+}
+
+// defaultNamespace is the namespace of a policy that names none.
+const defaultNamespace = "default"
+
+// maxName bounds an agent's name, in bytes.
+const maxName = 63
+
+// Launch makes an agent out of the runner that l names: after it the runner is inside, the guard is armed, and the runner may
+// take its floor and execute the program. The caller is the agent's warden from then on; it is told the secret, which it shows
+// when it reattaches. On an error nothing is left behind and the runner is where it was.
+func (h *Host) Launch(ctx context.Context, caller Caller, l *parentv1.Launch) (a *Agent, secret []byte, err error) {
+	begun := boottime()
+	runner, id, err := h.checkCaller(caller, l)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer runner.Close()
+	if err := h.reserve(id.UID); err != nil {
+		return nil, nil, err
+	}
+	defer h.release(id.UID)
+	if a, err = h.describe(l, id.UID); err != nil {
+		return nil, nil, err
+	}
+	if err := h.readRules(a, l); err != nil {
+		return nil, nil, err
+	}
+	program, err := runner.OpenFile(int(l.ProgramFd))
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: the program: %w", ErrInvalid, err)
+	}
+	a.digest, err = h.digests.of(program)
+	program.Close()
+	if err != nil {
+		return nil, nil, err
+	}
+	g, reply, err := a.mint(ctx, begun, nil, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := h.fix(ctx, a, g, reply); err != nil {
+		return nil, nil, err
+	}
+	secret = make([]byte, 32)
+	rand.Read(secret)
+	hash := sha256.Sum256(secret)
+	a.secretHash = hash[:]
+	if err := h.install(a, caller, runner); err != nil {
+		return nil, nil, err
+	}
+	return a, secret, nil
+}
+
+// checkCaller says whether the warden may make an agent of the runner: neither may be governed already, and the runner must
+// run as the warden does, unless that is root.
+func (h *Host) checkCaller(caller Caller, l *parentv1.Launch) (*task.Task, task.Identity, error) {
+	fail := func(format string, args ...any) (*task.Task, task.Identity, error) {
+		return nil, task.Identity{}, fmt.Errorf("%w: launch: "+format, append([]any{ErrNotAllowed}, args...)...)
+	}
+	kind, _, err := h.Whose(caller.Task)
+	if err != nil {
+		return fail("%w", err)
+	}
+	if kind != Outside {
+		return fail("process %d belongs to an agent: an agent cannot start another one", caller.Task.PID())
+	}
+	if int(l.RunnerPid) <= 1 || int(l.RunnerPid) == caller.Task.PID() {
+		return fail("process %d cannot become an agent", l.RunnerPid)
+	}
+	runner, err := task.Open(int(l.RunnerPid))
+	if err != nil {
+		return fail("%w", err)
+	}
+	kind, _, err = h.Whose(runner)
+	if err == nil && kind != Outside {
+		err = fmt.Errorf("process %d belongs to an agent already", runner.PID())
+	}
+	var id task.Identity
+	if err == nil {
+		id, err = runner.Identity()
+	}
+	if err == nil && caller.UID != 0 && caller.UID != id.UID {
+		err = fmt.Errorf("process %d runs as user %d, you are user %d", runner.PID(), id.UID, caller.UID)
+	}
+	if err != nil {
+		runner.Close()
+		return fail("%w", err)
+	}
+	return runner, id, nil
+}
+
+// describe begins an agent with what needs no reading of rules.
+func (h *Host) describe(l *parentv1.Launch, uid uint32) (*Agent, error) {
+	if _, err := visa.ParseConfirmationKey(l.ConfirmationKey); err != nil {
+		return nil, fmt.Errorf("%w: launch: the warden's key: %w", ErrInvalid, err)
+	}
+	if !filepath.IsAbs(l.Program) || !filepath.IsAbs(l.Home) {
+		return nil, fmt.Errorf("%w: launch: program %.200q and home %.200q must be absolute paths", ErrInvalid, l.Program, l.Home)
+	}
+	random := make([]byte, 6)
+	rand.Read(random)
+	a := &Agent{
+		host: h, id: hex.EncodeToString(random),
+		name: agentName(l), uid: uid,
+		policyHome: filepath.Clean(l.Home), program: l.Program, argv: l.Argv, runnerPID: int(l.RunnerPid),
+		confirmation: l.ConfirmationKey,
+		started:      time.Now(),
+	}
+	a.user, a.home = "uid-"+strconv.Itoa(int(uid)), "/nonexistent"
+	if u, err := user.LookupId(strconv.Itoa(int(uid))); err == nil {
+		a.user, a.home = u.Username, filepath.Clean("/"+u.HomeDir)
+	}
+	return a, nil
+}
+
+var notInNames = regexp.MustCompile(`[^A-Za-z0-9._-]+`)
+
+// agentName is the name under which the agent appears in its SPIFFE ID, whose path segments take letters, digits, dot,
+// dash and underscore (SPIFFE-ID, section 2.2).
+func agentName(l *parentv1.Launch) string {
+	name := l.Name
+	if name == "" {
+		name = filepath.Base(l.Program)
+	}
+	name = notInNames.ReplaceAllString(name, "-")
+	if len(name) > maxName {
+		name = name[:maxName]
+	}
+	if strings.Trim(name, ".-") == "" {
+		return "agent"
+	}
+	return name
+}
+
+// readRules reads policy and manifest. What the enclave is asked for is their canonical form; the inclusion is checked here
+// too, so that an excess is listed even when no enclave answers.
+func (h *Host) readRules(a *Agent, l *parentv1.Launch) error {
+	source, name := l.Policy, l.PolicyPath
+	if len(source) == 0 {
+		source, name = h.options.Policy, h.options.PolicyPath
+	}
+	if len(source) == 0 {
+		return fmt.Errorf("%w: launch: no policy: give one with --policy, or lay down %s for this host", ErrInvalid, h.options.PolicyPath)
+	}
+	written, err := policy.Parse(name, source)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	if l.DryRun || h.options.DryRun {
+		audit := *written
+		audit.Mode = policy.Audit
+		written = &audit
+	}
+	a.namespace = written.Namespace
+	if a.namespace == "" {
+		a.namespace = defaultNamespace
+	}
+	hash := written.Hash()
+	a.sourceHash = hash[:]
+	asked, err := written.Expand(a.policyHome)
+	if err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrInvalid, name, err)
+	}
+	a.asked = asked.Canonical()
+	if len(l.Manifest) == 0 {
+		return nil
+	}
+	permissions, err := h.readManifest(a, l)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	if _, err := policy.Narrow(asked, permissions); err != nil {
+		return fmt.Errorf("%w: %s asks for more than %s: %w", ErrInvalid, l.ManifestPath, name, err)
+	}
+	a.manifest = permissions.Canonical()
+	return nil
+}
+
+func (h *Host) readManifest(a *Agent, l *parentv1.Launch) (*policy.Policy, error) {
+	if !filepath.IsAbs(l.ManifestPath) {
+		return nil, fmt.Errorf("manifest %q: its path must be absolute", l.ManifestPath)
+	}
+	folder := l.ManifestSigners
+	if folder == "" {
+		folder = h.options.Signers
+	}
+	m, err := manifest.ParseFile(l.ManifestPath, l.Manifest)
+	if err != nil {
+		return nil, err
+	}
+	signers, err := manifest.LoadSigners(folder)
+	if err != nil {
+		return nil, err
+	}
+	root := filepath.Dir(l.ManifestPath)
+	if err := errors.Join(m.Verify(signers), m.VerifyFiles(root)); err != nil {
+		return nil, fmt.Errorf("%s: %w", l.ManifestPath, err)
+	}
+	permissions, err := m.Permissions(root)
+	if err != nil {
+		return nil, err
+	}
+	return permissions.Expand(a.policyHome)
+}
+
+// mint asks the enclave for a visa on an intent within the agent's policy and manifest; nil: on all of it.
+func (a *Agent) mint(ctx context.Context, begun int64, intent []byte, asked *parentv1.RequestVisaRequest) (grant, *enclavev1.MintReply, error) {
+	request := &enclavev1.MintRequest{
+		Policy: a.asked, Manifest: a.manifest, Intent: intent, PolicySourceHash: a.sourceHash,
+		Namespace: a.namespace, Name: a.name, ConfirmationKey: a.confirmation,
+		Asserted: &enclavev1.Asserted{
+			AgentId: a.id, Uid: a.uid, User: a.user, Home: a.home, Pid: int32(a.runnerPID),
+			BinarySha256: a.digest, Backend: a.host.options.Backend, Host: a.host.options.Hostname,
+		},
+	}
+	if asked != nil {
+		request.Audience, request.Nonce, request.TtlSeconds = asked.Audience, asked.Nonce, asked.TtlSeconds
+	}
+	reply, err := a.host.options.Enclave.Mint(ctx, request)
+	if err != nil {
+		return grant{}, nil, fmt.Errorf("%w: %w", ErrEnclave, err)
+	}
+	permit, err := policy.ParseCanonical(reply.Permit)
+	if err != nil {
+		return grant{}, nil, fmt.Errorf("%w: its permit cannot be read: %w", ErrEnclave, err)
+	}
+	claims, err := visa.Read(reply.Visa)
+	if err != nil {
+		return grant{}, nil, fmt.Errorf("%w: its visa cannot be read: %w", ErrEnclave, err)
+	}
+	lifetime := time.Duration(reply.LifetimeSeconds) * time.Second
+	return grant{
+		visa: reply.Visa, visaID: claims.ID, policyHash: reply.PolicyHash, permit: permit, intent: intent,
+		expires: reply.ExpiresUnix, lifetime: lifetime, deadline: begun + int64(lifetime),
+	}, reply, nil
+}
+
+// fix completes the agent with what the enclave said.
+func (h *Host) fix(ctx context.Context, a *Agent, g grant, reply *enclavev1.MintReply) error {
+	claims, err := visa.Read(reply.Visa)
+	if err != nil {
+		return fmt.Errorf("%w: its visa cannot be read: %w", ErrEnclave, err)
+	}
+	description, err := h.options.Enclave.Describe(ctx)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrEnclave, err)
+	}
+	a.subject, a.tier, a.development = claims.Subject, claims.Tier, description.Development
+	a.grant, a.launchPermit = g, g.permit
+	a.notes = append(h.options.Cgroups.Notes(limits(g.permit)), h.options.Notes...)
+	return nil
+}
+
+// limits are what the cgroup holds of a permit.
+func limits(p *policy.Policy) cgroup.Limits {
+	var l cgroup.Limits
+	if r := p.Resources; r != nil {
+		if r.MaxMemoryMB != nil {
+			l.MemoryBytes = min(*r.MaxMemoryMB, 1<<40) << 20
+		}
+		if r.MaxProcesses != nil {
+			l.Tasks = *r.MaxProcesses
+		}
+	}
+	return l
+}
+
+// install puts the agent into the kernel. The runner moves last: from then on it is governed.
+func (h *Host) install(a *Agent, caller Caller, runner *task.Task) (err error) {
+	if a.group, err = h.options.Cgroups.Create(a.id, limits(a.launchPermit), int(a.uid)); err != nil {
+		return err
+	}
+	undo := []func() error{a.group.Remove}
+	defer func() {
+		for i := len(undo) - 1; err != nil && i >= 0; i-- {
+			err = errors.Join(err, undo[i]())
+		}
+	}()
+	err = h.options.Guard.Arm(netguard.Agent{
+		CgroupID: a.group.ID(), Network: a.grant.permit.Network, Mode: mode(a.grant.permit), Deadline: a.grant.deadline,
+	})
+	if err != nil {
+		return fmt.Errorf("arming the network guard: %w", err)
+	}
+	undo = append(undo, func() error { return h.options.Guard.Disarm(a.group.ID()) })
+	if err := a.become(caller); err != nil {
+		return err
+	}
+	undo = append(undo, a.forget)
+	if r := a.launchPermit.Resources; r != nil && r.MaxFDs != nil {
+		if err := runner.LimitFiles(*r.MaxFDs); err != nil {
+			return err
+		}
+	}
+	if err := h.move(a, runner); err != nil {
+		return err
+	}
+	empty, err := a.group.Empty()
+	if err != nil {
+		return errors.Join(err, a.group.Kill())
+	}
+	a.start(empty)
+	return nil
+}
+
+// move puts the runner inside. If it ended in that moment and its pid was given to another process, that one is put back.
+func (h *Host) move(a *Agent, runner *task.Task) error {
+	if !runner.Alive() {
+		return fmt.Errorf("%w: launch: process %d: %w", ErrInvalid, runner.PID(), task.ErrGone)
+	}
+	if err := a.group.Add(runner.PID()); err != nil {
+		return err
+	}
+	if !runner.Alive() {
+		err := fmt.Errorf("%w: launch: process %d: %w", ErrInvalid, runner.PID(), task.ErrGone)
+		return errors.Join(err, a.group.Evict())
+	}
+	return nil
+}

@@ -1,0 +1,95 @@
+package agents
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/raypher/raypher/policy"
+	parentv1 "github.com/raypher/raypher/proto/parent/v1"
+)
+
+// maxIntent bounds an intent, in bytes.
+const maxIntent = 256 << 10
+
+// narrowing asks the owner to let the guard follow a grant.
+type narrowing struct {
+	grant grant
+	done  chan error // one slot
+}
+
+// RequestVisa grants a visa on an intent within the permit of the launch; empty: on the whole of it. If asked, the guard
+// follows: kernel and warden then hold the agent to the intent, until the next request that the guard follows.
+func (a *Agent) RequestVisa(ctx context.Context, r *parentv1.RequestVisaRequest) (*parentv1.VisaReply, error) {
+	begun := boottime()
+	intent, err := a.readIntent(r.Intent)
+	if err != nil {
+		return nil, err
+	}
+	g, reply, err := a.mint(ctx, begun, intent, r)
+	if err != nil {
+		return nil, err
+	}
+	answer := &parentv1.VisaReply{Visa: reply.Visa, Permit: reply.Permit, ExpiresUnix: reply.ExpiresUnix}
+	if !r.GuardFollows {
+		return answer, nil
+	}
+	n := &narrowing{grant: g, done: make(chan error, 1)}
+	select {
+	case a.narrows <- n:
+		// The owner answers each narrowing that it took.
+		if err := <-n.done; err != nil {
+			return nil, err
+		}
+		return answer, nil
+	case <-a.gone:
+		return nil, fmt.Errorf("agent %s: %w", a.id, ErrNoAgent)
+	case <-a.host.ctx.Done():
+		return nil, fmt.Errorf("agent %s: raypherd ends", a.id)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// readIntent returns the intent's canonical form, ~ expanded; nil for the whole permit.
+func (a *Agent) readIntent(text []byte) ([]byte, error) {
+	if len(text) == 0 {
+		return nil, nil
+	}
+	if len(text) > maxIntent {
+		return nil, fmt.Errorf("%w: intent: %d bytes, at most %d", ErrInvalid, len(text), maxIntent)
+	}
+	written, err := policy.Parse("intent", text)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	intent, err := written.Expand(a.policyHome)
+	if err != nil {
+		return nil, fmt.Errorf("%w: intent: %w", ErrInvalid, err)
+	}
+	if _, err := policy.Narrow(a.launchPermit, intent); err != nil {
+		return nil, fmt.Errorf("%w: the intent is beyond what this run was granted: %w", ErrInvalid, err)
+	}
+	return intent.Canonical(), nil
+}
+
+// narrow lets the guard follow, the kernel first: in between the agent has the smaller of both.
+func (o *owner) narrow(n *narrowing) error {
+	if o.state != Running {
+		return fmt.Errorf("agent %s is %s: the guard cannot follow now", o.id, o.state)
+	}
+	if o.line == nil {
+		return fmt.Errorf("agent %s: its warden is not connected: the guard cannot follow now, try again", o.id)
+	}
+	if err := o.host.options.Guard.Replace(o.group.ID(), n.grant.permit.Network); err != nil {
+		return fmt.Errorf("network guard: %w", err)
+	}
+	if err := o.host.options.Guard.Renew(o.group.ID(), n.grant.deadline); err != nil {
+		return fmt.Errorf("network guard: %w", err)
+	}
+	o.take(n.grant)
+	o.tell(&parentv1.ParentMessage{Message: &parentv1.ParentMessage_Narrowed{Narrowed: &parentv1.Narrowed{
+		Permit: n.grant.permit.Canonical(), Visa: n.grant.visa,
+		ExpiresUnix: n.grant.expires, ExpiresBoottimeNs: n.grant.deadline,
+	}}})
+	return nil
+}

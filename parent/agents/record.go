@@ -1,0 +1,188 @@
+package agents
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/raypher/raypher/parent/agents/task"
+	"github.com/raypher/raypher/policy"
+)
+
+// record is what is kept of an agent for the next raypherd, in a file of the run folder that root alone may read. It holds no
+// secret: of the one that the warden shows there is only the hash.
+type record struct {
+	Boot         string // boot id: the clock and the cgroup ids below mean nothing after a reboot
+	ID           string
+	Subject      string
+	Namespace    string
+	Name         string
+	UID          uint32
+	User         string
+	Home         string
+	PolicyHome   string
+	Program      string
+	Argv         []string
+	RunnerPID    int
+	Digest       []byte
+	Asked        []byte
+	Manifest     []byte
+	SourceHash   []byte
+	Confirmation []byte
+	SecretHash   []byte
+	LaunchPermit []byte
+	Notes        []string
+	Development  bool
+	Tier         string
+	Started      time.Time
+	CgroupID     uint64
+	Begun        bool // the warden said Started
+	Blocked      uint64
+
+	WardenPID     int
+	WardenStarted uint64 // clock ticks since boot
+
+	Visa            []byte
+	VisaID          []byte
+	PolicyHash      []byte
+	Permit          []byte
+	Intent          []byte
+	ExpiresUnix     int64
+	LifetimeSeconds int64
+	Deadline        int64
+}
+
+const recordSuffix = ".json"
+
+// bootID names this run of the kernel.
+func bootID() (string, error) {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("boot id: %w", err)
+	}
+	return strings.TrimSpace(string(id)), nil
+}
+
+func (a *Agent) recordPath() string {
+	return filepath.Join(a.host.options.Paths.Records, a.id+recordSuffix)
+}
+
+// save writes the record in one step: a reader finds the old one or the new one, whole.
+func (a *Agent) save() error {
+	boot, err := bootID()
+	if err != nil {
+		return err
+	}
+	warden, err := a.wardenTask().Identity()
+	if err != nil {
+		return fmt.Errorf("record of agent %s: the warden: %w", a.id, err)
+	}
+	a.mu.Lock()
+	r := record{
+		Boot: boot, ID: a.id, Subject: a.subject, Namespace: a.namespace, Name: a.name,
+		UID: a.uid, User: a.user, Home: a.home, PolicyHome: a.policyHome,
+		Program: a.program, Argv: a.argv, RunnerPID: a.runnerPID, Digest: a.digest,
+		Asked: a.asked, Manifest: a.manifest, SourceHash: a.sourceHash,
+		Confirmation: a.confirmation, SecretHash: a.secretHash, LaunchPermit: a.launchPermit.Canonical(),
+		Notes: a.notes, Development: a.development, Tier: a.tier, Started: a.started,
+		CgroupID: a.group.ID(), Begun: a.state != Launching, Blocked: a.blocked.Load(),
+		WardenPID: a.warden.PID(), WardenStarted: warden.Started,
+		Visa: a.grant.visa, VisaID: a.grant.visaID, PolicyHash: a.grant.policyHash,
+		Permit: a.grant.permit.Canonical(), Intent: a.grant.intent,
+		ExpiresUnix: a.grant.expires, LifetimeSeconds: int64(a.grant.lifetime / time.Second), Deadline: a.grant.deadline,
+	}
+	a.mu.Unlock()
+	content, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("record of agent %s: %w", a.id, err)
+	}
+	temporary := a.recordPath() + ".new"
+	err = os.WriteFile(temporary, content, 0o600)
+	if err == nil {
+		err = os.Rename(temporary, a.recordPath())
+	}
+	if err != nil {
+		return fmt.Errorf("record of agent %s: %w", a.id, err)
+	}
+	return nil
+}
+
+// forget removes the record.
+func (a *Agent) forget() error {
+	if err := os.Remove(a.recordPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("record of agent %s: %w", a.id, err)
+	}
+	return nil
+}
+
+// readRecords returns the records of the folder. A file that is none is left where it is and said.
+func readRecords(folder string) (records []record, problems error) {
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return nil, fmt.Errorf("records of agents: %w", err)
+	}
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), recordSuffix) {
+			continue
+		}
+		var r record
+		content, err := os.ReadFile(filepath.Join(folder, e.Name()))
+		if err == nil {
+			err = json.Unmarshal(content, &r)
+		}
+		if err == nil && r.ID+recordSuffix != e.Name() {
+			err = errors.New("it names another agent")
+		}
+		if err != nil {
+			problems = errors.Join(problems, fmt.Errorf("record %s: %w", e.Name(), err))
+			continue
+		}
+		records = append(records, r)
+	}
+	return records, problems
+}
+
+// revive makes an agent of a record. Its cgroup must still be the same one; its warden must live.
+func (h *Host) revive(r *record) (*Agent, error) {
+	a := &Agent{
+		host: h, id: r.ID, subject: r.Subject, namespace: r.Namespace, name: r.Name,
+		uid: r.UID, user: r.User, home: r.Home, policyHome: r.PolicyHome,
+		program: r.Program, argv: r.Argv, runnerPID: r.RunnerPID, digest: r.Digest,
+		asked: r.Asked, manifest: r.Manifest, sourceHash: r.SourceHash,
+		confirmation: r.Confirmation, secretHash: r.SecretHash,
+		notes: r.Notes, development: r.Development, tier: r.Tier, started: r.Started,
+		state: Waiting,
+	}
+	a.blocked.Store(r.Blocked)
+	var err error
+	if a.launchPermit, err = policy.ParseCanonical(r.LaunchPermit); err != nil {
+		return nil, fmt.Errorf("its permit: %w", err)
+	}
+	a.grant = grant{
+		visa: r.Visa, visaID: r.VisaID, policyHash: r.PolicyHash, intent: r.Intent, expires: r.ExpiresUnix,
+		lifetime: time.Duration(r.LifetimeSeconds) * time.Second, deadline: r.Deadline,
+	}
+	if a.grant.permit, err = policy.ParseCanonical(r.Permit); err != nil {
+		return nil, fmt.Errorf("its permit: %w", err)
+	}
+	if a.warden, err = task.Open(r.WardenPID); err != nil {
+		return nil, fmt.Errorf("its warden: %w", err)
+	}
+	id, err := a.warden.Identity()
+	if err == nil && id.Started != r.WardenStarted {
+		err = task.ErrGone
+	}
+	if err == nil && !r.Begun {
+		err = errors.New("it had not begun")
+	}
+	if err != nil {
+		a.warden.Close()
+		return nil, fmt.Errorf("its warden: %w", err)
+	}
+	return a, nil
+}

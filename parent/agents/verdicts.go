@@ -1,0 +1,146 @@
+package agents
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/raypher/raypher/journal"
+	"github.com/raypher/raypher/parent/dns"
+	"github.com/raypher/raypher/parent/guard/net"
+	"github.com/raypher/raypher/policy"
+	parentv1 "github.com/raypher/raypher/proto/parent/v1"
+)
+
+// maxSkew is how far the time of a warden's verdict may lie from now; beyond it the verdict gets the time of its arrival.
+const maxSkew = time.Minute
+
+// Report takes a verdict that the warden came to. Which agent it belongs to is not the warden's to say.
+func (a *Agent) Report(encoded []byte) error {
+	v, err := journal.DecodeVerdict(encoded)
+	if err != nil {
+		a.host.options.Events.Lost(a.id, 1)
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	now := time.Now()
+	if skew := now.Sub(time.Unix(0, v.Time)); skew > maxSkew || skew < -maxSkew {
+		v.Time = now.UnixNano()
+	}
+	a.record(v, nil)
+	return nil
+}
+
+// Count adds what an agent in mode permissive did: calls by operation.
+func (a *Agent) Count(byOperation map[string]uint64) {
+	const maxOperations = 64
+	if len(byOperation) > maxOperations {
+		return
+	}
+	for operation, n := range byOperation {
+		if len(operation) <= maxName {
+			a.host.options.Events.Count("permissive_"+operation, n)
+		}
+	}
+}
+
+// record stamps a verdict with its agent, passes it on, and ends the agent where its policy says so.
+func (a *Agent) record(v journal.Verdict, notify func(journal.Verdict)) {
+	g := a.current()
+	v.AgentID, v.Subject, v.VisaID = a.id, a.subject, g.visaID
+	a.host.options.Events.Report(v, notify)
+	if v.Decision != journal.Block {
+		return
+	}
+	a.blocked.Add(uint64(max(v.Count, 1)))
+	if g.permit.OnViolation == policy.Kill && mode(g.permit) == policy.Enforce {
+		a.stop("on_violation: kill: it tried " + v.Operation + " " + v.Target)
+	}
+}
+
+// show sends a verdict of another layer to the warden, for the operator's terminal.
+func (a *Agent) show(v journal.Verdict) {
+	encoded, err := journal.EncodeVerdict(v)
+	if err != nil {
+		return // the hub counts and logs it
+	}
+	a.mu.Lock()
+	line := a.line
+	a.mu.Unlock()
+	message := &parentv1.ParentMessage{Message: &parentv1.ParentMessage_Seen{Seen: &parentv1.Seen{Verdict: encoded}}}
+	if line == nil || !line.show(message) {
+		a.host.options.Events.Count("verdicts_not_shown", 1)
+	}
+}
+
+// decide says what a refusal in a mode is called in the journal; false: it is only counted.
+func decide(m policy.Mode) (decision string, record bool) {
+	switch m {
+	case policy.Audit:
+		return journal.WouldBlock, true
+	case policy.Permissive:
+		return journal.Allow, false
+	}
+	return journal.Block, true
+}
+
+// NetworkEvent takes what the network guard refused.
+func (h *Host) NetworkEvent(e netguard.Event) {
+	v := journal.Verdict{
+		Time: e.Time.UnixNano(), PID: e.PID, Comm: e.Comm, Layer: e.Layer, Operation: e.Operation,
+		Target: networkTarget(e), Rule: reasonRule(e.Reason), Errno: e.Errno, Count: max(e.Count, 1),
+	}
+	h.outside(v, e.CgroupID, e.Mode)
+}
+
+// NameRefused takes what the DNS forwarder refused.
+func (h *Host) NameRefused(q dns.Query) {
+	v := journal.Verdict{
+		Time: q.Time.UnixNano(), Layer: "dns", Operation: "resolve",
+		Target: q.Name + " " + q.Type + "/" + q.Protocol, Rule: q.Reason, Count: max(q.Count, 1),
+	}
+	h.outside(v, q.CgroupID, q.Mode)
+}
+
+// outside takes a verdict that no warden came to. One on a cgroup that is no agent's any more is kept under the cgroup's number.
+func (h *Host) outside(v journal.Verdict, cgroupID uint64, m policy.Mode) {
+	decision, record := decide(m)
+	v.Decision = decision
+	if !record {
+		h.options.Events.Count("permissive_"+v.Operation, uint64(v.Count))
+		return
+	}
+	a, ok := h.ByCgroup(cgroupID)
+	if !ok {
+		v.AgentID = "cgroup-" + strconv.FormatUint(cgroupID, 10)
+		h.options.Events.Report(v, nil)
+		return
+	}
+	a.record(v, a.show)
+}
+
+func networkTarget(e netguard.Event) string {
+	switch {
+	case e.Path != "":
+		return e.Path
+	case e.Reason == netguard.Flood:
+		return "(several destinations)"
+	case !e.Destination.IsValid():
+		return e.Protocol
+	case e.Destination.Port() == 0:
+		return e.Destination.Addr().String() + "/" + e.Protocol
+	}
+	return e.Destination.String() + "/" + e.Protocol
+}
+
+// reasonRule says in the verdict's Rule why it was refused, where it is not that nothing grants it.
+func reasonRule(r netguard.Reason) string {
+	switch r {
+	case netguard.Expired:
+		return "the visa has ended"
+	case netguard.UnknownAgent:
+		return "the cgroup is not armed"
+	case netguard.Unreadable:
+		return "a packet that cannot be read"
+	}
+	return ""
+}
