@@ -1,0 +1,41 @@
+#!/bin/sh
+# Installs the programs of a folder, the units, the group and the user: install.sh BIN. DESTDIR makes a package's root, where
+# no account is made and nothing is started.
+set -eu
+bin=$1
+here=$(cd "$(dirname "$0")/.." && pwd)
+prefix=${PREFIX:-/usr/local}
+units=${UNITS:-/usr/lib/systemd/system}
+root=${DESTDIR:-}
+
+if [ -z "$root" ] && [ "$(id -u)" != 0 ]; then
+	echo "install: run as root, or set DESTDIR" >&2
+	exit 1
+fi
+install -d "$root$prefix/bin" "$root$units" "$root/usr/lib/sysusers.d" "$root/usr/lib/tmpfiles.d" \
+	"$root$prefix/share/doc/raypher" "$root$prefix/share/raypher/policies" "$root/etc/raypher/signers"
+install -m 0755 "$bin/raypher" "$bin/raypherd" "$bin/raypher-enclave" "$root$prefix/bin/"
+for unit in raypherd.service raypher-enclave.service; do
+	sed "s#/usr/local#$prefix#g" "$here/deploy/$unit" >"$root$units/$unit"
+	chmod 0644 "$root$units/$unit"
+done
+install -m 0644 "$here/deploy/raypher.sysusers" "$root/usr/lib/sysusers.d/raypher.conf"
+install -m 0644 "$here/deploy/raypher.tmpfiles" "$root/usr/lib/tmpfiles.d/raypher.conf"
+install -m 0644 "$here/README.md" "$here/LICENSE" "$root$prefix/share/doc/raypher/"
+install -m 0644 "$here"/examples/policies/*.yaml "$root$prefix/share/raypher/policies/"
+
+[ -z "$root" ] || exit 0
+getent group raypher >/dev/null || groupadd --system raypher
+getent passwd raypher-enclave >/dev/null ||
+	useradd --system --user-group --no-create-home --home-dir /var/lib/raypher/enclave --shell /usr/sbin/nologin raypher-enclave
+install -d -m 0755 /run/raypher /var/lib/raypher
+install -d -m 0755 -o raypher-enclave -g raypher-enclave /run/raypher/enclave
+install -d -m 0700 -o raypher-enclave -g raypher-enclave /var/lib/raypher/enclave
+install -d -m 0700 /var/lib/raypher/journal
+if [ -d /run/systemd/system ]; then
+	systemctl daemon-reload
+	echo "start it with: systemctl enable --now raypher-enclave raypherd"
+else
+	echo "there is no systemd here; start it with: raypherd"
+fi
+echo "let a user run agents with: adduser USER raypher"
