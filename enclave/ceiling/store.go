@@ -254,7 +254,7 @@ mode: permissive
 network:
   default_action: allow
   egress: ["0.0.0.0/0", "::/0"]
-  listen: ["0.0.0.0:0", "[::]:0"]
+  listen: ["0.0.0.0", "::"]
   unix: ["/**"]
 `))
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/grpc/metadata"
+
 	"github.com/raypher/raypher/journal"
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
 )
@@ -16,6 +18,7 @@ import (
 // Stream is the enclave's end of a Persist stream (enclavev1.Enclave_PersistServer).
 type Stream interface {
 	Context() context.Context
+	SendHeader(metadata.MD) error // sent when Attach was accepted, so that the parent knows
 	Send(*enclavev1.Batch) error
 	Recv() (*enclavev1.PersistRequest, error)
 }
@@ -61,6 +64,9 @@ func (s *Sequencer) Serve(stream Stream) error {
 		return err
 	}
 	defer s.detach(a)
+	if err := stream.SendHeader(nil); err != nil {
+		return err
+	}
 
 	sender := make(chan error, 1)
 	go func() { sender <- s.send(a, stream) }()

@@ -1,0 +1,133 @@
+// Package boot brings the enclave process up: it reads the start configuration, opens the state folder and the listener as
+// whoever started it, becomes its own user, gives up everything that serving does not need (package sandbox), and only then
+// touches the signing key and serves. cmd/raypher-enclave calls it.
+package boot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/raypher/raypher/enclave"
+	"github.com/raypher/raypher/enclave/sandbox"
+	"github.com/raypher/raypher/enclave/signer"
+	"github.com/raypher/raypher/enclave/signer/software"
+	"github.com/raypher/raypher/startconf"
+)
+
+// Defaults of the flags.
+const (
+	DefaultListen = "unix:/run/raypher/enclave/enclave.sock"
+	DefaultState  = "/var/lib/raypher/enclave"
+	DefaultConfig = "/etc/raypher/enclave"
+	DefaultPort   = 5000 // vsock
+)
+
+// Options of the process; the flags of the command describe them.
+type Options struct {
+	Listen           string
+	State            string
+	Config           string
+	Development      bool
+	User             string
+	Signer           string
+	NoSandbox        bool
+	UntilStdinCloses bool
+	Version          string
+	Log              *slog.Logger
+}
+
+// Run serves until ctx ends, standard input closes where that was asked for, or serving fails.
+func Run(ctx context.Context, o Options) error {
+	if err := checkSigner(o.Signer); err != nil {
+		return err
+	}
+	configuration, err := startconf.Read(o.Config)
+	if err != nil {
+		return err
+	}
+	account, err := lookUp(o.User)
+	if err != nil {
+		return err
+	}
+	if o.State, err = filepath.Abs(o.State); err != nil {
+		return fmt.Errorf("state folder: %w", err)
+	}
+	if err := privateFolder(o.State, account); err != nil {
+		return fmt.Errorf("state folder: %w", err)
+	}
+	listener, err := listen(o.Listen, account)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	notify, err := openNotify()
+	if err != nil {
+		return err
+	}
+	defer notify.close()
+
+	if err := confine(o, account); err != nil {
+		return err
+	}
+	key, err := openSigner(o)
+	if err != nil {
+		return err
+	}
+	defer key.Close()
+	server, err := enclave.New(enclave.Options{
+		Signer: key, Configuration: configuration, State: o.State, Development: o.Development, Version: o.Version, Log: o.Log,
+	})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if o.UntilStdinCloses {
+		go func() {
+			io.Copy(io.Discard, os.Stdin) // ends with the parent, however it ends
+			cancel()
+		}()
+	}
+	o.Log.Info("enclave ready", "tier", key.Tier(), "listen", o.Listen, "uid", os.Getuid(), "trust_domain", configuration.TrustDomain, "version", o.Version)
+	notify.send("READY=1")
+	return server.Serve(ctx, listener)
+}
+
+func checkSigner(name string) error {
+	switch name {
+	case "software":
+		return nil
+	case "tpm", "nitro":
+		return fmt.Errorf("--signer %s: this version has no such signer yet: use software, which protects nothing", name)
+	}
+	return fmt.Errorf("--signer %q: use software", name)
+}
+
+func openSigner(o Options) (signer.Signer, error) {
+	key, made, err := software.Open(o.State)
+	if err != nil {
+		return nil, err
+	}
+	if made {
+		o.Log.Warn("made a signing key of tier software: a file, which is no protection", "file", filepath.Join(o.State, software.KeyFile))
+	}
+	return key, nil
+}
+
+// confine takes the sandbox. After it this process can do little but serve.
+func confine(o Options, account account) error {
+	err := sandbox.Enter(sandbox.Options{UID: account.uid, GID: account.gid, ReadWrite: []string{o.State}})
+	if err == nil {
+		return nil
+	}
+	if o.NoSandbox && errors.Is(err, sandbox.ErrUnsupported) {
+		o.Log.Error("RUNNING WITHOUT A SANDBOX, as --insecure-no-sandbox asked", "reason", err)
+		return nil
+	}
+	return fmt.Errorf("sandbox: %w", err)
+}

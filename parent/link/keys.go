@@ -1,0 +1,218 @@
+package link
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/raypher/raypher/startconf"
+)
+
+// Names of files in the link's folder.
+const (
+	CallerFile = "parent.key"  // PKCS #8 in PEM, 0600
+	PinFile    = "enclave.pin" // sha256:<hex> of the enclave's signing key
+)
+
+// Caller is the key with which the parent proves to the enclave who it is.
+type Caller struct {
+	hash        startconf.KeyHash
+	certificate tls.Certificate
+}
+
+// Hash is what the enclave's start configuration names as caller_key.
+func (c *Caller) Hash() startconf.KeyHash { return c.hash }
+
+// OpenCaller reads the key in folder dir, or makes one when there is none. The folder must exist and be private.
+func OpenCaller(dir string) (*Caller, error) {
+	path := filepath.Join(dir, CallerFile)
+	key, err := readCaller(path)
+	if errors.Is(err, os.ErrNotExist) {
+		if err = makeCaller(dir, path); err == nil {
+			key, err = readCaller(path)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	if err != nil {
+		return nil, fmt.Errorf("caller key: %w", err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "raypherd"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(10 * 365 * 24 * time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}
+	certificate, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		return nil, fmt.Errorf("caller key: %w", err)
+	}
+	return &Caller{hash: sha256.Sum256(der), certificate: tls.Certificate{Certificate: [][]byte{certificate}, PrivateKey: key}}, nil
+}
+
+func readCaller(path string) (*ecdsa.PrivateKey, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("read caller key: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("read caller key: %w", err)
+	}
+	if !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 || info.Size() > 4096 {
+		return nil, fmt.Errorf("caller key %s: not a small regular file that only its owner can read: remove it, a new one is made, and name its hash to the enclave", path)
+	}
+	text := make([]byte, info.Size())
+	if _, err := f.ReadAt(text, 0); err != nil {
+		return nil, fmt.Errorf("read caller key: %w", err)
+	}
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return nil, fmt.Errorf("caller key %s: not PEM", path)
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("caller key %s: %w", path, err)
+	}
+	key, ok := parsed.(*ecdsa.PrivateKey)
+	if !ok || key.Curve != elliptic.P256() {
+		return nil, fmt.Errorf("caller key %s: not ECDSA on P-256", path)
+	}
+	return key, nil
+}
+
+func makeCaller(dir, path string) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return fmt.Errorf("make caller key: %w", err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return fmt.Errorf("make caller key: %w", err)
+	}
+	return writeOnce(dir, path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}
+
+// writeOnce writes a file with mode 0600, whole or not at all, and leaves one that exists already as it is.
+func writeOnce(dir, path string, content []byte) error {
+	f, err := os.CreateTemp(dir, filepath.Base(path)+".new-*")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(content)
+	if err == nil {
+		err = f.Sync()
+	}
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if err == nil {
+		if err = os.Link(f.Name(), path); errors.Is(err, os.ErrExist) {
+			err = nil
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
+
+// pin is the enclave key that is expected: given, stored, or the first one that answers.
+type pin struct {
+	file string
+
+	mu    sync.Mutex
+	known *[32]byte
+}
+
+func openPin(given *[32]byte, file string) (*pin, error) {
+	if given != nil {
+		return &pin{known: given}, nil
+	}
+	if file == "" {
+		return nil, errors.New("link: neither the enclave's key nor a file to remember it in was given")
+	}
+	text, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return &pin{file: file}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the enclave's key: %w", err)
+	}
+	hash, err := startconf.ParseKeyHash(string(bytes.TrimSpace(text)))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	known := [32]byte(hash)
+	return &pin{file: file, known: &known}, nil
+}
+
+func (p *pin) hash() *[32]byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.known
+}
+
+// check holds a key against the pin, or makes it the pin.
+func (p *pin) check(hash [32]byte) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.known != nil {
+		if *p.known != hash {
+			return fmt.Errorf("%w: it signs with %s, expected %s", ErrPeer, startconf.KeyHash(hash), startconf.KeyHash(*p.known))
+		}
+		return nil
+	}
+	if err := writeOnce(filepath.Dir(p.file), p.file, []byte(startconf.KeyHash(hash).String()+"\n")); err != nil {
+		return err
+	}
+	p.known = &hash
+	return nil
+}
+
+// clientTLS is the parent's side: TLS 1.3, the caller's key, and a server whose certificate was signed by the pinned key.
+func clientTLS(caller *Caller, p *pin) *tls.Config {
+	return &tls.Config{
+		MinVersion:   tls.VersionTLS13,
+		Certificates: []tls.Certificate{caller.certificate},
+		ServerName:   "raypher-enclave",
+		NextProtos:   []string{"h2"},
+		// No name and no authority is trusted: VerifyConnection checks the key instead.
+		InsecureSkipVerify: true,
+		VerifyConnection:   func(state tls.ConnectionState) error { return verifyEnclave(state, p) },
+	}
+}
+
+// verifyEnclave checks that the key of the handshake was certified by the enclave's signing key, and that key.
+func verifyEnclave(state tls.ConnectionState, p *pin) error {
+	chain := state.PeerCertificates
+	if len(chain) != 2 {
+		return fmt.Errorf("%w: it shows %d certificates, an enclave shows 2", ErrPeer, len(chain))
+	}
+	leaf, issuer := chain[0], chain[1]
+	key, ok := issuer.PublicKey.(*ecdsa.PublicKey)
+	if !ok || key.Curve != elliptic.P256() {
+		return fmt.Errorf("%w: its key is not on P-256", ErrPeer)
+	}
+	if err := leaf.CheckSignatureFrom(issuer); err != nil {
+		return fmt.Errorf("%w: its certificate: %v", ErrPeer, err)
+	}
+	return p.check(sha256.Sum256(issuer.RawSubjectPublicKeyInfo))
+}

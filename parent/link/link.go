@@ -1,0 +1,252 @@
+// Package link is the parent's side of its connection to the enclave: it dials, checks the enclave's key, keeps the Persist
+// stream running into the audit store, and connects again when the connection is lost. raypherd uses it, for an enclave that
+// runs already (Dial) or one that it starts itself in development (StartLocal).
+//
+// There is no other way to the enclave, and no shortcut in process.
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+
+	"github.com/raypher/raypher/journal"
+	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
+)
+
+// Limits of the transport; they match package enclave.
+const (
+	maxReceive  = 4 << 20 // bytes; a batch of the journal is the largest message
+	maxSend     = 1 << 20 // bytes
+	maxVerdicts = 256     // of one Record call
+	firstRetry  = 100 * time.Millisecond
+	lastRetry   = 5 * time.Second
+)
+
+// Errors that callers tell apart.
+var (
+	// ErrUnreachable: the enclave does not answer, or has no store for its journal yet. Nothing was granted. The message
+	// says what to do.
+	ErrUnreachable = errors.New("enclave is unreachable")
+	// ErrDenied: the enclave refused; the message lists every item that is beyond what was granted.
+	ErrDenied = errors.New("the enclave refused")
+	// ErrInvalid: the request is malformed.
+	ErrInvalid = errors.New("the enclave found the request invalid")
+	// ErrBusy: too many requests; later the same one may succeed.
+	ErrBusy = errors.New("the enclave is busy")
+	// ErrPeer: whoever answers at the enclave's socket is not the enclave that was expected.
+	ErrPeer = errors.New("not the expected enclave")
+)
+
+// Store keeps the journal; audit.Store is one. Append returns when the batch is on disk.
+type Store interface {
+	Append(*enclavev1.Batch) error
+	Attach() *enclavev1.Attach
+}
+
+// Options say where the enclave is, who calls and who must answer.
+type Options struct {
+	Address string // unix:PATH, or vsock:CID:PORT
+	Caller  *Caller
+	// Enclave is the SHA-256 of the enclave's signing key (PKIX DER). Nil: the key in PinFile, and where there is no such
+	// file, whichever key answers first, which is then written to it.
+	Enclave *[32]byte
+	PinFile string
+	Store   Store
+	Log     *slog.Logger
+}
+
+// Link is one connection to one enclave. Its methods are safe for concurrent use.
+type Link struct {
+	opts   Options
+	pin    *pin
+	conn   *grpc.ClientConn
+	client enclavev1.EnclaveClient
+	stop   context.CancelFunc
+	done   sync.WaitGroup
+
+	mu       sync.Mutex
+	attached bool
+	cause    error // why it is not attached
+	changed  chan struct{}
+}
+
+// Dial prepares the connection and keeps the Persist stream running until Close. It does not wait for the enclave: use Wait.
+// An error means that the options are wrong.
+func Dial(opts Options) (*Link, error) {
+	if opts.Caller == nil || opts.Store == nil || opts.Log == nil {
+		return nil, errors.New("link: caller key, store and log are needed")
+	}
+	dial, err := dialer(opts.Address)
+	if err != nil {
+		return nil, err
+	}
+	pin, err := openPin(opts.Enclave, opts.PinFile)
+	if err != nil {
+		return nil, err
+	}
+	l := &Link{opts: opts, pin: pin, changed: make(chan struct{}), cause: errors.New("not connected yet")}
+	l.conn, err = grpc.NewClient("passthrough:///raypher-enclave",
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx) }),
+		grpc.WithTransportCredentials(credentials.NewTLS(clientTLS(opts.Caller, pin))),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReceive), grpc.MaxCallSendMsgSize(maxSend)),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: firstRetry, Multiplier: 1.6, Jitter: 0.2, MaxDelay: lastRetry},
+			MinConnectTimeout: 10 * time.Second,
+		}),
+		grpc.WithDisableServiceConfig(),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("link: %w", err)
+	}
+	l.client = enclavev1.NewEnclaveClient(l.conn)
+	ctx, stop := context.WithCancel(context.Background())
+	l.stop = stop
+	l.done.Add(1)
+	go func() {
+		defer l.done.Done()
+		l.persist(ctx)
+	}()
+	return l, nil
+}
+
+// Close ends the stream and the connection and waits for both. What was synced is acknowledged or will be sent again.
+func (l *Link) Close() error {
+	l.stop()
+	err := l.conn.Close()
+	l.done.Wait()
+	if err != nil {
+		return fmt.Errorf("link: %w", err)
+	}
+	return nil
+}
+
+// Reachable says whether the enclave is connected and stores its journal here, which is when it mints. The error says why
+// not and what to do; it wraps ErrUnreachable.
+func (l *Link) Reachable() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.attached {
+		return nil
+	}
+	return l.unreachable(l.cause)
+}
+
+// Wait returns when the enclave is reachable, or with the reason why it is not when ctx ends.
+func (l *Link) Wait(ctx context.Context) error {
+	for {
+		l.mu.Lock()
+		attached, changed := l.attached, l.changed
+		l.mu.Unlock()
+		if attached {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return l.Reachable()
+		}
+	}
+}
+
+// EnclaveKey is the key that the enclave is held to: what was given, stored, or answered first; nil before that.
+func (l *Link) EnclaveKey() *[32]byte { return l.pin.hash() }
+
+// Describe asks what the enclave is.
+func (l *Link) Describe(ctx context.Context) (*enclavev1.Description, error) {
+	d, err := l.client.Describe(ctx, &enclavev1.DescribeRequest{})
+	return d, l.explain(err)
+}
+
+// Mint asks for a visa.
+func (l *Link) Mint(ctx context.Context, r *enclavev1.MintRequest) (*enclavev1.MintReply, error) {
+	reply, err := l.client.Mint(ctx, r)
+	return reply, l.explain(err)
+}
+
+// Record puts encoded verdicts into the journal and returns where they lie, side by side. At most MaxRecord at once.
+func (l *Link) Record(ctx context.Context, verdicts ...[]byte) (epoch journal.EpochID, first uint64, err error) {
+	reply, err := l.client.Record(ctx, &enclavev1.RecordRequest{Verdicts: verdicts})
+	if err != nil {
+		return epoch, 0, l.explain(err)
+	}
+	epoch, err = journal.ParseEpochID(reply.GetEpoch())
+	if err != nil {
+		return epoch, 0, fmt.Errorf("%w: its answer to Record: %w", ErrPeer, err)
+	}
+	return epoch, reply.GetFirstIndex(), nil
+}
+
+// MaxRecord is how many verdicts one Record takes.
+const MaxRecord = maxVerdicts
+
+// Attest asks for evidence of the enclave's key, fresh for a nonce of 8 to 64 bytes.
+func (l *Link) Attest(ctx context.Context, nonce []byte) (*enclavev1.Evidence, error) {
+	e, err := l.client.Attest(ctx, &enclavev1.AttestRequest{Nonce: nonce})
+	return e, l.explain(err)
+}
+
+// InstallCeiling hands the enclave a ceiling bundle that an operator key has signed.
+func (l *Link) InstallCeiling(ctx context.Context, bundle []byte) (*enclavev1.Description, error) {
+	d, err := l.client.InstallCeiling(ctx, &enclavev1.InstallCeilingRequest{Bundle: bundle})
+	return d, l.explain(err)
+}
+
+// explain gives an error of a call its meaning for the parent.
+func (l *Link) explain(err error) error {
+	if err == nil {
+		return nil
+	}
+	s := status.Convert(err)
+	switch s.Code() {
+	case codes.Unavailable:
+		return l.unreachable(errors.New(s.Message()))
+	case codes.PermissionDenied:
+		return fmt.Errorf("%w: %s", ErrDenied, s.Message())
+	case codes.InvalidArgument:
+		return fmt.Errorf("%w: %s", ErrInvalid, s.Message())
+	case codes.ResourceExhausted:
+		return fmt.Errorf("%w: %s", ErrBusy, s.Message())
+	case codes.DeadlineExceeded:
+		return fmt.Errorf("enclave: %s: %w", s.Message(), context.DeadlineExceeded)
+	case codes.Canceled:
+		return fmt.Errorf("enclave: %s: %w", s.Message(), context.Canceled)
+	}
+	return fmt.Errorf("enclave: %s: %s", s.Code(), s.Message())
+}
+
+// unreachable adds the next step to a reason.
+func (l *Link) unreachable(cause error) error {
+	reason := strings.TrimPrefix(cause.Error(), "connection error: desc = ")
+	step := "see that raypher-enclave runs and listens on " + l.opts.Address
+	switch {
+	case strings.Contains(reason, ErrPeer.Error()):
+		step = "if the enclave was replaced on purpose, remove " + l.opts.PinFile
+	case strings.Contains(reason, "bad certificate") || strings.Contains(reason, "not in the start configuration"):
+		step = "put `caller_key = " + l.opts.Caller.Hash().String() + "` into the enclave's ibev.conf and restart it"
+	case strings.Contains(reason, "contradicts the journal"), strings.Contains(reason, "no Persist stream"):
+		step = "the journal of this host is not attached yet"
+	}
+	return fmt.Errorf("%w: %s: %s", ErrUnreachable, reason, step)
+}
+
+func (l *Link) setAttached(attached bool, cause error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.attached, l.cause = attached, cause
+	close(l.changed)
+	l.changed = make(chan struct{})
+}

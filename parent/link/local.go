@@ -1,0 +1,206 @@
+package link
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/raypher/raypher/startconf"
+)
+
+// stopGrace is how long a local enclave may take to end before it is killed.
+const stopGrace = 3 * time.Second
+
+// LocalOptions say how to start an enclave process on this host.
+type LocalOptions struct {
+	Binary string // raypher-enclave
+	Socket string // where it shall serve; its folder becomes the enclave user's
+	State  string // the enclave's own folder: signing key, ceiling
+	// Keys is the parent's folder: its key, the enclave's pinned key, and the start configuration, which is written at the
+	// first start and may be edited. Made if missing, mode 0700.
+	Keys  string
+	User  string // that the process becomes; empty: its default
+	Store Store
+	Log   *slog.Logger
+	// Progress is told in words what was made at a first start and what is being waited for. May be nil.
+	Progress func(string)
+}
+
+// Local is an enclave process of tier software that this process started, and the link to it.
+type Local struct {
+	*Link
+	process  *exec.Cmd
+	lifeline io.Closer
+	ended    chan struct{}
+	tail     *tail
+	err      error // set before ended is closed
+}
+
+// StartLocal starts an enclave process for development and connects to it. It returns when the enclave is reachable. The
+// process ends with Close, and also when this process dies in any way: its standard input is a pipe that then closes.
+func StartLocal(ctx context.Context, o LocalOptions) (*Local, error) {
+	say := o.Progress
+	if say == nil {
+		say = func(string) {}
+	}
+	caller, err := prepareLocal(o, say)
+	if err != nil {
+		return nil, fmt.Errorf("start enclave: %w", err)
+	}
+	local, err := spawn(o)
+	if err != nil {
+		return nil, fmt.Errorf("start enclave: %w", err)
+	}
+	local.Link, err = Dial(Options{
+		Address: "unix:" + o.Socket, Caller: caller, PinFile: filepath.Join(o.Keys, PinFile), Store: o.Store, Log: o.Log,
+	})
+	if err != nil {
+		local.end()
+		return nil, fmt.Errorf("start enclave: %w", err)
+	}
+	if err := local.ready(ctx); err != nil {
+		local.Close()
+		return nil, fmt.Errorf("start enclave: %w", err)
+	}
+	say("enclave ready: tier software, which protects nothing; for development only")
+	return local, nil
+}
+
+// prepareLocal makes what a first start lacks: the caller key and the start configuration that names it.
+func prepareLocal(o LocalOptions, say func(string)) (*Caller, error) {
+	if o.Store == nil || o.Log == nil {
+		return nil, errors.New("store and log are needed")
+	}
+	if err := os.MkdirAll(o.Keys, 0o700); err != nil {
+		return nil, err
+	}
+	caller, err := OpenCaller(o.Keys)
+	if err != nil {
+		return nil, err
+	}
+	path := filepath.Join(o.Keys, startconf.FileName)
+	c, err := startconf.Read(path)
+	if errors.Is(err, os.ErrNotExist) {
+		say("first start: writing the enclave's start configuration " + path)
+		return caller, startconf.Write(o.Keys, &startconf.Configuration{CallerKeys: []startconf.KeyHash{caller.Hash()}})
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Contains(c.CallerKeys, caller.Hash()) {
+		return nil, fmt.Errorf("%s does not name the key in %s: add `caller_key = %s`", path, filepath.Join(o.Keys, CallerFile), caller.Hash())
+	}
+	return caller, nil
+}
+
+// spawn starts the process in a process group of its own, so that ctrl-C at a terminal ends the parent first.
+func spawn(o LocalOptions) (*Local, error) {
+	arguments := []string{"--listen", "unix:" + o.Socket, "--state", o.State, "--config", o.Keys, "--dev", "--until-stdin-closes"}
+	if o.User != "" {
+		arguments = append(arguments, "--user", o.User)
+	}
+	process := exec.Command(o.Binary, arguments...)
+	process.Env = []string{} // it needs nothing, and what it does not have cannot leak
+	process.Dir = "/"
+	process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	lifeline, err := process.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	output, err := process.StderrPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := process.Start(); err != nil {
+		return nil, fmt.Errorf("%w: is raypher-enclave installed beside raypherd?", err)
+	}
+	l := &Local{process: process, lifeline: lifeline, ended: make(chan struct{}), tail: new(tail)}
+	go func() {
+		defer close(l.ended)
+		l.tail.follow(output, o.Log)
+		l.err = process.Wait()
+	}()
+	return l, nil
+}
+
+// ready waits for the enclave, or for its end.
+func (l *Local) ready(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-l.ended:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	err := l.Wait(ctx)
+	select {
+	case <-l.ended:
+		return fmt.Errorf("%w: raypher-enclave ended (%v): %s", ErrUnreachable, l.err, l.tail)
+	default:
+		return err
+	}
+}
+
+// Ended is closed when the enclave process has ended.
+func (l *Local) Ended() <-chan struct{} { return l.ended }
+
+// PID is the process id of the enclave.
+func (l *Local) PID() int { return l.process.Process.Pid }
+
+// Close closes the link, ends the process and waits for it.
+func (l *Local) Close() error {
+	err := l.Link.Close()
+	l.end()
+	return err
+}
+
+func (l *Local) end() {
+	l.lifeline.Close()
+	l.process.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-l.ended:
+	case <-time.After(stopGrace):
+		l.process.Process.Kill()
+		<-l.ended
+	}
+}
+
+// tail passes the enclave's log on and keeps its last lines for an error message.
+type tail struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (t *tail) follow(r io.Reader, log *slog.Logger) {
+	const kept = 5
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
+		log.Info("enclave: " + lines.Text())
+		t.mu.Lock()
+		t.lines = append(t.lines, lines.Text())
+		if len(t.lines) > kept {
+			t.lines = t.lines[1:]
+		}
+		t.mu.Unlock()
+	}
+	io.Copy(io.Discard, r) // a line beyond the scanner's bound must not block the process
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return strings.Join(t.lines, " | ")
+}
