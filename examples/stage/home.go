@@ -23,6 +23,10 @@ func NewHome() (*Home, error) {
 	if err != nil {
 		return nil, err
 	}
+	// The enclave runs as its own user and has to reach its folder below; the home itself stays closed.
+	if err := os.Chmod(root, 0o711); err != nil {
+		return nil, err
+	}
 	home := &Home{Root: root, Dir: filepath.Join(root, "home"), Work: filepath.Join(root, "home", "work")}
 	files := map[string]string{
 		"work/notes.txt":      "The guard is up.\nThe agent works.\nNothing leaks.\n",
