@@ -10,6 +10,7 @@ package events
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -24,7 +25,7 @@ const (
 	foldTick    = 100 * time.Millisecond // how often finished folds are looked for
 	maxTargets  = 512                    // distinct verdicts of one agent that are folded one by one
 	maxPending  = 65536                  // verdicts that wait to be recorded
-	maxBatch    = 1024                   // verdicts in one call to the enclave
+	maxBatch    = 256                    // verdicts in one call to the enclave
 	historySize = 1024                   // events that a new subscriber sees first
 	callTimeout = 5 * time.Second        // for one call to the enclave
 	retryAfter  = time.Second            // after a call that failed
@@ -33,9 +34,13 @@ const (
 // ManyTargets stands for the targets of an agent that tried more different things in a second than are told apart.
 const ManyTargets = "(other targets)"
 
+// ErrRefused says that the enclave found a verdict malformed: there is no use in sending it again.
+var ErrRefused = errors.New("the enclave refuses a verdict")
+
 // Options say what a hub works with. All fields are needed.
 type Options struct {
-	// Record appends encoded verdicts to the journal and returns where the first one lies; the others follow it.
+	// Record appends encoded verdicts to the journal and returns where the first one lies; the others follow it. An error
+	// that is ErrRefused means that one of them is malformed, and that none was recorded.
 	Record func(ctx context.Context, verdicts [][]byte) (epoch []byte, first uint64, err error)
 	// Spool is the path of the spool file; its folder exists.
 	Spool string

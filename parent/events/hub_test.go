@@ -10,9 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
 	"github.com/raypher/raypher/journal"
 )
 
@@ -28,17 +25,17 @@ func (e *enclave) record(_ context.Context, verdicts [][]byte) ([]byte, uint64, 
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.away {
-		return nil, 0, status.Error(codes.Unavailable, "away")
+		return nil, 0, errors.New("away")
 	}
 	first := uint64(len(e.recorded))
 	var good []journal.Verdict
 	for _, data := range verdicts {
 		v, err := journal.DecodeVerdict(data)
 		if err != nil {
-			return nil, 0, status.Error(codes.InvalidArgument, err.Error())
+			return nil, 0, errors.Join(ErrRefused, err)
 		}
 		if v.Operation == "refuse" {
-			return nil, 0, status.Error(codes.InvalidArgument, "refused")
+			return nil, 0, ErrRefused
 		}
 		good = append(good, v)
 	}

@@ -5,9 +5,6 @@ import (
 	"errors"
 	"time"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
 	"github.com/raypher/raypher/journal"
 )
 
@@ -81,7 +78,7 @@ func (h *Hub) next(ctx context.Context) bool {
 	case err == nil:
 		h.count("verdicts_recorded", len(batch))
 		h.publish(batch, epoch, first)
-	case status.Code(err) == codes.InvalidArgument:
+	case errors.Is(err, ErrRefused):
 		h.oneByOne(ctx, batch, encoded)
 	default:
 		h.count("record_failures", 1)
@@ -119,7 +116,7 @@ func (h *Hub) oneByOne(ctx context.Context, batch []journal.Verdict, encoded [][
 		case err == nil:
 			h.count("verdicts_recorded", 1)
 			h.publish(batch[i:i+1], epoch, first)
-		case status.Code(err) == codes.InvalidArgument:
+		case errors.Is(err, ErrRefused):
 			h.count("verdicts_refused", 1)
 			h.options.Log.Error("the enclave refuses a verdict; it is dropped", "agent", batch[i].AgentID, "error", err)
 		default:
@@ -155,7 +152,7 @@ func (h *Hub) drain(ctx context.Context) {
 			return
 		}
 		_, _, err = h.call(ctx, encoded)
-		if status.Code(err) == codes.InvalidArgument {
+		if errors.Is(err, ErrRefused) {
 			err = h.drainOneByOne(ctx, encoded)
 		}
 		if err != nil {
@@ -178,7 +175,7 @@ func (h *Hub) drain(ctx context.Context) {
 func (h *Hub) drainOneByOne(ctx context.Context, encoded [][]byte) error {
 	for i := range encoded {
 		_, _, err := h.call(ctx, encoded[i:i+1])
-		if status.Code(err) == codes.InvalidArgument {
+		if errors.Is(err, ErrRefused) {
 			h.count("verdicts_refused", 1)
 			continue
 		}

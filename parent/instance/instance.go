@@ -58,8 +58,8 @@ type Paths struct {
 
 	State        string
 	Journal      string // 0700, the audit store
-	EnclaveState string // key file and start configuration of a local enclave
-	Ceiling      string
+	EnclaveState string // key file and ceiling of a local enclave
+	Keys         string // 0700, the parent's key for the enclave, the enclave's pinned key, its start configuration
 	Spool        string // verdicts that the enclave has not taken yet
 
 	Cgroup string // name of the folder below the cgroup2 mount that holds every agent of this instance
@@ -127,7 +127,7 @@ func at(run, state, name string) Paths {
 		State:         state,
 		Journal:       filepath.Join(state, "journal"),
 		EnclaveState:  filepath.Join(state, "enclave"),
-		Ceiling:       filepath.Join(state, "ceiling"),
+		Keys:          filepath.Join(state, "keys"),
 		Spool:         filepath.Join(state, "spool"),
 		Cgroup:        name,
 		Pins:          filepath.Join(bpffs, name),

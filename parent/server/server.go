@@ -1,0 +1,233 @@
+// Package server is raypherd's face: three gRPC services for three kinds of caller, and the finding out of who calls.
+//
+//	raypherd.sock    Wardens, Operator   root and the operators' group, by SO_PEERPIDFD; never from inside an agent
+//	agent.sock       Agent               a process of an agent, or its warden on its behalf
+//	127.0.0.1:50051  Agent               connections that the network guard recorded as an agent's
+//
+// Nothing in a request says who the caller is; the kernel does. An agent that reaches raypherd.sock after all, because its
+// policy lets its warden connect there, is recognised as such and refused.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/raypher/raypher/parent/agents"
+	"github.com/raypher/raypher/parent/events"
+	"github.com/raypher/raypher/parent/instance"
+	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
+	parentv1 "github.com/raypher/raypher/proto/parent/v1"
+)
+
+// Bounds of what a caller may send and hold.
+const (
+	maxMessage       = 4 << 20 // bytes; a policy and a manifest at the most
+	maxStreams       = 64      // calls at once on one connection
+	handshakeTimeout = 5 * time.Second
+	idleTimeout      = 10 * time.Minute // of a loopback connection
+	stopTimeout      = 2 * time.Second  // for calls under way when raypherd ends
+)
+
+// Enclave is what the server asks of the enclave.
+type Enclave interface {
+	Describe(context.Context) (*enclavev1.Description, error)
+	InstallCeiling(context.Context, []byte) (*enclavev1.Description, error)
+	Reachable() error
+}
+
+// Evidence reads the audit store.
+type Evidence interface {
+	// List calls each for every recorded verdict, oldest first; agent empty: of all agents. The first error of each ends it.
+	List(ctx context.Context, agent string, each func(*parentv1.EvidenceItem) error) error
+	// Export returns the self-contained proof of one entry. The error wraps fs.ErrNotExist when there is none.
+	Export(ctx context.Context, epoch []byte, index uint64) ([]byte, error)
+}
+
+// Options say what is served and to whom.
+type Options struct {
+	Paths    instance.Paths
+	Agents   *agents.Host
+	Events   *events.Hub
+	Enclave  Enclave
+	Evidence Evidence
+	// Peer says which cgroup sent from remote to local (netguard.Guard.Peer).
+	Peer     func(proto uint8, local, remote netip.AddrPort) (cgroupID uint64, ok bool)
+	Counters func() map[string]uint64 // of other parts, for the status; may be nil
+	Group    int                      // gid of the operators; -1: root alone
+	Loopback net.Listener             // for agents, from ListenLoopback; nil: none
+	Version  string
+	Backend  string
+	Notes    []string
+	Log      *slog.Logger
+}
+
+// Server serves. Make it with New, which opens the sockets.
+type Server struct {
+	options Options
+	health  *health.Server
+	parts   []part
+}
+
+// part is one listener with the services on it.
+type part struct {
+	listener net.Listener
+	grpc     *grpc.Server
+}
+
+// New opens every socket, so that nothing is half started when one cannot be had. Sockets that an earlier raypherd left are
+// replaced: the caller holds the instance's lock.
+func New(o Options) (s *Server, err error) {
+	s = &Server{options: o, health: health.NewServer()}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	mode := fs.FileMode(0o660)
+	if o.Paths.Private || o.Group < 0 {
+		mode = 0o600
+	}
+	operators, err := listenUnix(o.Paths.Socket, mode, o.Group)
+	if err != nil {
+		return nil, err
+	}
+	s.add(operators, &transport{identify: unixPeer, quota: &quota{}}, func(g *grpc.Server) {
+		parentv1.RegisterWardensServer(g, &wardens{server: s})
+		parentv1.RegisterOperatorServer(g, &operator{server: s})
+	})
+	ofAgents, err := listenUnix(o.Paths.AgentSocket, 0o666, -1)
+	if err != nil {
+		return nil, err
+	}
+	s.add(ofAgents, &transport{identify: unixPeer, quota: &quota{}}, s.registerAgent)
+	if o.Loopback != nil {
+		s.add(o.Loopback, &transport{identify: s.loopbackPeer, quota: &quota{}}, s.registerAgent)
+	}
+	return s, nil
+}
+
+func (s *Server) registerAgent(g *grpc.Server) { parentv1.RegisterAgentServer(g, &agent{server: s}) }
+
+func (s *Server) add(l net.Listener, t *transport, register func(*grpc.Server)) {
+	g := grpc.NewServer(
+		grpc.Creds(t),
+		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: idleTimeout}),
+		grpc.UnaryInterceptor(s.unary),
+		grpc.StreamInterceptor(s.stream),
+	)
+	register(g)
+	healthv1.RegisterHealthServer(g, s.health)
+	s.parts = append(s.parts, part{l, g})
+}
+
+// Serve serves until ctx ends, and then ends the calls under way.
+func (s *Server) Serve(ctx context.Context) error {
+	failed := make(chan error, len(s.parts))
+	for _, p := range s.parts {
+		go func() { failed <- p.grpc.Serve(p.listener) }()
+	}
+	var first error
+	left := len(s.parts)
+	select {
+	case <-ctx.Done():
+	case first = <-failed:
+		left--
+	}
+	s.stop()
+	for range left {
+		if err := <-failed; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+			first = errors.Join(first, err)
+		}
+	}
+	if first != nil {
+		return fmt.Errorf("serving: %w", first)
+	}
+	return nil
+}
+
+// stop lets short calls end and cuts off the streams, which last as long as the agents.
+func (s *Server) stop() {
+	s.health.Shutdown()
+	done := make(chan struct{})
+	go func() {
+		for _, p := range s.parts {
+			p.grpc.GracefulStop()
+		}
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(stopTimeout):
+		for _, p := range s.parts {
+			p.grpc.Stop()
+		}
+		<-done
+	}
+}
+
+func (s *Server) close() {
+	for _, p := range s.parts {
+		p.grpc.Stop()
+		p.listener.Close()
+	}
+}
+
+// listenUnix makes the socket so that nobody can connect before its mode and group are right.
+func listenUnix(path string, mode fs.FileMode, group int) (net.Listener, error) {
+	temporary := path + ".new"
+	if err := os.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("socket %s: %w", path, err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: temporary, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("socket %s: %w", path, err)
+	}
+	l.SetUnlinkOnClose(false)
+	err = os.Chmod(temporary, 0o600)
+	if err == nil && group >= 0 {
+		err = os.Chown(temporary, 0, group)
+	}
+	if err == nil {
+		err = os.Chmod(temporary, mode)
+	}
+	if err == nil {
+		err = os.Rename(temporary, path)
+	}
+	if err != nil {
+		l.Close()
+		return nil, fmt.Errorf("socket %s: %w", path, err)
+	}
+	return l, nil
+}
+
+// ListenLoopback opens a TCP address for agents. It refuses any but a loopback address: there is no encryption, and callers
+// are known by what the kernel recorded here.
+func ListenLoopback(address string) (net.Listener, error) {
+	ap, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return nil, fmt.Errorf("listening for agents: %w: give it as 127.0.0.1:50051", err)
+	}
+	if !ap.Addr().IsLoopback() {
+		return nil, fmt.Errorf("listening for agents on %s: only a loopback address can be served", address)
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listening for agents: %w: another port goes with --listen", err)
+	}
+	return l, nil
+}
