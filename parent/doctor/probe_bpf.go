@@ -110,29 +110,46 @@ func tryLSM() (called bool, err error) {
 	return count > 0, nil
 }
 
-// tryTCX attaches to the loopback interface of a network namespace that lives as long as one thread.
+// tryTCX attaches to the loopback interface of a network namespace of its own, which is gone with its last thread.
 func tryTCX() error {
 	result := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // and never unlock: the thread ends with this goroutine, and the namespace with it
-		result <- func() error {
-			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-				return fmt.Errorf("make a network namespace: %w", err)
-			}
-			program, err := ebpf.NewProgram(returns(ebpf.SchedCLS, ebpf.AttachTCXEgress, -1)) // TCX_NEXT
-			if err != nil {
-				return err
-			}
-			defer program.Close()
-			const loopback = 1 // the first interface of every namespace
-			l, err := link.AttachTCX(link.TCXOptions{Interface: loopback, Program: program, Attach: ebpf.AttachTCXEgress})
-			if err != nil {
-				return err
-			}
-			return l.Close()
-		}()
+		runtime.LockOSThread()
+		back, err := inNewNetwork(attachTCX)
+		if back {
+			runtime.UnlockOSThread()
+		} // else the thread stays locked, so that it ends with this goroutine and carries nothing else
+		result <- err
 	}()
 	return <-result
+}
+
+// inNewNetwork calls do in a new network namespace of this thread and says whether the thread is back in its own.
+func inNewNetwork(do func() error) (back bool, err error) {
+	own, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return true, err
+	}
+	defer own.Close()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return true, fmt.Errorf("make a network namespace: %w", err)
+	}
+	err = do()
+	return unix.Setns(int(own.Fd()), unix.CLONE_NEWNET) == nil, err
+}
+
+func attachTCX() error {
+	program, err := ebpf.NewProgram(returns(ebpf.SchedCLS, ebpf.AttachTCXEgress, -1)) // TCX_NEXT
+	if err != nil {
+		return err
+	}
+	defer program.Close()
+	const loopback = 1 // the first interface of every namespace
+	l, err := link.AttachTCX(link.TCXOptions{Interface: loopback, Program: program, Attach: ebpf.AttachTCXEgress})
+	if err != nil {
+		return err
+	}
+	return l.Close()
 }
 
 // lookAtCgroups makes a cgroup without members, attaches to it, and removes it.

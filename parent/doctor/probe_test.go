@@ -1,0 +1,205 @@
+package doctor
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	parentv1 "github.com/raypher/raypher/proto/parent/v1"
+	"google.golang.org/grpc"
+)
+
+// TestMain lets the test binary look at the host as another user: with this variable set it prints its report and ends.
+func TestMain(m *testing.M) {
+	if os.Getenv("DOCTOR_TEST_LOOK") != "" {
+		if err := json.NewEncoder(os.Stdout).Encode(Interpret(Look(context.Background(), Places{}))); err != nil {
+			panic(err)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func TestLookAtThisHost(t *testing.T) {
+	needRoot(t)
+	f := Look(t.Context(), Places{State: "/var/lib/raypher", Journal: "/var/lib/raypher/journal", Group: "raypher", EnclaveUser: "raypher-enclave"})
+	if _, _, ok := version(f.Kernel); !ok {
+		t.Errorf("kernel %q", f.Kernel)
+	}
+	if f.Clock.Now.IsZero() || f.Clock.Newest.IsZero() || f.FreeBytes == 0 && f.FreeErr == nil || !f.EntropyReady {
+		t.Errorf("clock, disk or entropy not looked at: %+v", f)
+	}
+	if !f.privileged() {
+		t.Skip("root without CAP_BPF: the rest of this test needs it")
+	}
+	for name, p := range map[string]Probed{"BPF LSM": f.BPFLSM, "tcx": f.TCX, "ring buffer": f.RingBuffer, "notification": f.Notification} {
+		if !p.Tried {
+			t.Errorf("%s was not tried", name)
+		}
+	}
+	if len(f.CgroupHooks) != len(cgroupHooks) && f.Cgroup2 != "" {
+		t.Errorf("tried %d of %d hooks", len(f.CgroupHooks), len(cgroupHooks))
+	}
+	for _, c := range Interpret(f).Checks {
+		if c.Status == Fail {
+			t.Logf("this host: %s: %s", c.Name, c.Found)
+		}
+	}
+}
+
+// Looking must not change the host: no cgroup, no namespace of this process, no program left.
+func TestLookLeavesNoTrace(t *testing.T) {
+	needRoot(t)
+	namespace := func() string {
+		link, err := os.Readlink("/proc/self/ns/net")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return link
+	}
+	before := namespace()
+	f := Look(t.Context(), Places{})
+	if after := namespace(); after != before {
+		t.Errorf("network namespace was %s, is %s", before, after)
+	}
+	if f.Cgroup2 != "" {
+		left, err := filepath.Glob(filepath.Join(f.Cgroup2, "raypher-doctor-*"))
+		if err != nil || len(left) > 0 {
+			t.Errorf("cgroups left: %v, %v", left, err)
+		}
+	}
+	for _, fd := range openFiles(t) {
+		if strings.Contains(fd, "bpf") {
+			t.Errorf("descriptor left: %s", fd)
+		}
+	}
+}
+
+func openFiles(t *testing.T) []string {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		if name, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func TestLookAsPlainUser(t *testing.T) {
+	needRoot(t) // to become someone else
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), "DOCTOR_TEST_LOOK=1")
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v: %s", err, stderr.String())
+	}
+	var r Report
+	if err := json.Unmarshal(out, &r); err != nil {
+		t.Fatal(err)
+	}
+	if r.Complete {
+		t.Error("a plain user cannot see everything")
+	}
+	for _, c := range r.Checks {
+		switch c.Name {
+		case "cgroup programs", "tcx", "BPF ring buffer", "cgroup/connect_unix":
+			if c.Status != Info || !strings.Contains(c.Found, "needs root") {
+				t.Errorf("%+v", c)
+			}
+		case "Landlock", "seccomp notification":
+			if strings.Contains(c.Found, "needs root") {
+				t.Errorf("anyone can look at this: %+v", c)
+			}
+		}
+	}
+}
+
+// operator answers Status and nothing else.
+type operator struct {
+	parentv1.UnimplementedOperatorServer
+	reply *parentv1.StatusReply
+	hang  bool
+}
+
+func (o *operator) Status(ctx context.Context, _ *parentv1.StatusRequest) (*parentv1.StatusReply, error) {
+	if o.hang {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return o.reply, nil
+}
+
+func serve(t *testing.T, o *operator) (socket string) {
+	t.Helper()
+	socket = filepath.Join(t.TempDir(), "raypherd.sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := grpc.NewServer()
+	parentv1.RegisterOperatorServer(s, o)
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(l) }()
+	t.Cleanup(func() {
+		s.Stop()
+		<-done
+	})
+	return socket
+}
+
+func TestLookAtDaemon(t *testing.T) {
+	t.Run("answers", func(t *testing.T) {
+		var f Findings
+		f.lookAtDaemon(t.Context(), serve(t, &operator{reply: &parentv1.StatusReply{Tier: "software", EnclaveReachable: true}}))
+		if f.Daemon.Err != nil || f.Daemon.Status.GetTier() != "software" {
+			t.Errorf("got %+v", f.Daemon)
+		}
+	})
+	t.Run("hangs", func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		f := healthy()
+		f.lookAtDaemon(ctx, serve(t, &operator{hang: true}))
+		if c := checkDaemon(f); c.Status != Fail || !strings.Contains(c.Found, "no answer") {
+			t.Errorf("got %+v", c)
+		}
+	})
+	t.Run("absent", func(t *testing.T) {
+		f := healthy()
+		f.lookAtDaemon(t.Context(), filepath.Join(t.TempDir(), "raypherd.sock"))
+		if c := checkDaemon(f); c.Found != "not running" {
+			t.Errorf("got %+v", c)
+		}
+	})
+	t.Run("socket left behind", func(t *testing.T) {
+		socket := filepath.Join(t.TempDir(), "raypherd.sock")
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.SetUnlinkOnClose(false)
+		l.Close()
+		f := healthy()
+		f.lookAtDaemon(t.Context(), socket)
+		if c := checkDaemon(f); c.Found != "not running" {
+			t.Errorf("got %+v", c)
+		}
+	})
+}
