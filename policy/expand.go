@@ -12,7 +12,8 @@ import (
 var ErrHome = errors.New("home folder cannot stand for ~")
 
 // Expand returns a normalised copy in which a leading ~ of each path pattern is home, which must be an absolute, clean path in
-// UTF-8. Signs of the pattern language in home lose their meaning. The result is a permit.
+// UTF-8. Signs of the pattern language in home lose their meaning. A mode that is empty stays so, for Narrow to inherit. The
+// result is a permit.
 func (p *Policy) Expand(home string) (*Policy, error) {
 	if !path.IsAbs(home) || path.Clean(home) != home || !utf8.ValidString(home) {
 		return nil, fmt.Errorf("%w: %q is not an absolute, clean path in UTF-8", ErrHome, home)
@@ -40,7 +41,9 @@ func (p *Policy) Expand(home string) (*Policy, error) {
 	if v.policy(&expanded); len(v.problems) > 0 {
 		return nil, fmt.Errorf("with ~ as %s: %w", home, v.errors("", nil))
 	}
-	return expanded.normalised(), nil
+	normal := expanded.normalised()
+	normal.Namespace, normal.Mode, normal.OnViolation = p.Namespace, p.Mode, p.OnViolation
+	return normal, nil
 }
 
 func expandAll(texts []string, home string) []string {
