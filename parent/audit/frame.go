@@ -116,8 +116,8 @@ func (r *frames) next() (*frame, error) {
 		return nil, err
 	}
 	if string(header[:4]) != frameMagic || binary.LittleEndian.Uint32(header[20:]) != checksum(header[:20]) {
-		if header == [headerSize]byte{} && !r.anyFrameBehind() {
-			return nil, errTorn // a hole, as a power failure leaves it
+		if onlyZeros(r.file, r.offset+headerSize, r.end) {
+			return nil, errTorn // a hole, as a power failure leaves it: a frame that was there ends in frameEnd
 		}
 		return nil, &brokenFrame{r.index, "the header of its frame was altered"}
 	}
@@ -139,7 +139,7 @@ func (r *frames) next() (*frame, error) {
 		broken = &brokenFrame{f.first, "the tree head or the end of its frame was altered"}
 	}
 	if broken != nil {
-		if f.next == r.end && holed(body, r.offset+headerSize) {
+		if onlyZeros(r.file, f.next-1, r.end) || f.next == r.end && holed(payload, r.offset+headerSize) {
 			return nil, errTorn
 		}
 		return nil, broken
@@ -177,14 +177,11 @@ func (r *frames) read(b []byte, at int64) error {
 // pageSize is the unit in which a file system leaves holes.
 const pageSize = 4096
 
-// holed says whether the last frame was cut by a power failure: its trailer or a whole page of it reads as zeros. One
-// flipped bit never looks like this. body lies at offset at of the file.
-func holed(body []byte, at int64) bool {
-	if allZero(body[len(body)-trailerSize:]) {
-		return true
-	}
-	for page := (at + pageSize - 1) / pageSize * pageSize; page+pageSize <= at+int64(len(body)); page += pageSize {
-		if allZero(body[page-at : page-at+pageSize]) {
+// holed says whether a power failure left out a part of the last frame: a whole page of its payload reads as zeros. One
+// flipped bit never looks like this. payload lies at offset at of the file.
+func holed(payload []byte, at int64) bool {
+	for page := (at + pageSize - 1) / pageSize * pageSize; page+pageSize <= at+int64(len(payload)); page += pageSize {
+		if allZero(payload[page-at : page-at+pageSize]) {
 			return true
 		}
 	}
@@ -193,25 +190,15 @@ func holed(body []byte, at int64) bool {
 
 func allZero(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
 
-// anyFrameBehind looks for a sound frame header in the rest of the file.
-func (r *frames) anyFrameBehind() bool {
-	const chunk = 1 << 20
-	buf := make([]byte, chunk+headerSize)
-	for at := r.offset; at < r.end; at += chunk {
-		n, err := r.file.ReadAt(buf, at)
-		if err != nil && !errors.Is(err, io.EOF) {
-			return true // unknown: the careful answer
+// onlyZeros says whether the file reads as zeros from at on.
+func onlyZeros(file io.ReaderAt, at, end int64) bool {
+	buf := make([]byte, 64<<10)
+	for at < end {
+		n, err := file.ReadAt(buf[:min(int64(len(buf)), end-at)], at)
+		if !allZero(buf[:n]) || err != nil && !errors.Is(err, io.EOF) || n == 0 {
+			return false
 		}
-		for b := buf[:n]; ; {
-			i := bytes.Index(b, []byte(frameMagic))
-			if i < 0 || len(b)-i < headerSize {
-				break
-			}
-			if h := b[i : i+headerSize]; binary.LittleEndian.Uint32(h[20:]) == checksum(h[:20]) {
-				return true
-			}
-			b = b[i+1:]
-		}
+		at += int64(n)
 	}
-	return false
+	return true
 }

@@ -102,12 +102,8 @@ func (e *epoch) readHeader(file *os.File, size int64) error {
 	if _, err := file.ReadAt(header, 0); err != nil {
 		return err
 	}
-	if size == int64(fileHeaderSize) || allZero(header) {
-		scan := &frames{file: file, end: size}
-		if allZero(header) && scan.anyFrameBehind() {
-			return &brokenFrame{0, "the header of its file was altered"}
-		}
-		return errTorn
+	if onlyZeros(file, int64(fileHeaderSize), size) {
+		return errTorn // nothing but a header, or a hole as a power failure leaves it
 	}
 	id, err := parseFileHeader(header)
 	if err != nil {
