@@ -3,6 +3,8 @@
 # quickly, where everything is there. Go itself is expected.
 set -eu
 
+# The system's own programs count, not those that some version manager has put into this user's PATH.
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 missing=
 # need COMMAND PACKAGE
 need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }

@@ -15,6 +15,9 @@ import (
 	"github.com/raypher/raypher/examples/stage"
 )
 
+// systemPath is the PATH of every governed program.
+const systemPath = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+
 // limit is how long one command of a test may take.
 const limit = 60 * time.Second
 
@@ -92,7 +95,7 @@ func (m *machine) command(ctx context.Context, arguments ...string) *exec.Cmd {
 
 func (m *machine) environment() []string {
 	run := filepath.Join(m.home.Root, "run") // where nothing serves, without a pair
-	return []string{"HOME=" + m.home.Dir, "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "TERM=dumb", "RAYPHER_RUN_DIR=" + run}
+	return []string{"HOME=" + m.home.Dir, "PATH=" + systemPath, "TERM=dumb", "RAYPHER_RUN_DIR=" + run}
 }
 
 // outcome is what a command did.
