@@ -39,7 +39,7 @@ test: ## install what is needed and run every check and test (root)
 	scripts/test.sh
 
 bench: build ## each figure beside what it is compared with, from one run (root)
-	$(GO) run ./test/bench -programs $(BIN)
+	scripts/bench.sh $(BIN)
 
 fuzz: ## each fuzz target for a few seconds (FUZZTIME=5s)
 	scripts/fuzz.sh
