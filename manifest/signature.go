@@ -47,7 +47,7 @@ func (m *Manifest) Sign(key ed25519.PrivateKey, name string) error {
 		return fmt.Errorf("sign the manifest: the key has %d bytes, an Ed25519 private key has %d", len(key), ed25519.PrivateKeySize)
 	}
 	if !signerSyntax.MatchString(name) {
-		return fmt.Errorf("sign the manifest: signer %q: use up to 71 letters, digits and . _ - :", name)
+		return fmt.Errorf("sign the manifest: signer %q: names are up to 71 of letters, digits, dot, colon, hyphen and underscore", name)
 	}
 	signed := *m
 	signed.Signature = &Signature{Algorithm: Algorithm, SignedBy: name, Covers: m.fingerprints()}
