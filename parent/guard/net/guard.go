@@ -10,8 +10,6 @@
 package netguard
 
 import (
-	"context"
-	"errors"
 	"net/netip"
 	"time"
 
@@ -86,67 +84,3 @@ type Statistics struct {
 	Folded uint64 // not handed over one by one, but counted in a later event
 	Lost   uint64 // ring buffer full: refused, but never reported
 }
-
-// Errors that callers tell apart. Each is wrapped in words that name the next step.
-var (
-	ErrNotPermitted = errors.New("the kernel refused to load or attach a BPF program")
-	ErrNoBTF        = errors.New("the kernel has no BTF")
-	ErrFull         = errors.New("a map of the guard is full")
-	ErrUnknownAgent = errors.New("this cgroup is not armed")
-	ErrStale        = errors.New("the pinned state was made by another version of the guard")
-)
-
-// Guard is the loaded network guard.
-type Guard struct{}
-
-// Load attaches the guard, or takes over the one that is pinned in Options.PinDir. The calling thread must be in the network
-// namespace in which raypherd listens.
-func Load(Options) (*Guard, error) { return nil, errors.New("not built yet") }
-
-// Arm gives an agent its rules, or replaces those it had (Mode and Deadline as well). Its cgroup may hold processes only
-// after this.
-func (*Guard) Arm(Agent) error { return nil }
-
-// Renew moves the deadline of an armed agent.
-func (*Guard) Renew(cgroupID uint64, deadline int64) error { return nil }
-
-// Replace puts other rules in force at once; open flows are decided again by their next packet.
-func (*Guard) Replace(cgroupID uint64, n *policy.Network) error { return nil }
-
-// Disarm removes an agent's entry: what still runs in its cgroup gets nothing.
-func (*Guard) Disarm(cgroupID uint64) error { return nil }
-
-// GrantName opens new flows to an address for ttl, because the granted name resolved to it. Port 0 is every port.
-func (*Guard) GrantName(cgroupID uint64, name string, addr netip.Addr, port uint16, ttl time.Duration) error {
-	return nil
-}
-
-// Peer says which agent sent from remote to raypherd's own port at local. proto is 6 or 17. False: no agent did, or it
-// cannot be told, which a caller must treat alike.
-func (*Guard) Peer(proto uint8, local, remote netip.AddrPort) (cgroupID uint64, ok bool) {
-	return 0, false
-}
-
-// Run calls report for each event until ctx ends; one Run at a time.
-func (*Guard) Run(ctx context.Context, report func(Event)) error { return nil }
-
-// Agents lists the armed cgroups, including those found in pinned maps.
-func (*Guard) Agents() []uint64 { return nil }
-
-// Counters returns the totals of one agent.
-func (*Guard) Counters(cgroupID uint64) (Counters, error) { return Counters{}, nil }
-
-// Statistics returns the totals of the guard.
-func (*Guard) Statistics() (Statistics, error) { return Statistics{}, nil }
-
-// Notes says in words what this kernel or host could not provide.
-func (*Guard) Notes() []string { return nil }
-
-// Pinned says whether the guard stays when this process ends.
-func (*Guard) Pinned() bool { return false }
-
-// Close lets go of the guard; what is pinned stays in force.
-func (*Guard) Close() error { return nil }
-
-// Unpin removes the pins, so that the guard ends with Close.
-func (*Guard) Unpin() error { return nil }

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Deciding: who acts, and whether the agent's rules and names grant a remote or a local end. */
+#ifndef RAYPHER_NETGUARD_DECIDE_H
+#define RAYPHER_NETGUARD_DECIDE_H
+
+#define REPLY_NS 120000000000ULL /* how long a listening datagram socket may answer */
+
+static __always_inline bool flow_equal(const struct flow *a, const struct flow *b)
+{
+	const __u32 *x = (const __u32 *)a, *y = (const __u32 *)b;
+
+	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && x[3] == y[3] && x[4] == y[4];
+}
+
+/*
+ * The agent whose process makes this call. False: a process outside of all agents acts, perhaps on an agent's socket (the
+ * warden does, for a granted unix socket); the packet hooks then judge by the socket's own cgroup. An id of 0 is a
+ * process directly in the parent's folder, which no entry matches.
+ */
+static __always_inline bool current_agent(__u64 *id)
+{
+	if (bpf_get_current_ancestor_cgroup_id(agent_level - 1) != parent_id)
+		return false;
+	*id = bpf_get_current_ancestor_cgroup_id(agent_level);
+	return true;
+}
+
+static __always_inline bool is_loopback(const struct flow *f)
+{
+	if (f->family == 4)
+		return f->addr[0] == bpf_htonl(0x7f000001);
+	return !f->addr[0] && !f->addr[1] && !f->addr[2] && f->addr[3] == bpf_htonl(1);
+}
+
+static __always_inline bool is_own_port(__u16 port, __u8 proto)
+{
+	int i;
+
+	if (!port)
+		return false;
+	if (port == dns_port)
+		return true;
+	if (proto != IPPROTO_TCP)
+		return false;
+#pragma unroll
+	for (i = 0; i < MAX_OWN_PORTS; i++)
+		if (port == own_ports[i])
+			return true;
+	return false;
+}
+
+/* One of raypherd's ports, in the network namespace where it listens. */
+static __always_inline bool is_own(const struct flow *f, __u64 netns)
+{
+	return netns == own_netns && is_loopback(f) && is_own_port(bpf_ntohs(f->port), f->proto);
+}
+
+struct question {
+	__u64 cgroup;
+	__u64 now;
+	struct flow flow;
+	__u32 slot;
+	bool default_allow;
+	bool own;	/* raypherd's own port */
+	bool open;	/* the flow was open before the rules changed: an expired address of a name still holds */
+	bool local;	/* flow is a local end: may it listen? */
+};
+
+/* Looks for the key's port, then for every port. */
+static __noinline bool in_trie(__u32 slot, struct rule_key *key)
+{
+	void *rules = bpf_map_lookup_elem(&slots, &slot);
+
+	if (!rules)
+		return false;
+	if (bpf_map_lookup_elem(rules, key))
+		return true;
+	key->port = 0;
+	return bpf_map_lookup_elem(rules, key) != NULL;
+}
+
+static __always_inline bool in_rules(const struct question *q)
+{
+	struct rule_key key = { .prefixlen = RULE_PREFIX_BITS + (q->flow.family == 4 ? 32 : 128) };
+
+	if (!q->slot)
+		return false;
+	key.class = q->flow.family | (q->local ? CLASS_LISTEN : 0);
+	key.port = q->flow.port;
+	__builtin_memcpy(key.addr, q->flow.addr, sizeof(key.addr));
+	return in_trie(q->slot, &key);
+}
+
+static __always_inline bool in_names(const struct question *q)
+{
+	struct name_key key = { .cgroup = q->cgroup, .port = q->flow.port, .family = q->flow.family };
+	struct name_grant *g;
+
+	__builtin_memcpy(key.addr, q->flow.addr, sizeof(key.addr));
+	g = bpf_map_lookup_elem(&names, &key);
+	if (g && (q->open || q->now < g->expires))
+		return true;
+	key.port = 0;
+	g = bpf_map_lookup_elem(&names, &key);
+	return g && (q->open || q->now < g->expires);
+}
+
+/* Costs up to two trie and two hash lookups; the answer is kept in the socket. */
+static __noinline bool granted(const struct question *q)
+{
+	if (q->local)
+		return in_rules(q);
+	if (q->own)
+		return true;
+	/* Plain DNS reaches the forwarder or nothing, whatever the rules say. */
+	if (q->flow.port == bpf_htons(53))
+		return false;
+	return q->default_allow || in_rules(q) || in_names(q);
+}
+
+enum held { HELD_NOT, HELD_OLD, HELD };
+
+/* Whether the socket's last remote end is this one, under the rules in force (HELD) or under earlier ones (HELD_OLD). */
+static __always_inline int held(struct sock_state *s, __u64 cgroup, __u32 generation, const struct flow *f)
+{
+	int r = HELD_NOT;
+
+	bpf_spin_lock(&s->lock);
+	if (s->agent == cgroup && flow_equal(&s->decided, f))
+		r = s->generation == generation ? HELD : HELD_OLD;
+	bpf_spin_unlock(&s->lock);
+	return r;
+}
+
+static __always_inline void hold(struct sock_state *s, __u64 cgroup, __u32 generation, const struct flow *f)
+{
+	bpf_spin_lock(&s->lock);
+	s->agent = cgroup;
+	s->generation = generation;
+	s->decided = *f;
+	bpf_spin_unlock(&s->lock);
+}
+
+/* Who is to be named for packets that leave later, when another task may be running. */
+static __always_inline void sign(struct sock_state *s)
+{
+	s->pid = bpf_get_current_pid_tgid() >> 32;
+	bpf_get_current_comm(s->comm, sizeof(s->comm));
+}
+
+#endif

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Reading a packet at the cgroup hooks, where data begins with the network header. They see a packet before it is cut into
+ * fragments (ip_finish_output) and after it was put together again (sk_filter), so a fragment here was made by hand.
+ */
+#ifndef RAYPHER_NETGUARD_PACKET_H
+#define RAYPHER_NETGUARD_PACKET_H
+
+#define MAX_EXTENSIONS 6
+
+struct packet {
+	struct flow source;
+	struct flow destination;
+	bool opens;		/* TCP: SYN without ACK */
+};
+
+/* IPv4 (RFC 791): no options, because a source route would lead elsewhere; no later fragment. Returns the transport's offset. */
+static __always_inline int read_ipv4(struct __sk_buff *skb, struct packet *p)
+{
+	struct iphdr ip;
+
+	if (bpf_skb_load_bytes(skb, 0, &ip, sizeof(ip)))
+		return -1;
+	p->source.family = p->destination.family = 4;
+	p->source.addr[0] = ip.saddr;
+	p->destination.addr[0] = ip.daddr;
+	p->destination.proto = p->source.proto = ip.protocol;
+	if (ip.version != 4 || ip.ihl != 5 || (ip.frag_off & bpf_htons(0x1fff)))
+		return -1;
+	return sizeof(ip);
+}
+
+/*
+ * IPv6 (RFC 8200): hop-by-hop and destination options and a first fragment's header are stepped over; routing headers,
+ * authentication and what is unknown are not read any further.
+ */
+static __always_inline int read_ipv6(struct __sk_buff *skb, struct packet *p)
+{
+	struct ipv6hdr ip;
+	__u32 offset = sizeof(ip);
+	__u8 next;
+	int i;
+
+	if (bpf_skb_load_bytes(skb, 0, &ip, sizeof(ip)))
+		return -1;
+	p->source.family = p->destination.family = 6;
+	__builtin_memcpy(p->source.addr, &ip.saddr, 16);
+	__builtin_memcpy(p->destination.addr, &ip.daddr, 16);
+	next = ip.nexthdr;
+	p->destination.proto = p->source.proto = next;
+	/* ::ffff:0:0/96 is a form of IPv4 for programs and has no place in a packet. */
+	if (ip.version != 6 || (!ip.daddr.in6_u.u6_addr32[0] && !ip.daddr.in6_u.u6_addr32[1] &&
+				ip.daddr.in6_u.u6_addr32[2] == bpf_htonl(0xffff)))
+		return -1;
+	for (i = 0; i < MAX_EXTENSIONS; i++) {
+		__u8 header[4];
+
+		if (next == IPPROTO_TCP || next == IPPROTO_UDP) {
+			p->destination.proto = p->source.proto = next;
+			return offset;
+		}
+		if (next != IPPROTO_HOPOPTS && next != IPPROTO_DSTOPTS && next != IPPROTO_FRAGMENT)
+			return -1;
+		if (bpf_skb_load_bytes(skb, offset, header, sizeof(header)))
+			return -1;
+		if (next == IPPROTO_FRAGMENT) {
+			if (header[2] || (header[3] & 0xf8))
+				return -1;
+			offset += 8;
+		} else {
+			offset += 8 + 8 * (__u32)header[1];
+		}
+		next = header[0];
+	}
+	return -1;
+}
+
+/* False: the packet is none that the guard can judge. Addresses are filled in as far as they were read. */
+static __always_inline bool read_packet(struct __sk_buff *skb, struct packet *p)
+{
+	__be16 ports[2];
+	__u8 flags;
+	int offset;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		offset = read_ipv4(skb, p);
+	else if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		offset = read_ipv6(skb, p);
+	else
+		return false;
+	if (offset < 0)
+		return false;
+	if (p->destination.proto != IPPROTO_TCP && p->destination.proto != IPPROTO_UDP)
+		return false;
+	if (bpf_skb_load_bytes(skb, offset, ports, sizeof(ports)))
+		return false;
+	p->source.port = ports[0];
+	p->destination.port = ports[1];
+	if (p->destination.proto == IPPROTO_TCP) {
+		if (bpf_skb_load_bytes(skb, offset + 13, &flags, 1)) /* RFC 9293 section 3.1 */
+			return false;
+		p->opens = (flags & 0x12) == 0x02;
+	}
+	return true;
+}
+
+#endif

@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Packets
+ */
+
+static __always_inline void record_peer(struct sock_state *s, __u64 cgroup, const struct flow *source)
+{
+	struct peer value = { .cgroup = cgroup };
+	struct peer_key key = {};
+
+	key.netns = s->netns;
+	__builtin_memcpy(key.addr, source->addr, sizeof(key.addr));
+	key.port = source->port;
+	key.proto = source->proto;
+	key.family = source->family;
+	bpf_map_update_elem(&peers, &key, &value, BPF_ANY);
+	s->source = *source;
+}
+
+/* Refuses a packet that leaves, or lets it by its agent's mode. */
+static __noinline int refuse_packet(const struct packet *p, __u64 cgroup, enum reason reason, struct agent *a, struct sock_state *s)
+{
+	struct refusal r = {};
+
+	r.what.cgroup = cgroup;
+	r.what.flow = p->destination;
+	r.what.operation = p->destination.proto == IPPROTO_TCP ? OP_CONNECT : OP_SEND;
+	r.what.layer = LAYER_EGRESS;
+	r.what.reason = reason;
+	if (a && (reason == REASON_NOT_GRANTED || reason == REASON_UNREADABLE))
+		r.what.mode = a->mode;
+	if (s) {
+		r.pid = s->pid;
+		__builtin_memcpy(r.comm, s->comm, sizeof(r.comm));
+		if (a && reason == REASON_NOT_GRANTED && flow_equal(&s->refused, &p->destination))
+			return DROP_SILENTLY; /* the call was reported; this is its packet, or sent again */
+	}
+	if (a && r.what.mode != MODE_ENFORCE) {
+		report(&r);
+		if (s)
+			hold(s, cgroup, a->generation, &p->destination);
+		return PASS;
+	}
+	if (a && !a->reject) {
+		report(&r);
+		if (s && p->destination.proto == IPPROTO_TCP)
+			s->refused = p->destination;
+		return DROP_SILENTLY;
+	}
+	r.error = EPERM;
+	report(&r);
+	return REFUSE;
+}
+
+static __always_inline void ask(struct question *q, const struct flow *f, const struct agent *a, __u64 cgroup, __u64 now)
+{
+	q->cgroup = cgroup;
+	q->now = now;
+	q->flow = *f;
+	q->slot = a->slot;
+	q->default_allow = a->default_allow;
+	q->own = false;
+	q->open = false;
+	q->local = false;
+}
+
+/* May this packet leave from a port where the agent listens? Then something must have come in before. */
+static __always_inline bool answers(struct question *q, const struct packet *p, const struct agent *a, struct sock_state *s)
+{
+	if (p->source.proto == IPPROTO_TCP) {
+		if (p->opens || !s->passive)
+			return false;
+	} else {
+		struct reply_key key = { .cgroup = q->cgroup, .remote = p->destination, .port = p->source.port };
+		__u64 *last = bpf_map_lookup_elem(&replies, &key);
+
+		if (!last || q->now - *last > REPLY_NS)
+			return false;
+	}
+	ask(q, &p->source, a, q->cgroup, q->now);
+	q->local = true;
+	return granted(q);
+}
+
+/*
+ * Each packet of an agent's socket, before it is cut or queued. PASS; REFUSE: dropped, a datagram's sender gets EPERM;
+ * DROP_SILENTLY: dropped, nobody is told. A packet of a decided flow costs the agent's entry and the socket's state.
+ */
+SEC("cgroup_skb/egress")
+int on_egress(struct __sk_buff *skb)
+{
+	__u64 id = bpf_skb_ancestor_cgroup_id(skb, agent_level), now = bpf_ktime_get_boot_ns();
+	struct sock_state *s = NULL;
+	struct question q = {};
+	struct packet p = {};
+	struct bpf_sock *sk;
+	struct agent *a;
+	bool readable, own;
+	int h;
+
+	readable = read_packet(skb, &p);
+	sk = skb->sk;
+	if (sk)
+		sk = bpf_sk_fullsock(sk);
+	if (sk)
+		s = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+	a = bpf_map_lookup_elem(&agents, &id);
+	if (!a)
+		return refuse_packet(&p, id, REASON_UNKNOWN_AGENT, NULL, s);
+	if (now >= a->deadline)
+		return refuse_packet(&p, id, REASON_EXPIRED, a, s);
+	if (!readable || !s)
+		return refuse_packet(&p, id, REASON_UNREADABLE, a, s);
+	h = held(s, id, a->generation, &p.destination);
+	if (h == HELD && p.destination.proto == IPPROTO_TCP && !p.opens)
+		return PASS;
+	own = is_own(&p.destination, s->netns);
+	if (own && (p.opens || p.destination.proto == IPPROTO_UDP))
+		record_peer(s, id, &p.source);
+	if (h == HELD)
+		return PASS;
+	ask(&q, &p.destination, a, id, now);
+	q.own = own;
+	q.open = h == HELD_OLD && !p.opens;
+	if (granted(&q) || answers(&q, &p, a, s)) {
+		hold(s, id, a->generation, &p.destination);
+		return PASS;
+	}
+	return refuse_packet(&p, id, REASON_NOT_GRANTED, a, s);
+}
+
+static __noinline int refuse_incoming(__u64 cgroup, struct agent *a)
+{
+	struct counters *c = bpf_map_lookup_elem(&counts, &cgroup);
+
+	if (c)
+		__sync_fetch_and_add(&c->incoming, 1);
+	return REFUSE;
+}
+
+/*
+ * Each packet that would reach an agent's socket, put together again: replies of decided flows, and what comes to a port
+ * where it may listen. Others are dropped and counted; they are no act of the agent, so there is no event.
+ */
+SEC("cgroup_skb/ingress")
+int on_ingress(struct __sk_buff *skb)
+{
+	__u64 id = bpf_skb_ancestor_cgroup_id(skb, agent_level), now = bpf_ktime_get_boot_ns();
+	struct sock_state *s = NULL;
+	struct question q = {};
+	struct packet p = {};
+	struct bpf_sock *sk;
+	struct agent *a;
+	int h;
+
+	a = bpf_map_lookup_elem(&agents, &id);
+	if (!a || now >= a->deadline)
+		return refuse_incoming(id, a);
+	sk = skb->sk;
+	if (sk)
+		sk = bpf_sk_fullsock(sk);
+	if (sk)
+		s = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+	if (a->mode != MODE_ENFORCE) {
+		if (s)
+			s->passive = 1;
+		return PASS;
+	}
+	if (!s || !read_packet(skb, &p))
+		return refuse_incoming(id, a);
+	h = held(s, id, a->generation, &p.source);
+	if (h == HELD && !p.opens)
+		return PASS;
+	ask(&q, &p.source, a, id, now);
+	q.own = is_own(&p.source, s->netns);
+	q.open = h == HELD_OLD;
+	if (!p.opens && granted(&q))
+		return PASS;
+	ask(&q, &p.destination, a, id, now);
+	q.local = true;
+	if (p.source.proto == IPPROTO_TCP && !p.opens && !s->passive)
+		return refuse_incoming(id, a);
+	if (!granted(&q))
+		return refuse_incoming(id, a);
+	if (p.source.proto == IPPROTO_TCP) {
+		s->passive = 1;
+	} else {
+		struct reply_key key = { .cgroup = id, .remote = p.source, .port = p.destination.port };
+
+		bpf_map_update_elem(&replies, &key, &now, BPF_ANY);
+	}
+	return PASS;
+}

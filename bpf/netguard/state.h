@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * State of the network guard: what raypherd writes (agents, rules, names), what the programs keep (sockets, peers, replies),
+ * and what they report. Go reads these layouts through generated types; they stand only here.
+ */
+#ifndef RAYPHER_NETGUARD_STATE_H
+#define RAYPHER_NETGUARD_STATE_H
+
+#define MAX_AGENTS 4096
+#define MAX_RULES 65536		/* of one agent */
+#define MAX_NAMES 262144	/* addresses that names resolved to, of all agents */
+#define MAX_PEERS 16384
+#define MAX_REPLIES 8192
+#define MAX_FOLDS 8192
+#define MAX_OWN_PORTS 8
+#define PATH_BYTES 108		/* sun_path, unix(7) */
+#define NAME_BYTES 256		/* a DNS name is at most 253 (RFC 1035 section 2.3.4) */
+
+/* Enumerations are one byte, so that they are the types of fields. */
+#define BYTE __attribute__((packed))
+
+enum mode { MODE_ENFORCE = 0, MODE_AUDIT, MODE_PERMISSIVE } BYTE;
+
+/* One agent, keyed by the id of its cgroup. Written by raypherd only. */
+struct agent {
+	__u64 deadline;		/* CLOCK_BOOTTIME, nanoseconds: closed from then on */
+	__u32 generation;	/* changes with the rules: open flows are then decided again */
+	__u32 slot;		/* of its rules; 0: it has none */
+	enum mode mode;
+	__u8 reject;		/* on_deny: 1 EPERM, 0 silence */
+	__u8 default_allow;
+	__u8 reserved[5];
+};
+
+/* One end of a flow. IPv4-mapped IPv6 addresses are IPv4 here: one rule, one form. Compared as five words. */
+struct flow {
+	__u32 addr[4];		/* network order; IPv4 in addr[0] */
+	__be16 port;
+	__u8 family;		/* 4 or 6 */
+	__u8 proto;
+};
+
+/*
+ * Rules of one agent: a trie of (class, port, prefix). The port stands before the address and is always matched whole, so
+ * that each port has a trie of its own, as has "every port" (0): a long prefix with one port hides no short one with another.
+ */
+struct rule_key {
+	__u32 prefixlen;	/* 32 + length of the address prefix */
+	__u8 class;
+	__u8 zero;
+	__be16 port;
+	__u32 addr[4];
+};
+
+#define CLASS_LISTEN 0x10	/* added to the family: a local address */
+#define RULE_PREFIX_BITS 32
+
+struct rules {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, MAX_RULES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(key_size, sizeof(struct rule_key));
+	__uint(value_size, sizeof(__u32));
+};
+
+/* An address that a granted name resolved to. Kept after it expired, for flows that are open when the rules change. */
+struct name_key {
+	__u64 cgroup;
+	__u32 addr[4];
+	__be16 port;
+	__u8 family;
+	__u8 reserved[5];
+};
+
+struct name_grant {
+	__u64 expires;		/* CLOCK_BOOTTIME, nanoseconds */
+	char name[NAME_BYTES];	/* for raypherd: a rule that goes takes its addresses with it */
+};
+
+/* Who sent to one of raypherd's own ports. */
+struct peer_key {
+	__u64 netns;
+	__u32 addr[4];
+	__be16 port;
+	__u8 proto;
+	__u8 family;
+	__u8 reserved[4];
+};
+
+struct peer {
+	__u64 cgroup;
+	__u64 closed;		/* when the socket was closed; 0: open */
+};
+
+/* A datagram came from remote to a port the agent may listen on: it may answer. */
+struct reply_key {
+	__u64 cgroup;
+	struct flow remote;
+	__be16 port;
+	__u8 reserved[2];
+};
+
+/* What is known of one socket of an agent. Accepted sockets begin with a copy of their listener's. */
+struct sock_state {
+	struct bpf_spin_lock lock;	/* of decided, generation, agent: two threads may send on one socket */
+	__u32 pid;		/* thread group that made it, or last named a destination */
+	__u64 netns;
+	char comm[16];
+	__u64 agent;
+	__u32 generation;
+	struct flow decided;	/* the remote end under agent and generation */
+	struct flow refused;	/* reported by a call's hook already: its packets are only counted */
+	struct flow asked;	/* the DNS server that the agent meant */
+	struct flow source;	/* of its peer entry; port 0: none */
+	__u8 passive;		/* a granted SYN came in to it or its listener */
+};
+
+struct counters {
+	__u64 refused;
+	__u64 would_block;
+	__u64 incoming;
+	__u64 suppressed;	/* refused, beyond the rate of single events */
+	__u64 window;		/* start of the second in which recent were reported */
+	__u64 recent;
+};
+
+/* The programs, as reported. */
+enum layer {
+	LAYER_CONNECT4 = 1, LAYER_CONNECT6, LAYER_SENDMSG4, LAYER_SENDMSG6, LAYER_BIND4, LAYER_BIND6, LAYER_SOCK_CREATE,
+	LAYER_EGRESS, LAYER_CONNECT_UNIX, LAYER_SENDMSG_UNIX,
+} BYTE;
+
+enum operation { OP_CONNECT = 1, OP_SENDTO, OP_SEND, OP_BIND, OP_SOCKET, OP_CONNECT_UNIX, OP_SENDTO_UNIX } BYTE;
+
+enum reason { REASON_NOT_GRANTED = 0, REASON_EXPIRED, REASON_UNKNOWN_AGENT, REASON_UNREADABLE } BYTE;
+
+/* What is the same in equal events. */
+struct fold_key {
+	__u64 cgroup;
+	struct flow flow;
+	__u32 path;		/* hash of a unix socket's path */
+	enum operation operation;
+	enum layer layer;
+	enum reason reason;
+	enum mode mode;
+	__u8 reserved[4];
+};
+
+struct fold {
+	__u64 start;		/* of the second in which equal events are only counted */
+	__u64 folded;
+	__u32 pid;
+	__s32 error;
+	char comm[16];
+};
+
+struct event {
+	struct fold_key what;
+	__u64 time;		/* CLOCK_BOOTTIME, nanoseconds */
+	__u64 count;
+	__u32 pid;
+	__s32 error;		/* errno that the program gets; 0: silence */
+	char comm[16];
+	__u32 path_length;
+	char path[PATH_BYTES];	/* as in sun_path: an abstract one begins with a zero byte */
+};
+
+enum statistic { STAT_EVENTS, STAT_FOLDED, STAT_CARRIED, STAT_LOST, STATS };
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_AGENTS);
+	__type(key, __u64);
+	__type(value, struct agent);
+} agents SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_AGENTS);
+	__type(key, __u64);
+	__type(value, struct counters);
+} counts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, MAX_AGENTS);
+	__type(key, __u32);
+	__array(values, struct rules);
+} slots SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_NAMES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct name_key);
+	__type(value, struct name_grant);
+} names SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_PEERS);
+	__type(key, struct peer_key);
+	__type(value, struct peer);
+} peers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_REPLIES);
+	__type(key, struct reply_key);
+	__type(value, __u64);
+} replies SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
+	__type(key, int);
+	__type(value, struct sock_state);
+} sockets SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_FOLDS);
+	__type(key, struct fold_key);
+	__type(value, struct fold);
+} folds SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20);
+	__type(value, struct event);
+} events SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, STATS);
+	__type(key, enum statistic);
+	__type(value, __u64);
+} statistics SEC(".maps");
+
+/* Set once, before loading. */
+volatile const __u32 agent_level = 0;	/* depth of the agents' cgroups, the root is 0 */
+volatile const __u64 parent_id = 0;	/* their parent */
+volatile const __u64 own_netns = 0;	/* where raypherd listens: network namespace cookie */
+volatile const __u16 dns_port = 0;	/* host order; 0: no forwarder */
+volatile const __u16 own_ports[MAX_OWN_PORTS] = {};
+
+#endif

@@ -1,0 +1,182 @@
+package netguard
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/raypher/raypher/bpf"
+	"github.com/raypher/raypher/policy"
+)
+
+// Arm gives an agent its rules, or replaces those it had (Mode and Deadline as well). Its cgroup may hold processes only
+// after this.
+func (g *Guard) Arm(a Agent) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	entry := bpf.NetguardAgent{Deadline: uint64(max(a.Deadline, 0)), Mode: modeNumber(a.Mode)}
+	return g.put(a.CgroupID, entry, a.Network)
+}
+
+// Renew moves the deadline of an armed agent.
+func (g *Guard) Renew(cgroupID uint64, deadline int64) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	entry, err := g.entry(cgroupID)
+	if err != nil {
+		return err
+	}
+	entry.Deadline = uint64(max(deadline, 0))
+	return explain("network guard: renewing an agent", g.maps.Agents.Update(cgroupID, entry, ebpf.UpdateExist))
+}
+
+// Replace puts other rules in force at once; open flows are decided again by their next packet.
+func (g *Guard) Replace(cgroupID uint64, n *policy.Network) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	entry, err := g.entry(cgroupID)
+	if err != nil {
+		return err
+	}
+	return g.put(cgroupID, entry, n)
+}
+
+// Disarm removes an agent's entry: what still runs in its cgroup gets nothing.
+func (g *Guard) Disarm(cgroupID uint64) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	entry, err := g.entry(cgroupID)
+	if errors.Is(err, ErrUnknownAgent) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := g.maps.Agents.Delete(cgroupID); err != nil {
+		return explain("network guard: disarming an agent", err)
+	}
+	g.slots.release(entry.Slot)
+	_, err = g.dropNames(cgroupID, func(string) bool { return false })
+	if e := g.maps.Counts.Delete(cgroupID); e != nil && !errors.Is(e, ebpf.ErrKeyNotExist) {
+		err = errors.Join(err, explain("network guard: counters of an agent", e))
+	}
+	return err
+}
+
+// Agents lists the armed cgroups, including those found in pinned maps.
+func (g *Guard) Agents() []uint64 {
+	var all []uint64
+	var id uint64
+	var a bpf.NetguardAgent
+	for it := g.maps.Agents.Iterate(); it.Next(&id, &a); {
+		all = append(all, id)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// Counters returns the totals of one agent.
+func (g *Guard) Counters(cgroupID uint64) (Counters, error) {
+	var c bpf.NetguardCounters
+	if err := g.maps.Counts.Lookup(cgroupID, &c); err != nil {
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			return Counters{}, fmt.Errorf("network guard: cgroup %d: %w", cgroupID, ErrUnknownAgent)
+		}
+		return Counters{}, explain("network guard: counters of an agent", err)
+	}
+	return Counters{Refused: c.Refused, WouldBlock: c.WouldBlock, Incoming: c.Incoming}, nil
+}
+
+func (g *Guard) entry(cgroupID uint64) (bpf.NetguardAgent, error) {
+	var a bpf.NetguardAgent
+	err := g.maps.Agents.Lookup(cgroupID, &a)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return a, fmt.Errorf("network guard: cgroup %d: %w", cgroupID, ErrUnknownAgent)
+	}
+	return a, explain("network guard: reading an agent", err)
+}
+
+// put writes the rules into a slot of their own, and then the entry that points there: packets are judged by all of the old
+// rules or all of the new ones.
+func (g *Guard) put(cgroupID uint64, entry bpf.NetguardAgent, n *policy.Network) error {
+	const what = "network guard: arming an agent"
+	rules, err := rulesOf(n)
+	if err != nil {
+		return err
+	}
+	entry.Slot = 0
+	if len(rules) > 0 {
+		s, err := g.slots.take()
+		if err != nil {
+			return err
+		}
+		defer s.rules.Close()
+		if err := fill(s.rules, rules); err != nil {
+			g.slots.release(s.index)
+			return err
+		}
+		entry.Slot = s.index
+	}
+	entry.Reject, entry.DefaultAllow = 0, 0
+	if n != nil && n.OnDeny == policy.Reject {
+		entry.Reject = 1
+	}
+	if n != nil && n.DefaultAction == policy.Allow {
+		entry.DefaultAllow = 1
+	}
+	before, err := g.entry(cgroupID)
+	if err != nil && !errors.Is(err, ErrUnknownAgent) {
+		g.slots.release(entry.Slot)
+		return err
+	}
+	entry.Generation = before.Generation + 1
+	err = g.maps.Counts.Update(cgroupID, bpf.NetguardCounters{}, ebpf.UpdateNoExist)
+	if err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
+		g.slots.release(entry.Slot)
+		return explain(what, err)
+	}
+	// Names that are no longer granted go first: until the entry is written they are only missing.
+	if _, err := g.dropNames(cgroupID, func(name string) bool {
+		return n != nil && len(n.MatchHosts(name)) > 0
+	}); err != nil {
+		g.slots.release(entry.Slot)
+		return err
+	}
+	if err := g.maps.Agents.Put(cgroupID, entry); err != nil {
+		g.slots.release(entry.Slot)
+		return explain(what, err)
+	}
+	g.slots.release(before.Slot)
+	return nil
+}
+
+func fill(trie *ebpf.Map, rules []bpf.NetguardRuleKey) error {
+	for i, r := range rules {
+		if err := trie.Put(r, uint32(i)); err != nil {
+			return explain(fmt.Sprintf("network guard: rule %d of %d", i+1, len(rules)), err)
+		}
+	}
+	return nil
+}
+
+func modeNumber(m policy.Mode) bpf.NetguardMode {
+	switch m {
+	case policy.Audit:
+		return bpf.NetguardModeMODE_AUDIT
+	case policy.Permissive:
+		return bpf.NetguardModeMODE_PERMISSIVE
+	}
+	return bpf.NetguardModeMODE_ENFORCE // also for what is unknown
+}
+
+func modeName(m bpf.NetguardMode) policy.Mode {
+	switch m {
+	case bpf.NetguardModeMODE_AUDIT:
+		return policy.Audit
+	case bpf.NetguardModeMODE_PERMISSIVE:
+		return policy.Permissive
+	}
+	return policy.Enforce
+}

@@ -1,0 +1,148 @@
+package netguard
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/raypher/raypher/bpf"
+)
+
+const (
+	// maxNames bounds the addresses that names of one agent hold at a time, so that no agent takes all of the map.
+	maxNames = 2048
+	// nameKept is how long an expired address is kept, so that a flow which it opened survives a change of the rules.
+	nameKept = time.Hour
+)
+
+// GrantName opens new flows to an address for ttl, because the granted name resolved to it. Port 0 is every port.
+func (g *Guard) GrantName(cgroupID uint64, name string, addr netip.Addr, port uint16, ttl time.Duration) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if _, err := g.entry(cgroupID); err != nil {
+		return err
+	}
+	words, family := addressWords(addr)
+	key := bpf.NetguardNameKey{Cgroup: cgroupID, Addr: words, Port: networkOrder(port), Family: family}
+	var grant, before bpf.NetguardNameGrant
+	if len(name) >= len(grant.Name) {
+		return fmt.Errorf("network guard: a name of %d bytes: at most %d", len(name), len(grant.Name)-1)
+	}
+	grant.Expires = uint64(bootTime() + ttl.Nanoseconds())
+	for i := range len(name) {
+		grant.Name[i] = int8(name[i])
+	}
+	err := g.maps.Names.Lookup(key, &before)
+	switch {
+	case err == nil:
+		grant.Expires = max(grant.Expires, before.Expires)
+	case !errors.Is(err, ebpf.ErrKeyNotExist):
+		return explain("network guard: granting a name's address", err)
+	case g.names[cgroupID] >= maxNames:
+		if n, err := g.dropExpired(cgroupID, 0); err != nil || n == 0 {
+			return errors.Join(fmt.Errorf("network guard: %w: %d addresses of names for one agent", ErrFull, maxNames), err)
+		}
+		fallthrough
+	default:
+		g.names[cgroupID]++
+	}
+	return explain("network guard: granting a name's address", g.maps.Names.Put(key, grant))
+}
+
+// dropNames removes the addresses of an agent's names that keep does not want, and says how many.
+func (g *Guard) dropNames(cgroupID uint64, keep func(name string) bool) (int, error) {
+	if g.names[cgroupID] == 0 {
+		return 0, nil
+	}
+	return g.dropWhere(func(k bpf.NetguardNameKey, v bpf.NetguardNameGrant) bool {
+		return k.Cgroup == cgroupID && !keep(text(v.Name[:]))
+	})
+}
+
+// dropExpired removes what expired longer than kept ago; cgroupID 0 is every agent.
+func (g *Guard) dropExpired(cgroupID uint64, kept time.Duration) (int, error) {
+	now := bootTime()
+	return g.dropWhere(func(k bpf.NetguardNameKey, v bpf.NetguardNameGrant) bool {
+		return (cgroupID == 0 || k.Cgroup == cgroupID) && int64(v.Expires)+kept.Nanoseconds() < now
+	})
+}
+
+func (g *Guard) dropWhere(drop func(bpf.NetguardNameKey, bpf.NetguardNameGrant) bool) (int, error) {
+	var k bpf.NetguardNameKey
+	var v bpf.NetguardNameGrant
+	var old []bpf.NetguardNameKey
+	it := g.maps.Names.Iterate()
+	for it.Next(&k, &v) {
+		if drop(k, v) {
+			old = append(old, k)
+		}
+	}
+	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
+		return 0, explain("network guard: reading the addresses of names", err)
+	}
+	for _, k := range old {
+		if err := g.maps.Names.Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return 0, explain("network guard: removing the address of a name", err)
+		}
+		if g.names[k.Cgroup]--; g.names[k.Cgroup] <= 0 {
+			delete(g.names, k.Cgroup)
+		}
+	}
+	return len(old), nil
+}
+
+// countNames finds the names that an earlier raypherd left in the pinned map.
+func (g *Guard) countNames() error {
+	_, err := g.dropWhere(func(k bpf.NetguardNameKey, _ bpf.NetguardNameGrant) bool {
+		g.names[k.Cgroup]++
+		return false
+	})
+	return err
+}
+
+// background keeps empty tries ready and forgets old addresses, until Close.
+func (g *Guard) background() {
+	refill, forget := time.NewTicker(50*time.Millisecond), time.NewTicker(time.Minute)
+	defer refill.Stop()
+	defer forget.Stop()
+	for {
+		select {
+		case <-g.stop:
+			return
+		case <-refill.C:
+			g.mu.Lock()
+			if len(g.slots.ready) < slotsLow {
+				_ = g.slots.refill() // said by the Arm that finds none
+			}
+			g.mu.Unlock()
+		case <-forget.C:
+			g.mu.Lock()
+			_, _ = g.dropExpired(0, nameKept) // tried again in a minute; an expired address opens nothing
+			g.mu.Unlock()
+		}
+	}
+}
+
+// bootTime is CLOCK_BOOTTIME in nanoseconds, the clock of every deadline in the kernel.
+func bootTime() int64 {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		panic(err) // the clock has existed since 2.6.39
+	}
+	return t.Nano()
+}
+
+// text reads a C string.
+func text(c []int8) string {
+	b := make([]byte, len(c))
+	for i := range c {
+		b[i] = byte(c[i])
+	}
+	b, _, _ = bytes.Cut(b, []byte{0})
+	return string(b)
+}

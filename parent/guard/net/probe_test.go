@@ -1,0 +1,402 @@
+package netguard
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/net/ipv4"
+	"golang.org/x/sys/unix"
+)
+
+// A probe is this test binary, run again inside a cgroup. It does one action for each line of its input and says what came
+// of it, so that a test sees what a governed program would see.
+
+const probeEnvironment = "RAYPHER_NETGUARD_PROBE"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(probeEnvironment) != "" {
+		serveProbe()
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+type action struct {
+	Do   string         // see probe.act
+	To   netip.AddrPort // destination, or local address of bind and listen
+	Path string         // of a unix socket, "@" in front of an abstract one; or a name to look up
+	Data string
+}
+
+type outcome struct {
+	Err  string // errno by name, "timeout", or empty
+	Data string // what came back
+}
+
+const probePatience = 700 * time.Millisecond
+
+type probe struct {
+	t   testing.TB
+	cmd *exec.Cmd
+	in  io.WriteCloser
+	out *bufio.Scanner
+}
+
+// startProbe starts a probe in a cgroup (an open folder; -1: in the test's own), in the near namespace.
+func (w *world) startProbe(t testing.TB, cgroup int) *probe {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), probeEnvironment+"=1")
+	cmd.Stderr = os.Stderr
+	if cgroup >= 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: cgroup}
+	}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.in(t, w.near, func() { must(t, cmd.Start()) })
+	p := &probe{t, cmd, in, bufio.NewScanner(out)}
+	t.Cleanup(func() {
+		in.Close()
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	return p
+}
+
+func (p *probe) do(a action) outcome {
+	p.t.Helper()
+	line, err := json.Marshal(a)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if _, err := p.in.Write(append(line, '\n')); err != nil {
+		p.t.Fatalf("asking the probe: %v", err)
+	}
+	if !p.out.Scan() {
+		p.t.Fatalf("the probe ended: %v", p.out.Err())
+	}
+	var o outcome
+	if err := json.Unmarshal(p.out.Bytes(), &o); err != nil {
+		p.t.Fatalf("probe said %q: %v", p.out.Text(), err)
+	}
+	return o
+}
+
+func serveProbe() {
+	in, out := bufio.NewScanner(os.Stdin), json.NewEncoder(os.Stdout)
+	state := &probeState{fd: -1}
+	for in.Scan() {
+		var a action
+		if err := json.Unmarshal(in.Bytes(), &a); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		data, err := state.act(a)
+		o := outcome{Data: data}
+		var errno syscall.Errno
+		switch {
+		case err == nil:
+		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINPROGRESS):
+			o.Err = "timeout"
+		case errors.As(err, &errno):
+			o.Err = unix.ErrnoName(errno)
+		default:
+			o.Err = err.Error()
+		}
+		if err := out.Encode(o); err != nil {
+			os.Exit(1)
+		}
+	}
+}
+
+// probeState keeps one open socket between actions.
+type probeState struct {
+	fd       int
+	listener int
+}
+
+func (s *probeState) act(a action) (string, error) {
+	switch a.Do {
+	case "tcp", "tcp-mapped", "fastopen", "fastopen-mapped":
+		return once(a, unix.SOCK_STREAM, 0)
+	case "udp", "udp-mapped", "udp-connected":
+		return once(a, unix.SOCK_DGRAM, 0)
+	case "sendmmsg":
+		return sendBatch(a)
+	case "raw":
+		return once(a, unix.SOCK_RAW, unix.IPPROTO_RAW)
+	case "icmp":
+		return once(a, unix.SOCK_DGRAM, unix.IPPROTO_ICMP)
+	case "mptcp":
+		return once(a, unix.SOCK_STREAM, unix.IPPROTO_MPTCP)
+	case "udplite":
+		return once(a, unix.SOCK_DGRAM, unix.IPPROTO_UDPLITE)
+	case "open", "open-udp", "say":
+		return s.flow(a)
+	case "bind", "listen", "accept", "serve-udp", "answer-udp", "bound-tcp":
+		return s.local(a)
+	case "unix", "unix-dgram", "socketpair":
+		return actUnix(a)
+	case "peername", "recvfrom":
+		return actRestored(a)
+	case "burst":
+		return burst(a)
+	}
+	return "", fmt.Errorf("unknown action %q", a.Do)
+}
+
+func socket(family, kind, proto int) (int, error) {
+	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, proto)
+	if err != nil {
+		return -1, err
+	}
+	limit := unix.NsecToTimeval(probePatience.Nanoseconds())
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
+		return -1, err
+	}
+	return fd, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit)
+}
+
+// sockaddr is the address in the family in which the probe speaks: "-mapped" actions use IPv6 sockets for IPv4.
+func sockaddr(a action) (int, unix.Sockaddr) {
+	addr := a.To.Addr()
+	if addr.Is4() && !strings.HasSuffix(a.Do, "-mapped") {
+		return unix.AF_INET, &unix.SockaddrInet4{Port: int(a.To.Port()), Addr: addr.As4()}
+	}
+	return unix.AF_INET6, &unix.SockaddrInet6{Port: int(a.To.Port()), Addr: addr.As16()}
+}
+
+func receive(fd int) (string, error) {
+	b := make([]byte, 65536)
+	n, _, err := unix.Recvfrom(fd, b, 0)
+	if err != nil {
+		return "", err
+	}
+	return string(b[:n]), nil
+}
+
+// once makes a socket, sends Data and returns what the other end answered.
+func once(a action, kind, proto int) (string, error) {
+	family, to := sockaddr(a)
+	fd, err := socket(family, kind, proto)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	switch a.Do {
+	case "tcp", "tcp-mapped", "udp-connected", "mptcp":
+		if err := unix.Connect(fd, to); err != nil {
+			return "", err
+		}
+		_, err = unix.Write(fd, []byte(a.Data))
+	case "fastopen", "fastopen-mapped":
+		err = unix.Sendto(fd, []byte(a.Data), unix.MSG_FASTOPEN, to)
+	default:
+		err = unix.Sendto(fd, []byte(a.Data), 0, to)
+	}
+	if err != nil {
+		return "", err
+	}
+	return receive(fd)
+}
+
+// flow keeps a connection open between actions.
+func (s *probeState) flow(a action) (string, error) {
+	if a.Do != "say" {
+		family, to := sockaddr(a)
+		kind := unix.SOCK_STREAM
+		if a.Do == "open-udp" {
+			kind = unix.SOCK_DGRAM
+		}
+		fd, err := socket(family, kind, 0)
+		if err != nil {
+			return "", err
+		}
+		if err := unix.Connect(fd, to); err != nil {
+			unix.Close(fd)
+			return "", err
+		}
+		s.fd = fd
+	}
+	if _, err := unix.Write(s.fd, []byte(a.Data)); err != nil {
+		return "", err
+	}
+	return receive(s.fd)
+}
+
+// local binds. "bound-tcp" connects to Path from the bound address.
+func (s *probeState) local(a action) (string, error) {
+	if a.Do == "accept" || a.Do == "answer-udp" {
+		return s.answer(a)
+	}
+	family, at := sockaddr(a)
+	kind := unix.SOCK_STREAM
+	if a.Do == "serve-udp" {
+		kind = unix.SOCK_DGRAM
+	}
+	fd, err := socket(family, kind, 0)
+	if err != nil {
+		return "", err
+	}
+	if err := unix.Bind(fd, at); err != nil {
+		unix.Close(fd)
+		return "", err
+	}
+	switch a.Do {
+	case "bound-tcp":
+		defer unix.Close(fd)
+		to, err := netip.ParseAddrPort(a.Path)
+		if err != nil {
+			return "", err
+		}
+		_, peer := sockaddr(action{To: to})
+		if err := unix.Connect(fd, peer); err != nil {
+			return "", err
+		}
+		return "", nil
+	case "listen":
+		if err := unix.Listen(fd, 8); err != nil {
+			return "", err
+		}
+	case "bind":
+		return "", unix.Close(fd)
+	}
+	s.listener = fd
+	return "", nil
+}
+
+// answer takes one connection or datagram and sends back what it said.
+func (s *probeState) answer(a action) (string, error) {
+	if a.Do == "answer-udp" {
+		b := make([]byte, 65536)
+		n, from, err := unix.Recvfrom(s.listener, b, 0)
+		if err != nil {
+			return "", err
+		}
+		return string(b[:n]), unix.Sendto(s.listener, b[:n], 0, from)
+	}
+	fd, _, err := unix.Accept(s.listener)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	said, err := receive(fd)
+	if err != nil {
+		return "", err
+	}
+	_, err = unix.Write(fd, []byte(said))
+	return said, err
+}
+
+func actUnix(a action) (string, error) {
+	kind := unix.SOCK_STREAM
+	if a.Do == "unix-dgram" {
+		kind = unix.SOCK_DGRAM
+	}
+	if a.Do == "socketpair" {
+		pair, err := unix.Socketpair(unix.AF_UNIX, kind, 0)
+		if err != nil {
+			return "", err
+		}
+		if _, err := unix.Write(pair[0], []byte(a.Data)); err != nil {
+			return "", err
+		}
+		return receive(pair[1])
+	}
+	fd, err := socket(unix.AF_UNIX, kind, 0)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	if kind == unix.SOCK_DGRAM {
+		return "", unix.Sendto(fd, []byte(a.Data), 0, &unix.SockaddrUnix{Name: a.Path})
+	}
+	return "", unix.Connect(fd, &unix.SockaddrUnix{Name: a.Path})
+}
+
+// actRestored shows which address a program is told after its DNS traffic was redirected.
+func actRestored(a action) (string, error) {
+	family, to := sockaddr(a)
+	fd, err := socket(family, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	var from unix.Sockaddr
+	if a.Do == "peername" {
+		if err := unix.Connect(fd, to); err != nil {
+			return "", err
+		}
+		from, err = unix.Getpeername(fd)
+	} else {
+		if err := unix.Sendto(fd, []byte(a.Data), 0, to); err != nil {
+			return "", err
+		}
+		_, from, err = unix.Recvfrom(fd, make([]byte, 65536), 0)
+	}
+	if err != nil {
+		return "", err
+	}
+	switch f := from.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(f.Addr), uint16(f.Port)).String(), nil
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(f.Addr), uint16(f.Port)).String(), nil
+	}
+	return "", errors.New("no address")
+}
+
+// burst sends a datagram to each of 1000 ports, or 1000 to one (Data "same").
+func burst(a action) (string, error) {
+	family, _ := sockaddr(a)
+	fd, err := socket(family, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	for i := range 1000 {
+		to := a.To
+		if a.Data != "same" {
+			to = netip.AddrPortFrom(to.Addr(), uint16(20000+i))
+		}
+		_, peer := sockaddr(action{To: to})
+		if err := unix.Sendto(fd, []byte("x"), 0, peer); err != nil && !errors.Is(err, unix.EPERM) {
+			return "", err
+		}
+	}
+	return "", nil
+}
+
+// sendBatch sends with sendmmsg(2).
+func sendBatch(a action) (string, error) {
+	c, err := net.ListenUDP("udp4", nil)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	_, err = ipv4.NewPacketConn(c).WriteBatch([]ipv4.Message{{Buffers: [][]byte{[]byte(a.Data)}, Addr: net.UDPAddrFromAddrPort(a.To)}}, 0)
+	if err != nil {
+		return "", err
+	}
+	c.SetReadDeadline(time.Now().Add(probePatience))
+	b := make([]byte, 65536)
+	n, err := c.Read(b)
+	return string(b[:n]), err
+}

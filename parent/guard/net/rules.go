@@ -1,0 +1,99 @@
+package netguard
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/raypher/raypher/bpf"
+	"github.com/raypher/raypher/parent/dns/hosts"
+	"github.com/raypher/raypher/policy"
+)
+
+// The first bits of a rule's key stand before the address: class, a zero byte, the port (struct rule_key).
+const (
+	rulePrefixBits = 32
+	classListen    = 0x10
+)
+
+// rulesOf turns the network section into keys of the trie. Rules that name a host stand for what the hosts file says of
+// it, since programs read that file without asking a DNS server; the forwarder adds the others as they are resolved.
+func rulesOf(n *policy.Network) ([]bpf.NetguardRuleKey, error) {
+	if n == nil {
+		return nil, nil
+	}
+	local, err := hosts.Read(hosts.Path)
+	if err != nil {
+		return nil, err
+	}
+	set := map[bpf.NetguardRuleKey]bool{}
+	add := func(endpoints []policy.Endpoint, class uint8) {
+		for _, e := range endpoints {
+			if e.Prefix.IsValid() {
+				set[ruleKey(class, e.Prefix, e.Port)] = true
+			}
+		}
+	}
+	add(n.Endpoints(), 0)
+	add(n.ListenEndpoints(), classListen)
+	for name, addrs := range local {
+		for _, e := range n.MatchHosts(name) {
+			for _, a := range addrs {
+				set[ruleKey(0, netip.PrefixFrom(a, a.BitLen()), e.Port)] = true
+			}
+		}
+	}
+	keys := make([]bpf.NetguardRuleKey, 0, len(set))
+	for k := range set {
+		keys = append(keys, k)
+	}
+	return keys, nil
+}
+
+func ruleKey(class uint8, p netip.Prefix, port uint16) bpf.NetguardRuleKey {
+	bits := p.Bits()
+	if p.Addr().Is4In6() && bits >= 96 {
+		bits -= 96
+	}
+	words, family := addressWords(p.Addr())
+	return bpf.NetguardRuleKey{
+		Prefixlen: uint32(rulePrefixBits + bits),
+		Class:     class | family,
+		Port:      networkOrder(port),
+		Addr:      words,
+	}
+}
+
+// addressWords is an address as struct flow holds it: network order, IPv4 in the first word, also where it is mapped.
+func addressWords(a netip.Addr) (words [4]uint32, family uint8) {
+	a = a.Unmap()
+	if a.Is4() {
+		b := a.As4()
+		words[0] = binary.NativeEndian.Uint32(b[:])
+		return words, 4
+	}
+	b := a.As16()
+	for i := range words {
+		words[i] = binary.NativeEndian.Uint32(b[4*i:])
+	}
+	return words, 6
+}
+
+func addressOf(words [4]uint32, family uint8) netip.Addr {
+	var b [16]byte
+	for i, w := range words {
+		binary.NativeEndian.PutUint32(b[4*i:], w)
+	}
+	switch family {
+	case 4:
+		return netip.AddrFrom4([4]byte(b[:4]))
+	case 6:
+		return netip.AddrFrom16(b)
+	}
+	return netip.Addr{}
+}
+
+func networkOrder(port uint16) uint16 {
+	var b [2]byte
+	binary.BigEndian.PutUint16(b[:], port)
+	return binary.NativeEndian.Uint16(b[:])
+}
