@@ -1,0 +1,126 @@
+// Command raypherd is the parent daemon: it puts agents under the guard, keeps their visas, and records what was refused.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/raypher/raypher/parent/daemon"
+	"github.com/raypher/raypher/parent/instance"
+)
+
+// version is set by the linker (-X main.version=...).
+var version = "devel"
+
+func main() {
+	options, err := parse(os.Args[1:], os.Stderr)
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "raypherd:", err)
+		os.Exit(2)
+	}
+	if options == nil {
+		fmt.Println("raypherd", version)
+		return
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := daemon.Run(ctx, *options); err != nil {
+		fmt.Fprintln(os.Stderr, "raypherd:", err)
+		os.Exit(1)
+	}
+}
+
+const usage = `raypherd: the parent daemon of Raypher. It puts agents under the guard, renews their visas, and has
+every refusal recorded. It runs as root.
+
+usage: raypherd [flags]
+
+Without --enclave-socket it starts raypher-enclave as a child: tier software, for development. SIGTERM ends raypherd;
+running agents stay under the guard, and the next raypherd finds them again.
+
+flags:
+`
+
+// parse reads the flags. Without error and options it was --version.
+func parse(args []string, out io.Writer) (*daemon.Options, error) {
+	var (
+		o                                = daemon.Options{Version: version}
+		run, state, private, format, dns string
+		dnsPort                          uint
+		showVersion                      bool
+	)
+	flags := flag.NewFlagSet("raypherd", flag.ContinueOnError)
+	flags.SetOutput(out)
+	flags.Usage = func() {
+		fmt.Fprint(out, usage)
+		flags.PrintDefaults()
+	}
+	flags.StringVar(&run, "run-dir", "", "folder of sockets and records (default "+instance.DefaultRun+"); another folder makes an instance of its own")
+	flags.StringVar(&state, "state-dir", "", "folder of the journal and keys (default "+instance.DefaultState+")")
+	flags.StringVar(&o.Policy, "policy", instance.Policy, "the host's default policy, for runs that name none; checked at start")
+	flags.StringVar(&o.Signers, "signers", instance.Signers, "folder with the keys of trusted manifest signers")
+	flags.StringVar(&o.EnclaveSocket, "enclave-socket", "", "unix socket of an enclave that runs already")
+	flags.StringVar(&o.EnclaveBinary, "enclave-binary", "", "raypher-enclave to start (default: beside raypherd)")
+	flags.StringVar(&o.Listen, "listen", instance.AgentAddress, "loopback address of the Agent service; empty: none")
+	flags.UintVar(&dnsPort, "dns-port", 0, "port of the DNS forwarder on loopback; 0: one that is free")
+	flags.StringVar(&dns, "dns-upstream", "", "resolvers as address or address:port, separated by commas (default: those of /etc/resolv.conf)")
+	flags.StringVar(&o.Group, "group", instance.Group, "group whose members run agents and operate raypherd")
+	flags.StringVar(&private, "private", "", "serve the one run with this id and end with it; no TCP listener")
+	flags.BoolVar(&o.DryRun, "dry-run", false, "run every agent in mode audit: record what would have been refused, refuse nothing")
+	flags.StringVar(&format, "log-format", "text", "text or json")
+	flags.BoolVar(&showVersion, "version", false, "print the version and end")
+	if err := flags.Parse(args); err != nil {
+		return nil, err
+	}
+	if showVersion {
+		return nil, nil
+	}
+	if flags.NArg() > 0 {
+		return nil, fmt.Errorf("unexpected argument %q: see --help", flags.Arg(0))
+	}
+	var err error
+	if o.Log, err = logger(format, out); err != nil {
+		return nil, err
+	}
+	if dnsPort > 65535 {
+		return nil, fmt.Errorf("--dns-port %d: a port is at most 65535", dnsPort)
+	}
+	o.DNSPort = uint16(dnsPort)
+	if dns != "" {
+		o.DNSUpstreams = strings.Split(dns, ",")
+	}
+	if private == "" {
+		o.Paths, err = instance.At(run, state)
+		return &o, err
+	}
+	if run == "" {
+		run = instance.DefaultRun
+	}
+	if state == "" {
+		state = instance.DefaultState
+	}
+	o.Listen = ""
+	o.Paths, err = instance.PrivateIn(run, state, private)
+	return &o, err
+}
+
+func logger(format string, out io.Writer) (*slog.Logger, error) {
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(out, nil)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(out, nil)), nil
+	}
+	return nil, fmt.Errorf("--log-format %q: use text or json", format)
+}

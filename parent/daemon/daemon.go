@@ -1,0 +1,359 @@
+// Package daemon is raypherd: it brings the parts of the parent up in the one order in which nothing is half started, keeps
+// them, and takes them down so that the guard of running agents stays. cmd/raypherd calls Run.
+//
+// The order: host checked, instance locked, policy read; journal, enclave; cgroup; listeners opened; network guard attached;
+// agents of an earlier raypherd adopted; then, and not before, somebody is served.
+//
+// Ending (SIGTERM, or a crash at any point) leaves the cgroups and the pinned programs in place: agents go on under them, and
+// the next raypherd finds them. A private instance ends with its last agent and leaves nothing but its state.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	sd "github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/raypher/raypher/parent/agents"
+	"github.com/raypher/raypher/parent/audit"
+	"github.com/raypher/raypher/parent/cgroup"
+	"github.com/raypher/raypher/parent/dns"
+	"github.com/raypher/raypher/parent/events"
+	"github.com/raypher/raypher/parent/guard/net"
+	"github.com/raypher/raypher/parent/instance"
+	"github.com/raypher/raypher/parent/link"
+	"github.com/raypher/raypher/parent/server"
+)
+
+// backend is the only one there is so far; the name is the one of the visa's claim.
+const backend = "broker"
+
+// Options of one raypherd.
+type Options struct {
+	Paths         instance.Paths
+	Policy        string // path of the host's default policy
+	Signers       string // folder of trusted manifest signers
+	EnclaveSocket string // of an enclave that runs already; empty: start one
+	EnclaveBinary string // empty: beside this program
+	Listen        string // for agents over TCP; empty: none
+	DNSPort       uint16 // 0: one that is free
+	DNSUpstreams  []string
+	Group         string // of operators
+	DryRun        bool
+	Version       string
+	Log           *slog.Logger
+}
+
+// daemon holds the parts, in the order in which they were brought up. Taking down goes the other way.
+type daemon struct {
+	options  Options
+	log      *slog.Logger
+	group    int
+	policy   []byte
+	notes    []string
+	store    *audit.Store
+	enclave  *enclave
+	cgroups  *cgroup.Parent
+	loopback net.Listener
+	dns      *dns.Server
+	guard    *netguard.Guard
+	hub      *events.Hub
+	agents   *agents.Host
+	server   *server.Server
+	emptied  chan struct{} // private: the last agent is gone
+	down     []func() error
+}
+
+// Run serves until ctx ends. An error means that raypherd did not start, or that a part of it failed.
+func Run(ctx context.Context, o Options) (err error) {
+	d := &daemon{options: o, log: o.Log, emptied: make(chan struct{}, 1)}
+	defer func() {
+		for i := len(d.down) - 1; i >= 0; i-- {
+			err = errors.Join(err, d.down[i]())
+		}
+	}()
+	for _, step := range []func(context.Context) error{
+		d.prepare, d.openJournal, d.connectEnclave, d.openListeners, d.attachGuard, d.openAgents, d.openServer,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return d.serve(ctx)
+}
+
+// later registers what takes a part down.
+func (d *daemon) later(f func() error) { d.down = append(d.down, f) }
+
+func (d *daemon) prepare(context.Context) (err error) {
+	if err := checkHost(); err != nil {
+		return err
+	}
+	if d.policy, err = readPolicy(d.options.Policy); err != nil {
+		return err
+	}
+	if d.group, err = operators(d.options.Group); err != nil {
+		return err
+	}
+	if err := makeFolders(d.options.Paths); err != nil {
+		return err
+	}
+	held, err := lock(d.options.Paths)
+	if err != nil {
+		return err
+	}
+	d.later(held.Close)
+	if d.options.Paths.Private {
+		d.later(func() error { return os.RemoveAll(d.options.Paths.Run) })
+	}
+	sweep(d.options.Paths, d.log)
+	if err := mountBPF(d.options.Paths.Pins); err != nil {
+		return err
+	}
+	if d.group < 0 && !d.options.Paths.Private {
+		d.log.Info("only root can run agents: `groupadd --system " + d.options.Group + "`, then restart, lets the members of that group do so")
+	}
+	return nil
+}
+
+func (d *daemon) openJournal(context.Context) (err error) {
+	if d.store, err = audit.Open(d.options.Paths.Journal); err != nil {
+		return err
+	}
+	d.later(d.store.Close)
+	for _, r := range d.store.Recovered() {
+		d.log.Warn("the journal's torn end was set aside", "recovered", fmt.Sprintf("%+v", r))
+	}
+	return nil
+}
+
+func (d *daemon) connectEnclave(ctx context.Context) (err error) {
+	p := d.options.Paths
+	if d.options.EnclaveSocket != "" {
+		d.enclave, err = openEnclave(ctx, d.options.EnclaveSocket, p, d.store, d.log)
+	} else {
+		var binary string
+		if binary, err = enclaveBinary(d.options.EnclaveBinary); err != nil {
+			return err
+		}
+		d.enclave, err = startEnclave(ctx, link.LocalOptions{
+			Binary: binary, Socket: p.EnclaveSocket, State: p.EnclaveState, Keys: p.Keys,
+			Store: d.store, Log: d.log, Progress: func(said string) { d.log.Info(said) },
+		})
+	}
+	if err != nil {
+		return err
+	}
+	d.later(d.enclave.close)
+	d.hub, err = events.New(events.Options{Record: d.enclave.record, Spool: p.Spool, Log: d.log})
+	return err
+}
+
+func (d *daemon) openListeners(context.Context) (err error) {
+	if d.options.Listen != "" {
+		if d.loopback, err = server.ListenLoopback(d.options.Listen); err != nil {
+			return err
+		}
+	}
+	d.dns, err = dns.Listen(dns.Options{
+		Port: d.options.DNSPort, Upstreams: d.options.DNSUpstreams,
+		Report: func(q dns.Query) { d.agents.NameRefused(q) },
+	})
+	if err != nil {
+		return errors.Join(err, d.closeLoopback())
+	}
+	return nil
+}
+
+func (d *daemon) closeLoopback() error {
+	if d.loopback == nil {
+		return nil
+	}
+	return d.loopback.Close()
+}
+
+func (d *daemon) attachGuard(context.Context) (err error) {
+	if d.cgroups, err = cgroup.Open(d.options.Paths.Cgroup); err != nil {
+		return err
+	}
+	d.later(d.cgroups.Close)
+	var own []uint16
+	if d.loopback != nil {
+		own = append(own, d.loopback.Addr().(*net.TCPAddr).AddrPort().Port())
+	}
+	d.guard, err = netguard.Load(netguard.Options{
+		CgroupPath: d.cgroups.Path(), PinDir: d.options.Paths.Pins, DNSPort: d.dns.Port(), OwnPorts: own,
+	})
+	if err != nil {
+		return fmt.Errorf("network guard: %w", err)
+	}
+	d.later(d.guard.Close)
+	d.notes = d.guard.Notes()
+	if d.options.Paths.Private {
+		d.later(func() error { return errors.Join(d.guard.Unpin(), d.cgroups.Remove()) })
+	}
+	return nil
+}
+
+func (d *daemon) openAgents(context.Context) error {
+	hostname, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("name of this host: %w", err)
+	}
+	d.agents = agents.NewHost(agents.Options{
+		Paths: d.options.Paths, Cgroups: d.cgroups, Enclave: d.enclave, Guard: d.guard, Events: d.hub,
+		Policy: d.policy, PolicyPath: d.options.Policy, Signers: d.options.Signers, DryRun: d.options.DryRun,
+		Backend: backend, Hostname: hostname, Notes: d.notes, Log: d.log, Gone: d.gone,
+	})
+	d.later(func() error { d.agents.Detach(); return nil })
+	d.dns.Bind(d.whoAsked, d.guard.GrantName)
+	if err := d.agents.Adopt(); err != nil {
+		d.log.Error("not everything of the earlier raypherd could be cleaned up", "error", err)
+	}
+	return nil
+}
+
+// gone notes that the last agent of a private instance is gone.
+func (d *daemon) gone(left int) {
+	if left > 0 {
+		return
+	}
+	select {
+	case d.emptied <- struct{}{}:
+	default:
+	}
+}
+
+// whoAsked tells the DNS forwarder whose question it has.
+func (d *daemon) whoAsked(proto uint8, local, remote netip.AddrPort) (dns.Agent, bool) {
+	id, ok := d.guard.Peer(proto, local, remote)
+	if !ok {
+		return dns.Agent{}, false
+	}
+	a, ok := d.agents.ByCgroup(id)
+	if !ok {
+		return dns.Agent{}, false
+	}
+	permit := a.Permit()
+	return dns.Agent{CgroupID: id, Network: permit.Network, Mode: permit.Mode}, true
+}
+
+func (d *daemon) openServer(context.Context) (err error) {
+	d.server, err = server.New(server.Options{
+		Paths: d.options.Paths, Agents: d.agents, Events: d.hub, Enclave: d.enclave, Evidence: evidence{d.store},
+		Peer: d.guard.Peer, Counters: d.counters, Group: d.group, Loopback: d.loopback,
+		Version: d.options.Version, Backend: backend, Notes: d.notes, Log: d.log,
+	})
+	return err
+}
+
+// counters are those of the parts that count for themselves.
+func (d *daemon) counters() map[string]uint64 {
+	s, err := d.guard.Statistics()
+	if err != nil {
+		return nil
+	}
+	return map[string]uint64{"network_events": s.Events, "network_events_folded": s.Folded, "network_events_lost": s.Lost}
+}
+
+// serve runs the parts until ctx ends or one of them fails. Events are taken until the last agent's owner has let go.
+func (d *daemon) serve(ctx context.Context) error {
+	serving, cancel := context.WithCancel(ctx)
+	defer cancel()
+	recording, stopRecording := context.WithCancel(context.WithoutCancel(ctx))
+	recorded := make(chan error, 1)
+	go func() { recorded <- d.hub.Run(recording) }()
+
+	parts, serving := errgroup.WithContext(serving)
+	parts.Go(func() error { return d.server.Serve(serving) })
+	parts.Go(func() error { return unlessDone(serving, d.guard.Run(serving, d.agents.NetworkEvent)) })
+	parts.Go(func() error { return unlessDone(serving, d.dns.Serve(serving)) })
+	if d.options.Paths.Private {
+		parts.Go(func() error { d.untilEmpty(serving); cancel(); return nil })
+	}
+	d.announce()
+	err := parts.Wait()
+	_, _ = sd.SdNotify(false, sd.SdNotifyStopping) // systemd notices the end by itself
+	if d.options.Paths.Private {
+		err = errors.Join(err, d.stopAgents())
+	}
+	d.agents.Detach()
+	stopRecording()
+	err = errors.Join(err, <-recorded)
+	if d.options.Paths.Private {
+		d.log.Info("private raypherd ends")
+	} else {
+		d.log.Info("raypherd ends; the guard of running agents stays", "agents", len(d.agents.List()))
+	}
+	return err
+}
+
+// unlessDone drops the error of a part that was told to end.
+func unlessDone(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// announce says that the guard is in place.
+func (d *daemon) announce() {
+	for _, note := range d.notes {
+		d.log.Warn(note)
+	}
+	tier := "unknown, the enclave does not answer"
+	ctx, cancel := context.WithTimeout(context.Background(), waitTimeout)
+	defer cancel()
+	if description, err := d.enclave.Describe(ctx); err == nil {
+		tier = description.Tier
+	}
+	d.log.Info("eBPF probes attached successfully",
+		"hooks", hooks(d.options.Paths.Pins), "cgroup", d.cgroups.Path(), "pinned", d.guard.Pinned(), "backend", backend, "tier", tier)
+	address := "none"
+	if d.loopback != nil {
+		address = d.loopback.Addr().String()
+	}
+	d.log.Info("raypherd serves", "socket", d.options.Paths.Socket, "agents over TCP", address, "dns port", d.dns.Port(),
+		"adopted agents", len(d.agents.List()), "version", d.options.Version)
+	_, _ = sd.SdNotify(false, sd.SdNotifyReady) // without systemd there is nobody to tell
+}
+
+// firstAgent is how long a private raypherd waits for the run that it was started for.
+const firstAgent = 30 * time.Second
+
+// untilEmpty returns when the private instance's last agent is gone, or none came.
+func (d *daemon) untilEmpty(ctx context.Context) {
+	timer := time.NewTimer(firstAgent)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.emptied:
+			return
+		case <-timer.C:
+			if len(d.agents.List()) == 0 {
+				d.log.Warn("no agent came to this private raypherd")
+				return
+			}
+		}
+	}
+}
+
+// stopAgents ends what is left in a private instance: nobody would clean up after it.
+func (d *daemon) stopAgents() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	var err error
+	for _, a := range d.agents.List() {
+		err = errors.Join(err, d.agents.Stop(ctx, a.ID(), "its private raypherd was ended"))
+	}
+	return err
+}

@@ -1,0 +1,197 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/raypher/raypher/parent/audit"
+	"github.com/raypher/raypher/parent/events"
+	"github.com/raypher/raypher/parent/instance"
+	"github.com/raypher/raypher/parent/link"
+	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
+)
+
+// The waits for an enclave.
+const (
+	startTimeout = 30 * time.Second // for a local one to come up
+	waitTimeout  = 5 * time.Second  // for one that runs already; agents of an earlier raypherd must not wait longer
+	firstRestart = 500 * time.Millisecond
+	lastRestart  = 30 * time.Second
+)
+
+// enclave is the enclave of this raypherd: one that runs already, or a local process that is started again when it ends.
+type enclave struct {
+	log *slog.Logger
+
+	mu     sync.Mutex
+	link   *link.Link // nil while a local one is down
+	reason error      // why it is nil
+
+	stop context.CancelFunc
+	done sync.WaitGroup
+}
+
+// openEnclave connects to the enclave that runs at the socket.
+func openEnclave(ctx context.Context, socket string, p instance.Paths, store *audit.Store, log *slog.Logger) (*enclave, error) {
+	if err := os.MkdirAll(p.Keys, 0o700); err != nil {
+		return nil, fmt.Errorf("enclave: %w", err)
+	}
+	caller, err := link.OpenCaller(p.Keys)
+	if err != nil {
+		return nil, fmt.Errorf("enclave: %w", err)
+	}
+	l, err := link.Dial(link.Options{
+		Address: "unix:" + socket, Caller: caller, PinFile: filepath.Join(p.Keys, link.PinFile), Store: store, Log: log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("enclave: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, waitTimeout)
+	defer cancel()
+	if err := l.Wait(ctx); err != nil {
+		if !errors.Is(err, link.ErrUnreachable) || errors.Is(err, link.ErrPeer) {
+			return nil, errors.Join(err, l.Close())
+		}
+		// Not a reason to refuse: agents of an earlier raypherd keep what their visas grant.
+		log.Warn("no agent can be started yet", "reason", err)
+	}
+	return &enclave{log: log, link: l, stop: func() {}}, nil
+}
+
+// startEnclave starts a local enclave and keeps one running.
+func startEnclave(ctx context.Context, o link.LocalOptions) (*enclave, error) {
+	starting, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	local, err := link.StartLocal(starting, o)
+	if err != nil {
+		return nil, err
+	}
+	e := &enclave{log: o.Log, link: local.Link}
+	ctx, e.stop = context.WithCancel(context.WithoutCancel(ctx))
+	e.done.Add(1)
+	go func() {
+		defer e.done.Done()
+		e.keep(ctx, local, o)
+	}()
+	return e, nil
+}
+
+// keep starts the local enclave again when it ends, until ctx ends; then it ends it.
+func (e *enclave) keep(ctx context.Context, local *link.Local, o link.LocalOptions) {
+	wait := firstRestart
+	for {
+		select {
+		case <-local.Ended():
+			e.log.Error("the enclave process ended: nothing is granted until it runs again; agents keep what their visas grant")
+			e.set(nil, errors.New("its process ended"))
+			if err := local.Close(); err != nil {
+				e.log.Warn("closing the link to the ended enclave", "error", err)
+			}
+		case <-ctx.Done():
+			if err := local.Close(); err != nil {
+				e.log.Warn("ending the enclave", "error", err)
+			}
+			return
+		}
+		for {
+			select {
+			case <-time.After(wait):
+			case <-ctx.Done():
+				return
+			}
+			wait = min(2*wait, lastRestart)
+			starting, cancel := context.WithTimeout(ctx, startTimeout)
+			again, err := link.StartLocal(starting, o)
+			cancel()
+			if err != nil {
+				e.log.Error("the enclave does not come up again", "error", err)
+				e.set(nil, err)
+				continue
+			}
+			local, wait = again, firstRestart
+			e.set(local.Link, nil)
+			break
+		}
+	}
+}
+
+func (e *enclave) set(l *link.Link, reason error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.link, e.reason = l, reason
+}
+
+// get returns the link, or why there is none; the error wraps link.ErrUnreachable.
+func (e *enclave) get() (*link.Link, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.link == nil {
+		return nil, fmt.Errorf("%w: %w: raypherd starts it again", link.ErrUnreachable, e.reason)
+	}
+	return e.link, nil
+}
+
+// close ends the connection, and a local enclave with it.
+func (e *enclave) close() error {
+	e.stop()
+	e.done.Wait()
+	e.mu.Lock()
+	l := e.link
+	e.mu.Unlock()
+	if l == nil {
+		return nil
+	}
+	return l.Close() // a second time is harmless where keep has closed it
+}
+
+func (e *enclave) Mint(ctx context.Context, r *enclavev1.MintRequest) (*enclavev1.MintReply, error) {
+	l, err := e.get()
+	if err != nil {
+		return nil, err
+	}
+	return l.Mint(ctx, r)
+}
+
+func (e *enclave) Describe(ctx context.Context) (*enclavev1.Description, error) {
+	l, err := e.get()
+	if err != nil {
+		return nil, err
+	}
+	return l.Describe(ctx)
+}
+
+func (e *enclave) InstallCeiling(ctx context.Context, bundle []byte) (*enclavev1.Description, error) {
+	l, err := e.get()
+	if err != nil {
+		return nil, err
+	}
+	return l.InstallCeiling(ctx, bundle)
+}
+
+// Reachable says whether visas can be granted now, and if not, why.
+func (e *enclave) Reachable() error {
+	l, err := e.get()
+	if err != nil {
+		return err
+	}
+	return l.Reachable()
+}
+
+// record is what the event hub calls.
+func (e *enclave) record(ctx context.Context, verdicts [][]byte) ([]byte, uint64, error) {
+	l, err := e.get()
+	if err != nil {
+		return nil, 0, err
+	}
+	epoch, first, err := l.Record(ctx, verdicts...)
+	if errors.Is(err, link.ErrInvalid) {
+		return nil, 0, fmt.Errorf("%w: %w", events.ErrRefused, err)
+	}
+	return epoch[:], first, err
+}
