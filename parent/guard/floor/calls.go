@@ -36,7 +36,8 @@ const (
 	// cloneNamespaceFlags leave out CLONE_NEWTIME, which lies in the bits of clone's exit signal.
 	cloneNamespaceFlags = namespaceFlags &^ unix.CLONE_NEWTIME
 
-	ioctlTIOCLINUX = 0x541c // include/uapi/asm-generic/ioctls.h; not in x/sys/unix
+	// TIOCLINUX pastes into the console.
+	TIOCLINUX = 0x541c // include/uapi/asm-generic/ioctls.h; not in x/sys/unix
 
 	// MemfdNoExec makes memory files that cannot be executed (MFD_NOEXEC_SEAL, Linux 6.3).
 	MemfdNoExec = unix.MFD_NOEXEC_SEAL
@@ -111,7 +112,7 @@ var refusals = []Refusal{
 	{Name: "file_setattr", Errno: unix.EPERM},
 
 	// Input into the terminal of the person who watches.
-	{Name: "ioctl", Errno: unix.EPERM, when: oneOf(1, unix.TIOCSTI, ioctlTIOCLINUX)},
+	{Name: "ioctl", Errno: unix.EPERM, when: oneOf(1, unix.TIOCSTI, TIOCLINUX)},
 
 	// Sockets that the network guard does not hold.
 	{Name: "socket", Errno: unix.EPERM, when: sockets},

@@ -1,0 +1,231 @@
+// Package broker serves the seccomp notifications of one agent, in its warden. For each notified system call it finds out
+// which object the call means, decides it by the permit, and answers in one of three ways:
+//
+//   - it refuses, and reports a verdict;
+//   - where Landlock (package floor) already allows the access, it lets the call go on in the kernel: the floor bounds what a
+//     racing thread could make of the call's arguments meanwhile;
+//   - beyond the floor it performs the call itself on the very object that it decided on, and injects the result. It never
+//     performs and continues: no call is done twice, and none is decided on memory that is read again.
+//
+// It runs as the agent's user and without capabilities, so that it is no deputy worth confusing: it can open nothing that the
+// agent's user could not. An agent cannot change its identity (it has no capabilities and no way to gain any), so files that
+// the broker makes belong to whom they would have belonged to; only the umask is looked up.
+//
+// Objects of /proc, /sys and device files are never injected: the opener's identity stays with such a file. They are
+// decided, and then it is the kernel that opens them.
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/raypher/raypher/journal"
+	"github.com/raypher/raypher/parent/guard/floor"
+	"github.com/raypher/raypher/policy"
+)
+
+// maxWorkers bounds the threads that can wait in slow file systems at once. Normally there is one.
+const maxWorkers = 16
+
+// slow is how long a worker may be busy with one call before another one takes over the notifications.
+const slow = 10 * time.Millisecond
+
+// Options of a broker.
+type Options struct {
+	Listener int             // the notification descriptor; the broker owns it
+	Permit   *policy.Policy  // resolved (floor.Resolved)
+	Coverage *floor.Coverage // what Landlock allows anyway
+
+	// Closed are paths that no agent may open, as in floor.Options.
+	Closed []string
+	// Devices are further device files that are granted, as in floor.Options.
+	Devices []string
+	// VisaPath is the file whose opening yields the current visa; empty: none.
+	VisaPath string
+	// Visa returns the current visa.
+	Visa func() []byte
+	// AgentSocket is the unix socket that an agent may always connect to; empty: none.
+	AgentSocket string
+	// Cgroup is the path of the agent's cgroup as /proc/<pid>/cgroup shows it; empty: only a process's own files in /proc
+	// count as the agent's.
+	Cgroup string
+
+	// Report gets each verdict, folded: equal ones within a second after the first are one with a count. It may be called from
+	// several threads and must not block for long. Time, PID, Comm, Decision, Layer, Operation, Target, Rule, Errno, Count and
+	// AsPassed are set.
+	Report func(journal.Verdict)
+	// Count gets the operations in mode permissive, instead of Report.
+	Count func(operation string)
+	// Kill ends the agent, for on_violation: kill. The refused call is never answered.
+	Kill func()
+}
+
+// Broker serves the notifications of one agent.
+type Broker struct {
+	options Options
+	calls   map[int32]call
+	rules   atomic.Pointer[ruling]
+	fold    *fold
+
+	mutex   sync.Mutex
+	workers int
+	idle    int
+	fatal   chan error
+}
+
+// New prepares a broker. It reads the kernel's sizes of the notification structures and fails where they are not the ones
+// that it knows.
+func New(o Options) (*Broker, error) {
+	if err := checkSizes(); err != nil {
+		return nil, err
+	}
+	// One thread's wake-up is handed to the other at once: a quarter of the cost on an idle machine. Linux 6.6 and later.
+	setSyncWakeUp(o.Listener)
+	b := &Broker{options: o, fold: newFold(o.Report), fatal: make(chan error, maxWorkers)}
+	b.calls = callTable(o.Permit)
+	b.rules.Store(newRuling(o.Permit, false))
+	return b, nil
+}
+
+// Narrow replaces the permit by one that lies within it. From now on nothing continues on the floor's account, which is as
+// wide as the first permit: what is granted is opened by the broker. Objects that cannot be injected are refused.
+func (b *Broker) Narrow(permit *policy.Policy) { b.rules.Store(newRuling(permit, true)) }
+
+// Serve answers notifications until the agent's last task is gone, which is no error, or until ctx ends. Any other error is
+// fatal: the caller must end its process, because calls that were received and not answered would wait for ever.
+func (b *Broker) Serve(ctx context.Context) error {
+	gone := make(chan error, 1)
+	go func() { gone <- waitForHangUp(b.options.Listener) }()
+	b.startWorker()
+	defer b.fold.close()
+	select {
+	case err := <-gone:
+		return err
+	case err := <-b.fatal:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// startWorker starts a worker unless one is waiting or there are too many.
+func (b *Broker) startWorker() {
+	b.mutex.Lock()
+	defer b.mutex.Unlock()
+	if b.idle > 0 || b.workers >= maxWorkers {
+		return
+	}
+	b.workers++
+	b.idle++
+	go func() {
+		if err := newWorker(b).run(); err != nil {
+			b.fatal <- err
+		}
+	}()
+}
+
+// received and waiting keep the number of workers that wait for a notification. A worker that comes back and finds another
+// one waiting is not needed any more.
+func (b *Broker) received() {
+	b.mutex.Lock()
+	b.idle--
+	b.mutex.Unlock()
+}
+
+func (b *Broker) waiting() (needed bool) {
+	b.mutex.Lock()
+	defer b.mutex.Unlock()
+	if b.idle > 0 {
+		b.workers--
+		return false
+	}
+	b.idle++
+	return true
+}
+
+// worker is one thread that receives and answers notifications.
+type worker struct {
+	*Broker
+	watch *time.Timer
+	link  [4096]byte // room for the path of an object
+	bytes [4096]byte // room for the target's memory
+}
+
+func newWorker(b *Broker) *worker {
+	w := &worker{Broker: b}
+	w.watch = time.AfterFunc(time.Hour, b.startWorker)
+	w.watch.Stop()
+	return w
+}
+
+// run serves until it is not needed any more. Its thread has an umask of its own and takes no signals: a signal that
+// interrupts an injection would give the target success without a descriptor. It is never returned to the scheduler.
+func (w *worker) run() error {
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("give the worker its own umask: %w", err)
+	}
+	var all unix.Sigset_t
+	for i := range all.Val {
+		all.Val[i] = ^uint64(0)
+	}
+	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &all, nil); err != nil {
+		return fmt.Errorf("mask signals: %w", err)
+	}
+	unix.Umask(0)
+	for {
+		var n notification
+		err := receive(w.options.Listener, &n)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.ENOENT): // the target died while it was waiting, or all are gone
+			if hungUp(w.options.Listener) {
+				return nil
+			}
+			continue
+		case err != nil:
+			return fmt.Errorf("receive a notification: %w", err)
+		}
+		w.received()
+		w.watch.Reset(slow)
+		w.send(&n, w.answer(&n))
+		w.watch.Stop()
+		if !w.waiting() {
+			return nil
+		}
+	}
+}
+
+// answer decides a notification.
+func (w *worker) answer(n *notification) answer {
+	c, known := w.calls[n.Number]
+	if n.Arch != nativeArch() {
+		c, known = call{name: "i386", refuse: unix.ENOSYS}, true
+	}
+	if !known {
+		c = call{name: fmt.Sprintf("call %d", n.Number), refuse: unix.ENOSYS}
+	}
+	r := w.rules.Load()
+	if c.log {
+		w.note(n, r, journal.Log, event{operation: "syscall", target: c.name})
+	}
+	if c.refuse != 0 {
+		layer, operation, target := "seccomp", "syscall", c.name
+		if c.describe != nil {
+			operation, target = c.describe(n)
+		}
+		return w.refuse(n, r, event{operation: operation, target: target, rule: c.rule, errno: c.refuse, layer: layer})
+	}
+	if c.handle == nil {
+		return goOn
+	}
+	return c.handle(w, n, r)
+}

@@ -1,0 +1,218 @@
+package broker
+
+import (
+	"errors"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// object is what a path led to: an O_PATH descriptor, so that nothing can put another object in its place.
+type object struct {
+	fd   int
+	path string // where it lies, as the kernel names it now
+	stat unix.Stat_t
+}
+
+func (o *object) close() { unix.Close(o.fd) }
+
+func (o *object) kind() uint32 { return o.stat.Mode & unix.S_IFMT }
+
+// named is false for what has no path: pipes, sockets, memory files, files that were removed or lie outside this root.
+func (o *object) named() bool {
+	return strings.HasPrefix(o.path, "/") && !strings.HasSuffix(o.path, " (deleted)")
+}
+
+// reopen is the object's path in the broker's own /proc.
+func (o *object) reopen() string { return ownFD(o.fd) }
+
+func ownFD(fd int) string { return procSelfFD + itoa(fd) }
+
+const procSelfFD = "/proc/self/fd/"
+
+// lookupFlags say how the last component is treated and what openat2's caller forbids on the way.
+type lookupFlags struct {
+	noFollow bool
+	folder   bool
+	resolve  uint64 // RESOLVE_* of the target's own openat2
+}
+
+// openHow are the flags of an O_PATH open.
+func (f lookupFlags) openHow() unix.OpenHow {
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: f.resolve | unix.RESOLVE_NO_MAGICLINKS}
+	if f.noFollow {
+		how.Flags |= unix.O_NOFOLLOW
+	}
+	if f.folder {
+		how.Flags |= unix.O_DIRECTORY
+	}
+	return how
+}
+
+// fromStart are the RESOLVE_* flags under which an absolute path starts at the given folder too.
+const fromStart = unix.RESOLVE_BENEATH | unix.RESOLVE_IN_ROOT
+
+// start opens the folder that a path of the target is relative to. It is AT_FDCWD for an absolute path, which means the same
+// here as there: an agent cannot change its root or its mounts. The caller closes it with closeStart.
+func (w *worker) start(n *notification, folder int32, path string, resolve uint64) (int, error) {
+	if strings.HasPrefix(path, "/") && resolve&fromStart == 0 {
+		return unix.AT_FDCWD, nil
+	}
+	return w.descriptor(n, folder)
+}
+
+// descriptor opens the object behind a descriptor of the target, or its working directory, as O_PATH.
+func (w *worker) descriptor(n *notification, number int32) (int, error) {
+	name := "cwd"
+	if number != unix.AT_FDCWD {
+		if number < 0 {
+			return -1, unix.EBADF
+		}
+		name = "fd/" + itoa(int(number))
+	}
+	fd, err := unix.Open(procPath(n.PID, name), unix.O_PATH|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		err = unix.EBADF
+	}
+	return fd, err
+}
+
+func closeStart(fd int) {
+	if fd >= 0 {
+		unix.Close(fd)
+	}
+}
+
+// lookup resolves a path of the target to the object that it leads to, as the target would. The errors are those that the
+// target would get.
+func (w *worker) lookup(n *notification, folder int32, path string, f lookupFlags) (*object, error) {
+	if path == "" {
+		return nil, unix.ENOENT
+	}
+	from, err := w.start(n, folder, path, f.resolve)
+	if err != nil {
+		return nil, err
+	}
+	defer closeStart(from)
+	return w.lookupFrom(n, from, path, f)
+}
+
+func (w *worker) lookupFrom(n *notification, from int, path string, f lookupFlags) (*object, error) {
+	how := f.openHow()
+	fd, err := unix.Openat2(from, path, &how)
+	if err == nil {
+		o, err := w.describe(fd)
+		if err != nil || !within(o.path, "/proc") {
+			return o, err
+		}
+		o.close() // /proc/self was the broker's own: look again, step by step
+	} else if !w.mayBeMagic(err, path) {
+		return nil, err
+	}
+	if f.resolve&(unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_MAGICLINKS) != 0 && err != nil {
+		return nil, err
+	}
+	if f.resolve != 0 {
+		return nil, errUnsupported
+	}
+	k := walk{worker: w, target: n}
+	fd, err = k.to(from, path, f)
+	if err != nil {
+		return nil, err
+	}
+	return w.describe(fd)
+}
+
+// errUnsupported is what the broker does not follow: it lets the kernel do it, below the floor.
+var errUnsupported = errors.New("not followed by the broker")
+
+// mayBeMagic reports whether a failed lookup may have met a link of procfs, which means something else for the target: one
+// that has no text (ELOOP), or a file of the broker's own folder that it does not have.
+func (w *worker) mayBeMagic(err error, path string) bool {
+	switch {
+	case errors.Is(err, unix.ELOOP):
+		return true
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EACCES), errors.Is(err, unix.ENOTDIR):
+		return strings.HasPrefix(path, "/proc/") || strings.HasPrefix(path, "/dev/")
+	}
+	return false
+}
+
+// describe takes over an O_PATH descriptor and finds out what it is.
+func (w *worker) describe(fd int) (*object, error) {
+	o := &object{fd: fd}
+	length, err := unix.Readlink(ownFD(fd), w.link[:])
+	if err == nil && length == len(w.link) {
+		err = unix.ENAMETOOLONG
+	}
+	if err == nil {
+		o.path = string(w.link[:length])
+		err = unix.Fstat(fd, &o.stat)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return o, nil
+}
+
+// entry is a place in a folder, whether or not something lies there.
+type entry struct {
+	folder *object
+	name   string // as passed; may end with a slash
+}
+
+func (e *entry) close() { e.folder.close() }
+
+// path is where the entry lies.
+func (e *entry) path() string {
+	return strings.TrimSuffix(e.folder.path, "/") + "/" + strings.TrimRight(e.name, "/")
+}
+
+// lookupEntry resolves all of a path but its last component. What has no proper last component (/, ., ..) is errUnsupported:
+// every call on it fails anyway.
+func (w *worker) lookupEntry(n *notification, folder int32, path string) (*entry, error) {
+	if path == "" {
+		return nil, unix.ENOENT
+	}
+	above, name := splitLast(path)
+	if bare := strings.TrimRight(name, "/"); bare == "" || bare == "." || bare == ".." {
+		return nil, errUnsupported
+	}
+	o, err := w.lookup(n, folder, above, lookupFlags{folder: true})
+	if err != nil {
+		return nil, err
+	}
+	return &entry{folder: o, name: name}, nil
+}
+
+// splitLast parts a path before its last component. Slashes at the end stay with the component.
+func splitLast(path string) (above, name string) {
+	bare := strings.TrimRight(path, "/")
+	slash := strings.LastIndexByte(bare, '/')
+	if slash < 0 {
+		return ".", path
+	}
+	above = path[:slash]
+	if strings.Trim(above, "/") == "" {
+		above = "/"
+	}
+	return above, path[slash+1:]
+}
+
+// specialFS are file systems whose files act with their opener's identity or are no files at all: never injected.
+var specialFS = map[int64]bool{
+	unix.PROC_SUPER_MAGIC: true, unix.SYSFS_MAGIC: true, unix.CGROUP_SUPER_MAGIC: true, unix.CGROUP2_SUPER_MAGIC: true,
+	unix.BPF_FS_MAGIC: true, unix.DEBUGFS_MAGIC: true, unix.TRACEFS_MAGIC: true, unix.SECURITYFS_MAGIC: true,
+	unix.DEVPTS_SUPER_MAGIC: true, unix.NSFS_MAGIC: true, unix.PID_FS_MAGIC: true, unix.EFIVARFS_MAGIC: true,
+	unix.SELINUX_MAGIC: true, unix.SMACK_MAGIC: true, unix.BINFMTFS_MAGIC: true, unix.PSTOREFS_MAGIC: true,
+}
+
+// ordinary reports whether the object may be opened by the broker: a file or folder of an ordinary file system.
+func (o *object) ordinary() bool {
+	if kind := o.kind(); kind != unix.S_IFREG && kind != unix.S_IFDIR {
+		return false
+	}
+	var fs unix.Statfs_t
+	return unix.Fstatfs(o.fd, &fs) == nil && !specialFS[int64(fs.Type)]
+}

@@ -1,0 +1,160 @@
+package broker
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/raypher/raypher/journal"
+	"github.com/raypher/raypher/policy"
+)
+
+// Rules that are not of the policy, in verdicts.
+const (
+	ruleClosed       = "closed to every agent"
+	ruleNeverWritten = "never written by agents"
+	ruleWouldWiden   = "moving it would widen what may be done with it"
+	ruleTooLate      = "granted, but it was not there when the agent started"
+)
+
+// ruling is a permit, compiled. It is immutable.
+type ruling struct {
+	permit   *policy.Policy
+	files    *policy.Rules
+	narrowed bool // the floor is wider than the permit
+	lenient  bool // nothing is refused
+}
+
+func newRuling(permit *policy.Policy, narrowed bool) *ruling {
+	return &ruling{
+		permit:   permit,
+		files:    permit.FileRules(),
+		narrowed: narrowed,
+		lenient:  permit.Mode == policy.Audit || permit.Mode == policy.Permissive,
+	}
+}
+
+// event is one decision, as it will be reported.
+type event struct {
+	operation string
+	target    string
+	rule      string
+	layer     string // empty: broker
+	errno     unix.Errno
+	asPassed  bool
+}
+
+// refuse answers a call that is not granted: with the event's errno, or by letting it pass where the mode says so.
+func (w *worker) refuse(n *notification, r *ruling, e event) answer {
+	decision := journal.Block
+	if r.lenient {
+		decision = journal.WouldBlock
+	}
+	w.note(n, r, decision, e)
+	switch {
+	case r.lenient:
+		return goOn
+	case r.permit.OnViolation == policy.Kill && w.options.Kill != nil:
+		w.options.Kill()
+		return answer{kind: answerNever}
+	}
+	return fail(e.errno)
+}
+
+// note reports a verdict, or counts it in mode permissive.
+func (w *worker) note(n *notification, r *ruling, decision string, e event) {
+	if r.permit.Mode == policy.Permissive {
+		if w.options.Count != nil {
+			w.options.Count(e.operation)
+		}
+		return
+	}
+	v := journal.Verdict{
+		Time: time.Now().UnixNano(), PID: n.PID, Comm: comm(n.PID), Decision: decision, Layer: e.layer,
+		Operation: e.operation, Target: e.target, Rule: e.rule, Errno: int32(e.errno), Count: 1, AsPassed: e.asPassed,
+	}
+	if v.Layer == "" {
+		v.Layer = "broker"
+	}
+	if decision != journal.Block {
+		v.Errno = 0
+	}
+	w.fold.add(v)
+}
+
+// neverWritten are the trees that no agent writes (package floor), and ownFiles those in a process's own folder in /proc that
+// it may write when its permit says so: what they change stays with the process.
+var (
+	neverWritten = []string{"/proc", "/sys"}
+	ownFiles     = []string{"oom_score_adj", "oom_adj", "comm", "coredump_filter", "timerslack_ns", "clear_refs"}
+)
+
+// baseDevices are granted to every agent, as in package floor.
+var baseDevices = []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"}
+
+// device reports whether path is a device file that every agent may use, or its own terminal.
+func (w *worker) device(path string) bool {
+	return slices.Contains(baseDevices, path) || slices.Contains(w.options.Devices, path)
+}
+
+// decide asks the permit about an access to the object at path.
+func (w *worker) decide(n *notification, r *ruling, path string, a policy.Access) policy.Decision {
+	for _, closed := range w.options.Closed {
+		if within(path, closed) {
+			return policy.Decision{Rule: ruleClosed}
+		}
+	}
+	if strings.HasPrefix(path, "/proc/") {
+		return w.decideProc(n, r, path, a)
+	}
+	if a&policy.Write != 0 && slices.ContainsFunc(neverWritten, func(tree string) bool { return within(path, tree) }) {
+		return policy.Decision{Rule: ruleNeverWritten}
+	}
+	if a&policy.Exec == 0 && w.device(path) {
+		return policy.Decision{Verdict: policy.VerdictAllow}
+	}
+	return r.files.Decide(path, a)
+}
+
+// decideProc decides on a file of procfs. A process's own folder also goes by the name /proc/self, and a thread's by
+// /proc/thread-self.
+func (w *worker) decideProc(n *notification, r *ruling, path string, a policy.Access) policy.Decision {
+	first, rest, _ := strings.Cut(strings.TrimPrefix(path, "/proc/"), "/")
+	pid, err := strconv.Atoi(first)
+	if err != nil {
+		if a&policy.Write != 0 {
+			return policy.Decision{Rule: ruleNeverWritten}
+		}
+		return r.files.Decide(path, a)
+	}
+	s, err := readStatus(n.PID)
+	own := err == nil && s.group == pid
+	if a&policy.Write != 0 && (!own || !slices.Contains(ownFiles, rest)) {
+		return policy.Decision{Rule: ruleNeverWritten}
+	}
+	d := r.files.Decide(path, a)
+	if d.Verdict == policy.VerdictAllow || !own {
+		return d
+	}
+	names := []string{"/proc/self"}
+	if inner, ok := strings.CutPrefix(rest, "task/"+strconv.Itoa(int(n.PID))); ok && (inner == "" || inner[0] == '/') {
+		names = append(names, "/proc/thread-self"+inner)
+	}
+	if rest != "" {
+		names[0] += "/" + rest
+	}
+	for _, name := range names {
+		if other := r.files.Decide(name, a); other.Verdict > d.Verdict || d.Rule == "" {
+			d = other
+		}
+	}
+	return d
+}
+
+// within reports whether path is root or lies below it.
+func within(path, root string) bool {
+	return path == root || strings.HasPrefix(path, root) && (root == "/" || path[len(root)] == '/')
+}
