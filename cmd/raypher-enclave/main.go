@@ -69,7 +69,7 @@ func parse(args []string, out io.Writer) (*boot.Options, error) {
 	flags.StringVar(&o.User, "user", "", "user to become, a name or UID[:GID]; as root by default raypher-enclave, or uid 64742 where there is no such user")
 	flags.StringVar(&o.Signer, "signer", "software", "where the signing key lies: software (tpm and nitro come later)")
 	flags.BoolVar(&o.NoSandbox, "insecure-no-sandbox", false, "serve even where this kernel cannot confine the process; whoever breaks into it then has what its user has")
-	flags.BoolVar(&o.UntilStdinCloses, "until-stdin-closes", false, "end when standard input reaches its end: for a parent that starts this process and must not leave it behind")
+	flags.BoolVar(&o.UntilStdinCloses, "until-stdin-closes", false, "write a line to standard output when ready, and end when standard input reaches its end: for a parent that starts this process and must not leave it behind")
 	flags.BoolVar(&showVersion, "version", false, "print the version and end")
 	if err := flags.Parse(args); err != nil {
 		return nil, err

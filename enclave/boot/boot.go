@@ -92,6 +92,7 @@ func Run(ctx context.Context, o Options) error {
 			io.Copy(io.Discard, os.Stdin) // ends with the parent, however it ends
 			cancel()
 		}()
+		fmt.Println("ready") // the listener has been open for a while: connecting works from here on
 	}
 	o.Log.Info("enclave ready", "tier", key.Tier(), "listen", o.Listen, "uid", os.Getuid(), "trust_domain", configuration.TrustDomain, "version", o.Version)
 	notify.send("READY=1")

@@ -40,11 +40,12 @@ type LocalOptions struct {
 // Local is an enclave process of tier software that this process started, and the link to it.
 type Local struct {
 	*Link
-	process  *exec.Cmd
-	lifeline io.Closer
-	ended    chan struct{}
-	tail     *tail
-	err      error // set before ended is closed
+	process   *exec.Cmd
+	lifeline  io.Closer
+	listening chan struct{} // closed when it said that it is ready
+	ended     chan struct{}
+	tail      *tail
+	err       error // set before ended is closed
 }
 
 // StartLocal starts an enclave process for development and connects to it. It returns when the enclave is reachable. The
@@ -60,6 +61,10 @@ func StartLocal(ctx context.Context, o LocalOptions) (*Local, error) {
 	}
 	local, err := spawn(o)
 	if err != nil {
+		return nil, fmt.Errorf("start enclave: %w", err)
+	}
+	if err := local.waitListening(ctx); err != nil {
+		local.end()
 		return nil, fmt.Errorf("start enclave: %w", err)
 	}
 	local.Link, err = Dial(Options{
@@ -122,16 +127,45 @@ func spawn(o LocalOptions) (*Local, error) {
 	if err != nil {
 		return nil, err
 	}
+	ready, err := process.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
 	if err := process.Start(); err != nil {
 		return nil, fmt.Errorf("%w: is raypher-enclave installed beside raypherd?", err)
 	}
-	l := &Local{process: process, lifeline: lifeline, ended: make(chan struct{}), tail: new(tail)}
+	l := &Local{process: process, lifeline: lifeline, listening: make(chan struct{}), ended: make(chan struct{}), tail: new(tail)}
+	followed := make(chan struct{})
+	go func() {
+		defer close(followed)
+		l.tail.follow(output, o.Log)
+	}()
 	go func() {
 		defer close(l.ended)
-		l.tail.follow(output, o.Log)
+		var line [1]byte
+		if _, err := ready.Read(line[:]); err == nil {
+			close(l.listening)
+		}
+		<-followed
 		l.err = process.Wait()
 	}()
 	return l, nil
+}
+
+// waitListening waits until the process says that it serves, so that connecting needs no second attempt.
+func (l *Local) waitListening(ctx context.Context) error {
+	select {
+	case <-l.listening:
+		return nil
+	case <-l.ended:
+		return l.endedEarly()
+	case <-ctx.Done():
+		return fmt.Errorf("%w: it does not become ready: %w: %s", ErrUnreachable, ctx.Err(), l.tail)
+	}
+}
+
+func (l *Local) endedEarly() error {
+	return fmt.Errorf("%w: raypher-enclave ended (%v): %s", ErrUnreachable, l.err, l.tail)
 }
 
 // ready waits for the enclave, or for its end.
@@ -148,7 +182,7 @@ func (l *Local) ready(ctx context.Context) error {
 	err := l.Wait(ctx)
 	select {
 	case <-l.ended:
-		return fmt.Errorf("%w: raypher-enclave ended (%v): %s", ErrUnreachable, l.err, l.tail)
+		return l.endedEarly()
 	default:
 		return err
 	}
