@@ -169,9 +169,13 @@ func checkYama(f *Findings) Check {
 	case f.Yama < 0:
 		c.Found = "not active"
 	case f.Yama >= 1:
-		c.Status = Warn
-		c.Consequence = "the warden has no capabilities and is not an ancestor of the agent: it may be refused to read the arguments of the agent's calls, which are then refused"
-		c.Fix = "sysctl kernel.yama.ptrace_scope=0"
+		// security/yama/yama_lsm.c: from 1 on, only an ancestor or CAP_SYS_PTRACE may read another process (process_vm_readv, pidfd_getfd).
+		c.Status = Fail
+		c.Consequence = "the warden, which has no capabilities and is no ancestor of the agent, may not read the arguments of its calls, so all of them would be refused"
+		c.Fix = "sysctl kernel.yama.ptrace_scope=0, and write it to /etc/sysctl.d to keep it"
+		if f.Yama >= 3 {
+			c.Fix = "take kernel.yama.ptrace_scope=3 out of /etc/sysctl.d and reboot: it cannot be lowered while the host runs"
+		}
 	}
 	return c
 }

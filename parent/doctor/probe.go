@@ -117,7 +117,7 @@ func (f *Findings) lookAtConfinement() {
 	}
 	for file, kind := range map[string]string{"/.dockerenv": "docker", "/run/.containerenv": "podman"} {
 		if _, err := os.Stat(file); err == nil {
-			f.Container = kind
+			f.Container = kind + ", by " + file
 		}
 	}
 	if text, err := os.ReadFile("/run/systemd/container"); err == nil { // written by systemd from $container of pid 1
