@@ -212,23 +212,30 @@ func (h *Host) readManifest(a *Agent, l *parentv1.Launch) (*policy.Policy, error
 	if !filepath.IsAbs(l.ManifestPath) {
 		return nil, fmt.Errorf("manifest %q: its path must be absolute", l.ManifestPath)
 	}
-	folder := l.ManifestSigners
-	if folder == "" {
-		folder = h.options.Signers
-	}
 	m, err := manifest.ParseFile(l.ManifestPath, l.Manifest)
 	if err != nil {
 		return nil, err
 	}
-	signers, err := manifest.LoadSigners(folder)
-	if err != nil {
-		return nil, err
+	var signers manifest.Signers
+	if l.ManifestSigners == "" {
+		if signers, err = manifest.LoadSigners(h.options.Signers); err != nil {
+			return nil, err
+		}
 	}
-	root := filepath.Dir(l.ManifestPath)
-	if err := errors.Join(m.Verify(signers), m.VerifyFiles(root)); err != nil {
-		return nil, fmt.Errorf("%s: %w", l.ManifestPath, err)
-	}
-	permissions, err := m.Permissions(root)
+	var permissions *policy.Policy
+	err = asUser(a.uid, func() (err error) {
+		if l.ManifestSigners != "" {
+			if signers, err = manifest.LoadSigners(l.ManifestSigners); err != nil {
+				return err
+			}
+		}
+		root := filepath.Dir(l.ManifestPath)
+		if err := errors.Join(m.Verify(signers), m.VerifyFiles(root)); err != nil {
+			return fmt.Errorf("%s: %w", l.ManifestPath, err)
+		}
+		permissions, err = m.Permissions(root)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
