@@ -139,11 +139,9 @@ func (d *decoder) visit(at location, n *yaml.Node) (*yaml.Node, bool) {
 		}
 		return nil, false
 	}
+	d.positions[at] = position{n.Line, n.Column}
 	if n.Kind == yaml.AliasNode {
-		d.positions[at] = position{n.Line, n.Column}
 		n = n.Alias
-	} else {
-		d.positions[at] = position{n.Line, n.Column}
 	}
 	return n, true
 }
@@ -294,6 +292,7 @@ func (m *mappingReader) entry(at location, key, value *yaml.Node, here map[strin
 		child = at + "." + child
 	}
 	d.positions[child] = position{key.Line, key.Column}
+	d.positions[child.key()] = position{key.Line, key.Column}
 	m.each(key.Value, child, value)
 }
 
@@ -331,26 +330,30 @@ func (d *decoder) list(at location, n *yaml.Node, into *[]string, nullHint strin
 		return
 	}
 	for _, item := range n.Content {
-		d.item(at.item(len(*into)), item, into, nullHint, 0)
+		d.item(at, item, into, nullHint, 0)
 		if d.nodes > maxNodes {
 			return
 		}
 	}
 }
 
-// item adds one text to a list. A list inside a list, which an alias to a shared list makes, is laid flat.
-func (d *decoder) item(at location, n *yaml.Node, into *[]string, nullHint string, depth int) {
+// item adds one text to the list at. A list inside a list, which an alias to a shared list makes, is laid flat.
+func (d *decoder) item(list location, n *yaml.Node, into *[]string, nullHint string, depth int) {
+	at := list.item(len(*into))
 	n, ok := d.visit(at, n)
 	if !ok {
 		return
 	}
-	isPort := n.Kind == yaml.ScalarNode && n.ShortTag() == "!!int" && strings.HasSuffix(string(location(at[:strings.LastIndexByte(string(at), '[')])), "listen")
+	isPort := list == "network.listen" && n.ShortTag() == "!!int"
 	switch {
 	case n.Kind == yaml.ScalarNode && (n.ShortTag() == "!!str" || isPort):
 		*into = append(*into, n.Value)
 	case n.Kind == yaml.SequenceNode && depth < maxDepth:
 		for _, inner := range n.Content {
-			d.item(location(string(at[:strings.LastIndexByte(string(at), '[')])).item(len(*into)), inner, into, nullHint, depth+1)
+			d.item(list, inner, into, nullHint, depth+1)
+			if d.nodes > maxNodes {
+				return
+			}
 		}
 	case n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" && nullHint != "":
 		d.fail(at, n, faultf(nullHint, "nothing where text is wanted"))

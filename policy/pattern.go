@@ -90,13 +90,13 @@ func parsePattern(text string) ([]pattern, *fault) {
 	}
 	alternatives, f := expandBraces(lexemes)
 	if f != nil {
-		return nil, f
+		return nil, faultf(f.fix, "path %q: %s", text, f.message)
 	}
 	patterns := make([]pattern, 0, len(alternatives))
 	for _, alternative := range alternatives {
 		components, f := splitComponents(alternative)
 		if f != nil {
-			return nil, f
+			return nil, faultf(f.fix, "path %q: %s", text, f.message)
 		}
 		patterns = append(patterns, pattern{home: home, components: components})
 	}
@@ -302,7 +302,7 @@ func makeComponent(lexemes []lexeme) (component, *fault) {
 	}
 	if !wild {
 		if literal.String() == ".." {
-			return component{}, faultf("write the path that it leads to", ".. in a path")
+			return component{}, faultf("write the path that it leads to", ".. leads elsewhere")
 		}
 		return component{literal: literal.String()}, nil
 	}

@@ -59,6 +59,9 @@ func (e Errors) Error() string {
 // location is the place of a value in a policy, for example filesystem.read[2] or syscalls.ptrace.
 type location string
 
+// key is the place of the key itself, where location is that of its value.
+func (l location) key() location { return l + "@" }
+
 func (l location) item(i int) location { return location(fmt.Sprintf("%s[%d]", l, i)) }
 
 // validation checks the values of a policy that has the right shape. It does not stop at the first problem.
@@ -86,7 +89,7 @@ func (v *validation) errors(file string, positions map[location]position) Errors
 		if where, ok := positions[p.at]; ok {
 			problem.Line, problem.Column = where.line, where.column
 		} else {
-			problem.Message = string(p.at) + ": " + problem.Message
+			problem.Message = strings.TrimSuffix(string(p.at), "@") + ": " + problem.Message
 		}
 		problems = append(problems, problem)
 	}
@@ -106,7 +109,7 @@ func (v *validation) policy(p *Policy) {
 	for _, name := range sortedKeys(p.Syscalls) {
 		at := location("syscalls." + name)
 		if _, known := syscallTable[name]; !known {
-			v.report(at, unknownSyscall(name))
+			v.report(at.key(), unknownSyscall(name))
 			continue
 		}
 		if p.Syscalls[name] == "" {
