@@ -33,8 +33,9 @@ type enclave struct {
 	link   *link.Link // nil while a local one is down
 	reason error      // why it is nil
 
-	stop context.CancelFunc
-	done sync.WaitGroup
+	local bool // keep closes the link
+	stop  context.CancelFunc
+	done  sync.WaitGroup
 }
 
 // openEnclave connects to the enclave that runs at the socket.
@@ -72,7 +73,7 @@ func startEnclave(ctx context.Context, o link.LocalOptions) (*enclave, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &enclave{log: o.Log, link: local.Link}
+	e := &enclave{log: o.Log, link: local.Link, local: true}
 	ctx, e.stop = context.WithCancel(context.WithoutCancel(ctx))
 	e.done.Add(1)
 	go func() {
@@ -141,13 +142,10 @@ func (e *enclave) get() (*link.Link, error) {
 func (e *enclave) close() error {
 	e.stop()
 	e.done.Wait()
-	e.mu.Lock()
-	l := e.link
-	e.mu.Unlock()
-	if l == nil {
+	if e.local {
 		return nil
 	}
-	return l.Close() // a second time is harmless where keep has closed it
+	return e.link.Close()
 }
 
 func (e *enclave) Mint(ctx context.Context, r *enclavev1.MintRequest) (*enclavev1.MintReply, error) {

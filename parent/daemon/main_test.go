@@ -1,0 +1,285 @@
+package daemon
+
+import (
+	"bufio"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/raypher/raypher/journal"
+	parentv1 "github.com/raypher/raypher/proto/parent/v1"
+	"github.com/raypher/raypher/visa"
+)
+
+// The test binary plays three parts: the tests; a warden, which must be a process of its own because raypherd knows it by
+// its pid; and an agent that asks raypherd.
+func TestMain(m *testing.M) {
+	switch os.Getenv("RAYPHER_TEST_PART") {
+	case "warden":
+		if err := playWarden(); err != nil {
+			say(said{Error: err.Error()})
+			os.Exit(1)
+		}
+	case "agent":
+		if err := playAgent(); err != nil {
+			fmt.Println("error:", err)
+			os.Exit(1)
+		}
+	default:
+		os.Exit(m.Run())
+	}
+}
+
+// order is what a test tells its warden, one JSON line each; the first one has a Launch.
+type order struct {
+	Launch   *parentv1.Launch
+	Script   string // for /bin/sh, which is the agent
+	Socket   string
+	Started  bool
+	Report   []byte
+	Reattach bool // connect again as if the connection had broken
+	Quit     bool
+	Lie      bool // with Reattach: show another secret
+}
+
+// said is what a warden tells its test, one JSON line each.
+type said struct {
+	Granted  []byte // proto
+	Message  string // kind of any other message
+	Renewed  int64  // boot time
+	Verdict  []byte
+	Error    string
+	Runner   int
+	Agent    string // a line that the agent printed
+	Narrowed []byte // canonical permit
+}
+
+func say(s said) {
+	line, err := json.Marshal(s)
+	if err != nil {
+		panic(err)
+	}
+	os.Stdout.Write(append(line, '\n'))
+}
+
+// playWarden starts a runner, has raypherd make an agent of it, and lets it go.
+func playWarden() error {
+	orders := json.NewDecoder(os.Stdin)
+	var first order
+	if err := orders.Decode(&first); err != nil {
+		return err
+	}
+	runner := exec.Command("/bin/sh", "-c", "read go || exit 1; "+first.Script)
+	runner.Env = append(os.Environ(), "RAYPHER_TEST_PART=agent")
+	program, err := os.Open("/bin/sh")
+	if err != nil {
+		return err
+	}
+	runner.ExtraFiles = []*os.File{program}
+	in, err := runner.StdinPipe()
+	if err != nil {
+		return err
+	}
+	out, err := runner.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := runner.Start(); err != nil {
+		return err
+	}
+	go func() {
+		lines := bufio.NewScanner(out)
+		for lines.Scan() {
+			say(said{Agent: lines.Text()})
+		}
+		runner.Wait()
+	}()
+	say(said{Runner: runner.Process.Pid})
+	if first.Launch.RunnerPid == 0 {
+		first.Launch.RunnerPid = int32(runner.Process.Pid)
+	}
+	first.Launch.ProgramFd = 3
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	if first.Launch.ConfirmationKey, err = visa.ConfirmationKey(&key.PublicKey); err != nil {
+		return err
+	}
+	w := &testWarden{first: first}
+	if err := w.attend(&parentv1.WardenMessage{Message: &parentv1.WardenMessage_Launch{Launch: first.Launch}}); err != nil {
+		return err
+	}
+	for {
+		var o order
+		if err := orders.Decode(&o); err != nil {
+			time.Sleep(time.Hour) // the test ends us
+		}
+		if o.Started {
+			fmt.Fprintln(in, "go")
+		}
+		if err := w.obey(o); err != nil || o.Quit {
+			return err
+		}
+	}
+}
+
+type testWarden struct {
+	first  order
+	stream parentv1.Wardens_AttendClient
+	id     string
+	secret []byte
+	conn   *grpc.ClientConn
+}
+
+func (w *testWarden) attend(m *parentv1.WardenMessage) error {
+	conn, err := dial(w.first.Socket)
+	if err != nil {
+		return err
+	}
+	w.conn = conn
+	if w.stream, err = parentv1.NewWardensClient(conn).Attend(context.Background()); err != nil {
+		return err
+	}
+	if err := w.stream.Send(m); err != nil && err != io.EOF {
+		return err
+	}
+	reply, err := w.stream.Recv()
+	if err != nil {
+		return err
+	}
+	granted := reply.GetGranted()
+	if granted == nil {
+		return fmt.Errorf("first message %v", reply)
+	}
+	w.id = granted.AgentId
+	if granted.ReattachSecret != nil {
+		w.secret = granted.ReattachSecret
+	}
+	encoded, err := marshal(granted)
+	if err != nil {
+		return err
+	}
+	say(said{Granted: encoded})
+	go w.listen(w.stream)
+	return nil
+}
+
+func (w *testWarden) listen(stream parentv1.Wardens_AttendClient) {
+	for {
+		m, err := stream.Recv()
+		if err != nil {
+			say(said{Message: "stream ended", Error: err.Error()})
+			return
+		}
+		switch m := m.GetMessage().(type) {
+		case *parentv1.ParentMessage_Renewed:
+			say(said{Message: "renewed", Renewed: m.Renewed.ExpiresBoottimeNs})
+		case *parentv1.ParentMessage_Narrowed:
+			say(said{Message: "narrowed", Narrowed: m.Narrowed.Permit})
+		case *parentv1.ParentMessage_Seen:
+			say(said{Message: "seen", Verdict: m.Seen.Verdict})
+		case *parentv1.ParentMessage_End:
+			say(said{Message: "end", Error: m.End.Reason})
+		}
+	}
+}
+
+func (w *testWarden) obey(o order) error {
+	switch {
+	case o.Started:
+		return w.stream.Send(&parentv1.WardenMessage{Message: &parentv1.WardenMessage_Started{Started: &parentv1.Started{}}})
+	case o.Report != nil:
+		return w.stream.Send(&parentv1.WardenMessage{Message: &parentv1.WardenMessage_Reported{Reported: &parentv1.Reported{Verdict: o.Report}}})
+	case o.Reattach:
+		w.conn.Close()
+		secret := w.secret
+		if o.Lie {
+			secret = []byte("guessed")
+		}
+		return w.attend(&parentv1.WardenMessage{Message: &parentv1.WardenMessage_Reattach{Reattach: &parentv1.Reattach{
+			AgentId: w.id, ConfirmationKey: w.first.Launch.ConfirmationKey, Secret: secret,
+		}}})
+	}
+	return nil
+}
+
+// playAgent runs inside an agent and prints what raypherd answers. Its arguments are the address and what to ask.
+func playAgent() error {
+	address, what := os.Args[1], os.Args[2]
+	conn, err := dial(address)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	switch what {
+	case "whoami":
+		id, err := parentv1.NewAgentClient(conn).Whoami(ctx, &parentv1.WhoamiRequest{})
+		if err != nil {
+			return err
+		}
+		fmt.Println("i am", id.AgentId)
+	case "narrow", "visa":
+		reply, err := parentv1.NewAgentClient(conn).RequestVisa(ctx, &parentv1.RequestVisaRequest{
+			Intent: []byte(os.Args[3]), GuardFollows: what == "narrow",
+		})
+		if err != nil {
+			return err
+		}
+		fmt.Println("permit", base64.StdEncoding.EncodeToString(reply.Permit))
+	case "status":
+		if _, err := parentv1.NewOperatorClient(conn).Status(ctx, &parentv1.StatusRequest{}); err != nil {
+			return err
+		}
+		fmt.Println("operated raypherd")
+	case "launch":
+		stream, err := parentv1.NewWardensClient(conn).Attend(ctx)
+		if err != nil {
+			return err
+		}
+		stream.Send(&parentv1.WardenMessage{Message: &parentv1.WardenMessage_Launch{Launch: &parentv1.Launch{RunnerPid: int32(os.Getppid())}}})
+		if _, err := stream.Recv(); err != nil {
+			return err
+		}
+		fmt.Println("launched an agent")
+	}
+	return nil
+}
+
+// dial connects to a path or an address.
+func dial(address string) (*grpc.ClientConn, error) {
+	if strings.HasPrefix(address, "/") {
+		address = "unix:" + address
+	} else if _, _, err := net.SplitHostPort(address); err != nil {
+		return nil, err
+	}
+	return grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+}
+
+// reported is a verdict as a warden sends it.
+func reported(target string) []byte {
+	encoded, err := journal.EncodeVerdict(journal.Verdict{
+		Time: time.Now().UnixNano(), AgentID: "whatever the warden says", Decision: journal.Block,
+		Layer: "broker", Operation: "open-read", Target: target, Errno: 13,
+	})
+	if err != nil {
+		panic(err)
+	}
+	return encoded
+}
