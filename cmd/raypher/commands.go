@@ -8,6 +8,8 @@ func commands() []*cobra.Command {
 		policyCommand(),
 		manifestCommand(),
 		doctorCommand(),
+		visaCommand(),
+		evidenceCommand(),
 		// run, policy, manifest, visa, evidence, events, ceiling, agents, doctor
 	}
 }

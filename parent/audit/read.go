@@ -76,9 +76,9 @@ func (s *Store) Size(id journal.EpochID) uint64 {
 	return e.tree.Size()
 }
 
-// Key is the key that signs the newest epoch, nil where the journal is empty.
-func (s *Store) Key() *journal.Key {
-	if e := s.newest(); e != nil {
+// EpochKey is the key that signs an epoch, as its entry 0 says; nil where there is no such epoch.
+func (s *Store) EpochKey(id journal.EpochID) *journal.Key {
+	if e := s.epoch(id); e != nil {
 		return e.key
 	}
 	return nil

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/raypher/raypher/journal"
+	"github.com/raypher/raypher/parent/instance"
+	parentv1 "github.com/raypher/raypher/proto/parent/v1"
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+)
+
+// withOperator calls raypherd's Operator service on its unix socket, which identifies the caller by its credentials.
+func withOperator(call func(parentv1.OperatorClient) error) error {
+	paths, err := instance.FromEnvironment()
+	if err != nil {
+		return err
+	}
+	connection, err := grpc.NewClient("unix:"+paths.Socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return fmt.Errorf("raypherd: %w", err)
+	}
+	defer connection.Close()
+	if err := call(parentv1.NewOperatorClient(connection)); err != nil {
+		return fmt.Errorf("raypherd at %s: %s", paths.Socket, status.Convert(err).Message())
+	}
+	return nil
+}
+
+func listFromDaemon(ctx context.Context, filter *listFilter) ([]listItem, error) {
+	var items []listItem
+	start := filter.start()
+	err := withOperator(func(operator parentv1.OperatorClient) error {
+		stream, err := operator.ListEvidence(ctx, &parentv1.ListEvidenceRequest{AgentId: filter.agent})
+		if err != nil {
+			return err
+		}
+		for {
+			received, err := stream.Recv()
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			item, err := newListItem(hex.EncodeToString(received.Epoch), received.Index, received.Verdict)
+			if err != nil {
+				return err
+			}
+			if start.IsZero() || item.Time >= start.UnixNano() {
+				items = append(items, item)
+			}
+		}
+	})
+	return items, err
+}
+
+func exportFromDaemon(c *cobra.Command, name entryName) ([]byte, error) {
+	epoch, err := epochAtDaemon(c.Context(), name)
+	if err != nil {
+		return nil, err
+	}
+	var bundle []byte
+	err = withOperator(func(operator parentv1.OperatorClient) error {
+		reply, err := operator.ExportEvidence(c.Context(), &parentv1.ExportEvidenceRequest{Epoch: epoch, Index: name.index})
+		bundle = reply.GetBundle()
+		return err
+	})
+	return bundle, err
+}
+
+// epochAtDaemon completes the epoch of a name: raypherd wants all of it.
+func epochAtDaemon(ctx context.Context, name entryName) ([]byte, error) {
+	if len(name.epoch) == 2*len(journal.EpochID{}) {
+		return hex.DecodeString(name.epoch)
+	}
+	if name.epoch == "" {
+		var epoch []byte
+		err := withOperator(func(operator parentv1.OperatorClient) error {
+			reply, err := operator.Status(ctx, &parentv1.StatusRequest{})
+			epoch = reply.GetEpoch()
+			return err
+		})
+		return epoch, err
+	}
+	items, err := listFromDaemon(ctx, &listFilter{})
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]bool{}
+	for _, item := range items {
+		if strings.HasPrefix(item.Epoch, strings.ToLower(name.epoch)) {
+			found[item.Epoch] = true
+		}
+	}
+	if len(found) != 1 {
+		return nil, fmt.Errorf("epoch %s: %d epochs of the daemon's journal begin so", name.epoch, len(found))
+	}
+	for epoch := range found {
+		return hex.DecodeString(epoch)
+	}
+	return nil, nil
+}
+
+func keyFromDaemon(ctx context.Context) (*journal.Key, error) {
+	var der []byte
+	err := withOperator(func(operator parentv1.OperatorClient) error {
+		reply, err := operator.Status(ctx, &parentv1.StatusRequest{})
+		der = reply.GetEnclaveKey()
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return journal.ParseKey(der)
+}
+
+// jsonLine is a value as one line of JSON.
+func jsonLine(value any) ([]byte, error) {
+	line, err := json.Marshal(value)
+	return append(line, '\n'), err
+}

@@ -1,0 +1,244 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/raypher/raypher/journal"
+	"github.com/raypher/raypher/parent/instance"
+	parentv1 "github.com/raypher/raypher/proto/parent/v1"
+	"github.com/raypher/raypher/visa"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+)
+
+func visaCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "visa",
+		Short: "Show, verify and request visas",
+		Long:  `A visa says what an agent may do, until when, and who granted it. FILE defaults to $` + instance.VisaVariable + `, the caller's own; - is standard input.`,
+	}
+	c.AddCommand(visaShowCommand(), visaVerifyCommand(), visaRequestCommand())
+	return c
+}
+
+func readVisa(args []string) ([]byte, string, error) {
+	name := os.Getenv(instance.VisaVariable)
+	if len(args) == 1 {
+		name = args[0]
+	}
+	if name == "" {
+		return nil, "", errors.New("visa: name a file: $" + instance.VisaVariable + " is not set, so this is no governed program")
+	}
+	data, err := readBounded(name, visa.MaxSize)
+	if err != nil {
+		return nil, "", fmt.Errorf("visa: %w", err)
+	}
+	return data, name, nil
+}
+
+func visaShowCommand() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "show [FILE|-]",
+		Short: "Print what a visa says, without verifying it",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			data, name, err := readVisa(args)
+			if err != nil {
+				return err
+			}
+			claims, err := visa.Read(data)
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			if asJSON {
+				return printJSON(c.OutOrStdout(), claims.View())
+			}
+			fmt.Fprintln(c.ErrOrStderr(), "not verified: these are claims; check them with 'raypher visa verify'")
+			return claims.View().Print(c.OutOrStdout())
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+// visaVerifyFlags are the flags of visa verify.
+type visaVerifyFlags struct {
+	trust        trustFlags
+	journals     journalFlags
+	audience     string
+	needAudience bool
+	at, nonce    string
+	skew         time.Duration
+	json         bool
+}
+
+func visaVerifyCommand() *cobra.Command {
+	var f visaVerifyFlags
+	c := &cobra.Command{
+		Use:   "verify [FILE|-]",
+		Short: "Check a visa offline",
+		Long: `Check a visa offline: the signature of the tree head, the proof, then tier, time, audience and nonce. The enclave's key comes from
+--enclave-key (see 'raypher evidence key'); without it, from the journals of this host, or from raypherd, which is said. Exit code 1
+names the check that failed, and nothing is printed on standard output. That the bearer holds the visa's key is not checked here.`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error { return f.verify(c, args) },
+	}
+	f.trust.add(c.Flags())
+	f.journals.add(c.Flags())
+	c.Flags().StringVar(&f.audience, "audience", "", "verify as this relying party; a visa for another is refused")
+	c.Flags().BoolVar(&f.needAudience, "need-audience", false, "refuse visas for anyone")
+	c.Flags().StringVar(&f.at, "at", "", "decide for this moment (RFC 3339) instead of now")
+	c.Flags().DurationVar(&f.skew, "skew", 0, "forgive this clock difference, at most "+visa.MaxSkew.String())
+	c.Flags().StringVar(&f.nonce, "nonce", "", "the visa must hold this nonce, in hexadecimal")
+	c.Flags().BoolVar(&f.json, "json", false, "print JSON")
+	return c
+}
+
+func (f *visaVerifyFlags) verify(c *cobra.Command, args []string) error {
+	options := visa.Options{Skew: f.skew, Audience: f.audience, NeedAudience: f.needAudience, AllowSoftware: f.trust.allowSoftware}
+	var err error
+	if f.at != "" {
+		if options.Now, err = time.Parse(time.RFC3339, f.at); err != nil {
+			return fmt.Errorf("--at: %w", err)
+		}
+	}
+	if options.Nonce, err = hex.DecodeString(f.nonce); err != nil {
+		return fmt.Errorf("--nonce: %w", err)
+	}
+	data, name, err := readVisa(args)
+	if err != nil {
+		return err
+	}
+	if options.Keys, err = f.trust.parse(); err != nil {
+		return err
+	}
+	source := "given"
+	if len(options.Keys) == 0 {
+		if options.Keys, source, err = f.localKey(c.Context(), data); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	claims, err := visa.Verify(data, options)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if f.json {
+		return printJSON(c.OutOrStdout(), struct {
+			visa.View
+			KeySource string `json:"enclave_key_source"`
+		}{claims.View(), source})
+	}
+	if _, err := fmt.Fprintf(c.OutOrStdout(), "verified, enclave key: %s\n", source); err != nil {
+		return err
+	}
+	return claims.View().Print(c.OutOrStdout())
+}
+
+// localKey finds the key for a visa that this host's own enclave granted.
+func (f *visaVerifyFlags) localKey(ctx context.Context, data []byte) ([]*journal.Key, string, error) {
+	_, receipt, _, err := visa.Split(data)
+	if err != nil {
+		return nil, "", err
+	}
+	if os.Geteuid() == 0 || f.journals.named() {
+		stores, err := f.journals.open()
+		if err == nil {
+			if keys := keysOf(stores, receipt.Epoch); keys != nil {
+				return keys, "from this host's journal, not pinned", nil
+			}
+		} else if f.journals.named() {
+			return nil, "", err
+		}
+	}
+	key, err := keyFromDaemon(ctx)
+	if err != nil {
+		return nil, "", fmt.Errorf("no enclave key: give it with --enclave-key ('raypher evidence key' prints it where the visa was granted); neither a journal here nor a daemon knows it: %w", err)
+	}
+	return []*journal.Key{key}, "from raypherd on this host, not pinned", nil
+}
+
+func visaRequestCommand() *cobra.Command {
+	var request parentv1.RequestVisaRequest
+	var intent, out, nonce string
+	c := &cobra.Command{
+		Use:   "request",
+		Short: "Ask, from inside an agent, for a visa on a narrower intent",
+		Long: `Ask, from inside an agent, for a visa on an intent: a policy within the permit that the run started with. Whatever lies beyond it is
+refused, item by item. With --hold the guard itself narrows to the intent until the next request.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			var err error
+			if intent != "" {
+				if request.Intent, err = readBounded(intent, 1<<20); err != nil {
+					return fmt.Errorf("--intent: %w", err)
+				}
+			}
+			if request.Nonce, err = hex.DecodeString(nonce); err != nil {
+				return fmt.Errorf("--nonce: %w", err)
+			}
+			reply, err := requestVisa(c.Context(), &request)
+			if err != nil {
+				return err
+			}
+			return writeVisa(c, reply.Visa, out)
+		},
+	}
+	c.Flags().StringVar(&intent, "intent", "", "the intent: a policy file; - is standard input (default: the whole permit)")
+	c.Flags().StringVar(&request.Audience, "audience", "", "the only relying party that may take the visa")
+	c.Flags().Uint32Var(&request.TtlSeconds, "ttl", 0, "lifetime in seconds, at most the enclave's")
+	c.Flags().BoolVar(&request.GuardFollows, "hold", false, "the guard narrows to this intent until the next request")
+	c.Flags().StringVar(&nonce, "nonce", "", "nonce of the relying party, in hexadecimal, 8 to 64 bytes")
+	c.Flags().StringVarP(&out, "out", "o", "", "file to write the visa to (default: standard output, in words on a terminal)")
+	return c
+}
+
+func requestVisa(ctx context.Context, request *parentv1.RequestVisaRequest) (*parentv1.VisaReply, error) {
+	target := instance.AgentAddress
+	if socket := os.Getenv(instance.AgentSocketVariable); socket != "" {
+		target = "unix:" + socket
+	}
+	connection, err := grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return nil, fmt.Errorf("visa request: %w", err)
+	}
+	defer connection.Close()
+	reply, err := parentv1.NewAgentClient(connection).RequestVisa(ctx, request)
+	if err != nil {
+		return nil, fmt.Errorf("visa request: %s", status.Convert(err).Message())
+	}
+	return reply, nil
+}
+
+func writeVisa(c *cobra.Command, data []byte, out string) error {
+	claims, err := visa.Read(data)
+	if err != nil {
+		return fmt.Errorf("visa request: raypherd answered with something else: %w", err)
+	}
+	if out != "" && out != "-" {
+		if err := os.WriteFile(out, data, 0o600); err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(c.OutOrStdout(), "%s: visa of %s, expires %s\n", out, claims.Subject, claims.Expires().UTC().Format(time.RFC3339))
+		return err
+	}
+	if out == "" && isTerminal(c.OutOrStdout()) {
+		return claims.View().Print(c.OutOrStdout())
+	}
+	_, err = c.OutOrStdout().Write(data)
+	return err
+}
+
+func isTerminal(out io.Writer) bool {
+	file, ok := out.(*os.File)
+	return ok && term.IsTerminal(int(file.Fd()))
+}
