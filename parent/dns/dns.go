@@ -2,10 +2,15 @@
 // asked; it serves only them, resolves only the names that the asking agent's permit grants, and opens the answered
 // addresses in the guard before it answers. A name that is not granted never leaves the host: the query itself may carry
 // what it would leak.
+//
+// What is not granted is answered REFUSED (RFC 1035 section 4.1.1: "the name server refuses to perform the specified
+// operation for policy reasons"), with the extended error Prohibited (RFC 8914); nothing is said of whether it exists.
+// Of a granted name, A and AAAA are answered, other types with an empty answer; answers are built from the addresses alone,
+// never copied. An address that lies on this host or is known to hold a cloud's secrets is not opened by a name
+// (rebinding): the permit has to grant it as an address.
 package dns
 
 import (
-	"context"
 	"net/netip"
 	"time"
 
@@ -24,13 +29,19 @@ type Agent struct {
 type Query struct {
 	Time     time.Time
 	CgroupID uint64
-	Name     string // lower case, no trailing dot, at most 253 bytes, unprintable bytes escaped
+	Name     string // lower case, no trailing dot, unprintable bytes as \\DDD, at most 1,016 bytes; empty: see OtherNames
 	Type     string // A, AAAA, TXT ...
 	Protocol string // udp, tcp
-	Reason   string // not granted; answer points to ...
+	Reason   string // NotGranted, OtherNames, or which address an answer must not open
 	Mode     policy.Mode
 	Count    uint32
 }
+
+// Reasons of a Query.
+const (
+	NotGranted = "name not granted"
+	OtherNames = "more names than are reported one by one" // Query stands for Count questions with names of their own
+)
 
 // Options of a forwarder.
 type Options struct {
@@ -40,36 +51,12 @@ type Options struct {
 	Upstreams []string
 	// Hosts is the hosts file; empty: /etc/hosts.
 	Hosts string
+	// Timeout bounds one answer, all upstreams together; 0: 4 seconds, below the 5 of the C library.
+	Timeout time.Duration
 	// Lookup says which agent sent from remote (netguard.Guard.Peer and the agent's current permit). Others are refused.
 	Lookup func(proto uint8, local, remote netip.AddrPort) (Agent, bool)
 	// Grant opens an answered address before the answer is sent (netguard.Guard.GrantName).
 	Grant func(cgroupID uint64, name string, addr netip.Addr, port uint16, ttl time.Duration) error
 	// Report gets refused queries; it must not block for long.
 	Report func(Query)
-}
-
-// Server is a forwarder whose sockets are open.
-type Server struct{}
-
-// Listen opens the sockets, so that the port is known before the guard is loaded.
-func Listen(Options) (*Server, error) { return &Server{}, nil }
-
-// Port is the port that was opened.
-func (*Server) Port() uint16 { return 0 }
-
-// Bind sets the functions that need the loaded guard; call it before Serve.
-func (*Server) Bind(lookup func(proto uint8, local, remote netip.AddrPort) (Agent, bool),
-	grant func(cgroupID uint64, name string, addr netip.Addr, port uint16, ttl time.Duration) error) {
-}
-
-// Serve answers until ctx ends.
-func (*Server) Serve(ctx context.Context) error { <-ctx.Done(); return nil }
-
-// Serve is Listen and Server.Serve.
-func Serve(ctx context.Context, o Options) error {
-	s, err := Listen(o)
-	if err != nil {
-		return err
-	}
-	return s.Serve(ctx)
 }
