@@ -97,10 +97,10 @@ func (c *CLI) prove(ctx context.Context, out io.Writer, pair *Pair, home *Home, 
 	if !exists(visa) {
 		return problems
 	}
-	if attempt("visa", "verify", "--allow-software", visa) {
+	if attempt("visa", "verify", "--state-dir", pair.State, "--allow-software", visa) {
 		fmt.Fprintln(out, "  raypher visa verify: the agent's visa holds")
 	}
-	if _, err := c.run(ctx, true, "visa", "verify", visa); err == nil {
+	if _, err := c.run(ctx, true, "visa", "verify", "--state-dir", pair.State, visa); err == nil {
 		problems = append(problems, "a visa of the tier software was accepted without --allow-software")
 	} else {
 		fmt.Fprintln(out, "  and is refused where the tier software is not allowed")
