@@ -6,7 +6,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -53,7 +52,8 @@ type order struct {
 	Report   []byte
 	Reattach bool // connect again as if the connection had broken
 	Quit     bool
-	Lie      bool // with Reattach: show another secret
+	Lie      bool     // with Reattach: show another secret
+	Ask      []string // address and question, asked by the warden's own process
 }
 
 // said is what a warden tells its test, one JSON line each.
@@ -84,7 +84,11 @@ func playWarden() error {
 		return err
 	}
 	runner := exec.Command("/bin/sh", "-c", "read go || exit 1; "+first.Script)
-	runner.Env = append(os.Environ(), "RAYPHER_TEST_PART=agent")
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	runner.Env = append(os.Environ(), "RAYPHER_TEST_PART=agent", "ASK="+self)
 	program, err := os.Open("/bin/sh")
 	if err != nil {
 		return err
@@ -201,6 +205,13 @@ func (w *testWarden) listen(stream parentv1.Wardens_AttendClient) {
 
 func (w *testWarden) obey(o order) error {
 	switch {
+	case o.Ask != nil:
+		answer, err := ask(o.Ask)
+		if err != nil {
+			answer = "error: " + err.Error()
+		}
+		say(said{Message: "answer", Error: answer})
+		return nil
 	case o.Started:
 		return w.stream.Send(&parentv1.WardenMessage{Message: &parentv1.WardenMessage_Started{Started: &parentv1.Started{}}})
 	case o.Report != nil:
@@ -218,48 +229,57 @@ func (w *testWarden) obey(o order) error {
 	return nil
 }
 
-// playAgent runs inside an agent and prints what raypherd answers. Its arguments are the address and what to ask.
+// playAgent runs inside an agent and prints what comes of a question.
 func playAgent() error {
-	address, what := os.Args[1], os.Args[2]
-	conn, err := dial(address)
+	answer, err := ask(os.Args[1:])
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	fmt.Println(answer)
+	return nil
+}
+
+// ask asks raypherd: address, question, and what belongs to it.
+func ask(q []string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	switch what {
+	if q[1] == "connect" {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", q[0])
+		if err != nil {
+			return "", err
+		}
+		return "connected", conn.Close()
+	}
+	conn, err := dial(q[0])
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	switch q[1] {
 	case "whoami":
 		id, err := parentv1.NewAgentClient(conn).Whoami(ctx, &parentv1.WhoamiRequest{})
-		if err != nil {
-			return err
-		}
-		fmt.Println("i am", id.AgentId)
+		return "i am " + id.GetAgentId(), err
 	case "narrow", "visa":
 		reply, err := parentv1.NewAgentClient(conn).RequestVisa(ctx, &parentv1.RequestVisaRequest{
-			Intent: []byte(os.Args[3]), GuardFollows: what == "narrow",
+			Intent: []byte(q[2]), GuardFollows: q[1] == "narrow",
 		})
-		if err != nil {
-			return err
-		}
-		fmt.Println("permit", base64.StdEncoding.EncodeToString(reply.Permit))
+		return "permit " + string(reply.GetPermit()), err
 	case "status":
-		if _, err := parentv1.NewOperatorClient(conn).Status(ctx, &parentv1.StatusRequest{}); err != nil {
-			return err
-		}
-		fmt.Println("operated raypherd")
+		_, err := parentv1.NewOperatorClient(conn).Status(ctx, &parentv1.StatusRequest{})
+		return "operated raypherd", err
 	case "launch":
 		stream, err := parentv1.NewWardensClient(conn).Attend(ctx)
 		if err != nil {
-			return err
+			return "", err
 		}
-		stream.Send(&parentv1.WardenMessage{Message: &parentv1.WardenMessage_Launch{Launch: &parentv1.Launch{RunnerPid: int32(os.Getppid())}}})
-		if _, err := stream.Recv(); err != nil {
-			return err
+		launch := &parentv1.Launch{RunnerPid: int32(os.Getppid())}
+		if err := stream.Send(&parentv1.WardenMessage{Message: &parentv1.WardenMessage_Launch{Launch: launch}}); err != nil {
+			return "", err
 		}
-		fmt.Println("launched an agent")
+		_, err = stream.Recv()
+		return "launched an agent", err
 	}
-	return nil
+	return "", fmt.Errorf("what is %q?", q[1])
 }
 
 // dial connects to a path or an address.
