@@ -65,6 +65,29 @@ func folder(t testing.TB) string {
 
 func start(t testing.TB, dir string) *pair {
 	t.Helper()
+	return startWith(t, dir, slog.New(slog.NewTextHandler(testWriter{t}, nil)))
+}
+
+func startQuiet(t testing.TB, dir string) *pair {
+	t.Helper()
+	return startWith(t, dir, slog.New(slog.DiscardHandler))
+}
+
+// openCaller makes the parent's folder and its key.
+func openCaller(t testing.TB, keys string) *link.Caller {
+	t.Helper()
+	if err := os.MkdirAll(keys, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	caller, err := link.OpenCaller(keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return caller
+}
+
+func startWith(t testing.TB, dir string, log *slog.Logger) *pair {
+	t.Helper()
 	store, err := audit.Open(filepath.Join(dir, "journal"))
 	if err != nil {
 		t.Fatal(err)
@@ -72,8 +95,7 @@ func start(t testing.TB, dir string) *pair {
 	t.Cleanup(func() { store.Close() })
 	p := &pair{store: store, options: link.LocalOptions{
 		Binary: enclaveBinary, Socket: filepath.Join(dir, "run", "enclave.sock"), State: filepath.Join(dir, "state"),
-		Keys: filepath.Join(dir, "keys"), Store: store, Log: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
-		Progress: func(s string) { t.Log(s) },
+		Keys: filepath.Join(dir, "keys"), Store: store, Log: log,
 	}}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()

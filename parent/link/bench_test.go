@@ -1,0 +1,108 @@
+package link_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
+	"github.com/raypher/raypher/startconf"
+)
+
+const benchCallers = 64
+
+// BenchmarkMint measures visas a second from the enclave process over TLS on its unix socket, each synced to the journal on
+// disk before it is released, with 64 callers at once. Both ends share this machine. Compare with BenchmarkUnary.
+func BenchmarkMint(b *testing.B) {
+	dir := folder(b)
+	benchConfiguration(b, dir)
+	p := startQuiet(b, dir)
+	ctx := context.Background()
+	requests := make([]*enclavev1.MintRequest, benchCallers)
+	for i := range requests {
+		requests[i] = request(b, fmt.Sprintf("agent-%d", i))
+	}
+	callers(b, func(i int) error {
+		_, err := p.Mint(ctx, requests[i])
+		return err
+	})
+}
+
+// BenchmarkUnary is the same transport without an enclave: a plain unary call of the same sizes over a unix socket, no TLS,
+// no signature, no disk, server and client in one process.
+func BenchmarkUnary(b *testing.B) {
+	server := grpc.NewServer()
+	enclavev1.RegisterEnclaveServer(server, &echo{visa: make([]byte, 1200), permit: make([]byte, 200)})
+	path := filepath.Join(b.TempDir(), "s")
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	go server.Serve(listener)
+	defer server.Stop()
+	conn, err := grpc.NewClient("unix:"+path, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer conn.Close()
+	client, r := enclavev1.NewEnclaveClient(conn), request(b, "agent")
+	callers(b, func(int) error {
+		_, err := client.Mint(context.Background(), r)
+		return err
+	})
+}
+
+type echo struct {
+	enclavev1.UnimplementedEnclaveServer
+	visa, permit []byte
+}
+
+func (e *echo) Mint(context.Context, *enclavev1.MintRequest) (*enclavev1.MintReply, error) {
+	return &enclavev1.MintReply{Visa: e.visa, Permit: e.permit}, nil
+}
+
+// callers shares b.N calls among benchCallers goroutines and reports calls a second.
+func callers(b *testing.B, call func(caller int) error) {
+	work := make(chan struct{}, b.N)
+	for range b.N {
+		work <- struct{}{}
+	}
+	close(work)
+	var wait sync.WaitGroup
+	b.ResetTimer()
+	started := time.Now()
+	for i := range benchCallers {
+		wait.Add(1)
+		go func() {
+			defer wait.Done()
+			for range work {
+				if err := call(i); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		}()
+	}
+	wait.Wait()
+	b.ReportMetric(float64(b.N)/time.Since(started).Seconds(), "calls/s")
+}
+
+// benchConfiguration lifts the rate limits out of the way.
+func benchConfiguration(b *testing.B, dir string) {
+	b.Helper()
+	keys := filepath.Join(dir, "keys")
+	caller := openCaller(b, keys)
+	err := startconf.Write(keys, &startconf.Configuration{
+		CallerKeys: []startconf.KeyHash{caller.Hash()}, Rate: startconf.MaxRate, AgentRate: startconf.MaxRate,
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+}
