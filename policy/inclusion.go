@@ -18,10 +18,15 @@ func (b Beyond) String() string { return fmt.Sprintf("%s: %s: %s", b.Section, b.
 // Excess is the error of Narrow: the inner policy asks for more than the outer one grants. Nothing is cut silently.
 type Excess struct{ Items []Beyond }
 
+// Error names the first items; Items has them all.
 func (e *Excess) Error() string {
-	lines := make([]string, len(e.Items))
+	lines := make([]string, 0, maxErrorLines+1)
 	for i, item := range e.Items {
-		lines[i] = item.String()
+		if i == maxErrorLines {
+			lines = append(lines, fmt.Sprintf("and %d more", len(e.Items)-i))
+			break
+		}
+		lines = append(lines, item.String())
 	}
 	return fmt.Sprintf("policy asks for more than is granted above it (%d): %s", len(e.Items), strings.Join(lines, "; "))
 }

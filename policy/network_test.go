@@ -72,8 +72,8 @@ func TestMatchUnix(t *testing.T) {
 	}
 }
 
-// TestPrefixCoveredAgainstReference tries all 256 addresses of the last byte.
-func TestPrefixCoveredAgainstReference(t *testing.T) {
+// TestPrefixInclusionAgainstReference tries all 256 addresses of the last byte.
+func TestPrefixInclusionAgainstReference(t *testing.T) {
 	r := rand.New(rand.NewPCG(9, 10))
 	random := func() netip.Prefix {
 		p, _ := netip.AddrFrom4([4]byte{10, 0, 0, byte(r.IntN(256))}).Prefix(24 + r.IntN(9))
@@ -93,7 +93,11 @@ func TestPrefixCoveredAgainstReference(t *testing.T) {
 				want = false
 			}
 		}
-		if got := prefixCovered(inner, outer); got != want {
+		var rules []Endpoint
+		for _, p := range outer {
+			rules = append(rules, Endpoint{Prefix: p})
+		}
+		if got := newReach(rules, 0).covers(Endpoint{Prefix: inner}); got != want {
 			t.Fatalf("%v in %v: %v, want %v", inner, outer, got, want)
 		}
 		if want {

@@ -10,6 +10,7 @@ import (
 
 // referenceMatch reports whether path, absolute and clean, matches the pattern text.
 func referenceMatch(text, path string) bool {
+	text = strings.ReplaceAll(text, "**", deepSign) // before braces: {*,a}* is no **
 	for _, one := range referenceBraces(text) {
 		var components []string
 		for _, c := range strings.Split(one, "/")[1:] {
@@ -27,6 +28,8 @@ func referenceMatch(text, path string) bool {
 	}
 	return false
 }
+
+const deepSign = "\x01"
 
 // referenceBraces expands the first innermost pair of braces until none is left.
 func referenceBraces(text string) []string {
@@ -47,7 +50,7 @@ func referenceComponents(components, names []string) bool {
 	if len(components) == 0 {
 		return len(names) == 0
 	}
-	if components[0] == "**" {
+	if components[0] == deepSign {
 		return referenceComponents(components[1:], names) || (len(names) > 0 && referenceComponents(components, names[1:]))
 	}
 	return len(names) > 0 && referenceName(components[0], names[0]) && referenceComponents(components[1:], names[1:])

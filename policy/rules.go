@@ -255,27 +255,19 @@ func (o *outcome) grantedBy(a Access) string {
 	return o.rules[listExec]
 }
 
-// walk is the state of one match: the nodes that are active after the components so far, without duplicates. A node is
-// reached only from its parent, or by its own loop, so only loops need the check.
-type walk struct {
-	active, next []*node
-	seen         []uint64 // loops that were entered
-	found        outcome  // what already holds whatever follows
-}
-
-// match walks path through the tree. Its cost grows with the components times the nodes that are active at once.
-func (r *Rules) match(path string) (outcome, bool) {
+// match walks path through the tree, with the nodes that are active after the components so far. Its cost grows with the
+// components times the nodes that are active at once.
+func (r *Rules) match(path string) (found outcome, ok bool) {
 	if path == "" || path[0] != '/' {
 		return outcome{}, false
 	}
 	var room [2][16]*node
 	var bits [8]uint64
-	w := walk{active: room[0][:0], next: room[1][:0], seen: bits[:]}
+	active, next, seen := room[0][:0], room[1][:0], bits[:]
 	if need := r.loops/64 + 1; need > len(bits) {
-		w.seen = make([]uint64, need)
+		seen = make([]uint64, need)
 	}
-	w.enter(r.root)
-	w.active, w.next = w.next, w.active
+	active = enter(active, r.root, seen, &found)
 	for rest := path[1:]; rest != ""; {
 		name := rest
 		if cut := strings.IndexByte(rest, '/'); cut >= 0 {
@@ -289,43 +281,41 @@ func (r *Rules) match(path string) (outcome, bool) {
 		if name == "" || name == "." || name == ".." {
 			return outcome{}, false
 		}
-		w.step(name)
-	}
-	for _, n := range w.active {
-		w.found.merge(&n.end)
-	}
-	return w.found, true
-}
-
-func (w *walk) step(name string) {
-	w.next = w.next[:0]
-	for _, n := range w.active {
-		if n.loop != 0 {
-			w.next = append(w.next, n)
-		}
-		if next := n.literals[name]; next != nil {
-			w.enter(next)
-		}
-		for i := range n.globs {
-			if matchGlob(n.globs[i].glob, name) {
-				w.enter(n.globs[i].next)
+		next = next[:0]
+		for _, n := range active {
+			if n.loop != 0 {
+				next = append(next, n)
+			}
+			if to := n.literals[name]; to != nil {
+				next = enter(next, to, seen, &found)
+			}
+			for i := range n.globs {
+				if matchGlob(n.globs[i].glob, name) {
+					next = enter(next, n.globs[i].next, seen, &found)
+				}
 			}
 		}
+		active, next = next, active
 	}
-	w.active, w.next = w.next, w.active
+	for _, n := range active {
+		found.merge(&n.end)
+	}
+	return found, true
 }
 
-// enter makes n active, and with it the node behind a ** that follows: ** also matches no component.
-func (w *walk) enter(n *node) {
-	w.next = append(w.next, n)
+// enter adds n to the active nodes, and with it the node behind a ** that follows: ** also matches no component. A node is
+// reached only from its parent or by its own loop, so that only loops, which seen holds, could stand there twice. A ** that
+// nothing follows holds for all that comes, and goes into found at once.
+func enter(active []*node, n *node, seen []uint64, found *outcome) []*node {
+	active = append(active, n)
 	deep := n.deep
-	if deep == nil || w.seen[deep.loop/64]&(1<<(deep.loop%64)) != 0 {
-		return
+	if deep == nil || seen[deep.loop/64]&(1<<(deep.loop%64)) != 0 {
+		return active
 	}
-	w.seen[deep.loop/64] |= 1 << (deep.loop % 64)
+	seen[deep.loop/64] |= 1 << (deep.loop % 64)
 	if deep.literals == nil && deep.globs == nil {
-		w.found.merge(&deep.end) // nothing follows the **: it holds for all that comes
-		return
+		found.merge(&deep.end)
+		return active
 	}
-	w.next = append(w.next, deep)
+	return append(active, deep)
 }

@@ -47,11 +47,18 @@ func (p *Problem) String() string {
 // Errors are all the mistakes of one file, in the order of the file.
 type Errors []*Problem
 
-// Error is one line for each mistake.
+// maxErrorLines bounds the text of an error that lists what a hostile file can make long.
+const maxErrorLines = 100
+
+// Error is one line for each of the first mistakes; the slice has them all.
 func (e Errors) Error() string {
-	lines := make([]string, len(e))
+	lines := make([]string, 0, min(len(e), maxErrorLines+1))
 	for i, p := range e {
-		lines[i] = p.String()
+		if i == maxErrorLines {
+			lines = append(lines, fmt.Sprintf("and %d more", len(e)-i))
+			break
+		}
+		lines = append(lines, p.String())
 	}
 	return strings.Join(lines, "\n")
 }
@@ -109,7 +116,7 @@ func (v *validation) policy(p *Policy) {
 	for _, name := range sortedKeys(p.Syscalls) {
 		at := location("syscalls." + name)
 		if _, known := syscallTable[name]; !known {
-			v.report(at.key(), unknownSyscall(name))
+			v.report(at.key(), unknownSyscall(name, len(v.problems) < maxErrorLines))
 			continue
 		}
 		if p.Syscalls[name] == "" {
@@ -179,10 +186,13 @@ func oneOf[T ~string](value T, allowed ...T) *fault {
 	return faultf("write "+choice, "%q is not known here", shorten(string(value)))
 }
 
-func unknownSyscall(name string) *fault {
+// unknownSyscall looks for the name that was meant only when suggest is set: it costs too much for a file full of them.
+func unknownSyscall(name string, suggest bool) *fault {
 	fix := "see `raypher policy schema` for the names"
-	if near := nearest(strings.ToLower(name), Syscalls()); near != "" {
-		fix = fmt.Sprintf("did you mean %s?", near)
+	if suggest {
+		if near := nearest(strings.ToLower(name), Syscalls()); near != "" {
+			fix = fmt.Sprintf("did you mean %s?", near)
+		}
 	}
 	return faultf(fix, "no system call %q on amd64 or arm64", shorten(name))
 }

@@ -1,0 +1,118 @@
+package policy
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// narrowNetwork: an outer policy without the section grants nothing of it.
+func narrowNetwork(outer, inner *Network) (*Network, []Beyond) {
+	if inner == nil {
+		return outer, nil
+	}
+	if outer == nil {
+		outer = &Network{DefaultAction: Drop}
+	}
+	var beyond []Beyond
+	if outer.DefaultAction != Allow {
+		if inner.DefaultAction == Allow {
+			beyond = append(beyond, Beyond{"network.default_action", string(Allow), "the policy above has " + string(Drop)})
+		}
+		beyond = append(beyond, endpointsBeyond("network.egress", inner.Endpoints(), outer.Endpoints())...)
+	}
+	beyond = append(beyond, endpointsBeyond("network.listen", inner.ListenEndpoints(), outer.ListenEndpoints())...)
+	beyond = append(beyond, pathsIncluded("network.unix", inner.Unix, outer.Unix)...)
+	result := *inner
+	return &result, beyond
+}
+
+// endpointsBeyond lists the rules of inner that reach a destination which outer does not grant. Each port is compared on its
+// own: a rule for every port is within rules for every port only, since no policy can list all ports.
+func endpointsBeyond(section string, inner, outer []Endpoint) []Beyond {
+	var beyond []Beyond
+	byPort := map[uint16]*reach{}
+	for _, e := range inner {
+		granted := byPort[e.Port]
+		if granted == nil {
+			granted = newReach(outer, e.Port)
+			byPort[e.Port] = granted
+		}
+		item := Beyond{section, e.Rule, "not granted by the policy above"}
+		if !granted.covers(e) && (len(beyond) == 0 || beyond[len(beyond)-1] != item) {
+			beyond = append(beyond, item) // a port to listen on is one rule with two endpoints
+		}
+	}
+	return beyond
+}
+
+// reach is everything that rules grant on one port.
+type reach struct {
+	hosts    map[string]bool
+	prefixes map[netip.Prefix]bool // with the parent of every two halves that are in it
+}
+
+func newReach(rules []Endpoint, port uint16) *reach {
+	r := &reach{hosts: map[string]bool{}, prefixes: map[netip.Prefix]bool{}}
+	var byLength [129][]netip.Prefix
+	for _, e := range rules {
+		switch {
+		case e.Port != 0 && e.Port != port:
+		case e.Host != "":
+			r.hosts[e.Host] = true
+		case !r.prefixes[e.Prefix]:
+			r.prefixes[e.Prefix] = true
+			byLength[e.Prefix.Bits()] = append(byLength[e.Prefix.Bits()], e.Prefix)
+		}
+	}
+	for bits := len(byLength) - 1; bits > 0; bits-- {
+		for _, p := range byLength[bits] {
+			parent := netip.PrefixFrom(p.Addr(), bits-1).Masked()
+			if r.prefixes[sibling(p)] && !r.prefixes[parent] {
+				r.prefixes[parent] = true
+				byLength[bits-1] = append(byLength[bits-1], parent)
+			}
+		}
+	}
+	return r
+}
+
+// sibling is the other half of the parent of p.
+func sibling(p netip.Prefix) netip.Prefix {
+	bytes := p.Addr().AsSlice()
+	i := p.Bits() - 1
+	bytes[i/8] ^= 0x80 >> (i % 8)
+	addr, _ := netip.AddrFromSlice(bytes)
+	return netip.PrefixFrom(addr, p.Bits())
+}
+
+// covers reports whether every destination of e is granted. A name is granted only by a rule for names: addresses that a rule
+// grants do not let their names be resolved.
+func (r *reach) covers(e Endpoint) bool {
+	if e.Host == "" {
+		return slices.ContainsFunc(ancestors(e.Prefix), func(p netip.Prefix) bool { return r.prefixes[p] })
+	}
+	if r.hosts[e.Host] {
+		return true
+	}
+	for rest := strings.TrimPrefix(e.Host, "*."); ; {
+		// *.a.b covers x.a.b and *.x.a.b, and *.a.b itself was looked up above.
+		_, parent, found := strings.Cut(rest, ".")
+		if !found {
+			return false
+		}
+		if r.hosts["*."+parent] {
+			return true
+		}
+		rest = parent
+	}
+}
+
+// ancestors are all prefixes that hold p, with p.
+func ancestors(p netip.Prefix) []netip.Prefix {
+	all := make([]netip.Prefix, 0, p.Bits()+1)
+	for bits := p.Bits(); bits >= 0; bits-- {
+		all = append(all, netip.PrefixFrom(p.Addr(), bits).Masked())
+	}
+	return all
+}
