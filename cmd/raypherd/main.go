@@ -30,8 +30,7 @@ func main() {
 		os.Exit(2)
 	}
 	if options == nil {
-		fmt.Println("raypherd", version)
-		return
+		return // --version, --caller-key
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -58,7 +57,7 @@ func parse(args []string, out io.Writer) (*daemon.Options, error) {
 		o                                = daemon.Options{Version: version}
 		run, state, private, format, dns string
 		dnsPort                          uint
-		showVersion                      bool
+		showVersion, callerKey           bool
 	)
 	flags := flag.NewFlagSet("raypherd", flag.ContinueOnError)
 	flags.SetOutput(out)
@@ -79,11 +78,13 @@ func parse(args []string, out io.Writer) (*daemon.Options, error) {
 	flags.StringVar(&private, "private", "", "serve the one run with this id and end with it; no TCP listener")
 	flags.BoolVar(&o.DryRun, "dry-run", false, "run every agent in mode audit: record what would have been refused, refuse nothing")
 	flags.StringVar(&format, "log-format", "text", "text or json")
+	flags.BoolVar(&callerKey, "caller-key", false, "print the line that the start configuration of an enclave needs (see --enclave-socket), and end")
 	flags.BoolVar(&showVersion, "version", false, "print the version and end")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
 	}
 	if showVersion {
+		fmt.Println("raypherd", version)
 		return nil, nil
 	}
 	if flags.NArg() > 0 {
@@ -102,6 +103,9 @@ func parse(args []string, out io.Writer) (*daemon.Options, error) {
 	}
 	if private == "" {
 		o.Paths, err = instance.At(run, state)
+		if err == nil && callerKey {
+			return nil, printCallerLine(o.Paths)
+		}
 		return &o, err
 	}
 	if run == "" {
@@ -113,6 +117,14 @@ func parse(args []string, out io.Writer) (*daemon.Options, error) {
 	o.Listen = ""
 	o.Paths, err = instance.PrivateIn(run, state, private)
 	return &o, err
+}
+
+func printCallerLine(p instance.Paths) error {
+	line, err := daemon.CallerLine(p)
+	if err == nil {
+		fmt.Println(line)
+	}
+	return err
 }
 
 func logger(format string, out io.Writer) (*slog.Logger, error) {
