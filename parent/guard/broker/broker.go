@@ -63,8 +63,8 @@ type Options struct {
 	Report func(journal.Verdict)
 	// Count gets the operations in mode permissive, instead of Report.
 	Count func(operation string)
-	// Kill ends the agent, for on_violation: kill. The refused call is never answered.
-	Kill func()
+	// Kill ends the agent, for on_violation: kill. The refused call, of task pid, is never answered.
+	Kill func(pid int)
 }
 
 // Broker serves the notifications of one agent.
@@ -94,9 +94,11 @@ func New(o Options) (*Broker, error) {
 	return b, nil
 }
 
-// Narrow replaces the permit by one that lies within it. From now on nothing continues on the floor's account, which is as
-// wide as the first permit: what is granted is opened by the broker. Objects that cannot be injected are refused.
-func (b *Broker) Narrow(permit *policy.Policy) { b.rules.Store(newRuling(permit, true)) }
+// Replace puts another permit in force, which lies within the first one. When it is narrower than the first, nothing continues
+// on the floor's account any more: what is granted is opened by the broker, and what cannot be injected is refused.
+func (b *Broker) Replace(permit *policy.Policy, narrower bool) {
+	b.rules.Store(newRuling(permit, narrower))
+}
 
 // Serve answers notifications until the agent's last task is gone, which is no error, or until ctx ends. Any other error is
 // fatal: the caller must end its process, because calls that were received and not answered would wait for ever.

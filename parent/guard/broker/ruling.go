@@ -58,7 +58,7 @@ func (w *worker) refuse(n *notification, r *ruling, e event) answer {
 	case r.lenient:
 		return goOn
 	case r.permit.OnViolation == policy.Kill && w.options.Kill != nil:
-		w.options.Kill()
+		w.options.Kill(int(n.PID))
 		return answer{kind: answerNever}
 	}
 	return fail(e.errno)

@@ -167,3 +167,20 @@ func (f Filter) Install() (listener int, err error) {
 	}
 	return int(fd), nil
 }
+
+// NeedsAllConnects reports whether an address of a unix socket that may be connected to can be as long as one of IPv4 or IPv6,
+// so that connects must be told apart by the warden. sockets are further paths that may be connected to.
+func NeedsAllConnects(permit *policy.Policy, sockets ...string) bool {
+	if permit.Network != nil {
+		for _, pattern := range permit.Network.Unix {
+			if _, rest := splitPattern(pattern); rest != "" {
+				return true
+			}
+			sockets = append(sockets, pattern)
+		}
+	}
+	return slices.ContainsFunc(sockets, func(path string) bool {
+		size := 2 + len(path) // sun_family; the zero byte at the end may be left out
+		return size == SizeInet4 || size+1 == SizeInet4 || size == SizeInet6 || size+1 == SizeInet6
+	})
+}

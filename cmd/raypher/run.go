@@ -1,0 +1,51 @@
+package main
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"github.com/raypher/raypher/parent/launch"
+)
+
+func runCommand() *cobra.Command {
+	var o launch.Options
+	c := &cobra.Command{
+		Use:   "run [flags] [--] program [arguments...]",
+		Short: "Run a program, and all that it starts, under the guard",
+		Long: `run puts itself under the guard and then becomes the program: terminal, job control, pid and exit
+status are the program's own. One line on the standard error says each refused action.
+
+Where raypherd runs, members of its group run agents as themselves. Where it does not, root gets a
+private pair for this run.
+
+The exit status is the program's; 125 when the guard could not be set up, 126 when the program cannot
+be executed or the policy does not let it, 127 when it is not found. In all three cases it was not
+started.`,
+		Example: `  raypher run --policy policy.yaml -- bash
+  raypher run --policy policy.yaml --manifest clawmanifest.json -- openclaw agent --local -m "hello"
+  raypher run --policy policy.yaml --dry-run -- make`,
+		Args:                  cobra.MinimumNArgs(1),
+		DisableFlagsInUseLine: true,
+		RunE: func(_ *cobra.Command, args []string) error {
+			o.Argv = args
+			err := launch.Run(o)
+			var f *launch.Failure
+			if errors.As(err, &f) {
+				return &exitError{code: f.Code, err: f.Err}
+			}
+			return err
+		},
+	}
+	flags := c.Flags()
+	flags.SetInterspersed(false) // what follows the program is its own
+	flags.StringVar(&o.PolicyPath, "policy", "", "policy of this run (default: the host's)")
+	flags.StringVar(&o.ManifestPath, "manifest", "", "clawmanifest.json that narrows the policy")
+	flags.StringVar(&o.ManifestSigners, "signers", "", "folder with the keys of those whose manifests are trusted (default: the host's)")
+	flags.StringVar(&o.Name, "name", "", "name of the agent (default: the program's)")
+	flags.BoolVar(&o.DryRun, "dry-run", false, "refuse nothing, report what would have been refused")
+	flags.BoolVar(&o.Quiet, "quiet", false, "print neither the first line nor refused actions")
+	flags.BoolVar(&o.JSON, "json", false, "print them as one JSON object a line")
+	c.MarkFlagsMutuallyExclusive("quiet", "json")
+	return c
+}

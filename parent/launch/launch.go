@@ -1,0 +1,296 @@
+package launch
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/raypher/raypher/parent/guard/floor"
+	"github.com/raypher/raypher/parent/instance"
+	"github.com/raypher/raypher/parent/warden"
+	"github.com/raypher/raypher/policy"
+	parentv1 "github.com/raypher/raypher/proto/parent/v1"
+)
+
+// Options of a run.
+type Options struct {
+	PolicyPath      string // empty: the host's policy
+	ManifestPath    string // empty: none
+	ManifestSigners string // folder; empty: the host's
+	Name            string // of the agent; empty: the program's
+	DryRun          bool
+	Quiet           bool // no bound line and no lines for verdicts
+	JSON            bool
+	Argv            []string
+
+	// Socket of raypherd; empty: found, or a private pair is started.
+	Socket string
+	// Warden is the command line that starts a warden, before its own flags; empty: this program, subcommand warden.
+	Warden []string
+	// Stderr takes the bound line; nil: the standard error.
+	Stderr io.Writer
+}
+
+// runner is the state of one run before it becomes the program.
+type runner struct {
+	options   Options
+	program   *program
+	terminals []string
+	socket    string
+	talk      *warden.Conversation
+	granted   *parentv1.Granted
+	permit    *policy.Policy // resolved
+}
+
+// Run starts the agent in place of this process. It returns only when that failed; the error is a *Failure.
+func Run(o Options) error {
+	runtime.LockOSThread() // what is given up below is given up by this thread, which then becomes the program
+	restoreFileLimit()
+	r := &runner{options: o}
+	if o.Stderr == nil {
+		r.options.Stderr = os.Stderr
+	}
+	err := r.run()
+	var f *Failure
+	if errors.As(err, &f) {
+		return f
+	}
+	return &Failure{Code: CodeGuard, Err: err}
+}
+
+func (r *runner) run() (err error) {
+	if err := checkIdentity(); err != nil {
+		return err
+	}
+	if r.terminals, err = checkStandard(); err != nil {
+		return err
+	}
+	if err := keepOnlyPipes(); err != nil {
+		return err
+	}
+	request, err := r.read()
+	if err != nil {
+		return err
+	}
+	if r.socket = r.options.Socket; r.socket == "" {
+		if r.socket, err = findDaemon(); err != nil {
+			return err
+		}
+	}
+	if err := r.startWarden(); err != nil {
+		return err
+	}
+	if err := r.bind(request); err != nil {
+		return err
+	}
+	if err := r.program.granted(r.permit); err != nil {
+		return &Failure{Code: CodeNotExecutable, Err: err}
+	}
+	r.announce()
+	return r.become()
+}
+
+// read collects what the launch says.
+func (r *runner) read() (*parentv1.Launch, error) {
+	var err error
+	if r.program, err = findProgram(r.options.Argv[0]); err != nil {
+		return nil, err
+	}
+	l := &parentv1.Launch{
+		Name: r.options.Name, Argv: r.options.Argv, Program: r.program.path, ProgramFd: int32(r.program.fd),
+		RunnerPid: int32(os.Getpid()), DryRun: r.options.DryRun, ManifestSigners: r.options.ManifestSigners,
+	}
+	if l.WorkingDirectory, err = os.Getwd(); err != nil {
+		l.WorkingDirectory = ""
+	}
+	if l.Home = os.Getenv("HOME"); !filepath.IsAbs(l.Home) {
+		l.Home = "/"
+	}
+	if path := r.options.PolicyPath; path != "" {
+		if l.Policy, err = os.ReadFile(path); err != nil {
+			return nil, fmt.Errorf("policy: %w", err)
+		}
+		if len(l.Policy) == 0 {
+			return nil, fmt.Errorf("policy: %s is empty", path)
+		}
+		l.PolicyPath = path
+	}
+	if path := r.options.ManifestPath; path != "" {
+		if l.Manifest, err = os.ReadFile(path); err != nil {
+			return nil, fmt.Errorf("manifest: %w", err)
+		}
+		if l.ManifestPath, err = filepath.Abs(path); err != nil {
+			return nil, fmt.Errorf("manifest: %w", err)
+		}
+	}
+	return l, nil
+}
+
+// startWarden starts the warden with nothing of ours but the standard error and its end of the conversation.
+func (r *runner) startWarden() error {
+	own, theirs, err := warden.NewConversation()
+	if err != nil {
+		return err
+	}
+	defer theirs.Close()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	argv := r.options.Warden
+	path := "/proc/self/exe"
+	if len(argv) == 0 {
+		argv = []string{os.Args[0], "warden"}
+	}
+	argv = append(slices.Clone(argv), "--socket", r.socket)
+	if r.options.JSON {
+		argv = append(argv, "--json")
+	}
+	output := 2
+	var st unix.Stat_t
+	if r.options.Quiet || unix.Fstat(2, &st) != nil {
+		output = int(null.Fd())
+	}
+	_, err = command{
+		path: path, argv: argv, env: os.Environ(),
+		files: []int{int(null.Fd()), int(null.Fd()), output, theirs.FD()},
+	}.start()
+	if err != nil {
+		return err
+	}
+	r.talk = own
+	return nil
+}
+
+// bind asks for the guard and waits for what is granted.
+func (r *runner) bind(request *parentv1.Launch) error {
+	body, err := proto.Marshal(request)
+	if err != nil {
+		return err
+	}
+	if err := r.talk.Send(warden.Launch, body); err != nil {
+		return fmt.Errorf("the warden ended: %w", err)
+	}
+	if body, err = r.expect(warden.Granted); err != nil {
+		return err
+	}
+	r.granted = &parentv1.Granted{}
+	if err := proto.Unmarshal(body, r.granted); err != nil {
+		return fmt.Errorf("read the grant: %w", err)
+	}
+	permit, err := policy.ParseCanonical(r.granted.Permit)
+	if err != nil {
+		return fmt.Errorf("read the permit: %w", err)
+	}
+	r.permit = floor.Resolved(permit)
+	return nil
+}
+
+// expect waits for a message of the warden.
+func (r *runner) expect(want warden.Kind) ([]byte, error) {
+	kind, body, _, err := r.talk.Receive()
+	switch {
+	case errors.Is(err, io.EOF):
+		return nil, errors.New("the warden ended without a word")
+	case err != nil:
+		return nil, err
+	case kind == warden.Failed:
+		return nil, errors.New(string(body))
+	case kind != want:
+		return nil, fmt.Errorf("the warden sent %q instead of %q", kind, want)
+	}
+	return body, nil
+}
+
+// become takes the floor and executes the program.
+func (r *runner) become() error {
+	closed := []string{instance.DefaultState}
+	plan, err := floor.Compile(r.permit, floor.Options{Closed: closed, Devices: r.terminals, Root: os.Geteuid() == 0})
+	if err != nil {
+		return err
+	}
+	visaPath, files, err := r.visaFile()
+	if err != nil {
+		return err
+	}
+	if err := r.program.unchanged(); err != nil {
+		return err
+	}
+	if err := floor.DropPrivileges(0); err != nil {
+		return err
+	}
+	if err := plan.Apply(); err != nil {
+		return err
+	}
+	body, err := json.Marshal(warden.Floor{
+		Grants: plan.Grants, Open: plan.Open, Devices: r.terminals, Closed: closed, VisaFile: len(files) > 0,
+	})
+	if err != nil {
+		return err
+	}
+	listener, err := floor.Filter{Permit: r.permit, AllConnects: floor.NeedsAllConnects(r.permit, r.granted.AgentSocket)}.Install()
+	if err != nil {
+		return err
+	}
+	// Another thread hands it over: this one is under the filter, and nobody answers it yet.
+	handed := make(chan error)
+	go func() {
+		err := r.talk.Send(warden.Listener, body, append([]int{listener}, files...)...)
+		if err == nil {
+			_, err = r.expect(warden.Serving)
+		}
+		handed <- err
+	}()
+	if err := <-handed; err != nil {
+		return err
+	}
+	return r.execute(visaPath)
+}
+
+// visaFile returns the path at which the agent finds its visa. Where opens are not notified it is a file in memory that the
+// program inherits.
+func (r *runner) visaFile() (path string, files []int, err error) {
+	if r.permit.Filesystem != nil {
+		return r.granted.VisaPath, nil, nil
+	}
+	fd, err := warden.VisaFile(r.granted.Visa)
+	if err != nil {
+		return "", nil, err
+	}
+	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd), []int{fd}, nil
+}
+
+func (r *runner) execute(visaPath string) error {
+	own := map[string]string{
+		instance.VisaVariable:        visaPath,
+		instance.AgentSocketVariable: r.granted.AgentSocket,
+		instance.AgentIDVariable:     r.granted.AgentId,
+	}
+	env := slices.DeleteFunc(os.Environ(), func(entry string) bool {
+		name, _, _ := strings.Cut(entry, "=")
+		_, replaced := own[name]
+		return replaced
+	})
+	for _, name := range []string{instance.VisaVariable, instance.AgentSocketVariable, instance.AgentIDVariable} {
+		env = append(env, name+"="+own[name])
+	}
+	err := r.program.execute(r.options.Argv, env)
+	code := CodeNotExecutable
+	if errors.Is(err, unix.ENOENT) {
+		code = CodeNotFound
+		if r.program.script {
+			err = errors.New("its interpreter does not exist")
+		}
+	}
+	return &Failure{Code: code, Err: fmt.Errorf("%s: %w", r.program.path, err)}
+}

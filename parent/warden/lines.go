@@ -1,0 +1,180 @@
+package warden
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/raypher/raypher/journal"
+)
+
+// maxLines is how many lines may wait for a slow terminal. Further ones are counted and said.
+const maxLines = 1024
+
+// Lines prints one line for each verdict, for the person at the terminal. A slow reader delays nobody.
+type Lines struct {
+	json, color bool
+	out         io.Writer
+
+	mutex   sync.Mutex
+	waiting []string
+	dropped int
+	wake    chan struct{}
+	stop    chan struct{}
+	done    chan struct{}
+}
+
+// NewLines prints to out until Close.
+func NewLines(out io.Writer, asJSON, color bool) *Lines {
+	l := &Lines{
+		json: asJSON, color: color, out: out,
+		wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
+	}
+	go l.write()
+	return l
+}
+
+// Verdict prints one verdict.
+func (l *Lines) Verdict(v journal.Verdict) {
+	if l.json {
+		line, err := json.Marshal(struct {
+			Event string `json:"event"`
+			journal.Verdict
+		}{"verdict", v})
+		if err == nil {
+			l.add(string(line))
+		}
+		return
+	}
+	l.add(FormatVerdict(v, l.color))
+}
+
+// Say prints a sentence of the warden itself.
+func (l *Lines) Say(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	if l.json {
+		line, err := json.Marshal(map[string]string{"event": "note", "note": text})
+		if err != nil {
+			return
+		}
+		l.add(string(line))
+		return
+	}
+	l.add("raypher: " + text)
+}
+
+func (l *Lines) add(line string) {
+	l.mutex.Lock()
+	if len(l.waiting) < maxLines {
+		l.waiting = append(l.waiting, line)
+	} else {
+		l.dropped++
+	}
+	l.mutex.Unlock()
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (l *Lines) take() string {
+	l.mutex.Lock()
+	defer l.mutex.Unlock()
+	var b strings.Builder
+	for _, line := range l.waiting {
+		b.WriteString(line + "\n")
+	}
+	if l.dropped > 0 {
+		fmt.Fprintf(&b, "raypher: %d more lines were not printed: the terminal is too slow\n", l.dropped)
+	}
+	l.waiting, l.dropped = nil, 0
+	return b.String()
+}
+
+func (l *Lines) write() {
+	defer close(l.done)
+	for {
+		ending := false
+		select {
+		case <-l.wake:
+		case <-l.stop:
+			ending = true
+		}
+		if text := l.take(); text != "" {
+			// Nobody can be told when the terminal is gone; verdicts are in the journal anyway.
+			_, _ = io.WriteString(l.out, text)
+		}
+		if ending {
+			return
+		}
+	}
+}
+
+// Close prints what waits and ends.
+func (l *Lines) Close() {
+	close(l.stop)
+	<-l.done
+}
+
+// Terminal colours (ECMA-48, SGR).
+const (
+	red    = "\x1b[31m"
+	yellow = "\x1b[33m"
+	plain  = "\x1b[0m"
+)
+
+// FormatVerdict is one verdict in words, like
+//
+//	raypher: blocked open-read /home/u/.ssh/id_rsa (no rule grants it) [broker]
+//
+// What the agent chose (paths, names) is quoted where it could speak to the terminal.
+func FormatVerdict(v journal.Verdict, color bool) string {
+	word, tint := v.Decision, ""
+	switch v.Decision {
+	case journal.Block:
+		word, tint = "blocked", red
+	case journal.WouldBlock:
+		word, tint = "would block", yellow
+	case journal.Log:
+		word = "logged"
+	case journal.Allow:
+		word = "allowed"
+	}
+	if color && tint != "" {
+		word = tint + word + plain
+	}
+	reason := "no rule grants it"
+	if v.Rule != "" {
+		reason = "rule: " + printable(v.Rule)
+	}
+	if v.Decision == journal.Log || v.Layer == "seccomp" && v.Rule == "" {
+		reason = ""
+	}
+	line := fmt.Sprintf("raypher: %s %s %s", word, v.Operation, printable(v.Target))
+	if reason != "" {
+		line += " (" + reason + ")"
+	}
+	if v.Errno != 0 {
+		line += " " + unix.ErrnoName(unix.Errno(v.Errno))
+	}
+	line += " [" + v.Layer + "]"
+	if v.Count > 1 {
+		line += fmt.Sprintf(" %d times", v.Count)
+	}
+	return line
+}
+
+// printable quotes text that is not made of printable characters alone.
+func printable(text string) string {
+	for _, r := range text {
+		if !strconv.IsPrint(r) || r == '\uFFFD' {
+			return strconv.Quote(text)
+		}
+	}
+	return text
+}

@@ -1,0 +1,348 @@
+package warden
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/raypher/raypher/journal"
+	"github.com/raypher/raypher/parent/guard/broker"
+	"github.com/raypher/raypher/parent/guard/floor"
+	"github.com/raypher/raypher/policy"
+	parentv1 "github.com/raypher/raypher/proto/parent/v1"
+	"github.com/raypher/raypher/visa"
+)
+
+// Floor is what the runner took, so that the warden knows which accesses the kernel decides.
+type Floor struct {
+	Grants   []floor.Grant `json:"grants"`
+	Open     bool          `json:"open"`
+	Devices  []string      `json:"devices,omitempty"`
+	Closed   []string      `json:"closed,omitempty"`
+	VisaFile bool          `json:"visa_file,omitempty"` // the visa's file comes with the listener
+}
+
+// Options of a warden.
+type Options struct {
+	Runner  *Conversation
+	Connect Connect
+	Output  *os.File // where lines for the person go; nil: nowhere
+	JSON    bool
+	Color   bool
+}
+
+// warden is the state of one run.
+type warden struct {
+	options Options
+	key     []byte // COSE_Key that the visas confirm
+	granted *parentv1.Granted
+	permit  *policy.Policy // of the launch
+	pass    pass
+	visaID  atomic.Pointer[[]byte]
+	session Session
+	line    *line
+	lines   *Lines
+	freezer *freezer
+	frozen  atomic.Bool
+	ready   chan struct{} // closed when broker is set
+	broker  *broker.Broker
+}
+
+// Run serves one agent until its last process is gone. An error means that the agent must not go on, or never began; it was
+// told to the runner if that still listened.
+func Run(ctx context.Context, o Options) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	w := &warden{options: o, ready: make(chan struct{})}
+	var out io.Writer = io.Discard
+	if o.Output != nil {
+		out = o.Output
+	}
+	w.lines = NewLines(out, o.JSON, o.Color)
+	defer w.lines.Close()
+	launch, err := w.launch(ctx)
+	if err != nil {
+		return w.fail(err)
+	}
+	defer w.freezer.close()
+	if err := w.receiveFloor(); err != nil {
+		return w.fail(err)
+	}
+	w.line = &line{
+		connect: o.Connect, received: w.hear, broken: w.away,
+		reattach: &parentv1.Reattach{AgentId: w.granted.AgentId, ConfirmationKey: w.key, Secret: w.granted.ReattachSecret},
+		wake:     make(chan struct{}, 1), done: make(chan struct{}),
+	}
+	w.line.send(&parentv1.WardenMessage{Message: &parentv1.WardenMessage_Started{Started: &parentv1.Started{}}})
+	close(w.ready)
+	go w.line.run(ctx, w.session)
+	go w.freezer.watch(w.expired)
+	go w.releaseTerminal(ctx, int(launch.RunnerPid))
+	served := make(chan error, 1)
+	go func() { served <- w.broker.Serve(ctx) }()
+	if err := o.Runner.Send(Serving, nil); err != nil {
+		return err
+	}
+	o.Runner.Close()
+	err = <-served
+	if lost := w.line.end(); lost > 0 {
+		w.lines.Say("%d verdicts did not reach raypherd", lost)
+	}
+	return err
+}
+
+// fail tells the runner why the agent cannot start.
+func (w *warden) fail(err error) error {
+	if errors.Is(err, errRunnerGone) {
+		return nil
+	}
+	_ = w.options.Runner.Send(Failed, []byte(err.Error()))
+	return err
+}
+
+// errRunnerGone: `raypher run` was ended before the agent began, and nothing is left to guard.
+var errRunnerGone = errors.New("the runner has gone")
+
+func (w *warden) receive(want Kind) (body []byte, fds []int, err error) {
+	kind, body, fds, err := w.options.Runner.Receive()
+	switch {
+	case errors.Is(err, io.EOF):
+		return nil, nil, errRunnerGone
+	case err != nil:
+		return nil, nil, err
+	case kind != want:
+		return nil, nil, fmt.Errorf("the runner sent %q instead of %q", kind, want)
+	}
+	return body, fds, nil
+}
+
+// launch asks raypherd for the agent that the runner wants, and tells the runner what was granted.
+func (w *warden) launch(ctx context.Context) (*parentv1.Launch, error) {
+	body, _, err := w.receive(Launch)
+	if err != nil {
+		return nil, err
+	}
+	var launch parentv1.Launch
+	if err := proto.Unmarshal(body, &launch); err != nil {
+		return nil, fmt.Errorf("read the launch: %w", err)
+	}
+	if err := w.makeKey(); err != nil {
+		return nil, err
+	}
+	launch.ConfirmationKey = w.key
+	if w.session, w.granted, err = open(ctx, w.options.Connect, &launch); err != nil {
+		return nil, err
+	}
+	if w.permit, err = policy.ParseCanonical(w.granted.Permit); err != nil {
+		return nil, fmt.Errorf("read the permit: %w", err)
+	}
+	if w.freezer, err = newFreezer(w.granted.Cgroup); err != nil {
+		return nil, err
+	}
+	if err := w.renew(w.granted.Visa, w.granted.ExpiresBoottimeNs); err != nil {
+		return nil, err
+	}
+	if body, err = proto.Marshal(w.granted); err != nil {
+		return nil, fmt.Errorf("pass on the grant: %w", err)
+	}
+	return &launch, w.options.Runner.Send(Granted, body)
+}
+
+// makeKey makes the agent's key. It lives in this process alone, which nobody can look into.
+func (w *warden) makeKey() error {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return fmt.Errorf("make the agent's key: %w", err)
+	}
+	w.key, err = visa.ConfirmationKey(&private.PublicKey)
+	return err
+}
+
+// receiveFloor takes over the notifications.
+func (w *warden) receiveFloor() error {
+	body, fds, err := w.receive(Listener)
+	if err != nil {
+		return err
+	}
+	var f Floor
+	if err := json.Unmarshal(body, &f); err != nil {
+		return fmt.Errorf("read the floor: %w", err)
+	}
+	want := 1
+	if f.VisaFile {
+		want = 2
+	}
+	if len(fds) != want {
+		return fmt.Errorf("the runner sent %d descriptors instead of %d", len(fds), want)
+	}
+	if f.VisaFile {
+		w.pass.file = os.NewFile(uintptr(fds[1]), "visa")
+	}
+	cgroup, err := cgroupName(w.granted.Cgroup)
+	if err != nil {
+		return err
+	}
+	w.broker, err = broker.New(broker.Options{
+		Listener: fds[0], Permit: floor.Resolved(w.permit), Coverage: floor.Covers(f.Grants, f.Open),
+		Closed: f.Closed, Devices: f.Devices, Cgroup: cgroup,
+		VisaPath: w.granted.VisaPath, Visa: w.pass.get, AgentSocket: w.granted.AgentSocket,
+		Report: w.report, Count: w.count, Kill: w.kill,
+	})
+	return err
+}
+
+// cgroupName turns the path of a cgroup folder into the name by which /proc/<pid>/cgroup shows it.
+func cgroupName(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return "", fmt.Errorf("find the cgroup2 mount: %w", err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		fields := strings.Fields(line)
+		if len(fields) < 3 || fields[2] != "cgroup2" {
+			continue
+		}
+		if name, ok := strings.CutPrefix(path, fields[1]+"/"); ok {
+			return "/" + name, nil
+		}
+	}
+	return "", fmt.Errorf("%s lies in no cgroup2 mount", path)
+}
+
+// hear takes a message of raypherd. One at a time.
+func (w *warden) hear(m *parentv1.ParentMessage) {
+	var err error
+	switch m := m.GetMessage().(type) {
+	case *parentv1.ParentMessage_Granted: // after Reattach
+		err = errors.Join(w.narrow(m.Granted.Permit), w.renew(m.Granted.Visa, m.Granted.ExpiresBoottimeNs))
+		w.lines.Say("raypherd is back")
+	case *parentv1.ParentMessage_Renewed:
+		err = w.renew(m.Renewed.Visa, m.Renewed.ExpiresBoottimeNs)
+	case *parentv1.ParentMessage_Narrowed:
+		err = errors.Join(w.narrow(m.Narrowed.Permit), w.renew(m.Narrowed.Visa, m.Narrowed.ExpiresBoottimeNs))
+	case *parentv1.ParentMessage_Seen:
+		if v, decodeErr := journal.DecodeVerdict(m.Seen.Verdict); decodeErr == nil {
+			w.lines.Verdict(v)
+		}
+	case *parentv1.ParentMessage_End:
+		w.lines.Say("raypherd ends the agent: %s", m.End.Reason)
+	}
+	if err != nil {
+		w.lines.Say("%v", err)
+	}
+}
+
+// away is called when raypherd cannot be heard any more.
+func (w *warden) away(err error) {
+	w.lines.Say("raypherd is away (%v): what was granted holds until the visa ends", err)
+}
+
+// renew puts a new visa in force.
+func (w *warden) renew(raw []byte, deadline int64) error {
+	if claims, err := visa.Read(raw); err == nil {
+		w.visaID.Store(&claims.ID)
+	}
+	if err := errors.Join(w.pass.set(raw), w.freezer.until(deadline)); err != nil {
+		return err
+	}
+	if w.frozen.Swap(false) {
+		w.lines.Say("the visa was renewed: the agent goes on")
+		return w.freezer.freeze(false)
+	}
+	return nil
+}
+
+// expired stops the agent at its visa's end.
+func (w *warden) expired() {
+	w.frozen.Store(true)
+	if err := w.freezer.freeze(true); err != nil {
+		w.lines.Say("%v", err)
+		return
+	}
+	w.lines.Say("the visa has ended: the agent is frozen until raypherd renews it")
+}
+
+// narrow puts another permit in force, which lies within that of the launch.
+func (w *warden) narrow(raw []byte) error {
+	<-w.ready
+	permit, err := policy.ParseCanonical(raw)
+	if err != nil {
+		// What cannot be read grants nothing.
+		permit = &policy.Policy{Mode: policy.Enforce, Filesystem: &policy.Filesystem{}}
+		err = fmt.Errorf("read the narrowed permit: %w: everything is refused", err)
+	}
+	w.broker.Replace(floor.Resolved(permit), !bytes.Equal(raw, w.granted.Permit))
+	return err
+}
+
+// report takes a verdict of the broker.
+func (w *warden) report(v journal.Verdict) {
+	v.AgentID, v.Subject = w.granted.AgentId, w.granted.Subject
+	if id := w.visaID.Load(); id != nil {
+		v.VisaID = *id
+	}
+	w.lines.Verdict(v)
+	raw, err := journal.EncodeVerdict(v)
+	if err != nil {
+		w.lines.Say("%v", err)
+		return
+	}
+	w.line.send(&parentv1.WardenMessage{Message: &parentv1.WardenMessage_Reported{Reported: &parentv1.Reported{Verdict: raw}}})
+}
+
+func (w *warden) count(operation string) {
+	w.line.send(&parentv1.WardenMessage{Message: &parentv1.WardenMessage_Count{
+		Count: &parentv1.Count{ByOperation: map[string]uint64{operation: 1}},
+	}})
+}
+
+func (w *warden) kill(pid int) {
+	if err := w.freezer.killAgent(w.granted.Cgroup, pid); err != nil {
+		w.lines.Say("%v", err)
+	}
+}
+
+// releaseTerminal lets go of the terminal or pipe for messages once the program itself has ended: whoever reads that pipe to
+// its end waits for the program, not for what it left in the background.
+func (w *warden) releaseTerminal(ctx context.Context, program int) {
+	if w.options.Output == nil {
+		return
+	}
+	pidfd, err := unix.PidfdOpen(program, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(pidfd)
+	for ctx.Err() == nil {
+		polled := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+		if n, err := unix.Poll(polled, -1); err == nil && n > 0 {
+			break
+		}
+	}
+	time.Sleep(foldGrace)
+	null, err := nullFile()
+	if err != nil {
+		return
+	}
+	defer null.Close()
+	_ = unix.Dup3(int(null.Fd()), int(w.options.Output.Fd()), unix.O_CLOEXEC)
+}
+
+// foldGrace is how long after the program's end its last verdicts may still be printed.
+const foldGrace = 20 * time.Millisecond
