@@ -100,11 +100,11 @@ func TestWhoIsCalling(t *testing.T) {
 
 	// Outsiders.
 	_, err := ask([]string{p.address(), "whoami"})
-	if status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "serves agents only") {
+	if status.Code(err) != codes.Unauthenticated || !strings.Contains(err.Error(), "serves agents only") {
 		t.Errorf("an outsider over TCP: %v", err)
 	}
 	_, err = ask([]string{p.paths.AgentSocket, "whoami"})
-	if status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "agents of this raypherd only") {
+	if status.Code(err) != codes.Unauthenticated || !strings.Contains(err.Error(), "agents of this raypherd only") {
 		t.Errorf("an outsider on the agents' socket: %v", err)
 	}
 	if _, err := ask([]string{p.paths.Socket, "whoami"}); status.Code(err) != codes.Unimplemented {

@@ -22,6 +22,9 @@ const (
 	maxConnectionsPerUser  = 4096
 )
 
+// errNotGoverned says that the caller of the Agent service is no agent.
+var errNotGoverned = errors.New("not an agent")
+
 // caller is who is at the other end of a connection. It is found once, when the connection is made, and looked at again at
 // every call: a process may have become an agent since.
 type caller struct {
@@ -167,7 +170,7 @@ func (s *Server) loopbackPeer(raw net.Conn) (*caller, string, int, error) {
 		}
 	}
 	refused := fmt.Errorf("%w: nothing at %s is a governed agent: this address serves agents only; operators use %s",
-		agents.ErrNotAllowed, remote, s.options.Paths.Socket)
+		errNotGoverned, remote, s.options.Paths.Socket)
 	return &caller{refused: refused}, "outsiders", maxConnectionsPerAgent, nil
 }
 
@@ -181,14 +184,14 @@ func (s *Server) asAgent(c *caller) (*agents.Agent, error) {
 	}
 	kind, a, err := s.options.Agents.Whose(c.task)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", agents.ErrNotAllowed, err)
+		return nil, fmt.Errorf("%w: %w", errNotGoverned, err)
 	}
 	if a == nil {
 		who := "no agent"
 		if kind != agents.Outside {
 			who = "an agent of another raypherd"
 		}
-		return nil, fmt.Errorf("%w: process %d is %s: this socket serves the agents of this raypherd only", agents.ErrNotAllowed, c.task.PID(), who)
+		return nil, fmt.Errorf("%w: process %d is %s: this socket serves the agents of this raypherd only", errNotGoverned, c.task.PID(), who)
 	}
 	return a, nil
 }

@@ -72,12 +72,14 @@ func code(err error) codes.Code {
 		is   error
 		code codes.Code
 	}{
+		{errNotGoverned, codes.Unauthenticated},
 		{agents.ErrNotAllowed, codes.PermissionDenied},
 		{agents.ErrInvalid, codes.InvalidArgument},
 		{agents.ErrNoAgent, codes.NotFound},
 		{agents.ErrFull, codes.ResourceExhausted},
 		{fs.ErrNotExist, codes.NotFound},
 		{task.ErrGone, codes.FailedPrecondition},
+		{errEnding, codes.Unavailable},
 		{link.ErrDenied, codes.PermissionDenied},
 		{link.ErrInvalid, codes.InvalidArgument},
 		{link.ErrBusy, codes.ResourceExhausted},

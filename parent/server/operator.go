@@ -77,6 +77,8 @@ func (s *operator) Events(r *parentv1.EventsRequest, stream grpc.ServerStreaming
 			if err := sendEvent(stream, e); err != nil {
 				return err
 			}
+		case <-s.server.ending:
+			return errEnding
 		case <-stream.Context().Done():
 			return stream.Context().Err()
 		}

@@ -78,6 +78,7 @@ type Server struct {
 	options Options
 	health  *health.Server
 	parts   []part
+	ending  chan struct{} // closed when raypherd ends: calls that last as long as agents do end then
 }
 
 // part is one listener with the services on it.
@@ -89,7 +90,7 @@ type part struct {
 // New opens every socket, so that nothing is half started when one cannot be had. Sockets that an earlier raypherd left are
 // replaced: the caller holds the instance's lock.
 func New(o Options) (s *Server, err error) {
-	s = &Server{options: o, health: health.NewServer()}
+	s = &Server{options: o, health: health.NewServer(), ending: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -135,6 +136,9 @@ func (s *Server) add(l net.Listener, t *transport, register func(*grpc.Server)) 
 	s.parts = append(s.parts, part{l, g})
 }
 
+// errEnding ends the long calls.
+var errEnding = errors.New("raypherd ends: the guard of running agents stays")
+
 // Serve serves until ctx ends, and then ends the calls under way.
 func (s *Server) Serve(ctx context.Context) error {
 	failed := make(chan error, len(s.parts))
@@ -160,8 +164,9 @@ func (s *Server) Serve(ctx context.Context) error {
 	return nil
 }
 
-// stop lets short calls end and cuts off the streams, which last as long as the agents.
+// stop lets calls end, and cuts off those that do not.
 func (s *Server) stop() {
+	close(s.ending)
 	s.health.Shutdown()
 	done := make(chan struct{})
 	go func() {

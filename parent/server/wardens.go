@@ -16,6 +16,9 @@ import (
 // firstTimeout is how long a warden may take to say what it wants.
 const firstTimeout = 10 * time.Second
 
+// lastWords is how long a warden is heard after its agent is gone.
+const lastWords = 3 * time.Second
+
 // wardens serves the Wardens service.
 type wardens struct {
 	parentv1.UnimplementedWardensServer
@@ -32,6 +35,13 @@ func (w *wardens) Attend(stream wardenStream) error {
 	if err != nil {
 		return err
 	}
+	go func() {
+		select {
+		case <-w.server.ending:
+			cancel(errEnding)
+		case <-ctx.Done():
+		}
+	}()
 	messages := receive(ctx, stream, cancel)
 	var first *parentv1.WardenMessage
 	select {
@@ -51,8 +61,18 @@ func (w *wardens) Attend(stream wardenStream) error {
 		w.hear(ctx, a, messages)
 	}()
 	err = a.Attend(ctx, secret, stream.Send)
+	if err == nil {
+		// The agent is gone; the warden may still have to say what it refused last.
+		select {
+		case <-ctx.Done():
+		case <-time.After(lastWords):
+		}
+	}
 	cancel(nil)
 	<-hearing
+	if errors.Is(context.Cause(ctx), errEnding) {
+		return errEnding
+	}
 	if errors.Is(err, context.Canceled) {
 		return nil // the warden went; what becomes of its agent is the agent's business
 	}

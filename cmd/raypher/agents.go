@@ -1,0 +1,141 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/raypher/raypher/evidence"
+	parentv1 "github.com/raypher/raypher/proto/parent/v1"
+)
+
+func agentsCommand() *cobra.Command {
+	c := &cobra.Command{Use: "agents", Short: "List and stop the agents that run under the guard"}
+	c.AddCommand(agentsListCommand(), agentsStopCommand())
+	return c
+}
+
+func agentsListCommand() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "list",
+		Short: "List the agents that run",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			var reply *parentv1.ListAgentsReply
+			err := withOperator(func(operator parentv1.OperatorClient) (err error) {
+				reply, err = operator.ListAgents(c.Context(), &parentv1.ListAgentsRequest{})
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printProto(c.OutOrStdout(), reply)
+			}
+			return printAgents(c.OutOrStdout(), reply.Agents)
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	return c
+}
+
+func printAgents(out io.Writer, agents []*parentv1.AgentStatus) error {
+	if len(agents) == 0 {
+		_, err := fmt.Fprintln(out, "no agent runs")
+		return err
+	}
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "AGENT\tSTATE\tMODE\tUID\tPROCESSES\tBLOCKED\tRUNS\tVISA ENDS IN\tSUBJECT\tPROGRAM")
+	for _, a := range agents {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s\t%s\t%s\n", a.AgentId, a.State, a.Mode, a.Uid, a.Processes, a.Blocked,
+			time.Since(time.Unix(a.StartedUnix, 0)).Round(time.Second), time.Until(time.Unix(a.ExpiresUnix, 0)).Round(time.Second),
+			evidence.Printable(a.Subject), evidence.Printable(a.Program))
+	}
+	return table.Flush()
+}
+
+func agentsStopCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "stop AGENT...",
+		Short: "End agents with everything that runs in them",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(c *cobra.Command, ids []string) error {
+			return withOperator(func(operator parentv1.OperatorClient) error {
+				for _, id := range ids {
+					if _, err := operator.StopAgent(c.Context(), &parentv1.StopAgentRequest{AgentId: id}); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		},
+	}
+}
+
+func statusCommand() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "Say what the daemon on this host is and how it does",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			var reply *parentv1.StatusReply
+			err := withOperator(func(operator parentv1.OperatorClient) (err error) {
+				reply, err = operator.Status(c.Context(), &parentv1.StatusRequest{})
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printProto(c.OutOrStdout(), reply)
+			}
+			return printStatus(c.OutOrStdout(), reply)
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	return c
+}
+
+func printStatus(out io.Writer, s *parentv1.StatusReply) error {
+	var text bytes.Buffer
+	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	enclave := "not reachable: no agent can be started, running ones keep what their visas grant"
+	if s.EnclaveReachable {
+		enclave = "reachable, tier " + s.Tier
+	}
+	if s.Development {
+		enclave += ", development: ceiling and operator key were made at its first start"
+	}
+	fmt.Fprintf(table, "version\t%s\nbackend\t%s\nenclave\t%s\nepoch\t%x\nceiling\tversion %d\nagents\t%d\n",
+		s.Version, s.Backend, enclave, s.Epoch, s.CeilingVersion, s.Agents)
+	for _, note := range s.Notes {
+		fmt.Fprintf(table, "note\t%s\n", note)
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Counters)) {
+		fmt.Fprintf(table, "%s\t%d\n", name, s.Counters[name])
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	_, err := out.Write(text.Bytes())
+	return err
+}
+
+func printProto(out io.Writer, m proto.Message) error {
+	text, err := protojson.MarshalOptions{Multiline: true, UseProtoNames: true, EmitUnpopulated: true}.Marshal(m)
+	if err != nil {
+		return err
+	}
+	_, err = out.Write(append(text, '\n'))
+	return err
+}
