@@ -22,10 +22,6 @@ func TestGuard(t *testing.T) {
 	g := w.load(t, Options{OwnPorts: []uint16{50051}})
 	events := record(t, g)
 
-	const (
-		silence = "timeout"
-		refused = "EPERM"
-	)
 	drop := policy.Network{OnDeny: policy.Blackhole}
 	reject := policy.Network{OnDeny: policy.Reject}
 	with := func(n policy.Network, egress ...string) policy.Network {

@@ -3,6 +3,7 @@ package netguard
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -70,6 +71,8 @@ func (g *Guard) load() error {
 		return err
 	}
 	defer core.Close()
+	shared := maps.Clone(core.Maps) // Assign takes them out
+	maps.DeleteFunc(shared, func(name string, _ *ebpf.Map) bool { return strings.HasPrefix(name, ".") })
 	if err := core.Assign(&g.maps); err != nil {
 		return explain("network guard: maps", err)
 	}
@@ -81,7 +84,7 @@ func (g *Guard) load() error {
 			return explain("network guard: attaching "+name, err)
 		}
 	}
-	g.loadOptional(spec, core)
+	g.loadOptional(spec, shared)
 	if err := g.countNames(); err != nil {
 		return err
 	}
@@ -214,18 +217,12 @@ func (g *Guard) loadCore(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 }
 
 // loadOptional loads and attaches each program that a kernel may lack; what is missing becomes a note.
-func (g *Guard) loadOptional(spec *ebpf.CollectionSpec, core *ebpf.Collection) {
+func (g *Guard) loadOptional(spec *ebpf.CollectionSpec, shared map[string]*ebpf.Map) {
 	for name, since := range optional {
 		own := spec.Copy()
 		for other := range own.Programs {
 			if other != name {
 				delete(own.Programs, other)
-			}
-		}
-		shared := map[string]*ebpf.Map{}
-		for m, loaded := range core.Maps {
-			if !strings.HasPrefix(m, ".") {
-				shared[m] = loaded
 			}
 		}
 		c, err := ebpf.NewCollectionWithOptions(own, ebpf.CollectionOptions{MapReplacements: shared})

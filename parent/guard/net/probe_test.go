@@ -150,7 +150,7 @@ func (s *probeState) act(a action) (string, error) {
 		return once(a, unix.SOCK_DGRAM, unix.IPPROTO_UDPLITE)
 	case "open", "open-udp", "say":
 		return s.flow(a)
-	case "bind", "listen", "accept", "serve-udp", "answer-udp", "bound-tcp":
+	case "bind", "listen", "accept", "serve-udp", "answer-udp", "bound-tcp", "tell":
 		return s.local(a)
 	case "unix", "unix-dgram", "socketpair":
 		return actUnix(a)
@@ -243,8 +243,15 @@ func (s *probeState) flow(a action) (string, error) {
 
 // local binds. "bound-tcp" connects to Path from the bound address.
 func (s *probeState) local(a action) (string, error) {
-	if a.Do == "accept" || a.Do == "answer-udp" {
+	switch a.Do {
+	case "accept", "answer-udp":
 		return s.answer(a)
+	case "tell": // a datagram from the bound socket to somebody who has not asked
+		_, to := sockaddr(a)
+		if err := unix.Sendto(s.listener, []byte(a.Data), 0, to); err != nil {
+			return "", err
+		}
+		return receive(s.listener)
 	}
 	family, at := sockaddr(a)
 	kind := unix.SOCK_STREAM

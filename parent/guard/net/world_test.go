@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -371,3 +373,28 @@ func arm(t testing.TB, g *Guard, a agent, n *policy.Network, m policy.Mode) {
 }
 
 func mustAddr(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
+
+// listeningPort finds the port on which a process listens for TCP over IPv4 in the near namespace.
+func listeningPort(t testing.TB, pid int) uint16 {
+	t.Helper()
+	table, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/tcp", pid))
+	must(t, err)
+	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	must(t, err)
+	for _, line := range strings.Split(string(table), "\n") {
+		f := strings.Fields(line)
+		if len(f) < 10 || f[3] != "0A" { // TCP_LISTEN
+			continue
+		}
+		for _, fd := range fds {
+			if link, _ := os.Readlink(fd); link == "socket:["+f[9]+"]" {
+				_, hexPort, _ := strings.Cut(f[1], ":")
+				port, err := strconv.ParseUint(hexPort, 16, 16)
+				must(t, err)
+				return uint16(port)
+			}
+		}
+	}
+	t.Fatal("the probe listens nowhere")
+	return 0
+}
