@@ -21,9 +21,10 @@ const DefaultNamespace = "default"
 // ErrNotCanonical says that bytes are JSON of a policy, but not the one encoding that its hash stands for.
 var ErrNotCanonical = errors.New("policy is not in canonical form")
 
-// Canonical returns the RFC 8785 JSON of the normalised policy: defaults filled in, lists sorted and each item once, paths
-// cleaned, hosts in lower case. Equal meaning as written gives equal bytes; comments, order, anchors and layout do not matter.
-// Of a policy that Parse, ParseCanonical, Expand or Narrow returned it is what ParseCanonical accepts.
+// Canonical returns the RFC 8785 JSON of the normalised policy: defaults of its sections filled in, lists sorted and each item
+// once, paths cleaned, hosts in lower case. Comments, order, anchors and layout of a file do not matter. Namespace, mode and
+// on_violation that are empty, as in a manifest's permissions or an intent, stay absent: Narrow inherits them; Parse fills
+// them in. Of a policy that Parse, ParseIntent, ParseCanonical, Expand or Narrow returned it is what ParseCanonical accepts.
 func (p *Policy) Canonical() []byte {
 	normal := p.normalised()
 	return normal.encode()
@@ -55,12 +56,9 @@ func ParseCanonical(data []byte) (*Policy, error) {
 	return &p, nil
 }
 
-// normalised is the policy with defaults, sorted lists and clean items. Items that are not valid stay as they are.
+// normalised is the policy with the defaults of its sections, sorted lists and clean items. Items that are not valid stay as they are.
 func (p *Policy) normalised() *Policy {
 	n := *p
-	n.Namespace = withDefault(n.Namespace, DefaultNamespace)
-	n.Mode = withDefault(n.Mode, Enforce)
-	n.OnViolation = withDefault(n.OnViolation, Block)
 	if f := p.Filesystem; f != nil {
 		n.Filesystem = &Filesystem{
 			Read:            normalList(f.Read, cleanPattern),
@@ -135,8 +133,8 @@ func (p *Policy) encode() []byte {
 		section.list("write", f.Write)
 		o.raw("filesystem", section.close())
 	}
-	o.text("mode", string(p.Mode))
-	o.text("namespace", p.Namespace)
+	o.word("mode", string(p.Mode))
+	o.word("namespace", p.Namespace)
 	if w := p.Network; w != nil {
 		section := object{}
 		section.text("default_action", string(w.DefaultAction))
@@ -146,7 +144,7 @@ func (p *Policy) encode() []byte {
 		section.list("unix", w.Unix)
 		o.raw("network", section.close())
 	}
-	o.text("on_violation", string(p.OnViolation))
+	o.word("on_violation", string(p.OnViolation))
 	if r := p.Resources; r != nil {
 		section := object{}
 		section.number("max_fds", r.MaxFDs)
@@ -179,6 +177,13 @@ func (o *object) raw(key string, value []byte) {
 }
 
 func (o *object) text(key, value string) { o.raw(key, appendString(nil, value)) }
+
+// word is text that is absent when empty.
+func (o *object) word(key, value string) {
+	if value != "" {
+		o.text(key, value)
+	}
+}
 
 func (o *object) number(key string, value *uint64) {
 	if value != nil {

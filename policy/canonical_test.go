@@ -44,7 +44,7 @@ func TestCanonicalRoundTrip(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s: %v", canonical, err)
 			}
-			parsed, err := Parse("x", canonical)
+			parsed, err := ParseIntent("x", canonical)
 			if err != nil || parsed.Hash() != again.Hash() || again.Hash() != q.Hash() {
 				t.Fatalf("%s: %v", canonical, err)
 			}
@@ -69,7 +69,8 @@ func TestParseCanonicalIsExact(t *testing.T) {
 		"twice a key":       strings.Replace(good, `"mode"`, `"mode":"audit","mode"`, 1),
 		"case of a key":     strings.Replace(good, `"mode"`, `"Mode"`, 1),
 		"unknown key":       strings.Replace(good, `"mode"`, `"a":1,"mode"`, 1),
-		"default left out":  strings.Replace(good, `"mode":"enforce",`, ``, 1),
+		"default left out":  strings.Replace(good, `"mode"`, `"network":{"on_deny":"reject"},"mode"`, 1),
+		"empty mode":        strings.Replace(good, `enforce`, ``, 1),
 		"empty list":        strings.Replace(good, `"filesystem":{`, `"filesystem":{"exec":[],`, 1),
 		"null section":      strings.Replace(good, `"mode"`, `"network":null,"mode"`, 1),
 		"escape":            strings.Replace(good, `/a`, `\/a`, 1),

@@ -41,9 +41,7 @@ func (p *Policy) Expand(home string) (*Policy, error) {
 	if v.policy(&expanded); len(v.problems) > 0 {
 		return nil, fmt.Errorf("with ~ as %s: %w", home, v.errors("", nil))
 	}
-	normal := expanded.normalised()
-	normal.Namespace, normal.Mode, normal.OnViolation = p.Namespace, p.Mode, p.OnViolation
-	return normal, nil
+	return expanded.normalised(), nil
 }
 
 func expandAll(texts []string, home string) []string {

@@ -95,24 +95,27 @@ func (f *Filesystem) cuts(rule FloorRule) (cuts []string, gone bool) {
 	if rule.Tree {
 		self = cleanPattern(self + "/**")
 	}
-	denied := newAutomaton()
-	for _, l := range []list{listDeny, listApproval} {
-		for _, text := range f.patterns(l) {
+	all, denied := newAutomaton(), newAutomaton()
+	for _, text := range f.Deny {
+		all.add(text, 1)
+		denied.add(text, 1)
+	}
+	for _, text := range f.RequireApproval {
+		all.add(text, 1)
+	}
+	matched := func(m mask) bool { return m != 0 }
+	if _, found, ok := all.search(self, matched, nil); ok && !found {
+		return nil, false
+	}
+	for _, texts := range [][]string{f.Deny, f.RequireApproval} {
+		for _, text := range texts {
 			one := newAutomaton()
 			one.add(text, 1)
-			_, found, ok := one.search(self, func(m mask) bool { return m != 0 }, nil)
-			if found || !ok {
+			if _, found, ok := one.search(self, matched, nil); found || !ok {
 				cuts = append(cuts, text)
-			}
-			if l == listDeny {
-				denied.add(text, 1)
 			}
 		}
 	}
-	if len(cuts) == 0 {
-		return nil, false
-	}
-	hit := func(m mask) bool { return m != 0 }
-	_, left, ok := denied.search(self, func(m mask) bool { return m == 0 }, hit)
+	_, left, ok := denied.search(self, func(m mask) bool { return m == 0 }, matched)
 	return cuts, ok && !left
 }

@@ -62,7 +62,7 @@ func checkAccepted(t *testing.T, p *Policy) {
 	if _, err := ParseCanonical(canonical); err != nil {
 		t.Fatalf("canonical form %s: %v", canonical, err)
 	}
-	again, err := Parse("again", canonical)
+	again, err := ParseIntent("again", canonical)
 	if err != nil || again.Hash() != p.Hash() {
 		t.Fatalf("canonical form %s read as YAML: %v", canonical, err)
 	}

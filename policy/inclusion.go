@@ -69,22 +69,18 @@ func narrow(outer, inner *Policy) (*Policy, []Beyond) {
 
 	switch {
 	case isDefaultNamespace(inner.Namespace):
-		result.Namespace = outer.Namespace
+		result.Namespace = withDefault(outer.Namespace, DefaultNamespace)
 	case !isDefaultNamespace(outer.Namespace) && outer.Namespace != inner.Namespace:
 		beyond = append(beyond, Beyond{"namespace", inner.Namespace, "the policy above is for " + outer.Namespace})
 	}
-	outerMode := outer.Mode
-	if outerMode == "" {
-		outerMode = Enforce
-	}
-	if result.Mode == "" {
-		result.Mode = outerMode
-	}
+	outerMode := withDefault(outer.Mode, Enforce)
+	result.Mode = withDefault(result.Mode, outerMode)
 	if modeRank(result.Mode) > modeRank(outerMode) {
 		beyond = append(beyond, Beyond{"mode", string(inner.Mode), "the policy above has " + string(outerMode)})
 	}
-	if outer.OnViolation == Kill || result.OnViolation == "" {
-		result.OnViolation = outer.OnViolation
+	result.OnViolation = withDefault(result.OnViolation, withDefault(outer.OnViolation, Block))
+	if outer.OnViolation == Kill {
+		result.OnViolation = Kill
 	}
 
 	var more []Beyond

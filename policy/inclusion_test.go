@@ -203,6 +203,16 @@ func TestNarrowInherits(t *testing.T) {
 	if got, err := Narrow(outer, &Policy{}); err != nil || got.Hash() != outer.Hash() {
 		t.Errorf("an empty policy does not inherit everything: %s, %v", got.Canonical(), err)
 	}
+	intent, err := ParseIntent("intent", []byte("{filesystem: {read: [/a/b]}}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if intent, err = ParseCanonical(intent.Canonical()); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Narrow(outer, intent); err != nil || got.Mode != Audit || got.Namespace != "prod" || got.OnViolation != Kill {
+		t.Errorf("an intent changes what it does not name: %+v, %v", got, err)
+	}
 	_, err = Narrow(inner, outer)
 	var excess *Excess
 	if !errors.As(err, &excess) || len(excess.Items) == 0 || !strings.Contains(err.Error(), "a.com") {

@@ -24,8 +24,21 @@ type position struct{ line, column int }
 // Parse reads a policy from YAML, or from JSON, which is YAML as far as a policy needs it. name is the file's name for
 // messages. It is strict: unknown keys, values of the wrong kind and values that could not be enforced are errors. The error
 // is of type Errors and has all mistakes at once; after a mistake of YAML itself only that one is known. The policy comes
-// back normalised, as Canonical writes it.
+// back normalised, as Canonical writes it, with its defaults filled in.
 func Parse(name string, data []byte) (*Policy, error) {
+	p, err := ParseIntent(name, data)
+	if err != nil {
+		return nil, err
+	}
+	p.Namespace = withDefault(p.Namespace, DefaultNamespace)
+	p.Mode = withDefault(p.Mode, Enforce)
+	p.OnViolation = withDefault(p.OnViolation, Block)
+	return p, nil
+}
+
+// ParseIntent is Parse for what is only ever the inner side of Narrow: namespace, mode and on_violation that the text does not
+// have stay empty, so that they are inherited.
+func ParseIntent(name string, data []byte) (*Policy, error) {
 	fail := func(at position, message, fix string) (*Policy, error) {
 		return nil, Errors{{File: name, Line: at.line, Column: at.column, Message: message, Fix: fix}}
 	}

@@ -58,7 +58,7 @@ func (a *Agent) readIntent(text []byte) ([]byte, error) {
 	if len(text) > maxIntent {
 		return nil, fmt.Errorf("%w: intent: %d bytes, at most %d", ErrInvalid, len(text), maxIntent)
 	}
-	written, err := policy.Parse("intent", text)
+	written, err := policy.ParseIntent("intent", text)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
