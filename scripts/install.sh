@@ -29,7 +29,7 @@ getent group raypher >/dev/null || groupadd --system raypher
 getent passwd raypher-enclave >/dev/null ||
 	useradd --system --user-group --no-create-home --home-dir /var/lib/raypher/enclave --shell /usr/sbin/nologin raypher-enclave
 install -d -m 0755 /run/raypher /var/lib/raypher
-install -d -m 0755 -o raypher-enclave -g raypher-enclave /run/raypher/enclave
+install -d -m 0700 -o raypher-enclave -g raypher-enclave /run/raypher/enclave
 install -d -m 0700 -o raypher-enclave -g raypher-enclave /var/lib/raypher/enclave
 install -d -m 0700 /var/lib/raypher/journal
 if [ -d /run/systemd/system ]; then

@@ -21,21 +21,22 @@ type Pair struct {
 	State string // state folder, with the journal
 
 	programs string
+	flags    []string // more of raypherd's
 	log      *os.File
 	enclave  *exec.Cmd
 	parent   *exec.Cmd
 }
 
-// OpenPair starts both from the folder programs and waits until raypherd serves. Their output goes to pair.log in the home.
+// OpenPair starts both from the folder programs, raypherd with flags, and waits until raypherd serves. Their output goes to pair.log in the home.
 // A raypherd that runs already elsewhere on the machine is not disturbed: folders, cgroup and namespace are others.
-func OpenPair(ctx context.Context, programs string, home *Home) (*Pair, error) {
+func OpenPair(ctx context.Context, programs string, home *Home, flags ...string) (*Pair, error) {
 	log, err := os.Create(filepath.Join(home.Root, "pair.log"))
 	if err != nil {
 		return nil, err
 	}
 	pair := &Pair{
 		Run: filepath.Join(home.Root, "run"), State: filepath.Join(home.Root, "state"),
-		programs: programs, log: log,
+		programs: programs, flags: flags, log: log,
 	}
 	if err := pair.open(ctx); err != nil {
 		pair.Close()
@@ -46,10 +47,15 @@ func OpenPair(ctx context.Context, programs string, home *Home) (*Pair, error) {
 
 func (p *Pair) open(ctx context.Context) (err error) {
 	socket := p.socket()
-	if err := errors.Join(os.MkdirAll(filepath.Dir(socket), 0o755), os.MkdirAll(p.State, 0o755)); err != nil {
+	if err := errors.Join(os.MkdirAll(p.Run, 0o755), os.Mkdir(filepath.Dir(socket), 0o700), os.MkdirAll(p.State, 0o755)); err != nil {
 		return err
 	}
-	p.enclave, err = p.start("raypher-enclave", "--dev", "--listen", "unix:"+socket, "--state-dir", filepath.Join(p.State, "enclave"))
+	configuration, err := p.configure(ctx)
+	if err != nil {
+		return err
+	}
+	p.enclave, err = p.start("raypher-enclave", "--dev", "--listen", "unix:"+socket,
+		"--config", configuration, "--state", filepath.Join(p.State, "enclave"))
 	if err != nil {
 		return err
 	}
@@ -59,8 +65,21 @@ func (p *Pair) open(ctx context.Context) (err error) {
 	return p.openParent(ctx)
 }
 
+// configure writes the enclave's start configuration, which names the key of the raypherd that may call it.
+func (p *Pair) configure(ctx context.Context) (path string, err error) {
+	print := exec.CommandContext(ctx, filepath.Join(p.programs, "raypherd"), "--caller-key", "--run-dir", p.Run, "--state-dir", p.State)
+	print.Stderr = p.log
+	line, err := print.Output()
+	if err != nil {
+		return "", fmt.Errorf("raypherd --caller-key: %w", err)
+	}
+	path = filepath.Join(p.State, "ibev.conf")
+	return path, os.WriteFile(path, line, 0o644)
+}
+
 func (p *Pair) openParent(ctx context.Context) (err error) {
-	p.parent, err = p.start("raypherd", "--run-dir", p.Run, "--state-dir", p.State, "--enclave-socket", p.socket())
+	arguments := append([]string{"--run-dir", p.Run, "--state-dir", p.State, "--enclave-socket", p.socket()}, p.flags...)
+	p.parent, err = p.start("raypherd", arguments...)
 	if err != nil {
 		return err
 	}

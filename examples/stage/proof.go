@@ -32,7 +32,7 @@ type Evidence struct {
 
 // Name is how the CLI names an entry, with the epoch cut short.
 func (e *Evidence) Name() string {
-	return fmt.Sprintf("%.8s/%d", e.Epoch, e.Index)
+	return fmt.Sprintf("%.8s:%d", e.Epoch, e.Index)
 }
 
 // run runs the CLI and returns its standard output. offline takes the network away, loopback too.
@@ -79,6 +79,15 @@ func (c *CLI) prove(ctx context.Context, out io.Writer, pair *Pair, home *Home, 
 		}
 		return true
 	}
+	// The key is carried over once, as a relying party would get it; then nothing of the pair's state is needed.
+	key := filepath.Join(home.Root, "enclave-key.pem")
+	text, err := c.run(ctx, true, "evidence", "key", "--state-dir", pair.State)
+	if err == nil {
+		err = os.WriteFile(key, text, 0o600)
+	}
+	if err != nil {
+		return append(problems, err.Error())
+	}
 	proven, blocks := 0, 0
 	for i := range outcomes {
 		entry := outcomes[i].Evidence
@@ -87,8 +96,8 @@ func (c *CLI) prove(ctx context.Context, out io.Writer, pair *Pair, home *Home, 
 		}
 		blocks++
 		bundle := filepath.Join(home.Root, fmt.Sprintf("evidence-%d.cbor", i+1))
-		if attempt("evidence", "export", "--state-dir", pair.State, "-o", bundle, fmt.Sprintf("%s/%d", entry.Epoch, entry.Index)) &&
-			attempt("evidence", "verify", "--allow-software", bundle) {
+		if attempt("evidence", "export", "--state-dir", pair.State, "-o", bundle, fmt.Sprintf("%s:%d", entry.Epoch, entry.Index)) &&
+			attempt("evidence", "verify", "--allow-software", "--enclave-key", key, bundle) {
 			proven++
 		}
 	}
@@ -97,10 +106,10 @@ func (c *CLI) prove(ctx context.Context, out io.Writer, pair *Pair, home *Home, 
 	if !exists(visa) {
 		return problems
 	}
-	if attempt("visa", "verify", "--state-dir", pair.State, "--allow-software", visa) {
+	if attempt("visa", "verify", "--allow-software", "--enclave-key", key, visa) {
 		fmt.Fprintln(out, "  raypher visa verify: the agent's visa holds")
 	}
-	if _, err := c.run(ctx, true, "visa", "verify", "--state-dir", pair.State, visa); err == nil {
+	if _, err := c.run(ctx, true, "visa", "verify", "--enclave-key", key, visa); err == nil {
 		problems = append(problems, "a visa of the tier software was accepted without --allow-software")
 	} else {
 		fmt.Fprintln(out, "  and is refused where the tier software is not allowed")

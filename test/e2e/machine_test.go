@@ -28,11 +28,11 @@ type machine struct {
 	pair *stage.Pair // nil: no daemon
 }
 
-// newMachine makes a home, and starts a pair for it.
-func newMachine(t *testing.T) *machine {
+// newMachine makes a home, and starts a pair for it, raypherd with flags.
+func newMachine(t *testing.T, flags ...string) *machine {
 	t.Helper()
 	m := newBareMachine(t)
-	pair, err := stage.OpenPair(t.Context(), programs, m.home)
+	pair, err := stage.OpenPair(t.Context(), programs, m.home, flags...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,8 @@ package e2e
 
 import (
 	"os"
-	"path/filepath"
+	"os/user"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -12,14 +13,20 @@ import (
 const (
 	memberID   = 64101
 	strangerID = 64102
-	groupID    = 64100
 )
 
-// TestPlainUser: a user in the socket's group runs agents as itself; another user cannot.
+// groupName is a group that every system has and nobody here is in.
+const groupName = "games"
+
+// TestPlainUser: a user in raypherd's group runs agents as itself; another user cannot.
 func TestPlainUser(t *testing.T) {
-	m := newMachine(t)
-	socket := filepath.Join(m.pair.Run, "raypherd.sock")
-	if err := os.Chown(socket, 0, groupID); err != nil {
+	m := newMachine(t, "--group", groupName)
+	group, err := user.LookupGroup(groupName)
+	if err != nil {
+		t.Skipf("the system has no group %s: %v", groupName, err)
+	}
+	groupID, err := strconv.Atoi(group.Gid)
+	if err != nil {
 		t.Fatal(err)
 	}
 	// Every file permission is given, so that what refuses is the guard.
@@ -35,7 +42,7 @@ func TestPlainUser(t *testing.T) {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid, Groups: groups}}
 		return m.wait(cmd)
 	}
-	member := as(memberID, []uint32{groupID}, "/bin/sh", "-c", "id -u; cat ~/documents/tax.txt")
+	member := as(memberID, []uint32{uint32(groupID)}, "/bin/sh", "-c", "id -u; cat ~/documents/tax.txt")
 	if !strings.HasPrefix(member.stdout, "64101\n") || member.code != 1 {
 		t.Errorf("a member of the group: status %d, stdout %q\n%s", member.code, member.stdout, member.stderr)
 	}
