@@ -164,6 +164,7 @@ func (r *runner) startWarden() error {
 	_, err = command{
 		path: path, argv: argv, env: os.Environ(),
 		files: []int{int(null.Fd()), int(null.Fd()), output, theirs.FD()},
+		plain: true,
 	}.start()
 	if err != nil {
 		return err

@@ -20,19 +20,24 @@ type command struct {
 	argv  []string
 	env   []string
 	files []int // become descriptors 0, 1, 2 ...
+	plain bool  // without capabilities and with no_new_privs
 }
 
 // fork holds everything that the forked child needs, prepared before: after the fork there is one thread, and nothing of the
 // runtime may be used.
 type fork struct {
-	path        *byte
-	argv, env   **byte
-	files       []int
-	root        *byte
-	report      int // pipe: pid as 8 bytes, then errno as 8 bytes if something failed
-	mask        uint64
-	word        [8]byte
-	disposition [4]uint64 // zero: SIG_DFL (struct sigaction of the kernel, without a restorer)
+	path      *byte
+	argv, env **byte
+	files     []int
+	root      *byte
+	report    int // pipe: pid as 8 bytes, then errno as 8 bytes if something failed
+	mask      uint64
+	word      [8]byte
+	// disposition is SIG_DFL (struct sigaction of the kernel, without a restorer).
+	disposition [4]uint64
+	plain       bool
+	header      unix.CapUserHeader
+	none        [2]unix.CapUserData
 }
 
 // start starts the command and returns its pid when it has been executed.
@@ -72,7 +77,7 @@ func (c command) start() (pid int, err error) {
 
 // prepare copies the files out of the way of the numbers that they will get.
 func (c command) prepare() (*fork, func(), error) {
-	f := &fork{}
+	f := &fork{plain: c.plain, header: unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}}
 	closeAll := func() {
 		for _, fd := range f.files {
 			unix.Close(fd)
@@ -155,6 +160,9 @@ func (f *fork) child() {
 	if errno == 0 {
 		_, _, errno = syscall.RawSyscall(syscall.SYS_CHDIR, uintptr(unsafe.Pointer(f.root)), 0, 0)
 	}
+	if errno == 0 && f.plain {
+		errno = f.giveUp()
+	}
 	for signal := uintptr(1); signal <= 64; signal++ {
 		syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, signal, uintptr(unsafe.Pointer(&f.disposition)), 0, 8, 0, 0)
 	}
@@ -166,6 +174,21 @@ func (f *fork) child() {
 	for {
 		syscall.RawSyscall(syscall.SYS_EXIT_GROUP, 127, 0, 0)
 	}
+}
+
+// giveUp drops all capabilities, for uid 0 too (SECBIT_NOROOT), and forbids new ones.
+//
+//go:nosplit
+//go:norace
+func (f *fork) giveUp() syscall.Errno {
+	const noRoot = 1<<0 | 1<<1 // SECBIT_NOROOT and its lock, include/uapi/linux/securebits.h
+	// Fails without CAP_SETPCAP, and then there is no capability that uid 0 could give back.
+	syscall.RawSyscall6(syscall.SYS_PRCTL, unix.PR_SET_SECUREBITS, noRoot, 0, 0, 0, 0)
+	if _, _, errno := syscall.RawSyscall6(syscall.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
+		return errno
+	}
+	_, _, errno := syscall.RawSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&f.header)), uintptr(unsafe.Pointer(&f.none)), 0)
+	return errno
 }
 
 //go:nosplit
