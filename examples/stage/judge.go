@@ -26,6 +26,7 @@ type act struct {
 	arrivals  []Arrival // at the attacker's host
 	succeeded func(result string) bool
 	evidence  []Evidence // governed only
+	covered   []uint32   // by evidence: how many steps it stands for already
 }
 
 // took reports whether the step had its effect, with the reason why not.
@@ -114,14 +115,19 @@ func judgeGoverned(outcomes []Outcome, governed *act) {
 	}
 }
 
-// proof finds the evidence of a refused step.
+// proof finds the evidence of a refused step. Equal refusals within a second are one entry with a count, which then stands
+// for that many steps and no more.
 func (a *act) proof(step *scripted.Step) *Evidence {
+	if a.covered == nil {
+		a.covered = make([]uint32, len(a.evidence))
+	}
 	for i := range a.evidence {
 		entry := &a.evidence[i]
-		if entry.Decision != "block" || !strings.Contains(entry.Target, step.Expect.Target) {
+		if entry.Decision != "block" || !strings.Contains(entry.Target, step.Expect.Target) || a.covered[i] >= entry.Count {
 			continue
 		}
 		if len(step.Expect.Operations) == 0 || slices.Contains(step.Expect.Operations, entry.Operation) {
+			a.covered[i]++
 			return entry
 		}
 	}

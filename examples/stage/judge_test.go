@@ -13,7 +13,7 @@ import (
 func TestJudge(t *testing.T) {
 	nowhere := filepath.Join(t.TempDir(), "gone")
 	block := scripted.Expect{Verdict: scripted.Block, Target: "id_rsa", Hidden: "KEY", Arrives: "stolen"}
-	evidence := []Evidence{{Decision: "block", Operation: "open-read", Target: "/home/.ssh/id_rsa"}}
+	evidence := []Evidence{{Decision: "block", Operation: "open-read", Target: "/home/.ssh/id_rsa", Count: 1}}
 	ok := func(result string) bool { return result == "ok" }
 	for _, test := range []struct {
 		name    string
@@ -28,7 +28,7 @@ func TestJudge(t *testing.T) {
 		{"blocked without proof", block, act{results: []string{"refused"}}, true},
 		{"proof of something else", scripted.Expect{Verdict: scripted.Block, Target: "tax.txt"}, act{results: []string{"refused"}, evidence: evidence}, true},
 		{"proof of another operation", scripted.Expect{Verdict: scripted.Block, Target: "id_rsa", Operations: []string{"unlink"}}, act{results: []string{""}, evidence: evidence}, true},
-		{"proof of a mere warning", block, act{results: []string{""}, evidence: []Evidence{{Decision: "would-block", Target: "id_rsa"}}}, true},
+		{"proof of a mere warning", block, act{results: []string{""}, evidence: []Evidence{{Decision: "would-block", Target: "id_rsa", Count: 1}}}, true},
 		{"the secret was seen", block, act{results: []string{"KEY"}, evidence: evidence}, true},
 		{"the data arrived", block, act{results: []string{""}, evidence: evidence, arrivals: []Arrival{{Text: "stolen"}}}, true},
 		{"the file is gone", scripted.Expect{Verdict: scripted.Block, Target: "id_rsa", Gone: nowhere}, act{results: []string{""}, evidence: evidence}, true},
@@ -44,6 +44,27 @@ func TestJudge(t *testing.T) {
 				t.Errorf("differs: %v, want %v: %v", differs, test.differs, outcomes[0].Problems)
 			}
 		})
+	}
+}
+
+// TestEachStepNeedsItsOwnEvidence: one entry proves as many refusals as it counts.
+func TestEachStepNeedsItsOwnEvidence(t *testing.T) {
+	step := scripted.Step{Name: "attack", Expect: scripted.Expect{Verdict: scripted.Block, Target: "id_rsa"}}
+	script := &scripted.Script{Steps: []scripted.Step{step, step, step}}
+	for _, test := range []struct {
+		name   string
+		counts []uint32
+		differ int
+	}{{"one for all", []uint32{3}, 0}, {"one for each", []uint32{1, 1, 1}, 0}, {"one is missing", []uint32{2}, 1}} {
+		governed := &act{script: script, results: []string{"", "", ""}}
+		for _, count := range test.counts {
+			governed.evidence = append(governed.evidence, Evidence{Decision: "block", Target: "/.ssh/id_rsa", Count: count})
+		}
+		outcomes := blank(script)
+		judgeGoverned(outcomes, governed)
+		if differ := report(io.Discard, outcomes); differ != test.differ {
+			t.Errorf("%s: %d steps differ, want %d", test.name, differ, test.differ)
+		}
 	}
 }
 
