@@ -50,7 +50,8 @@ type Policy struct {
 }
 
 // Filesystem lists path patterns. What no list names is refused; deny wins over every other list.
-// Write does not imply read; exec implies read of the same file.
+// Write does not imply read; exec implies read of the same file. A path in require_approval is asked about for what the other
+// lists grant it, and for every access when no other list names it.
 type Filesystem struct {
 	Read            []string `json:"read,omitempty"`
 	Write           []string `json:"write,omitempty"`
