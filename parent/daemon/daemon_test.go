@@ -147,7 +147,7 @@ func (p *pair) eventually(what string, ok func() bool) {
 		if ok() {
 			return
 		}
-		time.Sleep(10 * time.Millisecond)
+		pause()
 	}
 	p.t.Fatalf("never happened: %s\nraypherd said:\n%s", what, p.log)
 }
@@ -341,4 +341,26 @@ func (w *warden) printed(texts ...string) string {
 		return false
 	})
 	return line
+}
+
+// lines are what the agent printed.
+func (w *warden) lines() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var lines []string
+	for _, s := range w.said {
+		if s.Agent != "" {
+			lines = append(lines, s.Agent)
+		}
+	}
+	return lines
+}
+
+// pause lets the machine go on for a moment.
+func pause() { time.Sleep(10 * time.Millisecond) }
+
+// scan reads the first number.
+func scan(text string, n *int) bool {
+	_, err := fmt.Sscan(text, n)
+	return err == nil
 }
