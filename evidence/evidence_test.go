@@ -2,9 +2,6 @@ package evidence_test
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"errors"
 	"testing"
 
@@ -25,42 +22,14 @@ type scene struct {
 
 func newScene(t testing.TB) *scene {
 	t.Helper()
-	bear, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cnf, err := visa.ConfirmationKey(&bear.PublicKey)
-	if err != nil {
-		t.Fatal(err)
-	}
 	s := &scene{log: journaltest.New(t, journaltest.NewKey(t), nil)}
-	hash := bytes.Repeat([]byte{1}, 32)
-	s.claims = &visa.Claims{
-		Issuer: "spiffe://example.org", Subject: "spiffe://example.org/ns/dev/agent/coder", IssuedAt: s.log.Now.Unix(), NotBefore: s.log.Now.Unix(),
-		ExpiresAt: s.log.Now.Unix() + 300, ID: bytes.Repeat([]byte{9}, 16), Confirmation: visa.Confirmation{Key: cnf},
-		PolicyHash: hash, PermitHash: hash, ConfigurationHash: s.log.Config[:], Ceiling: visa.Ceiling{Version: 1, Hash: hash},
-		Tier: s.log.Tier, Epoch: s.log.Epoch[:], Asserted: visa.Asserted{AgentID: "a1", Backend: "broker"},
-	}
-	s.visa = s.grant(t, s.claims)
+	s.claims = s.log.Claims("a1")
+	s.claims.ID = bytes.Repeat([]byte{9}, visa.CTISize)
+	s.visa = s.log.Append(s.log.Visa(s.claims)).Granted(t, 1)
 	s.verdict = journal.Verdict{Time: s.log.Now.UnixNano(), AgentID: "a1", Subject: s.claims.Subject, Decision: journal.Block, Layer: "broker",
 		Operation: "open-read", Target: "/root/.ssh/id_rsa", Errno: 13, Count: 1, VisaID: s.claims.ID}
 	s.bundle = s.prove(t, s.verdict)
 	return s
-}
-
-func (s *scene) grant(t testing.TB, c *visa.Claims) []byte {
-	t.Helper()
-	payload, err := c.Encode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	entry := s.log.Entry(journal.TypeVisa, payload)
-	b := s.log.Append(entry)
-	data, err := visa.Encode(entry, b.Receipt(b.First+uint64(len(b.Entries))-1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data
 }
 
 func (s *scene) prove(t testing.TB, v journal.Verdict) *evidence.Bundle {
@@ -143,7 +112,11 @@ func TestVerifySaysWhichCheckFailed(t *testing.T) {
 func TestEveryAlteredBitIsRefused(t *testing.T) {
 	s := newScene(t)
 	data := encode(t, s.bundle)
+	inVisa := bytes.Index(data, s.visa)
 	for bit := range len(data) * 8 {
+		if at := bit / 8; at >= inVisa && bit%7 != 0 {
+			continue // package visa flips every bit of a visa; here each seventh will do
+		}
 		bad := bytes.Clone(data)
 		bad[bit/8] ^= 1 << (bit % 8)
 		if _, err := evidence.Verify(bad, s.options()); err == nil {

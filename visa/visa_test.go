@@ -41,26 +41,9 @@ func (o *office) claims(t testing.TB) *visa.Claims {
 	if err != nil {
 		t.Fatal(err)
 	}
-	hash := func(b byte) []byte { return bytes.Repeat([]byte{b}, 32) }
-	cti := make([]byte, visa.CTISize)
-	rand.Read(cti)
-	now := o.log.Now.Unix()
-	return &visa.Claims{
-		Issuer: "spiffe://example.org", Subject: "spiffe://example.org/ns/dev/agent/coder", Audience: audience,
-		IssuedAt: now, NotBefore: now, ExpiresAt: now + 300, ID: cti, Confirmation: visa.Confirmation{Key: cnf}, Nonce: []byte("12345678"),
-		PolicyHash: hash(1), PermitHash: hash(2), ConfigurationHash: o.log.Config[:], Ceiling: visa.Ceiling{Version: 3, Hash: hash(4)},
-		Tier: o.log.Tier, Epoch: o.log.Epoch[:], Namespace: "dev",
-		Asserted: visa.Asserted{AgentID: "a1", UID: 1000, User: "u", PID: 42, BinarySHA256: hash(5), Backend: "broker", Host: "h"},
-	}
-}
-
-func (o *office) entry(t testing.TB, c *visa.Claims) []byte {
-	t.Helper()
-	payload, err := c.Encode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return o.log.Entry(journal.TypeVisa, payload)
+	c := o.log.Claims("a1")
+	c.Audience, c.Nonce, c.Confirmation.Key = audience, []byte("12345678"), cnf
+	return c
 }
 
 // grant commits the claims with others before and behind them, so that the proof has a path.
@@ -68,16 +51,12 @@ func (o *office) grant(t testing.TB, claims ...*visa.Claims) [][]byte {
 	t.Helper()
 	var entries [][]byte
 	for _, c := range claims {
-		entries = append(entries, o.entry(t, c))
+		entries = append(entries, o.log.Visa(c))
 	}
 	b := o.log.Append(entries...)
 	var visas [][]byte
 	for i := range entries {
-		data, err := visa.Encode(entries[i], b.Receipt(b.First+uint64(i)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		visas = append(visas, data)
+		visas = append(visas, b.Granted(t, b.First+uint64(i)))
 	}
 	return visas
 }
@@ -178,7 +157,7 @@ func TestProofsCannotBeSwapped(t *testing.T) {
 	narrow := o.claims(t)
 	visas := o.grant(t, narrow, o.claims(t))
 	wide.ExpiresAt += 1 << 20
-	forged := o.entry(t, wide) // never appended
+	forged := o.log.Visa(wide) // never appended
 	_, receipt, _, err := visa.Split(visas[0])
 	if err != nil {
 		t.Fatal(err)
@@ -340,7 +319,7 @@ func FuzzVerify(f *testing.F) {
 func BenchmarkVerify(b *testing.B) {
 	o := newOffice(b)
 	for range 1000 { // a tree of some depth
-		o.log.Append(o.entry(b, o.claims(b)))
+		o.log.Append(o.log.Visa(o.claims(b)))
 	}
 	var many []*visa.Claims
 	for range 64 {

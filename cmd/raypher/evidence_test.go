@@ -2,9 +2,6 @@ package main
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -44,16 +41,9 @@ func newHost(t *testing.T) *host {
 		}
 		return b
 	}
-	claims := h.claims(t)
-	payload, err := claims.Encode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	entry := h.log.Entry(journal.TypeVisa, payload)
-	granted, err := visa.Encode(entry, commit(entry).Receipt(1))
-	if err != nil {
-		t.Fatal(err)
-	}
+	claims := h.log.Claims("a1")
+	claims.Audience, claims.Nonce, claims.ID = "https://api.example", []byte("12345678"), bytes.Repeat([]byte{9}, 16)
+	granted := commit(h.log.Visa(claims)).Granted(t, 1)
 	h.visa = filepath.Join(t.TempDir(), "visa")
 	if err := os.WriteFile(h.visa, granted, 0o600); err != nil {
 		t.Fatal(err)
@@ -67,26 +57,6 @@ func newHost(t *testing.T) *host {
 		commit(h.log.Verdict(v))
 	}
 	return h
-}
-
-func (h *host) claims(t *testing.T) *visa.Claims {
-	t.Helper()
-	bear, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cnf, err := visa.ConfirmationKey(&bear.PublicKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	hash := bytes.Repeat([]byte{1}, 32)
-	now := h.log.Now.Unix()
-	return &visa.Claims{
-		Issuer: "spiffe://example.org", Subject: "spiffe://example.org/ns/dev/agent/coder", Audience: "https://api.example", IssuedAt: now, NotBefore: now,
-		ExpiresAt: now + 300, ID: bytes.Repeat([]byte{9}, 16), Confirmation: visa.Confirmation{Key: cnf}, Nonce: []byte("12345678"), PolicyHash: hash, PermitHash: hash,
-		ConfigurationHash: h.log.Config[:], Ceiling: visa.Ceiling{Version: 1, Hash: hash}, Tier: h.log.Tier, Epoch: h.log.Epoch[:],
-		Asserted: visa.Asserted{AgentID: "a1", User: "u", UID: 1000, PID: 7, Backend: "broker", Host: "h"},
-	}
 }
 
 // call runs a command as the CLI does and returns its standard output.

@@ -64,16 +64,22 @@ type Batch struct {
 // New begins a journal of tier software, after another one where that is not nil.
 func New(t testing.TB, signer *Key, after *Log) *Log {
 	t.Helper()
+	if after == nil {
+		return NewAfter(t, signer, nil)
+	}
+	return NewAfter(t, signer, &journal.Predecessor{Epoch: after.Epoch, Size: after.Tree.Size(), SignedHead: after.Last.SignedHead, KeyEvidence: *after.KeyEvidence()})
+}
+
+// NewAfter begins a journal whose entry 0 names that predecessor, or none.
+func NewAfter(t testing.TB, signer *Key, predecessor *journal.Predecessor) *Log {
+	t.Helper()
 	l := &Log{Tier: journal.TierSoftware, Signer: signer, Now: time.Unix(1_800_000_000, 0), t: t, Config: journal.Hash{1, 2, 3}}
 	rand.Read(l.Epoch[:])
 	var err error
 	if l.Key, err = journal.NewKey(signer.Public()); err != nil {
 		t.Fatal(err)
 	}
-	start := journal.EpochStart{Epoch: l.Epoch, PublicKey: l.Key.PKIX(), Tier: l.Tier, ConfigurationHash: l.Config, KeyEvidence: *l.KeyEvidence()}
-	if after != nil {
-		start.Predecessor = &journal.Predecessor{Epoch: after.Epoch, Size: after.Tree.Size(), SignedHead: after.Last.SignedHead, KeyEvidence: *after.KeyEvidence()}
-	}
+	start := journal.EpochStart{Epoch: l.Epoch, PublicKey: l.Key.PKIX(), Tier: l.Tier, ConfigurationHash: l.Config, KeyEvidence: *l.KeyEvidence(), Predecessor: predecessor}
 	payload, err := start.Encode()
 	if err != nil {
 		t.Fatal(err)

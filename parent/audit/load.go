@@ -135,7 +135,7 @@ func (e *epoch) loadFrame(scan *frames) error {
 func (s *Store) checkPredecessor(e *epoch) error {
 	p := e.start.Predecessor
 	if p == nil {
-		return nil // Verify calls this a gap; a writer may go on
+		return nil // Append takes no such epoch; Verify calls it a gap
 	}
 	for _, before := range s.epochs {
 		if before.id != p.Epoch {

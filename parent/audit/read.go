@@ -247,28 +247,55 @@ func (s *Store) Export(id journal.EpochID, index uint64) (*evidence.Bundle, erro
 	return b, nil
 }
 
-// Visa finds a visa by its cti, newest epoch first, and puts it together again. It reads through the journal.
+// place is where an entry lies.
+type place struct {
+	epoch journal.EpochID
+	index uint64
+}
+
+// knownVisas bounds how many places of visas a store remembers.
+const knownVisas = 4096
+
+// Visa finds a visa by its cti, newest epoch first, and puts it together again. The first time it reads through the journal.
 func (s *Store) Visa(cti []byte) ([]byte, journal.EpochID, error) {
+	s.mu.RLock()
+	at, known := s.visas[string(cti)]
+	s.mu.RUnlock()
+	if !known {
+		var err error
+		if at, err = s.findVisa(cti); err != nil {
+			return nil, journal.EpochID{}, err
+		}
+		s.mu.Lock()
+		if s.visas == nil || len(s.visas) >= knownVisas {
+			s.visas = map[string]place{}
+		}
+		s.visas[string(cti)] = at
+		s.mu.Unlock()
+	}
+	receipt, raw, err := s.Receipt(at.epoch, at.index)
+	if err != nil {
+		return nil, at.epoch, err
+	}
+	data, err := visa.Encode(raw, receipt)
+	return data, at.epoch, err
+}
+
+func (s *Store) findVisa(cti []byte) (place, error) {
 	ids := s.Epochs()
 	slices.Reverse(ids)
 	for _, id := range ids {
 		for r, err := range s.Entries(Filter{Epoch: &id, Types: []journal.Type{journal.TypeVisa}}) {
 			if err != nil {
-				return nil, id, err
+				return place{}, err
 			}
 			if !bytes.Contains(r.Entry.Payload, cti) {
 				continue
 			}
-			if claims, err := visa.DecodeClaims(r.Entry.Payload); err != nil || !bytes.Equal(claims.ID, cti) {
-				continue
+			if claims, err := visa.DecodeClaims(r.Entry.Payload); err == nil && bytes.Equal(claims.ID, cti) {
+				return place{id, r.Index}, nil
 			}
-			receipt, raw, err := s.Receipt(id, r.Index)
-			if err != nil {
-				return nil, id, err
-			}
-			data, err := visa.Encode(raw, receipt)
-			return data, id, err
 		}
 	}
-	return nil, journal.EpochID{}, fmt.Errorf("%w: visa %x", ErrNotFound, cti)
+	return place{}, fmt.Errorf("%w: visa %x", ErrNotFound, cti)
 }

@@ -6,8 +6,9 @@
 // end is set aside and reported, an altered middle is refused with the number of the entry. What it does not: whoever is
 // root here can cut whole epochs off the end. The journal is trusted for what its signed heads prove, not for where it lies.
 //
-// Opening reads and hashes every entry, about 1 GB in a few seconds, and compares the tree with every head. The signature
-// is checked on the last head of each epoch, which covers all entries before it; Verify checks all of them.
+// Opening reads and hashes every entry and compares the tree with every head (320,000 verdicts under 10,000 heads: about a
+// second). The signature is checked on the last head of each epoch, which covers all entries before it; Verify checks all
+// of them.
 package audit
 
 import (
@@ -66,7 +67,8 @@ type Store struct {
 	out     *os.File   // under writing: the newest epoch's file, nil: not yet opened for writing
 
 	mu     sync.RWMutex
-	epochs []*epoch // oldest first; each is changed only under mu and writing
+	epochs []*epoch         // oldest first; each is changed only under mu and writing
+	visas  map[string]place // by cti: where Visa has found them, at most knownVisas
 }
 
 // epoch is what is known about one file.

@@ -52,7 +52,8 @@ func (s *Store) fail(cause error) error {
 	return s.failed
 }
 
-// begin starts a new epoch with its first batch: the file appears complete or, after a crash, without a complete frame.
+// begin starts a new epoch with its first batch: the file appears complete or, after a crash, without a complete frame. The
+// epoch must follow the one that the store ends with.
 func (s *Store) begin(id journal.EpochID, b *enclavev1.Batch) error {
 	e := &epoch{id: id, end: int64(fileHeaderSize)}
 	if last := s.newest(); last != nil {
@@ -64,6 +65,9 @@ func (s *Store) begin(id journal.EpochID, b *enclavev1.Batch) error {
 		return fmt.Errorf("%w: %w", ErrBatch, err)
 	}
 	if _, err := journal.VerifyHead(b.SignedHead, e.key); err != nil {
+		return fmt.Errorf("%w: %w", ErrBatch, err)
+	}
+	if err := e.checkChain(s.newest()); err != nil {
 		return fmt.Errorf("%w: %w", ErrBatch, err)
 	}
 	buf, err := appendFrame(fileHeader(id), b.FirstIndex, b.Entries, b.SignedHead)
