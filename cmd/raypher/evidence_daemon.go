@@ -7,12 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strings"
 
 	"github.com/raypher/raypher/journal"
 	"github.com/raypher/raypher/parent/instance"
 	parentv1 "github.com/raypher/raypher/proto/parent/v1"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
@@ -24,7 +26,10 @@ func withOperator(call func(parentv1.OperatorClient) error) error {
 	if err != nil {
 		return err
 	}
-	connection, err := grpc.NewClient("unix:"+paths.Socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err := unix.Access(paths.Socket, unix.R_OK|unix.W_OK); err != nil {
+		return noDaemon(paths.Socket, err)
+	}
+	connection, err := grpc.NewClient("unix:"+paths.Socket, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority("raypherd"))
 	if err != nil {
 		return fmt.Errorf("raypherd: %w", err)
 	}
@@ -33,6 +38,16 @@ func withOperator(call func(parentv1.OperatorClient) error) error {
 		return fmt.Errorf("raypherd at %s: %s", paths.Socket, status.Convert(err).Message())
 	}
 	return nil
+}
+
+func noDaemon(socket string, err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("raypherd does not run: %s: %w: start it, or read what is on disk as root", socket, err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%s: %w: only root and group %s may ask raypherd", socket, err, instance.Group)
+	}
+	return fmt.Errorf("%s: %w", socket, err)
 }
 
 func listFromDaemon(ctx context.Context, filter *listFilter) ([]listItem, error) {

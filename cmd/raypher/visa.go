@@ -9,15 +9,12 @@ import (
 	"os"
 	"time"
 
+	"github.com/raypher/raypher/client"
 	"github.com/raypher/raypher/journal"
 	"github.com/raypher/raypher/parent/instance"
-	parentv1 "github.com/raypher/raypher/proto/parent/v1"
 	"github.com/raypher/raypher/visa"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/status"
 )
 
 func visaCommand() *cobra.Command {
@@ -168,8 +165,9 @@ func (f *visaVerifyFlags) localKey(ctx context.Context, data []byte) ([]*journal
 }
 
 func visaRequestCommand() *cobra.Command {
-	var request parentv1.RequestVisaRequest
+	var request client.Request
 	var intent, out, nonce string
+	var seconds uint32
 	c := &cobra.Command{
 		Use:   "request",
 		Short: "Ask, from inside an agent, for a visa on a narrower intent",
@@ -186,37 +184,30 @@ refused, item by item. With --hold the guard itself narrows to the intent until 
 			if request.Nonce, err = hex.DecodeString(nonce); err != nil {
 				return fmt.Errorf("--nonce: %w", err)
 			}
-			reply, err := requestVisa(c.Context(), &request)
+			request.Lifetime = time.Duration(seconds) * time.Second
+			granted, err := requestVisa(c.Context(), request)
 			if err != nil {
 				return err
 			}
-			return writeVisa(c, reply.Visa, out)
+			return writeVisa(c, granted.Bytes, out)
 		},
 	}
 	c.Flags().StringVar(&intent, "intent", "", "the intent: a policy file; - is standard input (default: the whole permit)")
 	c.Flags().StringVar(&request.Audience, "audience", "", "the only relying party that may take the visa")
-	c.Flags().Uint32Var(&request.TtlSeconds, "ttl", 0, "lifetime in seconds, at most the enclave's")
+	c.Flags().Uint32Var(&seconds, "ttl", 0, "lifetime in seconds, at most the enclave's")
 	c.Flags().BoolVar(&request.GuardFollows, "hold", false, "the guard narrows to this intent until the next request")
 	c.Flags().StringVar(&nonce, "nonce", "", "nonce of the relying party, in hexadecimal, 8 to 64 bytes")
 	c.Flags().StringVarP(&out, "out", "o", "", "file to write the visa to (default: standard output, in words on a terminal)")
 	return c
 }
 
-func requestVisa(ctx context.Context, request *parentv1.RequestVisaRequest) (*parentv1.VisaReply, error) {
-	target := instance.AgentAddress
-	if socket := os.Getenv(instance.AgentSocketVariable); socket != "" {
-		target = "unix:" + socket
-	}
-	connection, err := grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()))
+func requestVisa(ctx context.Context, request client.Request) (*client.Visa, error) {
+	raypherd, err := client.FromEnvironment()
 	if err != nil {
-		return nil, fmt.Errorf("visa request: %w", err)
+		return nil, err
 	}
-	defer connection.Close()
-	reply, err := parentv1.NewAgentClient(connection).RequestVisa(ctx, request)
-	if err != nil {
-		return nil, fmt.Errorf("visa request: %s", status.Convert(err).Message())
-	}
-	return reply, nil
+	defer raypherd.Close()
+	return raypherd.RequestVisa(ctx, request)
 }
 
 func writeVisa(c *cobra.Command, data []byte, out string) error {
