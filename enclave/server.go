@@ -41,6 +41,7 @@ const (
 	MaxVerdicts    = sequencer.MaxAppend // of one Record
 	MinNonce       = 8                   // bytes, of Attest
 	maxMessage     = 16 << 10            // bytes of an error message
+	maxHeaders     = 16 << 10            // bytes of the metadata of a call
 	// streamWorkers are goroutines that are kept for calls, with the stacks that they have grown; a tenth of the time of a
 	// call went into growing new ones.
 	streamWorkers = 128
@@ -57,6 +58,8 @@ type Options struct {
 	Development   bool   // make what is missing: an operator key, and a ceiling that permits everything
 	Version       string
 	Log           *slog.Logger
+
+	handshake time.Duration // 0: HandshakeTimeout; tests are more impatient
 }
 
 // Server is one enclave.
@@ -121,13 +124,18 @@ func (s *Server) newGRPC() (*grpc.Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	handshake := s.opts.handshake
+	if handshake == 0 {
+		handshake = HandshakeTimeout
+	}
 	server := grpc.NewServer(
 		grpc.Creds(credentials.NewTLS(tlsConfig)),
 		grpc.MaxRecvMsgSize(MaxReceive),
 		grpc.MaxSendMsgSize(MaxSend),
 		grpc.MaxConcurrentStreams(MaxStreams),
+		grpc.MaxHeaderListSize(maxHeaders),
 		grpc.NumStreamWorkers(streamWorkers),
-		grpc.ConnectionTimeout(HandshakeTimeout),
+		grpc.ConnectionTimeout(handshake),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.UnaryInterceptor(s.guardUnary),
