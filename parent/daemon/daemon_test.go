@@ -358,9 +358,3 @@ func (w *warden) lines() []string {
 
 // pause lets the machine go on for a moment.
 func pause() { time.Sleep(10 * time.Millisecond) }
-
-// scan reads the first number.
-func scan(text string, n *int) bool {
-	_, err := fmt.Sscan(text, n)
-	return err == nil
-}

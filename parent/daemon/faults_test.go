@@ -1,10 +1,12 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -18,7 +20,7 @@ import (
 // shortVisas makes the enclave grant visas of the shortest lifetime there is, in seconds.
 func (p *pair) shortVisas() *pair {
 	p.t.Helper()
-	if err := os.MkdirAll(p.paths.Keys, 0o700); err != nil {
+	if err := errors.Join(os.MkdirAll(p.paths.State, 0o755), os.MkdirAll(p.paths.Keys, 0o700)); err != nil {
 		p.t.Fatal(err)
 	}
 	caller, err := link.OpenCaller(p.paths.Keys)
@@ -229,14 +231,33 @@ func TestTheKernelClosesAnAgentWithoutRaypherd(t *testing.T) {
 
 func TestALocalEnclaveIsStartedAgain(t *testing.T) {
 	p := newPair(t).start()
-	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", p.daemon.Process.Pid, p.daemon.Process.Pid))
-	var pid int
-	if err != nil || !scan(string(children), &pid) {
-		t.Skipf("this kernel does not list children of a process: %v", err)
-	}
+	pid := childOf(t, p.daemon.Process.Pid)
 	syscall.Kill(pid, syscall.SIGKILL)
 	p.eventually("the enclave is started again", func() bool { return strings.Count(p.log.String(), "enclave ready: ") == 2 })
 	p.run(plain, "sleep 1000")
+}
+
+// childOf finds the one child of a process.
+func childOf(t *testing.T, parent int) int {
+	t.Helper()
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range stats {
+		content, _ := os.ReadFile(path) // it may have ended meanwhile
+		pid, rest, _ := strings.Cut(string(content), " ")
+		fields := strings.Fields(rest[strings.LastIndexByte(rest, ')')+1:])
+		if len(fields) > 1 && fields[1] == strconv.Itoa(parent) {
+			n, err := strconv.Atoi(pid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+	}
+	t.Fatalf("process %d has no child", parent)
+	return 0
 }
 
 func TestStartsThatAreRefused(t *testing.T) {
