@@ -50,6 +50,9 @@ var (
 	ErrPeer = errors.New("not the expected enclave")
 )
 
+// errStoreFailed: this host could not keep the journal.
+var errStoreFailed = errors.New("the journal of this host cannot be written")
+
 // Store keeps the journal; audit.Store is one. Append returns when the batch is on disk.
 type Store interface {
 	Append(*enclavev1.Batch) error
@@ -231,16 +234,15 @@ func (l *Link) explain(err error) error {
 // unreachable adds the next step to a reason.
 func (l *Link) unreachable(cause error) error {
 	reason := strings.TrimPrefix(cause.Error(), "connection error: desc = ")
-	step := "see that raypher-enclave runs and listens on " + l.opts.Address
 	switch {
 	case strings.Contains(reason, ErrPeer.Error()):
-		step = "if the enclave was replaced on purpose, remove " + l.opts.PinFile
-	case strings.Contains(reason, "bad certificate") || strings.Contains(reason, "not in the start configuration"):
-		step = "put `caller_key = " + l.opts.Caller.Hash().String() + "` into the enclave's ibev.conf and restart it"
-	case strings.Contains(reason, "contradicts the journal"), strings.Contains(reason, "no Persist stream"):
-		step = "the journal of this host is not attached yet"
+		return fmt.Errorf("%w: %w: %s: if the enclave was replaced on purpose, remove %s", ErrUnreachable, ErrPeer, reason, l.opts.PinFile)
+	case strings.Contains(reason, "bad certificate"): // the TLS alert for a caller that the enclave does not know
+		return fmt.Errorf("%w: it does not know this parent: put `caller_key = %s` into its ibev.conf and restart it", ErrUnreachable, l.opts.Caller.Hash())
+	case errors.Is(cause, errStoreFailed), strings.Contains(reason, "contradicts the journal"), strings.Contains(reason, "has no store"):
+		return fmt.Errorf("%w: %s", ErrUnreachable, reason) // the reason says what to do
 	}
-	return fmt.Errorf("%w: %s: %s", ErrUnreachable, reason, step)
+	return fmt.Errorf("%w: %s: see that raypher-enclave runs and listens on %s", ErrUnreachable, reason, l.opts.Address)
 }
 
 func (l *Link) setAttached(attached bool, cause error) {

@@ -56,7 +56,7 @@ func (l *Link) stream(ctx context.Context) error {
 			return errors.New(status.Convert(err).Message())
 		}
 		if err := l.opts.Store.Append(batch); err != nil {
-			return fmt.Errorf("store the journal: %w", err)
+			return fmt.Errorf("%w: %w", errStoreFailed, err)
 		}
 		ack := &enclavev1.PersistAck{Epoch: batch.GetEpoch(), Size: batch.GetFirstIndex() + uint64(len(batch.GetEntries()))}
 		if err := s.Send(&enclavev1.PersistRequest{Message: &enclavev1.PersistRequest_Ack{Ack: ack}}); err != nil {
