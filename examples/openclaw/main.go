@@ -92,6 +92,7 @@ func configure(home *stage.Home, template string) error {
 	}
 	return errors.Join(
 		os.MkdirAll(home.Path(".openclaw"), 0o700),
+		os.MkdirAll(home.Path(".cache"), 0o700),
 		os.MkdirAll(home.Path("tmp"), 0o700),
 		os.WriteFile(home.Path(".openclaw", "openclaw.json"), []byte(filled), 0o600))
 }
