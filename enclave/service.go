@@ -2,6 +2,7 @@ package enclave
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
 	"time"
 
@@ -58,7 +59,7 @@ func (s *Server) InstallCeiling(ctx context.Context, r *enclavev1.InstallCeiling
 	if err != nil {
 		return nil, err
 	}
-	s.opts.Log.Info("ceiling in force", "version", c.Version, "hash", c.Hash, "grants", len(c.Grants))
+	s.opts.Log.Info("ceiling in force", "version", c.Version, "hash", hex.EncodeToString(c.Hash[:]), "grants", len(c.Grants))
 	return s.Describe(ctx, nil)
 }
 

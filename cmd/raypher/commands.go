@@ -15,6 +15,6 @@ func commands() []*cobra.Command {
 		eventsCommand(),
 		agentsCommand(),
 		statusCommand(),
-		// run, policy, manifest, visa, evidence, events, ceiling, agents, doctor
+		ceilingCommand(),
 	}
 }

@@ -117,32 +117,56 @@ func verifyLow(key *ecdsa.PublicKey, message, signature []byte) bool {
 // Open verifies a bundle against operator keys (PKIX DER) and returns the ceiling in it. Errors wrap ErrMalformed or
 // ErrSignature. The signature is checked before the payload is looked into.
 func Open(bundle []byte, operatorKeys [][]byte) (*Ceiling, error) {
-	if len(bundle) == 0 || len(bundle) > MaxBundle {
-		return nil, fmt.Errorf("%w: %d bytes, expected 1 to %d", ErrMalformed, len(bundle), MaxBundle)
-	}
-	if bundle[0] != tagSign1 {
-		return nil, fmt.Errorf("%w: not a COSE_Sign1: sign the YAML source with `raypher ceiling sign`", ErrMalformed)
-	}
-	var m sign1
-	if err := decodeStrict(bundle[1:], &m); err != nil {
-		return nil, fmt.Errorf("%w: %v", ErrMalformed, err)
-	}
-	var h protectedHeader
-	if err := decodeStrict(m.Protected, &h); err != nil {
-		return nil, fmt.Errorf("%w: protected header: %v", ErrMalformed, err)
-	}
-	if m.Unprotected == nil || len(m.Unprotected) != 0 || len(m.Signature) != signatureSize || h.Type != bundleType {
-		return nil, fmt.Errorf("%w: unprotected header, type or signature size", ErrMalformed)
-	}
-	if err := verify(&m, &h, operatorKeys); err != nil {
+	m, h, err := parse(bundle)
+	if err != nil {
 		return nil, err
 	}
+	if err := verify(m, h, operatorKeys); err != nil {
+		return nil, err
+	}
+	return read(bundle, m)
+}
+
+// Read returns the ceiling in a bundle and the SHA-256 of the key that it names, without verifying the signature: what it
+// returns is a claim.
+func Read(bundle []byte) (*Ceiling, [32]byte, error) {
+	m, h, err := parse(bundle)
+	if err != nil {
+		return nil, [32]byte{}, err
+	}
+	c, err := read(bundle, m)
+	return c, h.KeyID, err
+}
+
+func read(bundle []byte, m *sign1) (*Ceiling, error) {
 	c, err := decode(m.Payload)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %v", ErrMalformed, err)
 	}
 	c.Hash = sha256.Sum256(bundle)
 	return c, nil
+}
+
+// parse checks the outer form.
+func parse(bundle []byte) (*sign1, *protectedHeader, error) {
+	if len(bundle) == 0 || len(bundle) > MaxBundle {
+		return nil, nil, fmt.Errorf("%w: %d bytes, expected 1 to %d", ErrMalformed, len(bundle), MaxBundle)
+	}
+	if bundle[0] != tagSign1 {
+		return nil, nil, fmt.Errorf("%w: not a COSE_Sign1: sign the YAML source with `raypher ceiling sign`", ErrMalformed)
+	}
+	var m sign1
+	if err := decodeStrict(bundle[1:], &m); err != nil {
+		return nil, nil, fmt.Errorf("%w: %v", ErrMalformed, err)
+	}
+	var h protectedHeader
+	if err := decodeStrict(m.Protected, &h); err != nil {
+		return nil, nil, fmt.Errorf("%w: protected header: %v", ErrMalformed, err)
+	}
+	if m.Unprotected == nil || len(m.Unprotected) != 0 || len(m.Signature) != signatureSize || h.Type != bundleType {
+		return nil, nil, fmt.Errorf("%w: unprotected header, type or signature size", ErrMalformed)
+	}
+	return &m, &h, nil
 }
 
 func verify(m *sign1, h *protectedHeader, operatorKeys [][]byte) error {

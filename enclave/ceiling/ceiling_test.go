@@ -39,7 +39,7 @@ grants:
       mode: audit
 `
 
-func parse(t testing.TB, text string) *Ceiling {
+func fromSource(t testing.TB, text string) *Ceiling {
 	t.Helper()
 	c, err := ParseSource("ceiling.yaml", []byte(text))
 	if err != nil {
@@ -81,7 +81,7 @@ func sign(t testing.TB, c *Ceiling, key crypto.Signer) []byte {
 
 // What was signed is what is opened, with each kind of operator key, and no byte of it can be changed.
 func TestSignAndOpen(t *testing.T) {
-	c := parse(t, source1)
+	c := fromSource(t, source1)
 	for name, key := range operators(t) {
 		t.Run(name, func(t *testing.T) {
 			bundle := sign(t, c, key)
@@ -114,7 +114,7 @@ func TestSignAndOpen(t *testing.T) {
 // An ECDSA signature has a twin (r, n-s); only one of the two opens, so a bundle has one hash.
 func TestSignatureHasOneForm(t *testing.T) {
 	key := operators(t)["P-256"]
-	bundle := sign(t, parse(t, source1), key)
+	bundle := sign(t, fromSource(t, source1), key)
 	s := new(big.Int).SetBytes(bundle[len(bundle)-32:])
 	s.Sub(elliptic.P256().Params().N, s)
 	s.FillBytes(bundle[len(bundle)-32:])
@@ -124,12 +124,12 @@ func TestSignatureHasOneForm(t *testing.T) {
 }
 
 func TestSourceRoundTrip(t *testing.T) {
-	c := parse(t, source1)
+	c := fromSource(t, source1)
 	text, err := c.Source()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if again := parse(t, string(text)); !bytes.Equal(again.payload(), c.payload()) {
+	if again := fromSource(t, string(text)); !bytes.Equal(again.payload(), c.payload()) {
 		t.Errorf("the written source differs:\n%s", text)
 	}
 }
@@ -141,7 +141,7 @@ func TestSourceMistakes(t *testing.T) {
 		{"no grants", source1[strings.Index(source1, "grants:"):], "grants: []", "grants: 0"},
 		{"no agents", `agents: ["build-*", coder]`, "agents: []", "grant 1: agents: 0 patterns"},
 		{"bad hash", "sha256:01", "sha256:0", "64 hexadecimal digits"},
-		{"bad permit", "mode: enforce", "mode: lenient", "lenient"},
+		{"bad permit", "mode: enforce", "mode: lenient", "f:11:"},
 		{"lifetime", "max_ttl_seconds: 120", "max_ttl_seconds: 1000000", "max_ttl_seconds"},
 		{"no permit", "    permit:\n      mode: audit\n", "", "grant 2: permit is missing"},
 	} {
@@ -158,7 +158,7 @@ func TestSourceMistakes(t *testing.T) {
 }
 
 func TestGrantMatch(t *testing.T) {
-	c := parse(t, source1)
+	c := fromSource(t, source1)
 	one := bytes.Repeat([]byte{1}, 32)
 	for _, tt := range []struct {
 		name  string
@@ -214,7 +214,7 @@ func TestStore(t *testing.T) {
 		return s
 	}
 	version := func(v uint64) []byte {
-		c := parse(t, source1)
+		c := fromSource(t, source1)
 		c.Version = v
 		return sign(t, c, key)
 	}
@@ -238,7 +238,7 @@ func TestStore(t *testing.T) {
 			t.Errorf("%s: %v", step.name, err)
 		}
 	}
-	changed := parse(t, strings.Replace(source1, "max_ttl_seconds: 120", "max_ttl_seconds: 121", 1))
+	changed := fromSource(t, strings.Replace(source1, "max_ttl_seconds: 120", "max_ttl_seconds: 121", 1))
 	changed.Version = 6
 	if _, err := s.Install(sign(t, changed, key), record); !errors.Is(err, ErrVersion) {
 		t.Errorf("another ceiling of the same version: %v", err)
@@ -246,7 +246,7 @@ func TestStore(t *testing.T) {
 	if recorded != 2 {
 		t.Errorf("recorded %d times, want 2", recorded)
 	}
-	foreign := parse(t, strings.Replace(source1, "prod.example.org", "other.example.org", 1))
+	foreign := fromSource(t, strings.Replace(source1, "prod.example.org", "other.example.org", 1))
 	foreign.Version = 9
 	if _, err := s.Install(sign(t, foreign, key), record); !errors.Is(err, ErrSignature) {
 		t.Errorf("another trust domain: %v", err)
@@ -281,7 +281,7 @@ func TestInstallNeedsTheRecord(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bundle := sign(t, parse(t, source1), key)
+	bundle := sign(t, fromSource(t, source1), key)
 	broken := errors.New("no journal")
 	if _, err := s.Install(bundle, func(*Ceiling) error { return broken }); !errors.Is(err, broken) {
 		t.Error(err)
@@ -318,7 +318,7 @@ func FuzzOpen(f *testing.F) {
 	keys := [][]byte{}
 	for _, key := range operators(f) {
 		keys = append(keys, public(f, key))
-		f.Add(sign(f, parse(f, source1), key))
+		f.Add(sign(f, fromSource(f, source1), key))
 	}
 	f.Add([]byte{tagSign1, 0x84, 0x40, 0xa0, 0x40, 0x40})
 	f.Fuzz(func(t *testing.T, bundle []byte) {
@@ -334,7 +334,7 @@ func FuzzOpen(f *testing.F) {
 
 // FuzzPayload goes past the signature, as an operator's broken tool would.
 func FuzzPayload(f *testing.F) {
-	f.Add(parse(f, source1).payload())
+	f.Add(fromSource(f, source1).payload())
 	f.Add([]byte{0xa3, 1, 1, 2, 0x61, 'a', 3, 0x80})
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		c, err := decode(payload)

@@ -13,8 +13,8 @@ import (
 	"github.com/raypher/raypher/policy"
 )
 
-// maxSource bounds the YAML form, in bytes.
-const maxSource = 1 << 20
+// MaxSource bounds the YAML form, in bytes.
+const MaxSource = 1 << 20
 
 // source is the YAML form that an operator writes and signs.
 type source struct {
@@ -35,8 +35,8 @@ type sourceGrant struct {
 
 // ParseSource reads the YAML form. name is the file's name for messages.
 func ParseSource(name string, text []byte) (*Ceiling, error) {
-	if len(text) > maxSource {
-		return nil, fmt.Errorf("%s: %d bytes, at most %d", name, len(text), maxSource)
+	if len(text) > MaxSource {
+		return nil, fmt.Errorf("%s: %d bytes, at most %d", name, len(text), MaxSource)
 	}
 	var s source
 	if err := yaml.UnmarshalWithOptions(text, &s, yaml.Strict()); err != nil {
@@ -45,7 +45,7 @@ func ParseSource(name string, text []byte) (*Ceiling, error) {
 	c := &Ceiling{Version: s.Version, TrustDomain: s.TrustDomain}
 	var problems []error
 	for i, sg := range s.Grants {
-		g, err := sg.grant(fmt.Sprintf("%s (permit of grant %d)", name, i+1))
+		g, err := sg.grant(name)
 		if err != nil {
 			problems = append(problems, fmt.Errorf("%s: grant %d: %w", name, i+1, err))
 			continue
@@ -61,7 +61,7 @@ func ParseSource(name string, text []byte) (*Ceiling, error) {
 	return c, nil
 }
 
-func (sg *sourceGrant) grant(permitName string) (*Grant, error) {
+func (sg *sourceGrant) grant(name string) (*Grant, error) {
 	g := &Grant{Namespace: sg.Namespace, Agents: sg.Agents, UIDs: sg.UIDs, Users: sg.Users, MaxTTLSeconds: sg.MaxTTLSeconds}
 	for _, b := range sg.Binaries {
 		digits, ok := strings.CutPrefix(b, "sha256:")
@@ -74,7 +74,9 @@ func (sg *sourceGrant) grant(permitName string) (*Grant, error) {
 	if sg.Permit == nil {
 		return nil, errors.New("permit is missing: write a policy under it")
 	}
-	permit, err := policy.Parse(permitName, []byte(sg.Permit.String()))
+	// The permit is read as a file of its own, moved down to its lines in this one.
+	above := strings.Repeat("\n", max(sg.Permit.GetToken().Position.Line-1, 0))
+	permit, err := policy.Parse(name, []byte(above+sg.Permit.String()))
 	if err != nil {
 		return nil, err
 	}
