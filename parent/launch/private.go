@@ -60,7 +60,7 @@ func startPrivate() (socket string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if err := os.MkdirAll(paths.State, 0o711); err != nil {
+	if err := os.MkdirAll(paths.State, 0o755); err != nil {
 		return "", fmt.Errorf("private raypherd: %w", err)
 	}
 	log, err := os.OpenFile(filepath.Join(paths.State, "raypherd.log"), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
