@@ -128,6 +128,9 @@ func (r *runner) read() (*parentv1.Launch, error) {
 		if l.Manifest, err = os.ReadFile(path); err != nil {
 			return nil, fmt.Errorf("manifest: %w", err)
 		}
+		if len(l.Manifest) == 0 {
+			return nil, fmt.Errorf("manifest: %s is empty", path)
+		}
 		if l.ManifestPath, err = filepath.Abs(path); err != nil {
 			return nil, fmt.Errorf("manifest: %w", err)
 		}
