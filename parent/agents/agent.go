@@ -39,6 +39,7 @@ type Agent struct {
 	program      string
 	argv         []string
 	runnerPID    int
+	cameFrom     string // cgroup2 path of the runner before the launch
 	digest       []byte // SHA-256 of the program
 	asked        []byte // the policy as asked, canonical, ~ expanded
 	manifest     []byte // the manifest's permissions, the same; nil: none

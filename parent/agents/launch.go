@@ -37,8 +37,8 @@ const defaultNamespace = "default"
 // maxName bounds an agent's name, in bytes.
 const maxName = 63
 
-// Launch makes an agent out of the runner that l names: after it the runner is inside, the guard is armed, and the runner may
-// take its floor and execute the program. The caller is the agent's warden from then on; it is told the secret, which it shows
+// Launch makes an agent out of the runner that l names: after it the runner is inside, the guard is armed, and it may take its
+// floor and execute the program. The caller is the agent's warden from then on; it is told the secret, which it shows
 // when it reattaches. On an error nothing is left behind and the runner is where it was.
 func (h *Host) Launch(ctx context.Context, caller Caller, l *parentv1.Launch) (a *Agent, secret []byte, err error) {
 	begun := boottime()
@@ -66,19 +66,22 @@ func (h *Host) Launch(ctx context.Context, caller Caller, l *parentv1.Launch) (a
 	if err != nil {
 		return nil, nil, err
 	}
+	// Moving takes the kernel as long as all the rest: it goes on beside it.
+	entered := make(chan error, 1)
+	go func() { entered <- h.enter(a, runner) }()
 	g, reply, err := a.mint(ctx, begun, nil, nil)
-	if err != nil {
-		return nil, nil, err
+	if err == nil {
+		err = h.fix(ctx, a, g, reply)
 	}
-	if err := h.fix(ctx, a, g, reply); err != nil {
-		return nil, nil, err
+	if err := errors.Join(err, <-entered); err != nil {
+		return nil, nil, errors.Join(err, a.leave())
 	}
 	secret = make([]byte, 32)
 	rand.Read(secret)
 	hash := sha256.Sum256(secret)
 	a.secretHash = hash[:]
 	if err := h.install(a, caller, runner); err != nil {
-		return nil, nil, err
+		return nil, nil, errors.Join(err, a.leave())
 	}
 	return a, secret, nil
 }
@@ -304,55 +307,61 @@ func limits(p *policy.Policy) cgroup.Limits {
 	return l
 }
 
-// install puts the agent into the kernel. The runner moves last: from then on it is governed.
-func (h *Host) install(a *Agent, caller Caller, runner *task.Task) (err error) {
-	if a.group, err = h.options.Cgroups.Create(a.id, limits(a.launchPermit), int(a.uid)); err != nil {
+// enter puts the runner into a new cgroup. Nothing is granted there yet: the network guard drops everything of a cgroup that
+// it was not told of.
+func (h *Host) enter(a *Agent, runner *task.Task) (err error) {
+	if a.cameFrom, err = cgroup.Of(runner.PID()); err != nil {
 		return err
 	}
-	undo := []func() error{a.group.Remove}
-	defer func() {
-		for i := len(undo) - 1; err != nil && i >= 0; i-- {
-			err = errors.Join(err, undo[i]())
+	group, err := h.options.Cgroups.Create(a.id, int(a.uid))
+	if err != nil {
+		return err
+	}
+	a.group = group
+	if !runner.Alive() {
+		return fmt.Errorf("%w: launch: process %d: %w", ErrInvalid, runner.PID(), task.ErrGone)
+	}
+	if err := group.Add(runner.PID()); err != nil {
+		return err
+	}
+	// If it ended in that moment, its pid may be another process's by now; leave puts that one back.
+	if !runner.Alive() {
+		return fmt.Errorf("%w: launch: process %d: %w", ErrInvalid, runner.PID(), task.ErrGone)
+	}
+	return nil
+}
+
+// leave undoes enter.
+func (a *Agent) leave() error {
+	if a.group == nil {
+		return nil
+	}
+	return errors.Join(a.group.Evict(a.cameFrom), a.group.Remove())
+}
+
+// install bounds the agent, arms the guard for it and makes it known. On an error only the cgroup is left.
+func (h *Host) install(a *Agent, caller Caller, runner *task.Task) (err error) {
+	if err := a.group.Limit(limits(a.launchPermit), runner.PID()); err != nil {
+		return err
+	}
+	if r := a.launchPermit.Resources; r != nil && r.MaxFDs != nil {
+		if err := runner.LimitFiles(*r.MaxFDs); err != nil {
+			return err
 		}
-	}()
+	}
+	empty, err := a.group.Empty()
+	if err != nil {
+		return err
+	}
 	err = h.options.Guard.Arm(netguard.Agent{
 		CgroupID: a.group.ID(), Network: a.grant.permit.Network, Mode: mode(a.grant.permit), Deadline: a.grant.deadline,
 	})
 	if err != nil {
 		return fmt.Errorf("arming the network guard: %w", err)
 	}
-	undo = append(undo, func() error { return h.options.Guard.Disarm(a.group.ID()) })
 	if err := a.become(caller); err != nil {
-		return err
-	}
-	undo = append(undo, a.forget)
-	if r := a.launchPermit.Resources; r != nil && r.MaxFDs != nil {
-		if err := runner.LimitFiles(*r.MaxFDs); err != nil {
-			return err
-		}
-	}
-	if err := h.move(a, runner); err != nil {
-		return err
-	}
-	empty, err := a.group.Empty()
-	if err != nil {
-		return errors.Join(err, a.group.Kill())
+		return errors.Join(err, h.options.Guard.Disarm(a.group.ID()))
 	}
 	a.start(empty)
-	return nil
-}
-
-// move puts the runner inside. If it ended in that moment and its pid was given to another process, that one is put back.
-func (h *Host) move(a *Agent, runner *task.Task) error {
-	if !runner.Alive() {
-		return fmt.Errorf("%w: launch: process %d: %w", ErrInvalid, runner.PID(), task.ErrGone)
-	}
-	if err := a.group.Add(runner.PID()); err != nil {
-		return err
-	}
-	if !runner.Alive() {
-		err := fmt.Errorf("%w: launch: process %d: %w", ErrInvalid, runner.PID(), task.ErrGone)
-		return errors.Join(err, a.group.Evict())
-	}
 	return nil
 }

@@ -38,9 +38,9 @@ func open(t *testing.T) *Parent {
 	return p
 }
 
-func group(t *testing.T, p *Parent, id string, l Limits) *Group {
+func group(t *testing.T, p *Parent, id string) *Group {
 	t.Helper()
-	g, err := p.Create(id, l, os.Getuid())
+	g, err := p.Create(id, os.Getuid())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +53,7 @@ func group(t *testing.T, p *Parent, id string, l Limits) *Group {
 }
 
 // start runs a shell script that begins once the process is inside the group.
-func start(t *testing.T, g *Group, script string) *exec.Cmd {
+func start(t *testing.T, g *Group, l Limits, script string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command("/bin/sh", "-c", "read go; "+script)
 	in, err := cmd.StdinPipe()
@@ -64,7 +64,7 @@ func start(t *testing.T, g *Group, script string) *exec.Cmd {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	if err := g.Add(cmd.Process.Pid); err != nil {
+	if err := errors.Join(g.Add(cmd.Process.Pid), g.Limit(l, cmd.Process.Pid)); err != nil {
 		t.Fatal(err)
 	}
 	fmt.Fprintln(in, "go")
@@ -85,8 +85,8 @@ func eventually(t *testing.T, what string, ok func() bool) {
 
 func TestLifeOfAGroup(t *testing.T) {
 	p := open(t)
-	g := group(t, p, "one", Limits{})
-	cmd := start(t, g, "sleep 1000 & sleep 1000")
+	g := group(t, p, "one")
+	cmd := start(t, g, Limits{}, "sleep 1000 & sleep 1000")
 
 	if agent, inside, err := p.Contains(cmd.Process.Pid); err != nil || !inside || agent != "one" {
 		t.Errorf("Contains = %q, %v, %v; want one", agent, inside, err)
@@ -131,7 +131,7 @@ func TestLifeOfAGroup(t *testing.T) {
 }
 
 func TestEmptyAtOnce(t *testing.T) {
-	g := group(t, open(t), "empty", Limits{})
+	g := group(t, open(t), "empty")
 	empty, err := g.Empty()
 	if err != nil {
 		t.Fatal(err)
@@ -139,9 +139,28 @@ func TestEmptyAtOnce(t *testing.T) {
 	<-empty
 }
 
+func TestEvict(t *testing.T) {
+	g := group(t, open(t), "one")
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { cmd.Process.Kill(); cmd.Wait() }()
+	before, err := Of(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(g.Add(cmd.Process.Pid), g.Evict(before)); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := Of(cmd.Process.Pid); err != nil || after != before {
+		t.Errorf("after the eviction in %s, %v; before in %s", after, err, before)
+	}
+}
+
 func TestFreezeBelongsToTheWarden(t *testing.T) {
 	p := open(t)
-	g, err := p.Create("owned", Limits{}, 65534)
+	g, err := p.Create("owned", 65534)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,10 +178,9 @@ func TestFreezeBelongsToTheWarden(t *testing.T) {
 
 func TestRemoveWithFoldersBelow(t *testing.T) {
 	p := open(t)
-	g, err := p.Create("deep", Limits{Tasks: 10, MemoryBytes: 64 << 20}, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	g := group(t, p, "deep")
+	cmd := start(t, g, Limits{Tasks: 10, MemoryBytes: 64 << 20}, "exit 0")
+	cmd.Wait()
 	for _, folder := range append([]string{g.Path()}, g.folders...) {
 		if err := os.MkdirAll(filepath.Join(folder, "a", "b"), 0o755); err != nil {
 			t.Fatal(err)
@@ -181,8 +199,8 @@ func TestForkBombStaysWithinItsLimit(t *testing.T) {
 	if notes := p.Notes(Limits{Tasks: 1}); notes != nil {
 		t.Skip(notes[0])
 	}
-	g := group(t, p, "bomb", Limits{Tasks: 20})
-	start(t, g, `while :; do (sleep 1000) & done 2>/dev/null`)
+	g := group(t, p, "bomb")
+	start(t, g, Limits{Tasks: 20}, `while :; do (sleep 1000) & done 2>/dev/null`)
 	// At the limit the fork fails and the shell gives up; its children stay, and the count never passes the limit.
 	most := 0
 	eventually(t, "the bomb reached its limit", func() bool {
@@ -220,9 +238,9 @@ func TestMemoryHogIsKilled(t *testing.T) {
 	}
 	for i, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			g := group(t, p, fmt.Sprint("hog", i), Limits{MemoryBytes: tt.limit})
+			g := group(t, p, fmt.Sprint("hog", i))
 			// dd touches a buffer of 256 MiB.
-			cmd := start(t, g, `exec dd if=/dev/zero of=/dev/null bs=256M count=1 2>/dev/null`)
+			cmd := start(t, g, Limits{MemoryBytes: tt.limit}, `exec dd if=/dev/zero of=/dev/null bs=256M count=1 2>/dev/null`)
 			err := cmd.Wait()
 			status := cmd.ProcessState.Sys().(syscall.WaitStatus)
 			if killed := status.Signaled() && status.Signal() == syscall.SIGKILL; killed != tt.killed {

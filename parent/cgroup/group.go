@@ -21,17 +21,14 @@ type Group struct {
 	folders []string // v1 folders that hold limits
 }
 
-// Create makes the cgroup of a new agent with its limits. The warden, which runs as uid, may freeze and thaw it; nothing
+// Create makes the cgroup of a new agent; Limit bounds it. The warden, which runs as uid, may freeze and thaw it; nothing
 // else in it belongs to that user. On an error nothing is left behind.
-func (p *Parent) Create(id string, l Limits, uid int) (*Group, error) {
+func (p *Parent) Create(id string, uid int) (*Group, error) {
 	g := &Group{parent: p, id: id, path: filepath.Join(p.path, id)}
 	if err := os.Mkdir(g.path, mode); err != nil {
 		return nil, fmt.Errorf("making the cgroup of agent %s: %w", id, err)
 	}
-	err := g.limit(l)
-	if err == nil {
-		err = os.Chown(filepath.Join(g.path, "cgroup.freeze"), uid, -1)
-	}
+	err := os.Chown(filepath.Join(g.path, "cgroup.freeze"), uid, -1)
 	if err == nil {
 		g.number, err = number(g.path)
 	}
@@ -75,21 +72,24 @@ func (g *Group) Path() string { return g.path }
 // ID is the cgroup id by which eBPF programs know the agent.
 func (g *Group) ID() uint64 { return g.number }
 
-// Add moves a process with all its threads into the group, the limits first. Its children stay where they are.
+// Add moves a process with all its threads into the group. Its children stay where they are. The kernel waits for a grace
+// period of RCU (some 10 ms) unless another move has just waited for one.
 func (g *Group) Add(pid int) error {
-	for _, folder := range append(append([]string(nil), g.folders...), g.path) {
-		if err := write(filepath.Join(folder, "cgroup.procs"), strconv.Itoa(pid)); err != nil {
-			return fmt.Errorf("moving process %d into agent %s: %w", pid, g.id, err)
-		}
+	if err := write(filepath.Join(g.path, "cgroup.procs"), strconv.Itoa(pid)); err != nil {
+		return fmt.Errorf("moving process %d into agent %s: %w", pid, g.id, err)
 	}
 	return nil
 }
 
-// Evict moves every process of the group out of it, to the top of the hierarchy: for one that got in by mistake.
-func (g *Group) Evict() error {
+// Evict moves every process of the group out of it, to the cgroup2 path that Of returned for it before.
+func (g *Group) Evict(to string) error {
+	below, err := filepath.Rel(g.parent.mounts.UnifiedRoot, to)
+	if err != nil {
+		return fmt.Errorf("moving processes out of agent %s: %w", g.id, err)
+	}
 	pids, err := g.Processes()
 	for _, pid := range pids {
-		moved := write(filepath.Join(g.parent.mounts.Unified, "cgroup.procs"), strconv.Itoa(pid))
+		moved := write(filepath.Join(g.parent.mounts.Unified, below, "cgroup.procs"), strconv.Itoa(pid))
 		if moved != nil && !errors.Is(moved, unix.ESRCH) {
 			err = errors.Join(err, fmt.Errorf("moving process %d out of agent %s: %w", pid, g.id, moved))
 		}

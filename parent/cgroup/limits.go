@@ -81,9 +81,11 @@ func (g *Group) settings(l Limits) (sets []set, folders []string) {
 	return sets, folders
 }
 
-func (g *Group) limit(l Limits) error {
+// Limit bounds the group, of which pid is the only process so far; what it starts later is bound with it.
+func (g *Group) Limit(l Limits, pid int) error {
 	sets, folders := g.settings(l)
 	for _, folder := range folders {
+		g.folders = append(g.folders, folder)
 		if err := os.Mkdir(folder, mode); err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("limits of agent %s: %w", g.id, err)
 		}
@@ -94,6 +96,10 @@ func (g *Group) limit(l Limits) error {
 			return fmt.Errorf("limits of agent %s: writing %d: %w", g.id, s.value, err)
 		}
 	}
-	g.folders = folders
+	for _, folder := range folders {
+		if err := write(filepath.Join(folder, "cgroup.procs"), strconv.Itoa(pid)); err != nil {
+			return fmt.Errorf("limits of agent %s: moving process %d: %w", g.id, pid, err)
+		}
+	}
 	return nil
 }

@@ -35,10 +35,16 @@ var binaries = sync.OnceValues(func() (string, error) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return "", err
 	}
-	build := exec.Command("go", "build", "-o", dir+"/", "github.com/raypher/raypher/cmd/raypherd", "github.com/raypher/raypher/cmd/raypher-enclave")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w: %s", err, out)
+	for name, race := range map[string]bool{"raypherd": raced, "raypher-enclave": false} {
+		build := exec.Command("go", "build", "-o", dir+"/", "github.com/raypher/raypher/cmd/"+name)
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if race {
+			build.Args = append(build.Args[:2:2], append([]string{"-race"}, build.Args[2:]...)...)
+			build.Env = append(os.Environ(), "CGO_ENABLED=1")
+		}
+		if out, err := build.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("%w: %s", err, out)
+		}
 	}
 	return dir, nil
 })
@@ -134,6 +140,9 @@ func (p *pair) remove() {
 	}
 	if err := sweepAll(p.paths); err != nil {
 		p.t.Error(err)
+	}
+	if p.log != nil && strings.Contains(p.log.String(), "DATA RACE") {
+		p.t.Error("raypherd raced")
 	}
 	if p.t.Failed() {
 		p.t.Logf("raypherd said:\n%s", p.log)

@@ -182,8 +182,12 @@ func TestTheEnclaveGoesAway(t *testing.T) {
 
 	p.enclave.Process.Kill()
 	p.enclave.Wait()
-	if words := p.refused(plain); !strings.Contains(words, "enclave") || !strings.Contains(words, "unreachable") {
+	unlucky := p.launch(plain, "exit 0")
+	if words := unlucky.heard("", "").Error; unlucky.grant() != nil || !strings.Contains(words, "enclave is unreachable") {
 		t.Errorf("a launch without an enclave: %q", words)
+	}
+	if _, inside, err := cgroupOf(p, unlucky.runner); inside || err != nil {
+		t.Errorf("the runner that was refused is inside: %v, %v", inside, err)
 	}
 	w.order(order{Report: reported("/while/away")})
 	if s := p.state(id); s != "running" {
