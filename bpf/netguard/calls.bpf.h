@@ -85,13 +85,29 @@ static __noinline int refuse_call(struct call *c, __u64 cgroup, enum reason reas
 	return ANSWER_PASS;
 }
 
+/* The state of the calling socket, made when it has none, in the caller's name. */
+static __always_inline struct sock_state *state_of(struct bpf_sock_addr *ctx, struct sock_state *s)
+{
+	if (!s)
+		s = bpf_sk_storage_get(&sockets, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!s)
+		return NULL;
+	s->netns = bpf_get_netns_cookie(ctx);
+	s->pid = bpf_get_current_pid_tgid() >> 32;
+	bpf_get_current_comm(s->comm, sizeof(s->comm));
+	return s;
+}
+
+/*
+ * Making a socket's state costs more than deciding; so a flow that a rule grants gets none here. If it lasts, egress makes it.
+ */
 static __noinline int answer_call(struct bpf_sock_addr *ctx, struct call *c)
 {
-	__u64 id = 0, now = bpf_ktime_get_boot_ns();
+	__u64 id = 0, now = bpf_ktime_get_boot_ns(), netns = bpf_get_netns_cookie(ctx);
 	struct question q = {};
 	struct sock_state *s;
 	struct agent *a;
-	int h;
+	int h, grant;
 
 	if (!current_agent(&id))
 		return ANSWER_PASS;
@@ -101,10 +117,10 @@ static __noinline int answer_call(struct bpf_sock_addr *ctx, struct call *c)
 		return refuse_call(c, id, REASON_UNKNOWN_AGENT, NULL, s);
 	if (now >= a->deadline)
 		return refuse_call(c, id, REASON_EXPIRED, NULL, s);
-	if (!s) /* every socket of an agent has one, see on_socket */
-		return refuse_call(c, id, REASON_UNREADABLE, NULL, NULL);
-	if (c->flow.port == bpf_htons(53) && dns_port && s->netns == own_netns) {
-		sign(s);
+	if (c->flow.port == bpf_htons(53) && dns_port && netns == own_netns) {
+		s = state_of(ctx, s);
+		if (!s)
+			return refuse_call(c, id, REASON_UNREADABLE, NULL, NULL);
 		s->asked = c->flow;
 		return ANSWER_REDIRECT;
 	}
@@ -112,24 +128,28 @@ static __noinline int answer_call(struct bpf_sock_addr *ctx, struct call *c)
 	/* Connecting a datagram socket to port 0 is how getaddrinfo sorts addresses (RFC 6724); nothing is sent. */
 	if (c->operation == OP_CONNECT && c->flow.proto == IPPROTO_UDP && !c->flow.port)
 		return ANSWER_PASS;
-	h = held(s, id, a->generation, &c->flow);
-	if (h == HELD && c->operation == OP_SENDTO)
+	h = c->operation == OP_SENDTO ? held(s, id, a->generation, &c->flow) : HELD_NOT;
+	if (h == HELD)
 		return ANSWER_PASS;
-	sign(s);
 	q.cgroup = id;
 	q.now = now;
 	q.flow = c->flow;
 	q.slot = a->slot;
 	q.default_allow = a->default_allow;
-	q.own = is_own(&c->flow, s->netns);
-	q.open = h == HELD_OLD && c->operation == OP_SENDTO;
+	q.own = is_own(&c->flow, netns);
+	q.open = h == HELD_OLD;
+	grant = granted(&q);
+	if (grant == GRANT_RULE && !s)
+		return ANSWER_PASS;
+	s = state_of(ctx, s);
+	if (!s)
+		return refuse_call(c, id, REASON_UNREADABLE, NULL, NULL);
 	if (c->operation == OP_CONNECT)
 		__builtin_memset(&s->refused, 0, sizeof(s->refused));
-	if (granted(&q)) {
-		hold(s, id, a->generation, &c->flow);
-		return ANSWER_PASS;
-	}
-	return refuse_call(c, id, REASON_NOT_GRANTED, a, s);
+	if (!grant)
+		return refuse_call(c, id, REASON_NOT_GRANTED, a, s);
+	hold(s, id, a->generation, &c->flow);
+	return ANSWER_PASS;
 }
 
 static __always_inline int call_ipv4(struct bpf_sock_addr *ctx, enum operation operation, enum layer layer)

@@ -66,6 +66,9 @@ struct question {
 	bool local;	/* flow is a local end: may it listen? */
 };
 
+/* How a flow is granted: by a rule, by a name's address, or because it leads to raypherd. */
+enum grant { GRANT_NONE = 0, GRANT_RULE, GRANT_NAME, GRANT_OWN };
+
 /* Looks for the key's port, then for every port. */
 static __noinline bool in_trie(__u32 slot, struct rule_key *key)
 {
@@ -105,17 +108,24 @@ static __always_inline bool in_names(const struct question *q)
 	return g && (q->open || q->now < g->expires);
 }
 
-/* Costs up to two trie and two hash lookups; the answer is kept in the socket. */
-static __noinline bool granted(const struct question *q)
+/*
+ * Costs up to two trie and two hash lookups. Flows that depend on more than the rules, or last, keep the answer in their
+ * socket. Global, so that it is verified once.
+ */
+__noinline int granted(struct question *q)
 {
+	if (!q)
+		return GRANT_NONE;
 	if (q->local)
-		return in_rules(q);
+		return in_rules(q) ? GRANT_RULE : GRANT_NONE;
 	if (q->own)
-		return true;
+		return GRANT_OWN;
 	/* Plain DNS reaches the forwarder or nothing, whatever the rules say. */
 	if (q->flow.port == bpf_htons(53))
-		return false;
-	return q->default_allow || in_rules(q) || in_names(q);
+		return GRANT_NONE;
+	if (q->default_allow || in_rules(q))
+		return GRANT_RULE;
+	return in_names(q) ? GRANT_NAME : GRANT_NONE;
 }
 
 enum held { HELD_NOT, HELD_OLD, HELD };
@@ -125,6 +135,8 @@ static __always_inline int held(struct sock_state *s, __u64 cgroup, __u32 genera
 {
 	int r = HELD_NOT;
 
+	if (!s)
+		return HELD_NOT;
 	bpf_spin_lock(&s->lock);
 	if (s->agent == cgroup && flow_equal(&s->decided, f))
 		r = s->generation == generation ? HELD : HELD_OLD;
@@ -139,13 +151,6 @@ static __always_inline void hold(struct sock_state *s, __u64 cgroup, __u32 gener
 	s->generation = generation;
 	s->decided = *f;
 	bpf_spin_unlock(&s->lock);
-}
-
-/* Who is to be named for packets that leave later, when another task may be running. */
-static __always_inline void sign(struct sock_state *s)
-{
-	s->pid = bpf_get_current_pid_tgid() >> 32;
-	bpf_get_current_comm(s->comm, sizeof(s->comm));
 }
 
 #endif

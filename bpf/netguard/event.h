@@ -112,9 +112,13 @@ static __always_inline void report_path(struct refusal *r, const char *path, __u
 	}
 }
 
-static __noinline void report(struct refusal *r)
+/* Global, so that it is verified once for all programs. */
+__noinline int report(struct refusal *r)
 {
+	if (!r)
+		return 0;
 	report_path(r, NULL, 0);
+	return 0;
 }
 
 #endif

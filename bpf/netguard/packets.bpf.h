@@ -32,8 +32,8 @@ static __noinline int refuse_packet(const struct packet *p, __u64 cgroup, enum r
 	if (s) {
 		r.pid = s->pid;
 		__builtin_memcpy(r.comm, s->comm, sizeof(r.comm));
-		if (a && reason == REASON_NOT_GRANTED && flow_equal(&s->refused, &p->destination))
-			return DROP_SILENTLY; /* the call was reported; this is its packet, or sent again */
+		if (flow_equal(&s->refused, &p->destination))
+			return DROP_SILENTLY; /* reported already: this is the packet of a call, or sent again */
 	}
 	if (a && r.what.mode != MODE_ENFORCE) {
 		report(&r);
@@ -41,15 +41,13 @@ static __noinline int refuse_packet(const struct packet *p, __u64 cgroup, enum r
 			hold(s, cgroup, a->generation, &p->destination);
 		return PASS;
 	}
-	if (a && !a->reject) {
-		report(&r);
-		if (s && p->destination.proto == IPPROTO_TCP)
-			s->refused = p->destination;
-		return DROP_SILENTLY;
-	}
-	r.error = EPERM;
+	/* A stream's sender is told nothing here, whatever on_deny says: TCP takes no error from a packet. */
+	if (p->destination.proto != IPPROTO_TCP && (!a || a->reject))
+		r.error = EPERM;
 	report(&r);
-	return REFUSE;
+	if (s && p->destination.proto == IPPROTO_TCP)
+		s->refused = p->destination;
+	return r.error ? REFUSE : DROP_SILENTLY;
 }
 
 static __always_inline void ask(struct question *q, const struct flow *f, const struct agent *a, __u64 cgroup, __u64 now)
@@ -68,7 +66,7 @@ static __always_inline void ask(struct question *q, const struct flow *f, const 
 static __always_inline bool answers(struct question *q, const struct packet *p, const struct agent *a, struct sock_state *s)
 {
 	if (p->source.proto == IPPROTO_TCP) {
-		if (p->opens || !s->passive)
+		if (p->opens || !s || !s->passive)
 			return false;
 	} else {
 		struct reply_key key = { .cgroup = q->cgroup, .remote = p->destination, .port = p->source.port };
@@ -82,9 +80,22 @@ static __always_inline bool answers(struct question *q, const struct packet *p, 
 	return granted(q);
 }
 
+#define LASTING_SEGMENTS 8
+
+/* Is this flow worth a state of its own? Each datagram socket's that sends, and a stream's once it lasts. */
+static __always_inline bool lasts(struct bpf_sock *sk, const struct packet *p)
+{
+	struct bpf_tcp_sock *tcp;
+
+	if (p->source.proto != IPPROTO_TCP)
+		return true;
+	tcp = bpf_tcp_sock(sk);
+	return tcp && tcp->segs_out >= LASTING_SEGMENTS;
+}
+
 /*
  * Each packet of an agent's socket, before it is cut or queued. PASS; REFUSE: dropped, a datagram's sender gets EPERM;
- * DROP_SILENTLY: dropped, nobody is told. A packet of a decided flow costs the agent's entry and the socket's state.
+ * DROP_SILENTLY: dropped, nobody is told. A packet of a lasting flow costs the agent's entry and the socket's state.
  */
 SEC("cgroup_skb/egress")
 int on_egress(struct __sk_buff *skb)
@@ -96,25 +107,26 @@ int on_egress(struct __sk_buff *skb)
 	struct bpf_sock *sk;
 	struct agent *a;
 	bool readable, own;
-	int h;
+	int h, grant;
 
 	readable = read_packet(skb, &p);
 	sk = skb->sk;
 	if (sk)
 		sk = bpf_sk_fullsock(sk);
-	if (sk)
-		s = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+	if (!sk) /* the hook is never called without one */
+		return REFUSE;
+	s = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 	a = bpf_map_lookup_elem(&agents, &id);
 	if (!a)
 		return refuse_packet(&p, id, REASON_UNKNOWN_AGENT, NULL, s);
 	if (now >= a->deadline)
 		return refuse_packet(&p, id, REASON_EXPIRED, a, s);
-	if (!readable || !s)
+	if (!readable)
 		return refuse_packet(&p, id, REASON_UNREADABLE, a, s);
 	h = held(s, id, a->generation, &p.destination);
 	if (h == HELD && p.destination.proto == IPPROTO_TCP && !p.opens)
 		return PASS;
-	own = is_own(&p.destination, s->netns);
+	own = s && is_own(&p.destination, s->netns);
 	if (own && (p.opens || p.destination.proto == IPPROTO_UDP))
 		record_peer(s, id, &p.source);
 	if (h == HELD)
@@ -122,11 +134,16 @@ int on_egress(struct __sk_buff *skb)
 	ask(&q, &p.destination, a, id, now);
 	q.own = own;
 	q.open = h == HELD_OLD && !p.opens;
-	if (granted(&q) || answers(&q, &p, a, s)) {
+	grant = granted(&q);
+	if (!grant && answers(&q, &p, a, s))
+		grant = GRANT_RULE;
+	if (!s && (grant != GRANT_RULE || lasts(sk, &p)))
+		s = bpf_sk_storage_get(&sockets, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!grant)
+		return refuse_packet(&p, id, REASON_NOT_GRANTED, a, s);
+	if (s)
 		hold(s, id, a->generation, &p.destination);
-		return PASS;
-	}
-	return refuse_packet(&p, id, REASON_NOT_GRANTED, a, s);
+	return PASS;
 }
 
 static __noinline int refuse_incoming(__u64 cgroup, struct agent *a)
@@ -161,33 +178,36 @@ int on_ingress(struct __sk_buff *skb)
 		sk = bpf_sk_fullsock(sk);
 	if (sk)
 		s = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-	if (a->mode != MODE_ENFORCE) {
-		if (s)
-			s->passive = 1;
+	if (!sk)
+		return refuse_incoming(id, a);
+	if (a->mode != MODE_ENFORCE)
 		return PASS;
-	}
-	if (!s || !read_packet(skb, &p))
+	if (!read_packet(skb, &p))
 		return refuse_incoming(id, a);
 	h = held(s, id, a->generation, &p.source);
 	if (h == HELD && !p.opens)
 		return PASS;
 	ask(&q, &p.source, a, id, now);
-	q.own = is_own(&p.source, s->netns);
+	q.own = s && is_own(&p.source, s->netns);
 	q.open = h == HELD_OLD;
 	if (!p.opens && granted(&q))
 		return PASS;
 	ask(&q, &p.destination, a, id, now);
 	q.local = true;
-	if (p.source.proto == IPPROTO_TCP && !p.opens && !s->passive)
+	if (p.source.proto == IPPROTO_TCP && !p.opens && !(s && s->passive))
 		return refuse_incoming(id, a);
 	if (!granted(&q))
 		return refuse_incoming(id, a);
-	if (p.source.proto == IPPROTO_TCP) {
-		s->passive = 1;
-	} else {
+	if (p.source.proto != IPPROTO_TCP) {
 		struct reply_key key = { .cgroup = id, .remote = p.source, .port = p.destination.port };
 
 		bpf_map_update_elem(&replies, &key, &now, BPF_ANY);
+		return PASS;
 	}
+	if (!s)
+		s = bpf_sk_storage_get(&sockets, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!s)
+		return refuse_incoming(id, a);
+	s->passive = 1; /* copied to the socket that will be accepted */
 	return PASS;
 }

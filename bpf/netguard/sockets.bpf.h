@@ -6,27 +6,21 @@
 /*
  * socket(2) of the internet families: TCP and UDP streams and datagrams. MPTCP is "not supported" rather than a violation,
  * because programs try it first and fall back. Other families never come here: the system call filter refuses them.
- * REFUSE: EPERM or EPROTONOSUPPORT. Each socket that passes has its state, or it does not pass.
+ * REFUSE: EPERM or EPROTONOSUPPORT.
  */
 SEC("cgroup/sock_create")
 int on_socket(struct bpf_sock *ctx)
 {
 	struct call c = { .operation = OP_SOCKET, .layer = LAYER_SOCK_CREATE };
 	__u32 type = ctx->type, protocol = ctx->protocol;
-	struct sock_state *s;
 	struct agent *a;
 	__u64 id = 0;
 
+	if ((type == SOCK_STREAM && protocol == IPPROTO_TCP) || (type == SOCK_DGRAM && protocol == IPPROTO_UDP))
+		return PASS; /* what it is for is judged later */
 	if (!current_agent(&id))
 		return PASS;
 	a = bpf_map_lookup_elem(&agents, &id);
-	s = bpf_sk_storage_get(&sockets, ctx, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!s)
-		return REFUSE;
-	s->netns = bpf_get_netns_cookie(ctx);
-	sign(s);
-	if ((type == SOCK_STREAM && protocol == IPPROTO_TCP) || (type == SOCK_DGRAM && protocol == IPPROTO_UDP))
-		return PASS;
 	if (protocol == IPPROTO_MPTCP && (!a || a->mode == MODE_ENFORCE)) {
 		bpf_set_retval(-EPROTONOSUPPORT);
 		return REFUSE;

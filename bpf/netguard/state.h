@@ -100,11 +100,14 @@ struct reply_key {
 	__u8 reserved[2];
 };
 
-/* What is known of one socket of an agent. Accepted sockets begin with a copy of their listener's. */
+/*
+ * What is known of one socket of an agent, where there is something to know. Accepted sockets begin with a copy of their
+ * listener's.
+ */
 struct sock_state {
 	struct bpf_spin_lock lock;	/* of decided, generation, agent: two threads may send on one socket */
-	__u32 pid;		/* thread group that made it, or last named a destination */
-	__u64 netns;
+	__u32 pid;		/* thread group that last named a destination */
+	__u64 netns;		/* 0: not known */
 	char comm[16];
 	__u64 agent;
 	__u32 generation;

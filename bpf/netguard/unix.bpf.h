@@ -11,7 +11,10 @@ static __always_inline int answer_unix(struct bpf_sock_addr *ctx, enum operation
 	__u64 id = 0, now = bpf_ktime_get_boot_ns();
 	struct bpf_sock_addr_kern *kern;
 	struct refusal r = {};
-	char path[PATH_BYTES] = {};
+	union {
+		char bytes[128]; /* PATH_BYTES, to a bound that a mask can prove */
+		__u32 words[32];
+	} path = {};
 	struct agent *a;
 	__u32 length = 0;
 	int i;
@@ -35,15 +38,13 @@ static __always_inline int answer_unix(struct bpf_sock_addr *ctx, enum operation
 	length = length < 2 ? 0 : length - 2; /* sun_family */
 	if (length > PATH_BYTES)
 		length = PATH_BYTES;
-	bpf_probe_read_kernel(path, sizeof(path), (void *)kern->uaddr + 2);
-	r.what.path = 2166136261u; /* FNV-1a */
-	for (i = 0; i < PATH_BYTES; i++) {
-		if (i >= length)
-			path[i] = 0;
-		r.what.path = (r.what.path ^ (__u8)path[i]) * 16777619u;
-	}
+	asm volatile("" : "+r"(length)); /* the bound above is for the verifier too */
+	bpf_probe_read_kernel(path.bytes, length & 127, (void *)kern->uaddr + 2);
+	r.what.path = 2166136261u; /* FNV-1a, by words */
+	for (i = 0; i < PATH_BYTES / 4; i++)
+		r.what.path = (r.what.path ^ path.words[i]) * 16777619u;
 	r.error = r.what.mode == MODE_ENFORCE ? EPERM : 0;
-	report_path(&r, path, length);
+	report_path(&r, path.bytes, length);
 	return r.what.mode == MODE_ENFORCE ? REFUSE : PASS;
 }
 

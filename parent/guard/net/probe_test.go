@@ -2,6 +2,8 @@ package netguard
 
 import (
 	"bufio"
+	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,11 +12,13 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 )
@@ -57,7 +61,7 @@ type probe struct {
 func (w *world) startProbe(t testing.TB, cgroup int) *probe {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), probeEnvironment+"=1")
+	cmd.Env = append(os.Environ(), probeEnvironment+"=1", "GODEBUG=asyncpreemptoff=1") // no SIGURG: no EINTR
 	cmd.Stderr = os.Stderr
 	if cgroup >= 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: cgroup}
@@ -154,10 +158,16 @@ func (s *probeState) act(a action) (string, error) {
 		return s.local(a)
 	case "unix", "unix-dgram", "socketpair":
 		return actUnix(a)
-	case "peername", "recvfrom":
+	case "peername", "peername-mapped", "recvfrom", "recvfrom-mapped":
 		return actRestored(a)
+	case "lookup", "lookup-tcp":
+		return lookUp(a)
+	case "raw-open", "raw-send":
+		return s.raw(a)
 	case "burst":
 		return burst(a)
+	case "bench-connect", "bench-send":
+		return bench(a)
 	}
 	return "", fmt.Errorf("unknown action %q", a.Do)
 }
@@ -347,13 +357,19 @@ func actRestored(a action) (string, error) {
 	}
 	defer unix.Close(fd)
 	var from unix.Sockaddr
-	if a.Do == "peername" {
+	if strings.HasPrefix(a.Do, "peername") {
 		if err := unix.Connect(fd, to); err != nil {
 			return "", err
 		}
 		from, err = unix.Getpeername(fd)
 	} else {
-		if err := unix.Sendto(fd, []byte(a.Data), 0, to); err != nil {
+		q := new(dns.Msg)
+		q.SetQuestion(dns.Fqdn(a.Path), dns.TypeA)
+		packed, err := q.Pack()
+		if err != nil {
+			return "", err
+		}
+		if err := unix.Sendto(fd, packed, 0, to); err != nil {
 			return "", err
 		}
 		_, from, err = unix.Recvfrom(fd, make([]byte, 65536), 0)
@@ -406,4 +422,86 @@ func sendBatch(a action) (string, error) {
 	b := make([]byte, 65536)
 	n, err := c.Read(b)
 	return string(b[:n]), err
+}
+
+// lookUp asks the server To for the addresses of the name Path.
+func lookUp(a action) (string, error) {
+	network := "udp"
+	if a.Do == "lookup-tcp" {
+		network = "tcp"
+	}
+	r := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, a.To.String())
+	}}
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	addrs, err := r.LookupNetIP(ctx, "ip4", a.Path+".")
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprint(addrs), nil
+}
+
+// raw opens a raw socket and sends whole packets (Data, in hex) with it.
+func (s *probeState) raw(a action) (string, error) {
+	var err error
+	family, to := sockaddr(a)
+	if a.Do == "raw-open" {
+		if s.fd, err = socket(family, unix.SOCK_RAW, unix.IPPROTO_RAW); err == nil && family == unix.AF_INET6 {
+			err = unix.SetsockoptInt(s.fd, unix.IPPROTO_IPV6, unix.IPV6_HDRINCL, 1)
+		}
+		return "", err
+	}
+	packet, err := hex.DecodeString(a.Data)
+	if err != nil {
+		return "", err
+	}
+	return "", unix.Sendto(s.fd, packet, 0, to)
+}
+
+// bench does one thing Data times and says how many nanoseconds of CPU one took, which other load on the machine changes
+// less than the time on the clock.
+func bench(a action) (string, error) {
+	n, err := strconv.Atoi(a.Data)
+	if err != nil {
+		return "", err
+	}
+	family, to := sockaddr(a)
+	udp, err := socket(family, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(udp)
+	start, err := cpuTime()
+	if err != nil {
+		return "", err
+	}
+	for range n {
+		if a.Do == "bench-send" {
+			if err := unix.Sendto(udp, []byte("x"), 0, to); err != nil {
+				return "", err
+			}
+			continue
+		}
+		fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return "", err
+		}
+		// Reset at close: no port stays in TIME_WAIT, however often this runs.
+		if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
+			return "", err
+		}
+		if err := unix.Connect(fd, to); err != nil {
+			return "", err
+		}
+		unix.Close(fd)
+	}
+	end, err := cpuTime()
+	return strconv.FormatInt((end-start)/int64(n), 10), err
+}
+
+func cpuTime() (int64, error) {
+	var r unix.Rusage
+	err := unix.Getrusage(unix.RUSAGE_SELF, &r)
+	return r.Utime.Nano() + r.Stime.Nano(), err
 }

@@ -285,6 +285,20 @@ func (w *world) notePacket(p []byte) {
 	w.packets = append(w.packets, hex.EncodeToString(p))
 }
 
+// sees waits for a packet at the far end that ends as this one does.
+func (w *world) sees(packet []byte) bool {
+	for range 100 {
+		w.mu.Lock()
+		found := slices.ContainsFunc(w.packets, func(p string) bool { return strings.HasSuffix(p, hex.EncodeToString(packet[len(packet)-8:])) })
+		w.mu.Unlock()
+		if found {
+			return true
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return false
+}
+
 // forget empties what was noted and returns it.
 func (w *world) forget() (arrived, packets []string) {
 	w.mu.Lock()

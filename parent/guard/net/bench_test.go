@@ -1,0 +1,107 @@
+package netguard
+
+import (
+	"net"
+	"slices"
+	"strconv"
+	"testing"
+
+	"github.com/raypher/raypher/policy"
+)
+
+// BenchmarkGuard measures one governed operation against the same one ungoverned, in turns within one run, and reports the
+// medians' ratios: governed/ungoverned with the guard loaded, and ungoverned with the guard loaded/without it.
+func BenchmarkGuard(b *testing.B) {
+	for _, c := range []struct {
+		name, do string
+		rules    int
+	}{
+		{"connect and close, 1 rule", "bench-connect", 1},
+		{"connect and close, 100 rules", "bench-connect", 100},
+		{"datagram", "bench-send", 1},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			const rounds, each = 31, 2000
+			w := newWorld(b)
+			w.in(b, w.near, func() {
+				l, err := net.Listen("tcp", "127.0.0.1:8080")
+				must(b, err)
+				b.Cleanup(func() { l.Close() })
+				go func() {
+					for {
+						c, err := l.Accept()
+						if err != nil {
+							return
+						}
+						c.Close()
+					}
+				}()
+				u, err := net.ListenPacket("udp", "127.0.0.1:8080")
+				must(b, err)
+				b.Cleanup(func() { u.Close() })
+			})
+			plain := w.startProbe(b, -1)
+			measure := func(p *probe) float64 {
+				o := p.do(action{Do: c.do, To: mustAddr("127.0.0.1:8080"), Data: strconv.Itoa(each)})
+				ns, err := strconv.ParseFloat(o.Data, 64)
+				if o.Err != "" || err != nil {
+					b.Fatalf("probe: %+v", o)
+				}
+				return ns
+			}
+			var without, ungoverned, governed []float64
+			for range rounds {
+				without = append(without, measure(plain))
+			}
+			g := w.load(b, Options{})
+			a := w.newAgent(b, "agent")
+			n := &policy.Network{Egress: []string{"127.0.0.1/32:8080"}}
+			for i := range c.rules - 1 {
+				n.Egress = append(n.Egress, "10."+strconv.Itoa(i)+".0.0/16:443")
+			}
+			arm(b, g, a, n, policy.Enforce)
+			agent := w.startProbe(b, a.fd)
+			for range rounds {
+				ungoverned = append(ungoverned, measure(plain))
+				governed = append(governed, measure(agent))
+			}
+			b.ReportMetric(median(governed)/median(ungoverned), "governed/ungoverned")
+			b.ReportMetric(median(ungoverned)/median(without), "loaded/unloaded")
+			b.ReportMetric(median(ungoverned), "ns/ungoverned")
+			b.ReportMetric(median(governed), "ns/governed")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
+func median(v []float64) float64 {
+	slices.Sort(v)
+	return v[len(v)/2]
+}
+
+// BenchmarkArm measures giving an agent its rules, and taking them back.
+func BenchmarkArm(b *testing.B) {
+	w := newWorld(b)
+	g := w.load(b, Options{})
+	a := w.newAgent(b, "agent")
+	n := &policy.Network{}
+	for i := range 100 {
+		n.Egress = append(n.Egress, "10."+strconv.Itoa(i)+".0.0/16:443")
+	}
+	for b.Loop() {
+		arm(b, g, a, n, policy.Enforce)
+		must(b, g.Disarm(a.id))
+	}
+}
+
+// BenchmarkLoad measures loading and attaching the guard.
+func BenchmarkLoad(b *testing.B) {
+	w := newWorld(b)
+	for b.Loop() {
+		w.in(b, w.near, func() {
+			g, err := Load(Options{CgroupPath: w.cgroupPath})
+			must(b, err)
+			must(b, g.Close())
+		})
+	}
+}
