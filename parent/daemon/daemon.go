@@ -4,8 +4,8 @@
 // The order: host checked, instance locked, policy read; journal, enclave; cgroup; listeners opened; network guard attached;
 // agents of an earlier raypherd adopted; then, and not before, somebody is served.
 //
-// Ending (SIGTERM, or a crash at any point) leaves the cgroups and the pinned programs in place: agents go on under them, and
-// the next raypherd finds them. A private instance ends with its last agent and leaves nothing but its state.
+// Ending (SIGTERM, or a crash at any point) leaves the cgroups and the pinned programs in place while there are agents: they go
+// on under them, and the next raypherd finds them. A private instance ends with its last agent; nothing but its state is left.
 package daemon
 
 import (
@@ -196,10 +196,17 @@ func (d *daemon) attachGuard(context.Context) (err error) {
 	}
 	d.later(d.guard.Close)
 	d.notes = d.guard.Notes()
-	if d.options.Paths.Private {
-		d.later(func() error { return errors.Join(d.guard.Unpin(), d.cgroups.Remove()) })
-	}
+	d.later(d.leaveNothing)
 	return nil
+}
+
+// leaveNothing takes pins and cgroup away where no agent needs them any more.
+func (d *daemon) leaveNothing() error {
+	names, err := d.cgroups.Agents()
+	if err != nil || len(names) > 0 {
+		return err
+	}
+	return errors.Join(d.guard.Unpin(), d.cgroups.Remove())
 }
 
 func (d *daemon) openAgents(context.Context) error {
@@ -287,11 +294,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	d.agents.Detach()
 	stopRecording()
 	err = errors.Join(err, <-recorded)
-	if d.options.Paths.Private {
-		d.log.Info("private raypherd ends")
-	} else {
-		d.log.Info("raypherd ends; the guard of running agents stays", "agents", len(d.agents.List()))
-	}
+	d.log.Info("raypherd ends; the guard of running agents stays", "agents", len(d.agents.List()))
 	return err
 }
 

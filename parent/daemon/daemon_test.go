@@ -26,16 +26,20 @@ import (
 
 func marshal(m proto.Message) ([]byte, error) { return proto.Marshal(m) }
 
-// binaries builds raypherd and raypher-enclave once for all tests.
+// built is the folder of the programs, removed after the tests; empty while there is none.
+var built string
+
+// binaries builds the three programs once for all tests.
 var binaries = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "raypher-test-bin")
 	if err != nil {
 		return "", err
 	}
+	built = dir
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return "", err
 	}
-	for name, race := range map[string]bool{"raypherd": raced, "raypher-enclave": false} {
+	for name, race := range map[string]bool{"raypherd": raced, "raypher-enclave": false, "raypher": false} {
 		build := exec.Command("go", "build", "-o", dir+"/", "github.com/raypher/raypher/cmd/"+name)
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if race {

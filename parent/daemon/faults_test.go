@@ -69,6 +69,7 @@ func (p *pair) state(id string) string {
 }
 
 func TestRaypherdIsKilledAndStartedAgain(t *testing.T) {
+	t.Parallel()
 	p := newPair(t).start()
 	granted, refused := listener(t), listener(t)
 	again := filepath.Join(p.dir, "again")
@@ -170,6 +171,7 @@ func TestATermSignalLeavesAgentsUnderTheGuard(t *testing.T) {
 }
 
 func TestTheEnclaveGoesAway(t *testing.T) {
+	t.Parallel()
 	p := newPair(t).shortVisas().ownEnclave().start()
 	host := listener(t)
 	w := p.run(reject(host), fmt.Sprintf(`while :; do "$ASK" %s connect; sleep 0.2; done`, host))
@@ -222,6 +224,7 @@ func (p *pair) frozen(id string) bool {
 }
 
 func TestTheKernelClosesAnAgentWithoutRaypherd(t *testing.T) {
+	t.Parallel()
 	p := newPair(t).shortVisas().start()
 	host := listener(t)
 	w := p.run(reject(host), fmt.Sprintf(`while :; do "$ASK" %s connect; sleep 0.2; done`, host))

@@ -39,7 +39,11 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 	default:
-		os.Exit(m.Run())
+		code := m.Run()
+		if built != "" {
+			os.RemoveAll(built)
+		}
+		os.Exit(code)
 	}
 }
 
