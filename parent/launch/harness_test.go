@@ -42,6 +42,10 @@ func TestMain(m *testing.M) {
 		os.Exit(playRunner(os.Args[2:]))
 	case len(os.Args) > 1 && os.Args[1] == roleProbe:
 		os.Exit(playProbe(os.Args[2:]))
+	case len(os.Args) > 1 && os.Args[1] == roleProbe+"-lines":
+		os.Exit(playLines())
+	case len(os.Args) > 1 && os.Args[1] == roleProbe+"-i386":
+		os.Exit(playI386())
 	}
 	os.Exit(m.Run())
 }
@@ -91,6 +95,7 @@ type fileSession struct {
 	file    *os.File
 	answers chan *parentv1.ParentMessage
 	once    sync.Once
+	failed  error // the answer to the launch
 }
 
 func newFileSession(path string) (*fileSession, error) {
@@ -107,7 +112,10 @@ const (
 func (s *fileSession) Send(m *parentv1.WardenMessage) error {
 	switch m := m.GetMessage().(type) {
 	case *parentv1.WardenMessage_Launch:
-		return s.launch(m.Launch)
+		if s.failed = s.launch(m.Launch); s.failed != nil {
+			close(s.answers)
+		}
+		return s.failed
 	case *parentv1.WardenMessage_Reported:
 		v, err := journal.DecodeVerdict(m.Reported.Verdict)
 		if err != nil {
@@ -162,6 +170,9 @@ func readPermit(raw []byte, dry bool) (*policy.Policy, error) {
 
 func (s *fileSession) Recv() (*parentv1.ParentMessage, error) {
 	m, ok := <-s.answers
+	if !ok && s.failed != nil {
+		return nil, s.failed
+	}
 	if !ok {
 		return nil, io.EOF
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -92,13 +93,17 @@ func closed(fd int, err error) error {
 var times = []unix.Timespec{{Sec: 1}, {Sec: 2}}
 
 // actionTable are the actions; x/sys/unix makes the system calls without further ado.
-var actionTable map[string]func([]string) error
+var actionTable = map[string]func([]string) error{}
 
 func init() {
-	actionTable = map[string]func([]string) error{
+	maps.Copy(actionTable, map[string]func([]string) error{
 		"open": func(a []string) error { return closed(unix.Open(a[0], flagsOf(a[1]), 0o644)) },
 		"content": func(a []string) error {
-			raw, err := os.ReadFile(a[0])
+			path := a[0]
+			if variable, ok := strings.CutPrefix(path, "ENV:"); ok {
+				path = os.Getenv(variable)
+			}
+			raw, err := os.ReadFile(path)
 			if err == nil && string(raw) != a[1] {
 				return fmt.Errorf("%q", raw)
 			}
@@ -220,7 +225,7 @@ func init() {
 			return errnoOrNil(errno)
 		},
 		"kill": func(a []string) error { return unix.Kill(number(a[0]), unix.Signal(number(a[1]))) },
-	}
+	})
 }
 
 func errnoOrNil(errno unix.Errno) error {

@@ -76,6 +76,21 @@ func (c *Conversation) Send(kind Kind, body []byte, fds ...int) error {
 	return nil
 }
 
+// goneBefore waits until the other side has gone, which is true, or until done.
+func (c *Conversation) goneBefore(done <-chan struct{}) bool {
+	for {
+		select {
+		case <-done:
+			return false
+		default:
+		}
+		polled := []unix.PollFd{{Fd: int32(c.fd)}}
+		if n, err := unix.Poll(polled, 100); n > 0 && err == nil {
+			return true
+		}
+	}
+}
+
 // Receive waits for the next message. io.EOF says that the other side has gone.
 func (c *Conversation) Receive() (kind Kind, body []byte, fds []int, err error) {
 	packet := make([]byte, chunk+2)

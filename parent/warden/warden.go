@@ -53,12 +53,14 @@ type warden struct {
 	pass    pass
 	visaID  atomic.Pointer[[]byte]
 	session Session
-	line    *line
-	lines   *Lines
-	freezer *freezer
-	frozen  atomic.Bool
-	ready   chan struct{} // closed when broker is set
-	broker  *broker.Broker
+	// endSession ends the first session.
+	endSession context.CancelFunc
+	line       *line
+	lines      *Lines
+	freezer    *freezer
+	frozen     atomic.Bool
+	ready      chan struct{} // closed when broker is set
+	broker     *broker.Broker
 }
 
 // Run serves one agent until its last process is gone. An error means that the agent must not go on, or never began; it was
@@ -73,6 +75,8 @@ func Run(ctx context.Context, o Options) error {
 	}
 	w.lines = NewLines(out, o.JSON, o.Color)
 	defer w.lines.Close()
+	w.endSession = func() {}
+	defer func() { w.endSession() }()
 	launch, err := w.launch(ctx)
 	if err != nil {
 		return w.fail(err)
@@ -143,7 +147,7 @@ func (w *warden) launch(ctx context.Context) (*parentv1.Launch, error) {
 		return nil, err
 	}
 	launch.ConfirmationKey = w.key
-	if w.session, w.granted, err = open(ctx, w.options.Connect, &launch); err != nil {
+	if err := w.ask(ctx, &launch); err != nil {
 		return nil, err
 	}
 	if w.permit, err = policy.ParseCanonical(w.granted.Permit); err != nil {
@@ -159,6 +163,22 @@ func (w *warden) launch(ctx context.Context) (*parentv1.Launch, error) {
 		return nil, fmt.Errorf("pass on the grant: %w", err)
 	}
 	return &launch, w.options.Runner.Send(Granted, body)
+}
+
+// ask opens the session. Nobody waits for an answer any more when the runner has gone.
+func (w *warden) ask(ctx context.Context, launch *parentv1.Launch) (err error) {
+	answered := make(chan struct{})
+	defer close(answered)
+	// The session lives on under this context: it ends with it only when the runner went before the answer.
+	ctx, cancel := context.WithCancel(ctx)
+	w.endSession = cancel
+	go func() {
+		if w.options.Runner.goneBefore(answered) {
+			cancel()
+		}
+	}()
+	w.session, w.granted, err = open(ctx, w.options.Connect, launch)
+	return err
 }
 
 // makeKey makes the agent's key. It lives in this process alone, which nobody can look into.

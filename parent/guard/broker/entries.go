@@ -50,7 +50,7 @@ func (c entryCall) handle(w *worker, n *notification, r *ruling) answer {
 	if r.lenient || !r.narrowed && w.options.Coverage.Entry(e.folder.path) {
 		return goOn
 	}
-	if !e.folder.ordinary() {
+	if !e.folder.injectable(policy.Write) {
 		return fail(unix.EACCES)
 	}
 	return result(c.do(w, n, e))
@@ -160,7 +160,7 @@ func rename(w *worker, n *notification, r *ruling, p pair) answer {
 	if r.lenient || !r.narrowed && w.options.Coverage.Entry(p.old.folder.path) && w.options.Coverage.Entry(p.new.folder.path) {
 		return goOn
 	}
-	if !p.old.folder.ordinary() || !p.new.folder.ordinary() || !p.old.folder.named() || !p.new.folder.named() {
+	if !p.old.folder.injectable(policy.Write) || !p.new.folder.injectable(policy.Write) || !p.old.folder.named() || !p.new.folder.named() {
 		return fail(unix.EACCES)
 	}
 	for i, place := range places {
@@ -274,7 +274,7 @@ func (w *worker) linkObject(n *notification, r *ruling, old *object, e *entry, o
 	}
 	// What was made without a name (O_TMPFILE) may get one where such a file could have been made: the folder is in its path.
 	temporary := old.kind() == unix.S_IFREG && old.stat.Nlink == 0 && within(old.path, e.folder.path)
-	if !e.folder.ordinary() || !old.named() && !temporary {
+	if !e.folder.injectable(policy.Write) || !old.named() && !temporary {
 		return fail(unix.EACCES)
 	}
 	err := unix.Linkat(unix.AT_FDCWD, old.reopen(), e.folder.fd, e.name, unix.AT_SYMLINK_FOLLOW)

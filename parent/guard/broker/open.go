@@ -183,7 +183,7 @@ func (w *worker) openObject(n *notification, r *ruling, o opening, at *object) a
 	if r.lenient || !r.narrowed && w.options.Coverage.Object(at.path, uint64(at.stat.Dev), at.stat.Ino, access) {
 		return goOn
 	}
-	if !at.ordinary() && !w.ownProcFile(at, access) {
+	if !at.injectable(access) && !w.ownProcFile(at, access) {
 		return w.openSpecial(n, r, at, access, d.Rule)
 	}
 	fd, err := openHere(at, o)
@@ -266,7 +266,7 @@ func (w *worker) create(n *notification, r *ruling, o opening, links int) answer
 	if r.lenient || !r.narrowed && w.options.Coverage.Entry(in.folder.path) && w.options.Coverage.Object(in.path(), 0, 0, access) {
 		return goOn
 	}
-	if !in.folder.ordinary() {
+	if !in.folder.injectable(policy.Write) {
 		return fail(unix.EACCES)
 	}
 	fd := -1
@@ -345,7 +345,7 @@ func (w *worker) openTemporary(n *notification, r *ruling, o opening) answer {
 	if r.lenient || !r.narrowed && w.options.Coverage.Entry(in.path) && w.options.Coverage.Object(inside, 0, 0, access) {
 		return goOn
 	}
-	if !in.ordinary() {
+	if !in.injectable(policy.Write) {
 		return fail(unix.EACCES)
 	}
 	fd := -1

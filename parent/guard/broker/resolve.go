@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/raypher/raypher/policy"
 )
 
 // object is what a path led to: an O_PATH descriptor, so that nothing can put another object in its place.
@@ -208,11 +210,17 @@ var specialFS = map[int64]bool{
 	unix.SELINUX_MAGIC: true, unix.SMACK_MAGIC: true, unix.BINFMTFS_MAGIC: true, unix.PSTOREFS_MAGIC: true,
 }
 
-// ordinary reports whether the object may be opened by the broker: a file or folder of an ordinary file system.
-func (o *object) ordinary() bool {
+// readable are those of them whose files show the same to everybody of the same identity: reading them may be injected.
+var readable = map[int64]bool{unix.SYSFS_MAGIC: true, unix.CGROUP_SUPER_MAGIC: true, unix.CGROUP2_SUPER_MAGIC: true}
+
+// injectable reports whether the object may be opened by the broker: a file or folder of an ordinary file system.
+func (o *object) injectable(a policy.Access) bool {
 	if kind := o.kind(); kind != unix.S_IFREG && kind != unix.S_IFDIR {
 		return false
 	}
 	var fs unix.Statfs_t
-	return unix.Fstatfs(o.fd, &fs) == nil && !specialFS[int64(fs.Type)]
+	if unix.Fstatfs(o.fd, &fs) != nil {
+		return false
+	}
+	return !specialFS[int64(fs.Type)] || a == policy.Read && readable[int64(fs.Type)]
 }

@@ -16,7 +16,7 @@ import (
 const (
 	maxGrants       = 8192
 	maxFoldersRead  = 512
-	maxFilesWalked  = 20000
+	maxFilesWalked  = 20000 // for each rule
 	maxProgramsRead = 64
 )
 
@@ -28,7 +28,6 @@ type compiler struct {
 	known   map[grantKey]int // index in plan.Grants
 
 	foldersRead int
-	filesWalked int
 	full        bool
 }
 
@@ -45,6 +44,11 @@ func (c *compiler) add(g Grant) {
 		}
 		return
 	}
+	c.addAlways(g)
+}
+
+// addAlways is add for what no bound may leave out.
+func (c *compiler) addAlways(g Grant) {
 	key := grantKey{g.Path, g.Tree}
 	if i, known := c.known[key]; known {
 		c.plan.Grants[i].Access |= g.Access
@@ -71,10 +75,25 @@ func (c *compiler) grant(rule policy.FloorRule, cuts []string) {
 	}
 	var excluded []string
 	for _, cut := range cuts {
-		topmost, _ := splitPattern(cut) // all at and below it is left out
+		topmost, rest := splitPattern(cut) // all at and below it is left out
+		if rest != "" && within(rule.Path, topmost) && rule.Access&policy.Write == 0 && ofPrograms(rule.Path) {
+			c.plan.Notes = append(c.plan.Notes, fmt.Sprintf("%s inside %s is decided at each call; landlock does not hold it", cut, rule.Rule))
+			continue
+		}
 		excluded = append(excluded, topmost)
 	}
 	c.beside(rule.Path, excluded, rule.Access)
+}
+
+// programTrees hold the system's programs and libraries.
+var programTrees = []string{"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/nix/store"}
+
+// ofPrograms reports whether a tree belongs to the system's programs. A deny pattern that could match anywhere, like **/.env,
+// would keep all of it out of the floor; then nothing in it could be executed and every library would be opened by the warden.
+// There it is decided at each call like any other, but a thread that races its own calls could read past it. Nobody keeps
+// secrets there; the note says so to those who do.
+func ofPrograms(path string) bool {
+	return slices.ContainsFunc(programTrees, func(tree string) bool { return within(path, tree) })
 }
 
 // grantProc lets the agent read in /proc: a rule there is about a process's own files, which Landlock cannot tell apart.
@@ -107,8 +126,8 @@ func (c *compiler) split(root string, excluded []string, access policy.Access) {
 	inside := false
 	for _, path := range excluded {
 		if within(root, path) {
-			if access&policy.Exec != 0 && !c.closed(root, access) {
-				c.programs(root, -1)
+			if !c.closed(root, access) {
+				c.kernelOnly(root, excluded, access)
 			}
 			return
 		}
@@ -128,6 +147,21 @@ func (c *compiler) split(root string, excluded []string, access policy.Access) {
 	for _, entry := range entries {
 		if entry.Type()&fs.ModeSymlink == 0 {
 			c.split(filepath.Join(root, entry.Name()), excluded, access)
+		}
+	}
+}
+
+// kernelOnly grants what only the kernel can open or execute, in a tree that is left to the warden because of a pattern that
+// could match anywhere in it: programs, the files of processes, devices. That pattern is decided at each call there.
+func (c *compiler) kernelOnly(root string, excluded []string, access policy.Access) {
+	if access&policy.Exec != 0 {
+		c.programs(root, -1)
+		return
+	}
+	for _, tree := range []string{"/proc", "/dev"} {
+		deeper := slices.ContainsFunc(excluded, func(path string) bool { return within(path, tree) })
+		if within(tree, root) && !deeper {
+			c.add(Grant{Path: tree, Tree: true, Access: access})
 		}
 	}
 }
@@ -153,14 +187,13 @@ func (c *compiler) glob(g policy.FloorGlob) {
 // down it looks; -1: no limit.
 func (c *compiler) programs(root string, depth int) {
 	base := strings.Count(strings.TrimSuffix(root, "/"), "/")
+	walked := 0
 	filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return nil // what cannot be listed cannot be granted
 		}
-		if c.filesWalked++; c.filesWalked > maxFilesWalked {
-			if c.filesWalked == maxFilesWalked+1 {
-				c.plan.Notes = append(c.plan.Notes, fmt.Sprintf("looked at %d files for programs that exec rules match: what lies further cannot be executed", maxFilesWalked))
-			}
+		if walked++; walked > maxFilesWalked {
+			c.plan.Notes = append(c.plan.Notes, fmt.Sprintf("looked at %d files in %s for programs that exec rules match: what lies further cannot be executed", maxFilesWalked, root))
 			return fs.SkipAll
 		}
 		if entry.IsDir() {

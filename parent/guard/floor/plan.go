@@ -72,6 +72,10 @@ func Compile(permit *policy.Policy, o Options) (*Plan, error) {
 		return c.plan, nil
 	}
 	c.plan.scoped, c.plan.handled = true, ^uint64(0)
+	// First what must not fall victim to a bound.
+	for _, device := range append(slices.Clone(baseDevices), o.Devices...) {
+		c.add(Grant{Path: device, Access: policy.Read | policy.Write})
+	}
 	split := permit.Filesystem.Floor()
 	for _, rule := range split.Rules {
 		c.grant(rule, nil)
@@ -81,9 +85,6 @@ func Compile(permit *policy.Policy, o Options) (*Plan, error) {
 	}
 	for _, glob := range split.Globs {
 		c.glob(glob)
-	}
-	for _, device := range append(slices.Clone(baseDevices), o.Devices...) {
-		c.add(Grant{Path: device, Access: policy.Read | policy.Write})
 	}
 	c.grantLoaders()
 	return c.plan, nil
@@ -106,7 +107,7 @@ func (c *compiler) grantLoaders() {
 		return
 	}
 	for _, loader := range loadersOf(programs, maxProgramsRead) {
-		c.add(Grant{Path: loader, Access: policy.Read | policy.Exec})
+		c.addAlways(Grant{Path: loader, Access: policy.Read | policy.Exec})
 	}
 }
 

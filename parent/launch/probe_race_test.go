@@ -1,0 +1,184 @@
+package launch
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// raceTries is how often each race is run. The other thread swaps all the time.
+const raceTries = 2000
+
+func init() {
+	actionTable["race-pointer"] = racePointer
+	actionTable["race-link"] = raceLink
+	actionTable["race-folder"] = raceFolder
+	actionTable["until-refused"] = func(a []string) error {
+		for range 500 {
+			fd, err := unix.Open(a[0], unix.O_RDONLY, 0)
+			if err == unix.EACCES {
+				return nil
+			}
+			closed(fd, err)
+			time.Sleep(10 * time.Millisecond)
+		}
+		return errors.New("it was never refused")
+	}
+	actionTable["pipe"] = func([]string) error {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		defer w.Close()
+		return closed(unix.Open(fmt.Sprintf("/proc/self/fd/%d", w.Fd()), unix.O_WRONLY, 0))
+	}
+}
+
+// swapping runs swap in a thread of its own until the returned function is called.
+func swapping(swap func(odd bool)) (stop func()) {
+	var done atomic.Bool
+	ended := make(chan struct{})
+	go func() {
+		runtime.LockOSThread()
+		defer close(ended)
+		for odd := false; !done.Load(); odd = !odd {
+			swap(odd)
+		}
+	}()
+	return func() {
+		done.Store(true)
+		<-ended
+	}
+}
+
+// leaked reads what is open and says whether it is the secret.
+func leaked(fd int) error {
+	defer unix.Close(fd)
+	var content [64]byte
+	n, err := unix.Read(fd, content[:])
+	if err == nil && string(content[:n]) == "secret" {
+		return errors.New("the secret was read")
+	}
+	return nil
+}
+
+// racePointer opens a path whose bytes another thread changes between a granted and another path of the same length or shorter.
+func racePointer(a []string) error {
+	granted, secret := append([]byte(a[0]), 0), append([]byte(a[1]), 0)
+	shared := make([]byte, max(len(granted), len(secret)))
+	stop := swapping(func(odd bool) {
+		if odd {
+			copy(shared, granted)
+		} else {
+			copy(shared, secret)
+		}
+	})
+	defer stop()
+	opened := 0
+	for range raceTries {
+		fd, _, errno := unix.Syscall6(unix.SYS_OPENAT, ^uintptr(99), uintptr(unsafe.Pointer(&shared[0])), unix.O_RDONLY, 0, 0, 0)
+		if errno != 0 {
+			continue
+		}
+		opened++
+		if err := leaked(int(fd)); err != nil {
+			return err
+		}
+	}
+	if opened == 0 {
+		return errors.New("nothing was ever opened: the race did not happen")
+	}
+	return nil
+}
+
+// raceLink opens a link that another thread points elsewhere all the time.
+func raceLink(a []string) error {
+	link, spare := a[0], a[0]+".new"
+	if err := os.Symlink(a[1], link); err != nil {
+		return err
+	}
+	stop := swapping(func(odd bool) {
+		target := a[1]
+		if odd {
+			target = a[2]
+		}
+		if unix.Symlink(target, spare) == nil {
+			_ = unix.Rename(spare, link)
+		}
+	})
+	defer stop()
+	for range raceTries {
+		fd, err := unix.Open(link, unix.O_RDONLY, 0)
+		if err != nil {
+			continue
+		}
+		if err := leaked(fd); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// raceFolder creates, changes and removes below a folder that another thread exchanges with a link to outside.
+func raceFolder(a []string) error {
+	folder, link, outside := a[0]+"d", a[0]+"l", a[1]
+	if err := errors.Join(os.Mkdir(folder, 0o755), os.Symlink(outside, link)); err != nil {
+		return err
+	}
+	stop := swapping(func(bool) {
+		_ = unix.Renameat2(unix.AT_FDCWD, folder, unix.AT_FDCWD, link, unix.RENAME_EXCHANGE)
+	})
+	defer stop()
+	for range raceTries / 4 {
+		fd, err := unix.Open(folder+"/created", unix.O_CREAT|unix.O_WRONLY, 0o644)
+		closed(fd, err)
+		_ = unix.Chmod(folder+"/file", 0o777)
+		_ = unix.Unlink(folder + "/file")
+		_ = unix.Truncate(folder+"/a.txt", 0)
+	}
+	var st unix.Stat_t
+	if unix.Stat(outside+"/created", &st) == nil {
+		return errors.New("a file was created outside")
+	}
+	if err := unix.Stat(outside+"/file", &st); err != nil {
+		return errors.New("a file was removed outside")
+	}
+	if st.Mode&0o777 == 0o777 {
+		return errors.New("a mode was changed outside")
+	}
+	if err := unix.Stat(outside+"/a.txt", &st); err != nil || st.Size == 0 {
+		return errors.New("a file was truncated outside")
+	}
+	return nil
+}
+
+// playLines does one action for each line of the standard input and prints what it answered.
+func playLines() int {
+	in := bufio.NewScanner(os.Stdin)
+	for in.Scan() {
+		fmt.Println(name(do(strings.Fields(in.Text()))))
+	}
+	return 0
+}
+
+// playI386 makes getpid by int 0x80, where number 20 is of i386.
+func playI386() int {
+	page, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_32BIT)
+	if err != nil {
+		return 1
+	}
+	copy(page, []byte{0xb8, 20, 0, 0, 0, 0xcd, 0x80, 0xc3}) // mov $20, %eax; int $0x80; ret
+	entry := unsafe.Pointer(&page[0])
+	function := &entry // a func value points to the place of its code
+	(*(*func())(unsafe.Pointer(&function)))()
+	return 0
+}
