@@ -26,11 +26,28 @@ const (
 
 // Encode returns the receipt as CBOR.
 func (r *Receipt) Encode() []byte {
-	c := *r
-	if c.Path == nil {
-		c.Path = []Hash{}
+	return r.AppendTo(make([]byte, 0, r.encodedBound()))
+}
+
+// encodedBound is at least the size of the encoded receipt.
+func (r *Receipt) encodedBound() int { return 64 + 34*len(r.Path) + len(r.SignedHead) }
+
+// AppendTo appends the receipt as CBOR.
+func (r *Receipt) AppendTo(to []byte) []byte {
+	o := cborscan.Output(to)
+	o.Map(4)
+	o.Uint(1)
+	o.Bytes(r.Epoch[:])
+	o.Uint(2)
+	o.Uint(r.Index)
+	o.Uint(3)
+	o.Array(uint64(len(r.Path)))
+	for i := range r.Path {
+		o.Bytes(r.Path[i][:])
 	}
-	return encode(&c)
+	o.Uint(4)
+	o.Bytes(r.SignedHead)
+	return o
 }
 
 // DecodeReceipt reads what Encode made. Nothing is verified. SignedHead points into data.

@@ -138,10 +138,7 @@ func (c *Claims) Encode() ([]byte, error) {
 	if err := c.check(); err != nil {
 		return nil, fmt.Errorf("visa claims: %w", err)
 	}
-	raw, err := encoding.Marshal(c)
-	if err != nil {
-		return nil, fmt.Errorf("visa claims: %w", err)
-	}
+	raw := c.encode()
 	if len(raw) > maxClaims {
 		return nil, fmt.Errorf("visa claims: %d bytes, the limit is %d", len(raw), maxClaims)
 	}
@@ -208,28 +205,16 @@ const maxTime = 253402300799
 
 // Encode puts a visa together. The entry is the journal entry as encoded, the receipt proves it.
 func Encode(entry []byte, receipt *journal.Receipt) ([]byte, error) {
-	proof := receipt.Encode()
-	data := make([]byte, 0, len(entry)+len(proof)+8)
-	data = append(data, 0xa2, 1) // a map of two pairs; key 1
-	data = appendBytes(data, entry)
-	data = append(append(data, 2), proof...)
+	o := make(cborscan.Output, 0, len(entry)+34*len(receipt.Path)+len(receipt.SignedHead)+80)
+	o.Map(2)
+	o.Uint(1)
+	o.Bytes(entry)
+	o.Uint(2)
+	data := receipt.AppendTo(o)
 	if len(data) > MaxSize {
 		return nil, fmt.Errorf("visa: %d bytes, the limit is %d", len(data), MaxSize)
 	}
 	return data, nil
-}
-
-// appendBytes appends a CBOR byte string of less than 64 KiB.
-func appendBytes(to, b []byte) []byte {
-	switch n := len(b); {
-	case n < 24:
-		to = append(to, 0x40|byte(n))
-	case n < 1<<8:
-		to = append(to, 0x58, byte(n))
-	default:
-		to = append(to, 0x59, byte(n>>8), byte(n))
-	}
-	return append(to, b...)
 }
 
 // Split takes a visa apart: the journal entry, the receipt and the claims, none of them verified.

@@ -1,6 +1,6 @@
-// Package cborscan reads deterministic CBOR (RFC 8949, section 4.2.1) of a fixed shape without allocating: what a general
-// decoder does by decoding, encoding again and comparing. It is for the formats that are read tens of thousands of times a
-// second; everything else uses fxamacker/cbor.
+// Package cborscan reads and writes deterministic CBOR (RFC 8949, section 4.2.1) of a fixed shape without allocating: what a
+// general decoder does by decoding, encoding again and comparing. It is for the formats that are read and written tens of
+// thousands of times a second; everything else uses fxamacker/cbor.
 package cborscan
 
 import "encoding/binary"
@@ -20,6 +20,7 @@ const (
 	majorUint  = 0
 	majorNint  = 1
 	majorBytes = 2
+	majorText  = 3
 	majorArray = 4
 	majorMap   = 5
 )
