@@ -14,6 +14,16 @@ struct packet {
 	bool opens;		/* TCP: SYN without ACK */
 };
 
+#define TCP_FLAGS 13		/* RFC 9293 section 3.1 */
+#define TCP_SYN 0x02
+#define TCP_SYN_ACK 0x12
+
+/* ::ffff:0:0/96 is a form of IPv4 for programs and has no place in a packet (RFC 4291 section 2.5.5.2). */
+static __always_inline bool is_mapped(const __u32 *addr)
+{
+	return !addr[0] && !addr[1] && addr[2] == bpf_htonl(0xffff);
+}
+
 /* IPv4 (RFC 791): no options, because a source route would lead elsewhere; no later fragment. Returns the transport's offset. */
 static __always_inline int read_ipv4(struct __sk_buff *skb, struct packet *p)
 {
@@ -48,9 +58,7 @@ static __always_inline int read_ipv6(struct __sk_buff *skb, struct packet *p)
 	__builtin_memcpy(p->destination.addr, &ip.daddr, 16);
 	next = ip.nexthdr;
 	p->destination.proto = p->source.proto = next;
-	/* ::ffff:0:0/96 is a form of IPv4 for programs and has no place in a packet. */
-	if (ip.version != 6 || (!ip.daddr.in6_u.u6_addr32[0] && !ip.daddr.in6_u.u6_addr32[1] &&
-				ip.daddr.in6_u.u6_addr32[2] == bpf_htonl(0xffff)))
+	if (ip.version != 6 || is_mapped(ip.daddr.in6_u.u6_addr32))
 		return -1;
 	for (i = 0; i < MAX_EXTENSIONS; i++) {
 		__u8 header[4];
@@ -75,6 +83,52 @@ static __always_inline int read_ipv6(struct __sk_buff *skb, struct packet *p)
 	return -1;
 }
 
+/* The common case, where the headers lie in one piece and without extensions: no call into the kernel for each field. */
+static __always_inline bool read_plain(struct __sk_buff *skb, struct packet *p)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct {
+		__be16 source, destination;
+	} *ports;
+	__u8 proto;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct iphdr *ip = data;
+
+		ports = data + sizeof(*ip);
+		if ((void *)(ports + 1) > end || ip->version != 4 || ip->ihl != 5 || (ip->frag_off & bpf_htons(0x1fff)))
+			return false;
+		p->source.family = p->destination.family = 4;
+		p->source.addr[0] = ip->saddr;
+		p->destination.addr[0] = ip->daddr;
+		proto = ip->protocol;
+	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr *ip = data;
+
+		ports = data + sizeof(*ip);
+		if ((void *)(ports + 1) > end || ip->version != 6 || is_mapped(ip->daddr.in6_u.u6_addr32))
+			return false;
+		p->source.family = p->destination.family = 6;
+		__builtin_memcpy(p->source.addr, &ip->saddr, 16);
+		__builtin_memcpy(p->destination.addr, &ip->daddr, 16);
+		proto = ip->nexthdr;
+	} else {
+		return false;
+	}
+	p->source.proto = p->destination.proto = proto;
+	p->source.port = ports->source;
+	p->destination.port = ports->destination;
+	if (proto == IPPROTO_TCP) {
+		__u8 *flags = (void *)ports + TCP_FLAGS;
+
+		if ((void *)(flags + 1) > end)
+			return false;
+		p->opens = (*flags & TCP_SYN_ACK) == TCP_SYN;
+		return true;
+	}
+	return proto == IPPROTO_UDP;
+}
+
 /* False: the packet is none that the guard can judge. Addresses are filled in as far as they were read. */
 static __always_inline bool read_packet(struct __sk_buff *skb, struct packet *p)
 {
@@ -82,6 +136,8 @@ static __always_inline bool read_packet(struct __sk_buff *skb, struct packet *p)
 	__u8 flags;
 	int offset;
 
+	if (read_plain(skb, p))
+		return true;
 	if (skb->protocol == bpf_htons(ETH_P_IP))
 		offset = read_ipv4(skb, p);
 	else if (skb->protocol == bpf_htons(ETH_P_IPV6))
@@ -97,9 +153,9 @@ static __always_inline bool read_packet(struct __sk_buff *skb, struct packet *p)
 	p->source.port = ports[0];
 	p->destination.port = ports[1];
 	if (p->destination.proto == IPPROTO_TCP) {
-		if (bpf_skb_load_bytes(skb, offset + 13, &flags, 1)) /* RFC 9293 section 3.1 */
+		if (bpf_skb_load_bytes(skb, offset + TCP_FLAGS, &flags, 1))
 			return false;
-		p->opens = (flags & 0x12) == 0x02;
+		p->opens = (flags & TCP_SYN_ACK) == TCP_SYN;
 	}
 	return true;
 }
