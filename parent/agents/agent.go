@@ -58,6 +58,7 @@ type Agent struct {
 	begun   chan struct{}   // the warden said Started; one slot
 	gone    chan struct{}   // closed when nothing of the agent is left
 	blocked atomic.Uint64   // refused actions
+	visas   allowance       // for RequestVisa
 
 	mu     sync.Mutex
 	state  State

@@ -41,7 +41,7 @@ var (
 	ErrInvalid    = errors.New("invalid")                     // what is asked is malformed, or beyond what is granted
 	ErrEnclave    = errors.New("the enclave granted nothing") // unreachable, or it refused
 	ErrNoAgent    = errors.New("no such agent")
-	ErrFull       = errors.New("too many agents")
+	ErrFull       = errors.New("too many")
 )
 
 // Enclave grants visas.
@@ -213,9 +213,9 @@ func (h *Host) reserve(uid uint32) error {
 	}
 	switch {
 	case all >= MaxAgents:
-		return fmt.Errorf("%w: %d run on this host", ErrFull, all)
+		return fmt.Errorf("%w agents: %d run on this host", ErrFull, all)
 	case own >= MaxAgentsPerUser:
-		return fmt.Errorf("%w: %d of user %d run", ErrFull, own, uid)
+		return fmt.Errorf("%w agents: %d of user %d run", ErrFull, own, uid)
 	}
 	h.launches[uid]++
 	return nil

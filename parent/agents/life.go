@@ -37,6 +37,9 @@ const (
 	mintTimeout  = 10 * time.Second
 	longestSleep = 15 * time.Second // timers stand still while the machine sleeps, so the clock is looked at this often
 	killAgain    = time.Second      // a kill is repeated: a process may have been on its way in
+	// What the kernel refused last arrives after the last process has ended, folded counts up to a second later. So long a
+	// gone agent is still known by its cgroup, and its warden is still told.
+	lastEvents = 1200 * time.Millisecond
 )
 
 // lineChange says that the warden is connected through line, or, when went is set, that this line broke.
@@ -313,6 +316,10 @@ func (o *owner) end() {
 	err := errors.Join(o.host.options.Guard.Disarm(o.group.ID()), o.group.Remove(), o.forget())
 	if err != nil {
 		o.host.options.Log.Error("something of an ended agent is left", "agent", o.id, "error", err)
+	}
+	select {
+	case <-time.After(lastEvents):
+	case <-o.host.ctx.Done():
 	}
 	o.closeLine()
 	o.host.remove(o.Agent)

@@ -3,6 +3,8 @@ package agents
 import (
 	"context"
 	"fmt"
+	"sync"
+	"time"
 
 	"github.com/raypher/raypher/policy"
 	parentv1 "github.com/raypher/raypher/proto/parent/v1"
@@ -10,6 +12,37 @@ import (
 
 // maxIntent bounds an intent, in bytes.
 const maxIntent = 256 << 10
+
+// An agent may ask for so many visas at once, and for so many a second in the long run: each is an entry of the journal, which
+// an agent must not be able to fill the disk with.
+const (
+	visaBurst = 50
+	visaRate  = 5.0
+)
+
+// allowance counts what an agent may still ask for.
+type allowance struct {
+	mu    sync.Mutex
+	left  float64
+	since time.Time
+}
+
+func (a *allowance) take() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := time.Now()
+	if a.since.IsZero() {
+		a.left = visaBurst
+	} else {
+		a.left = min(visaBurst, a.left+visaRate*now.Sub(a.since).Seconds())
+	}
+	a.since = now
+	if a.left < 1 {
+		return false
+	}
+	a.left--
+	return true
+}
 
 // narrowing asks the owner to let the guard follow a grant.
 type narrowing struct {
@@ -21,6 +54,9 @@ type narrowing struct {
 // follows: kernel and warden then hold the agent to the intent, until the next request that the guard follows.
 func (a *Agent) RequestVisa(ctx context.Context, r *parentv1.RequestVisaRequest) (*parentv1.VisaReply, error) {
 	begun := boottime()
+	if !a.visas.take() {
+		return nil, fmt.Errorf("%w visas: agent %s may ask for %d at once and %v a second", ErrFull, a.id, visaBurst, visaRate)
+	}
 	intent, err := a.readIntent(r.Intent)
 	if err != nil {
 		return nil, err

@@ -1,6 +1,8 @@
 package agents
 
 import (
+	"reflect"
+	"slices"
 	"sync"
 
 	parentv1 "github.com/raypher/raypher/proto/parent/v1"
@@ -28,10 +30,12 @@ func (o *outbox) signal() {
 	}
 }
 
-// put queues a message that must arrive.
+// put queues a message that must arrive. One of the same kind that still waits is superseded.
 func (o *outbox) put(m *parentv1.ParentMessage) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	kind := reflect.TypeOf(m.GetMessage())
+	o.urgent = slices.DeleteFunc(o.urgent, func(old *parentv1.ParentMessage) bool { return reflect.TypeOf(old.GetMessage()) == kind })
 	o.urgent = append(o.urgent, m)
 	o.signal()
 }

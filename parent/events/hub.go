@@ -23,12 +23,14 @@ import (
 const (
 	foldFor     = time.Second            // equal verdicts within this time become one entry
 	foldTick    = 100 * time.Millisecond // how often finished folds are looked for
-	maxTargets  = 512                    // distinct verdicts of one agent that are folded one by one
-	maxPending  = 65536                  // verdicts that wait to be recorded
-	maxBatch    = 256                    // verdicts in one call to the enclave
-	historySize = 1024                   // events that a new subscriber sees first
-	callTimeout = 5 * time.Second        // for one call to the enclave
-	retryAfter  = time.Second            // after a call that failed
+	agentBurst  = 512                    // entries of one agent at once, before its verdicts are told apart no longer
+	agentRate   = 20.0                   // and so many a second in the long run: an agent must not fill the disk
+	maxCounters = 4096
+	maxPending  = 65536           // verdicts that wait to be recorded
+	maxBatch    = 256             // verdicts in one call to the enclave
+	historySize = 1024            // events that a new subscriber sees first
+	callTimeout = 5 * time.Second // for one call to the enclave
+	retryAfter  = time.Second     // after a call that failed
 )
 
 // ManyTargets stands for the targets of an agent that tried more different things in a second than are told apart.
@@ -53,7 +55,7 @@ type Hub struct {
 	spool   *spool
 
 	mu          sync.Mutex
-	folds       map[string]map[key]*fold // by agent
+	folds       map[string]*agentFolds
 	pending     []journal.Verdict
 	lost        map[string]uint64 // verdicts without room, by agent, until the loss is recorded
 	history     []Event
@@ -76,6 +78,24 @@ type key struct {
 	asPassed                                 bool
 }
 
+// agentFolds are the open folds of one agent, and how many entries it may still cause.
+type agentFolds struct {
+	folds map[key]*fold
+	left  float64
+	since time.Time
+}
+
+// take uses up one entry, if there is one.
+func (a *agentFolds) take(now time.Time) bool {
+	a.left = min(agentBurst, a.left+agentRate*now.Sub(a.since).Seconds())
+	a.since = now
+	if a.left < 1 {
+		return false
+	}
+	a.left--
+	return true
+}
+
 // fold counts what is equal to a verdict that has gone out.
 type fold struct {
 	until   time.Time
@@ -92,7 +112,7 @@ func New(o Options) (*Hub, error) {
 	return &Hub{
 		options:     o,
 		spool:       s,
-		folds:       make(map[string]map[key]*fold),
+		folds:       make(map[string]*agentFolds),
 		lost:        make(map[string]uint64),
 		subscribers: make(map[*Subscription]struct{}),
 		counters:    make(map[string]uint64),
@@ -117,33 +137,51 @@ func (h *Hub) Report(v journal.Verdict, notify func(journal.Verdict)) {
 	}
 }
 
-// foldIn says whether v goes out at once; h.mu is held. It may make v's target coarser.
+// foldIn says whether v goes out at once; h.mu is held. It may make v coarser.
 func (h *Hub) foldIn(v *journal.Verdict, notify func(journal.Verdict), now time.Time) bool {
-	folds := h.folds[v.AgentID]
-	if folds == nil {
-		folds = make(map[key]*fold)
-		h.folds[v.AgentID] = folds
+	agent := h.folds[v.AgentID]
+	if agent == nil {
+		agent = &agentFolds{folds: make(map[key]*fold), left: agentBurst, since: now}
+		h.folds[v.AgentID] = agent
 	}
-	k := key{v.Decision, v.Layer, v.Operation, v.Target, v.Rule, v.Errno, v.AsPassed}
-	f := folds[k]
-	if f == nil && len(folds) >= maxTargets {
-		h.counters["verdicts_coarse"] += uint64(v.Count)
-		v.Target, v.Rule = ManyTargets, ""
-		k = key{v.Decision, v.Layer, v.Operation, v.Target, "", 0, false}
-		v.Errno, v.AsPassed = 0, false
-		f = folds[k]
-	}
-	if f == nil {
-		folds[k] = &fold{until: now.Add(foldFor), notify: notify}
+	k := keyOf(v)
+	f := agent.folds[k]
+	if f == nil && agent.take(now) {
+		agent.folds[k] = &fold{until: now.Add(foldFor), notify: notify}
 		return true
 	}
-	h.counters["verdicts_folded"] += uint64(v.Count)
-	if f.verdict.Count == 0 {
-		f.verdict, f.notify = *v, notify
+	if f == nil {
+		h.counters["verdicts_coarse"] += uint64(v.Count)
+		agent.coarse(v, notify, now)
 		return false
 	}
-	f.verdict.Count = addCount(f.verdict.Count, v.Count)
+	h.counters["verdicts_folded"] += uint64(v.Count)
+	f.add(v, notify)
 	return false
+}
+
+// coarse folds v into the one that stands for everything of its kind.
+func (a *agentFolds) coarse(v *journal.Verdict, notify func(journal.Verdict), now time.Time) {
+	v.Target, v.Rule, v.Errno, v.AsPassed = ManyTargets, "", 0, false
+	k := keyOf(v)
+	f := a.folds[k]
+	if f == nil {
+		f = &fold{until: now.Add(foldFor)}
+		a.folds[k] = f
+	}
+	f.add(v, notify)
+}
+
+func (f *fold) add(v *journal.Verdict, notify func(journal.Verdict)) {
+	if f.verdict.Count == 0 {
+		f.verdict, f.notify = *v, notify
+		return
+	}
+	f.verdict.Count = addCount(f.verdict.Count, v.Count)
+}
+
+func keyOf(v *journal.Verdict) key {
+	return key{v.Decision, v.Layer, v.Operation, v.Target, v.Rule, v.Errno, v.AsPassed}
 }
 
 // addCount adds without going round.
@@ -185,6 +223,9 @@ func (h *Hub) Lost(agent string, n uint64) {
 func (h *Hub) Count(name string, n uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if _, known := h.counters[name]; !known && len(h.counters) >= maxCounters {
+		name = "other"
+	}
 	h.counters[name] += n
 }
 
@@ -209,13 +250,18 @@ func (h *Hub) tick(now time.Time, all bool) {
 	}
 	var calls []call
 	h.mu.Lock()
-	for agent, folds := range h.folds {
-		for k, f := range folds {
+	for id, agent := range h.folds {
+		for k, f := range agent.folds {
 			if !all && now.Before(f.until) {
 				continue
 			}
 			if f.verdict.Count == 0 {
-				delete(folds, k)
+				delete(agent.folds, k)
+				continue
+			}
+			if k.target != ManyTargets && !all && !agent.take(now) {
+				agent.coarse(&f.verdict, f.notify, now)
+				delete(agent.folds, k)
 				continue
 			}
 			h.queue(f.verdict)
@@ -225,8 +271,8 @@ func (h *Hub) tick(now time.Time, all bool) {
 			f.verdict, f.notify = journal.Verdict{}, nil
 			f.until = now.Add(foldFor)
 		}
-		if len(folds) == 0 {
-			delete(h.folds, agent)
+		if idle := now.Sub(agent.since).Seconds() * agentRate; len(agent.folds) == 0 && agent.left+idle >= agentBurst {
+			delete(h.folds, id)
 		}
 	}
 	h.mu.Unlock()

@@ -1,0 +1,160 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	parentv1 "github.com/raypher/raypher/proto/parent/v1"
+)
+
+// Whatever is sent, raypherd goes on and nothing is opened.
+func TestGarbage(t *testing.T) {
+	p := newPair(t).start()
+	const seed = 1
+	random := rand.New(rand.NewPCG(seed, seed))
+	noise := make([]byte, 1<<16)
+	for i := range noise {
+		noise[i] = byte(random.Uint32())
+	}
+	preface := []byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+	for _, at := range []struct{ network, address string }{{"unix", p.paths.Socket}, {"unix", p.paths.AgentSocket}, {"tcp", p.address()}} {
+		for _, sent := range [][]byte{nil, noise, []byte("GET / HTTP/1.1\r\n\r\n"), preface, append(preface[:len(preface):len(preface)], noise...)} {
+			conn, err := net.Dial(at.network, at.address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn.Write(sent) // may fail: raypherd may have hung up
+			conn.Close()
+		}
+	}
+
+	conn, err := dial(p.paths.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	attend := func(m *parentv1.WardenMessage) error {
+		stream, err := parentv1.NewWardensClient(conn).Attend(t.Context())
+		if err != nil {
+			return err
+		}
+		stream.Send(m)
+		_, err = stream.Recv()
+		return err
+	}
+	for name, m := range map[string]*parentv1.WardenMessage{
+		"nothing":            {},
+		"started at once":    {Message: &parentv1.WardenMessage_Started{}},
+		"an empty launch":    {Message: &parentv1.WardenMessage_Launch{Launch: &parentv1.Launch{}}},
+		"launch of nil":      {Message: &parentv1.WardenMessage_Launch{}},
+		"reattach of nil":    {Message: &parentv1.WardenMessage_Reattach{}},
+		"reattach of nobody": {Message: &parentv1.WardenMessage_Reattach{Reattach: &parentv1.Reattach{AgentId: "../../etc"}}},
+		"a policy too large": {Message: &parentv1.WardenMessage_Launch{Launch: &parentv1.Launch{Policy: bytes.Repeat([]byte("#"), 8<<20)}}},
+	} {
+		switch c := status.Code(attend(m)); c {
+		case codes.InvalidArgument, codes.PermissionDenied, codes.NotFound, codes.ResourceExhausted:
+		default:
+			t.Errorf("%s: %v", name, c)
+		}
+	}
+	if counters := p.counters(); counters["panics"] != 0 {
+		t.Errorf("%d panics", counters["panics"])
+	}
+	p.run(plain, "exit 0")
+}
+
+func (p *pair) counters() map[string]uint64 {
+	p.t.Helper()
+	reply, err := p.operator().Status(context.Background(), &parentv1.StatusRequest{})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return reply.Counters
+}
+
+func TestBadRequestsOfAnAgent(t *testing.T) {
+	p := newPair(t).start()
+	w := p.run(plain, "sleep 1000")
+	for name, tt := range map[string]struct{ intent, want string }{
+		"malformed":   {"mode: [", "intent:2:1"},
+		"too large":   {strings.Repeat("#", 300<<10), "at most"},
+		"a wider one": {"network: {default_action: allow}", "beyond"},
+	} {
+		if answer := w.asked(p.paths.AgentSocket, "visa", tt.intent); !strings.Contains(answer, "InvalidArgument") || !strings.Contains(answer, tt.want) {
+			t.Errorf("%s: %s", name, answer)
+		}
+	}
+	granted, refused := 0, 0
+	for range 100 {
+		if answer := w.asked(p.paths.AgentSocket, "visa", ""); strings.Contains(answer, "ResourceExhausted") {
+			refused++
+		} else if strings.HasPrefix(answer, "permit") {
+			granted++
+		}
+	}
+	if granted < 40 || refused == 0 {
+		t.Errorf("of 100 requests at once %d were granted and %d refused: an agent's journal is bounded", granted, refused)
+	}
+}
+
+// A private raypherd that was killed is cleaned up after by the next one.
+func TestLeftoversOfAPrivateRun(t *testing.T) {
+	p := newPair(t)
+	cmd := exec.Command(filepath.Join(p.bin, "raypherd"), "--run-dir", p.paths.Run, "--state-dir", p.paths.State, "--private", "left1234")
+	p.log = &safeBuffer{}
+	cmd.Stderr = p.log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p.eventually("raypherd serves", func() bool { return strings.Contains(p.log.String(), "raypherd serves") })
+	run := filepath.Join(p.paths.Run, "private", "left1234")
+	w := p.run(plain, "echo inside; sleep 1000", func(o *order, _ *exec.Cmd) { o.Socket = filepath.Join(run, "raypherd.sock") })
+	w.printed("inside")
+	cmd.Process.Kill()
+	cmd.Wait()
+
+	places := []string{run, "/sys/fs/bpf/raypher-left1234", filepath.Join(filepath.Dir(p.cgroupPath()), "raypher-left1234")}
+	p.start()
+	for _, place := range places {
+		if _, err := os.Stat(place); err != nil {
+			t.Errorf("while its agent lives, a private run keeps its guard: %v", err)
+		}
+	}
+	p.end(syscall.SIGTERM)
+	if err := os.WriteFile(filepath.Join(places[2], w.grant().AgentId, "cgroup.kill"), []byte("1"), 0); err != nil {
+		t.Fatal(err)
+	}
+	p.eventually("its cgroup is empty", func() bool {
+		content, err := os.ReadFile(filepath.Join(places[2], w.grant().AgentId, "cgroup.events"))
+		return err == nil && strings.Contains(string(content), "populated 0")
+	})
+	p.start()
+	for _, place := range places {
+		if _, err := os.Stat(place); !os.IsNotExist(err) {
+			t.Errorf("%s is left: %v", place, err)
+		}
+	}
+}
+
+func TestHostPolicyThroughTheCommand(t *testing.T) {
+	policy := filepath.Join(t.TempDir(), "policy.yaml")
+	if err := os.WriteFile(policy, []byte("namespace: house\n"+reject()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := newPair(t, "--policy", policy).start()
+	run, out := p.raypher("run", "--", "sh", "-c", "echo inside")
+	if err := run.Wait(); err != nil || !strings.Contains(out.String(), "/ns/house/agent/sh") || !strings.Contains(out.String(), "inside") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
