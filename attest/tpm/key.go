@@ -3,6 +3,7 @@ package tpm
 import (
 	"bytes"
 	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -119,7 +120,20 @@ func ecdsaKey(public *tpm2.TPMTPublic, role Role) (*ecdsa.PublicKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	return tpm2.ECDSAPub(parameters, point)
+	return p256Point(point.X.Buffer, point.Y.Buffer)
+}
+
+// p256Point makes a key of coordinates, which a TPM may give without leading zeros. The point must be on the curve.
+func p256Point(x, y []byte) (*ecdsa.PublicKey, error) {
+	const size = 32
+	if len(x) > size || len(y) > size {
+		return nil, errors.New("coordinates too long")
+	}
+	point := make([]byte, 1+2*size) // SEC 1, section 2.3.3
+	point[0] = 4
+	copy(point[1+size-len(x):], x)
+	copy(point[1+2*size-len(y):], y)
+	return ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point)
 }
 
 // unmarshal reads a TPM structure. All bytes must belong to it, and writing it again must give the same bytes.

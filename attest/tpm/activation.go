@@ -1,0 +1,176 @@
+package tpm
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"math/big"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/raypher/raypher/journal"
+)
+
+// ErrActivation: nobody who is trusted has checked that the AK lies in the TPM of the EK. Without that check an EK
+// certificate of one machine and an AK of another (or of no TPM at all) would pass: the cuckoo.
+var ErrActivation = errors.New("AK not tied to the EK")
+
+// SecretSize of a challenge, in bytes: at most the size of the EK's name algorithm.
+const SecretSize = 32
+
+// Challenge is one run of credential activation (Part 1, 24): a secret that only the TPM with this EK can decrypt, and only
+// for the AK with this name. Send Credential and Secret to the machine, and give Finish what TPM2_ActivateCredential
+// returns there.
+type Challenge struct {
+	Credential []byte // TPMS_ID_OBJECT
+	Secret     []byte // TPMS_ENC_SECRET's content
+
+	certificate []byte
+	name        []byte
+	expected    []byte
+}
+
+// Identity is what a machine says of its TPM before it is believed.
+type Identity struct {
+	EKCertificate []byte `cbor:"1,keyasint"` // DER
+	AKPublic      []byte `cbor:"2,keyasint"` // TPMT_PUBLIC
+}
+
+// NewChallenge checks the EK certificate against roots at a time and the AK's attributes, and makes a challenge for both.
+func NewChallenge(id Identity, roots *Roots, at time.Time) (*Challenge, error) {
+	certificate, err := roots.Endorse(id.EKCertificate, at)
+	if err != nil {
+		return nil, err
+	}
+	ak, err := ParsePublic(id.AKPublic, AttestationKey)
+	if err != nil {
+		return nil, err
+	}
+	ek, err := EKTemplate(certificate)
+	if err != nil {
+		return nil, err
+	}
+	key, err := tpm2.ImportEncapsulationKey(ek)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrEndorsement, err)
+	}
+	c := &Challenge{certificate: id.EKCertificate, name: ak.Name, expected: make([]byte, SecretSize)}
+	rand.Read(c.expected) // never fails (crypto/rand)
+	if c.Credential, c.Secret, err = tpm2.CreateCredential(rand.Reader, key, ak.Name, c.expected); err != nil {
+		return nil, fmt.Errorf("make credential: %w", err)
+	}
+	return c, nil
+}
+
+// Finish compares the answer. Without an error the AK lies in the TPM of the EK. A challenge is used once.
+func (c *Challenge) Finish(answer []byte) error {
+	expected := c.expected
+	c.expected = nil
+	if expected == nil || subtle.ConstantTimeCompare(answer, expected) != 1 {
+		return fmt.Errorf("%w: the answer to the challenge is wrong: the AK is not of this TPM", ErrActivation)
+	}
+	return nil
+}
+
+// Activation is the record that credential activation succeeded, signed by the key of whoever ran it, so that others who
+// trust that key need not run it again. Deterministic CBOR.
+type Activation struct {
+	Certificate [32]byte `cbor:"1,keyasint"` // SHA-256 of the EK certificate
+	AKName      []byte   `cbor:"2,keyasint"`
+	Time        int64    `cbor:"3,keyasint"` // seconds since the Unix epoch
+	Signer      []byte   `cbor:"4,keyasint"` // PKIX DER of the P-256 key that signed
+	Signature   []byte   `cbor:"5,keyasint"` // r || s over SHA-256 of activationDomain and the map with an empty signature
+}
+
+const (
+	activationDomain = "raypher TPM activation 1\x00"
+	nameSize         = 2 + sha256.Size
+)
+
+func (a Activation) digest() [32]byte {
+	a.Signature = []byte{}
+	return sha256.Sum256(append([]byte(activationDomain), must(encoding.Marshal(&a))...))
+}
+
+// Record returns the encoded record of a challenge that was finished without an error.
+func (c *Challenge) Record(key *ecdsa.PrivateKey, at time.Time) ([]byte, error) {
+	if c.expected != nil {
+		return nil, fmt.Errorf("%w: the challenge was not answered yet", ErrActivation)
+	}
+	signer, err := journal.NewKey(&key.PublicKey)
+	if err != nil {
+		return nil, fmt.Errorf("key of the activation record: %w", err)
+	}
+	a := Activation{Certificate: sha256.Sum256(c.certificate), AKName: c.name, Time: at.Unix(), Signer: signer.PKIX()}
+	digest := a.digest()
+	r, s, err := ecdsa.Sign(rand.Reader, key, digest[:])
+	if err != nil {
+		return nil, fmt.Errorf("sign activation record: %w", err)
+	}
+	a.Signature = make([]byte, SignatureSize)
+	r.FillBytes(a.Signature[:32])
+	s.FillBytes(a.Signature[32:])
+	return encoding.Marshal(&a)
+}
+
+// ParseActivation reads a record and verifies its signature by the key that it names. Whether that key is trusted is another
+// question.
+func ParseActivation(data []byte) (*Activation, *ecdsa.PublicKey, error) {
+	var a Activation
+	if err := decodeStrict(data, MaxStructureSize, &a); err != nil {
+		return nil, nil, fmt.Errorf("%w: record: %w", ErrActivation, err)
+	}
+	if len(a.AKName) != nameSize {
+		return nil, nil, fmt.Errorf("%w: record: a name of %d bytes", ErrActivation, len(a.AKName))
+	}
+	parsed, err := x509.ParsePKIXPublicKey(a.Signer)
+	key, ok := parsed.(*ecdsa.PublicKey)
+	if err != nil || !ok || key.Curve != elliptic.P256() {
+		return nil, nil, fmt.Errorf("%w: record: not signed by a P-256 key", ErrActivation)
+	}
+	digest := a.digest()
+	if !verifySignature(key, digest[:], a.Signature) {
+		return nil, nil, fmt.Errorf("%w: record: its signature is wrong", ErrActivation)
+	}
+	return &a, key, nil
+}
+
+// activated decides whether the bundle's AK is tied to its EK by one of the ways that the options trust.
+func (o *Options) activated(b *Bundle, ak *Public) error {
+	for _, name := range o.ActivatedAKs {
+		if bytes.Equal(name, ak.Name) {
+			return nil
+		}
+	}
+	if len(b.Activation) == 0 {
+		return fmt.Errorf("%w: the bundle has no record of a credential activation, and its AK is not among those that you have activated", ErrActivation)
+	}
+	a, signer, err := ParseActivation(b.Activation)
+	if err != nil {
+		return err
+	}
+	if a.Certificate != sha256.Sum256(b.EKCertificate) || !bytes.Equal(a.AKName, ak.Name) {
+		return fmt.Errorf("%w: the record is about another EK or AK", ErrActivation)
+	}
+	for _, trusted := range o.Activators {
+		if trusted.Equal(signer) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: the record is signed by a key that is not trusted to have run the activation", ErrActivation)
+}
+
+func verifySignature(key *ecdsa.PublicKey, digest, signature []byte) bool {
+	if len(signature) != SignatureSize {
+		return false
+	}
+	r, s := new(big.Int).SetBytes(signature[:32]), new(big.Int).SetBytes(signature[32:])
+	return ecdsa.Verify(key, digest, r, s)
+}

@@ -1,0 +1,271 @@
+package tpm
+
+import (
+	"crypto/ecdsa"
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/x509"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/raypher/raypher/journal"
+)
+
+// Errors that say which check a bundle failed; see also ErrMalformed, ErrEndorsement, ErrActivation, ErrAttributes,
+// ErrKeyFormat, ErrGolden and ErrEventLog.
+var (
+	ErrOptions     = errors.New("TPM verification without what it needs")
+	ErrNonce       = errors.New("TPM bundle with another nonce, or none")
+	ErrTime        = errors.New("TPM bundle outside the accepted time")
+	ErrCertified   = errors.New("signing key not certified by the AK")
+	ErrQuote       = errors.New("quote does not hold")
+	ErrPCRs        = errors.New("PCR values do not belong to the quote")
+	ErrMeasurement = errors.New("platform has other measurements")
+)
+
+// Options say what a relying party accepts. Roots, a nonce or WithoutNonce, and ActivatedAKs or Activators are needed.
+type Options struct {
+	Roots *Roots
+	// Now is the moment to decide for: of the certificate's validity and of MaxAge. Zero: the present.
+	Now time.Time
+	// Nonce that the relying party chose, MinNonceSize to MaxNonceSize bytes.
+	Nonce []byte
+	// WithoutNonce takes documents made for a journal, which answer nobody: they prove what the key is, not that it is
+	// there now. Nonce must be empty then, and so must the document's.
+	WithoutNonce bool
+	// MaxAge bounds the time that the enclave asserts, to both sides; 0: it is not looked at.
+	MaxAge time.Duration
+	// ActivatedAKs are names of AKs whose activation the relying party has run itself.
+	ActivatedAKs [][]byte
+	// Activators are trusted to have run it.
+	Activators []*ecdsa.PublicKey
+	// Golden are allowed values; each PCR that it names must be quoted and have one of its values. Empty: PCRs are
+	// reported and not judged.
+	Golden Golden
+	// EventLog is the firmware's log, TCG PC Client format; its replay must give the quoted PCRs. Empty: none.
+	EventLog []byte
+}
+
+// Result is what a verified bundle says.
+type Result struct {
+	Key           *journal.Key // of the enclave, in the TPM
+	Nonce         []byte
+	Epoch         journal.EpochID
+	Configuration journal.Hash
+	Time          time.Time // the enclave's clock: asserted, not proven
+	PCRs          []PCR
+
+	EKCertificate   *x509.Certificate
+	AKName          []byte
+	ResetCount      uint32 // TPM resets, that is power cycles, since the TPM was cleared
+	RestartCount    uint32 // resumes since the last reset
+	Clock           uint64 // milliseconds that the TPM was powered since it was cleared
+	Safe            bool   // the clock has not gone back
+	FirmwareVersion uint64
+}
+
+// Verify checks a document of the tier tpm. The error wraps the sentinel of the check that failed; without one everything in
+// the result holds, as far as the package comment says.
+func Verify(document []byte, o Options) (*Result, error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	b, err := Decode(document)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.fresh(b); err != nil {
+		return nil, err
+	}
+	certificate, err := o.Roots.Endorse(b.EKCertificate, o.now())
+	if err != nil {
+		return nil, err
+	}
+	ak, err := ParsePublic(b.AKPublic, AttestationKey)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.activated(b, ak); err != nil {
+		return nil, err
+	}
+	signing, err := ParsePublic(b.KeyPublic, SigningKey)
+	if err != nil {
+		return nil, err
+	}
+	certified, err := b.certified(ak, signing)
+	if err != nil {
+		return nil, err
+	}
+	quoted, err := b.quoted(ak, certified)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.measured(b); err != nil {
+		return nil, err
+	}
+	key, err := journal.NewKey(signing.Key)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrKeyFormat, err)
+	}
+	return &Result{
+		Key: key, Nonce: b.Nonce, Epoch: b.Epoch, Configuration: b.Configuration, Time: time.Unix(0, b.Time), PCRs: b.PCRs,
+		EKCertificate: certificate, AKName: ak.Name,
+		ResetCount: quoted.ClockInfo.ResetCount, RestartCount: quoted.ClockInfo.RestartCount, Clock: quoted.ClockInfo.Clock,
+		Safe: bool(quoted.ClockInfo.Safe), FirmwareVersion: quoted.FirmwareVersion,
+	}, nil
+}
+
+func (o *Options) check() error {
+	switch {
+	case o.Roots == nil || o.Roots.count == 0:
+		return fmt.Errorf("%w: no roots of TPM vendors", ErrOptions)
+	case o.WithoutNonce && len(o.Nonce) > 0:
+		return fmt.Errorf("%w: a nonce, and none", ErrOptions)
+	case !o.WithoutNonce && (len(o.Nonce) < MinNonceSize || len(o.Nonce) > MaxNonceSize):
+		return fmt.Errorf("%w: a nonce of %d bytes, use %d to %d", ErrOptions, len(o.Nonce), MinNonceSize, MaxNonceSize)
+	case len(o.ActivatedAKs) == 0 && len(o.Activators) == 0:
+		return fmt.Errorf("%w: neither an AK that you have activated nor somebody who is trusted to have done so", ErrOptions)
+	}
+	return nil
+}
+
+func (o *Options) now() time.Time {
+	if o.Now.IsZero() {
+		return time.Now()
+	}
+	return o.Now
+}
+
+// fresh compares nonce and time. What the bundle says here is proven by the two signatures later.
+func (o *Options) fresh(b *Bundle) error {
+	if len(b.Nonce) != len(o.Nonce) || subtle.ConstantTimeCompare(b.Nonce, o.Nonce) != 1 {
+		return fmt.Errorf("%w: it has %d bytes, expected %d", ErrNonce, len(b.Nonce), len(o.Nonce))
+	}
+	if o.MaxAge > 0 {
+		if age := o.now().Sub(time.Unix(0, b.Time)); age > o.MaxAge || age < -o.MaxAge {
+			return fmt.Errorf("%w: its time is %s from now, at most %s is accepted", ErrTime, age.Round(time.Second), o.MaxAge)
+		}
+	}
+	return nil
+}
+
+// tpmGenerated starts every structure that a TPM signs and nothing else that a restricted key signs (Part 2, 6.2).
+const tpmGenerated = 0xff544347
+
+// attested verifies a TPMS_ATTEST: the AK's signature over it, that a TPM made it, its type, and that it is about this
+// bundle.
+func (b *Bundle) attested(attest, signature []byte, ak *Public, kind tpm2.TPMISTAttest) (*tpm2.TPMSAttest, error) {
+	digest := sha256.Sum256(attest)
+	if !verifySignature(ak.Key, digest[:], signature) {
+		return nil, errors.New("its signature by the AK is wrong")
+	}
+	if len(attest) < 4 || binary.BigEndian.Uint32(attest) != tpmGenerated {
+		return nil, errors.New("no TPM made it: the magic is missing")
+	}
+	a, err := unmarshal[tpm2.TPMSAttest](attest)
+	if err != nil {
+		return nil, err
+	}
+	if a.Type != kind {
+		return nil, fmt.Errorf("it is of type %#x, expected %#x", uint16(a.Type), uint16(kind))
+	}
+	qualifying := b.Qualifying()
+	if subtle.ConstantTimeCompare(a.ExtraData.Buffer, qualifying[:]) != 1 {
+		return nil, errors.New("it was made for another bundle: its extra data differs")
+	}
+	if subtle.ConstantTimeCompare(a.QualifiedSigner.Buffer, endorsementPrimary(ak.Name)) != 1 {
+		return nil, errors.New("the AK is no primary key of the endorsement hierarchy: counters would be obfuscated")
+	}
+	return a, nil
+}
+
+// endorsementPrimary is the qualified name of a primary key of the endorsement hierarchy (Part 1, 16).
+func endorsementPrimary(name []byte) []byte {
+	return nameOf(append(binary.BigEndian.AppendUint32(nil, uint32(tpm2.TPMRHEndorsement)), name...))
+}
+
+func (b *Bundle) certified(ak, signing *Public) (*tpm2.TPMSAttest, error) {
+	a, err := b.attested(b.Certified, b.CertifiedSignature, ak, tpm2.TPMSTAttestCertify)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCertified, err)
+	}
+	info, err := a.Attested.Certify()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCertified, err)
+	}
+	if subtle.ConstantTimeCompare(info.Name.Buffer, signing.Name) != 1 {
+		return nil, fmt.Errorf("%w: it is about another key", ErrCertified)
+	}
+	return a, nil
+}
+
+func (b *Bundle) quoted(ak *Public, certified *tpm2.TPMSAttest) (*tpm2.TPMSAttest, error) {
+	a, err := b.attested(b.Quoted, b.QuotedSignature, ak, tpm2.TPMSTAttestQuote)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrQuote, err)
+	}
+	q, err := a.Attested.Quote()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrQuote, err)
+	}
+	if err := checkSelection(q.PCRSelect, b.PCRs); err != nil {
+		return nil, err
+	}
+	h := sha256.New()
+	for _, p := range b.PCRs {
+		h.Write(p.Value[:])
+	}
+	if subtle.ConstantTimeCompare(h.Sum(nil), q.PCRDigest.Buffer) != 1 {
+		return nil, fmt.Errorf("%w: their hash is not the quoted one", ErrPCRs)
+	}
+	c, d := certified.ClockInfo, a.ClockInfo
+	if c.ResetCount != d.ResetCount || c.RestartCount != d.RestartCount || c.Clock > d.Clock {
+		return nil, fmt.Errorf("%w: the TPM was reset between certification and quote", ErrQuote)
+	}
+	return a, nil
+}
+
+// checkSelection refuses everything but one selection of the SHA-256 bank that names exactly these PCRs, at least one. A
+// second selection could hide another bank, and a quote of nothing is true of every machine.
+func checkSelection(s tpm2.TPMLPCRSelection, pcrs []PCR) error {
+	if len(s.PCRSelections) != 1 {
+		return fmt.Errorf("%w: it selects %d banks, expected one", ErrQuote, len(s.PCRSelections))
+	}
+	selection := s.PCRSelections[0]
+	if selection.Hash != tpm2.TPMAlgSHA256 {
+		return fmt.Errorf("%w: it is of bank %#x, expected SHA-256", ErrQuote, uint16(selection.Hash))
+	}
+	selected := 0
+	for i, bits := range selection.PCRSelect {
+		for bit := range 8 {
+			if bits&(1<<bit) == 0 {
+				continue
+			}
+			if selected >= len(pcrs) || pcrs[selected].Index != uint64(8*i+bit) {
+				return fmt.Errorf("%w: PCR %d is quoted, and its value is missing", ErrPCRs, 8*i+bit)
+			}
+			selected++
+		}
+	}
+	if selected == 0 {
+		return fmt.Errorf("%w: it is over no PCR, which is true of every machine", ErrQuote)
+	}
+	if selected != len(pcrs) {
+		return fmt.Errorf("%w: PCR %d is not quoted", ErrPCRs, pcrs[selected].Index)
+	}
+	return nil
+}
+
+func (o *Options) measured(b *Bundle) error {
+	if err := o.Golden.check(b.PCRs); err != nil {
+		return err
+	}
+	if len(o.EventLog) == 0 {
+		return nil
+	}
+	return replay(o.EventLog, b.PCRs)
+}
