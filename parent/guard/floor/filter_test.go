@@ -1,0 +1,192 @@
+package floor
+
+import (
+	"encoding/binary"
+	"slices"
+	"testing"
+
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/raypher/raypher/policy"
+)
+
+// answerOf runs a filter on one call. The virtual machine reads words as a network does, so the data is written that way round.
+func answerOf(t *testing.T, f Filter, arch string, token uint32, number int, args ...uint64) uint32 {
+	t.Helper()
+	raw, err := f.assemble(arch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(raw) > 4096 { // BPF_MAXINSNS
+		t.Fatalf("%d instructions are too many", len(raw))
+	}
+	program, ok := bpf.Disassemble(raw)
+	if !ok {
+		t.Fatal("the filter holds an unknown instruction")
+	}
+	vm, err := bpf.NewVM(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := make([]byte, 64)
+	binary.BigEndian.PutUint32(data[offsetNumber:], uint32(number))
+	binary.BigEndian.PutUint32(data[offsetArch:], token)
+	for i, arg := range args {
+		binary.BigEndian.PutUint32(data[offsetArguments+8*i:], uint32(arg))
+		binary.BigEndian.PutUint32(data[offsetArguments+8*i+4:], uint32(arg>>32))
+	}
+	answer, err := vm.Run(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uint32(answer)
+}
+
+var (
+	governed = &policy.Policy{Mode: policy.Enforce, Filesystem: &policy.Filesystem{}}
+	noFiles  = &policy.Policy{Mode: policy.Enforce}
+	audited  = &policy.Policy{Mode: policy.Audit, Filesystem: &policy.Filesystem{}}
+	byName   = &policy.Policy{Mode: policy.Enforce, Syscalls: map[string]policy.SyscallAction{
+		"getpid": policy.SyscallDeny, "getppid": policy.SyscallLog, "ptrace": policy.SyscallAllow, "clone3": policy.SyscallLog,
+	}}
+)
+
+func TestFilter(t *testing.T) {
+	errno := func(e unix.Errno) uint32 { return retErrno | uint32(e) }
+	for _, tt := range []struct {
+		permit *policy.Policy
+		call   string
+		args   []uint64
+		want   uint32
+	}{
+		{governed, "read", nil, retAllow},
+		{governed, "openat", nil, retNotify},
+		{noFiles, "openat", nil, retAllow},
+		{noFiles, "execve", nil, retAllow},
+		{governed, "execve", nil, retNotify},
+		{governed, "fchmod", nil, retNotify},
+		{governed, "memfd_create", []uint64{0, 1}, retNotify},
+		{governed, "memfd_create", []uint64{0, MemfdNoExec}, retAllow},
+		{noFiles, "memfd_create", nil, retAllow},
+
+		{governed, "clone3", nil, errno(unix.ENOSYS)},
+		{audited, "clone3", nil, retAllow},
+		{byName, "clone3", nil, errno(unix.ENOSYS)},
+		{governed, "io_uring_setup", nil, retNotify},
+		{governed, "ptrace", nil, retNotify},
+		{byName, "ptrace", nil, retNotify}, // the base filter is not lifted
+		{byName, "getpid", nil, retNotify},
+		{byName, "getppid", nil, retNotify},
+		{noFiles, "getpid", nil, retAllow},
+
+		{governed, "clone", []uint64{uint64(unix.SIGCHLD)}, retAllow},
+		{governed, "clone", []uint64{unix.CLONE_VM | unix.CLONE_THREAD}, retAllow},
+		{governed, "clone", []uint64{unix.CLONE_NEWUSER}, retNotify},
+		{governed, "clone", []uint64{unix.CLONE_NEWNS | 0xff}, retNotify},
+		{governed, "unshare", []uint64{unix.CLONE_FS}, retAllow},
+		{governed, "unshare", []uint64{unix.CLONE_NEWTIME}, retNotify},
+		{governed, "unshare", []uint64{unix.CLONE_FS | unix.CLONE_NEWNET}, retNotify},
+
+		{governed, "ioctl", []uint64{0, unix.TCGETS}, retAllow},
+		{governed, "ioctl", []uint64{0, unix.TIOCSTI}, retNotify},
+		{governed, "ioctl", []uint64{0, 0xff00000000 | unix.TIOCSTI}, retNotify},
+		{governed, "ioctl", []uint64{0, TIOCLINUX}, retNotify},
+
+		{governed, "prlimit64", []uint64{0, 7, 0x1000}, retAllow},
+		{governed, "prlimit64", []uint64{1, 7, 0}, retAllow},
+		{governed, "prlimit64", []uint64{1, 7, 0x1000}, retNotify},
+		{governed, "prlimit64", []uint64{1, 7, 0x100000000}, retNotify},
+
+		{governed, "prctl", []uint64{unix.PR_SET_NAME}, retAllow},
+		{governed, "prctl", []uint64{unix.PR_SET_DUMPABLE, 1}, retAllow},
+		{governed, "prctl", []uint64{unix.PR_SET_DUMPABLE, 0}, errno(unix.EPERM)},
+
+		{governed, "connect", []uint64{3, 0x1000, SizeInet4}, retAllow},
+		{governed, "connect", []uint64{3, 0x1000, SizeInet6}, retAllow},
+		{governed, "connect", []uint64{3, 0x1000, 110}, retNotify},
+		{noFiles, "connect", []uint64{3, 0x1000, 24}, retNotify},
+
+		{governed, "socket", []uint64{unix.AF_UNIX, unix.SOCK_SEQPACKET, 0}, retAllow},
+		{governed, "socket", []uint64{unix.AF_INET, unix.SOCK_STREAM | unix.SOCK_CLOEXEC, 0}, retAllow},
+		{governed, "socket", []uint64{unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_SCTP}, retNotify},
+		{governed, "socket", []uint64{unix.AF_INET, unix.SOCK_STREAM, protocolMPTCP}, errno(unix.EPROTONOSUPPORT)},
+		{governed, "socket", []uint64{unix.AF_INET6, unix.SOCK_DGRAM | unix.SOCK_NONBLOCK, unix.IPPROTO_UDP}, retAllow},
+		{governed, "socket", []uint64{unix.AF_INET6, unix.SOCK_DGRAM, unix.IPPROTO_ICMPV6}, retNotify},
+		{governed, "socket", []uint64{unix.AF_INET, unix.SOCK_DGRAM, 136}, retNotify}, // UDP-Lite
+		{governed, "socket", []uint64{unix.AF_INET, unix.SOCK_RAW, 0}, retNotify},
+		{governed, "socket", []uint64{unix.AF_INET, 6, 0}, retNotify}, // DCCP
+		{governed, "socket", []uint64{unix.AF_PACKET, unix.SOCK_RAW, 0}, retNotify},
+		{governed, "socket", []uint64{unix.AF_ALG, 5, 0}, retNotify},
+		{governed, "socket", []uint64{unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE}, retAllow},
+		{governed, "socket", []uint64{unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_AUDIT}, retNotify},
+		{audited, "socket", []uint64{unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_AUDIT}, retNotify},
+	} {
+		for arch, token := range auditArch {
+			number, ok := policy.SyscallNumber(arch, tt.call)
+			if !ok {
+				t.Errorf("%s has no %s", arch, tt.call)
+				continue
+			}
+			if got := answerOf(t, Filter{Permit: tt.permit}, arch, token, number, tt.args...); got != tt.want {
+				t.Errorf("%s: %s%#x answers %#x, want %#x", arch, tt.call, tt.args, got, tt.want)
+			}
+		}
+	}
+}
+
+func TestFilterOfOtherArchitectures(t *testing.T) {
+	i386, x32 := uint32(unix.AUDIT_ARCH_I386), x32Bit|39
+	amd64 := auditArch["amd64"]
+	for _, tt := range []struct {
+		permit *policy.Policy
+		token  uint32
+		number int
+		want   uint32
+	}{
+		{governed, i386, 20, retKill},
+		{governed, auditArch["arm64"], 20, retKill},
+		{governed, amd64, x32, retErrno | uint32(unix.ENOSYS)},
+		{audited, i386, 20, retNotify},
+		{audited, amd64, x32, retNotify},
+	} {
+		if got := answerOf(t, Filter{Permit: tt.permit}, "amd64", tt.token, tt.number); got != tt.want {
+			t.Errorf("architecture %#x, call %#x: %#x, want %#x", tt.token, tt.number, got, tt.want)
+		}
+	}
+}
+
+func TestFileCallsAreKnown(t *testing.T) {
+	known := policy.Syscalls()
+	for _, name := range FileCalls {
+		if !slices.Contains(known, name) {
+			t.Errorf("%s is no system call", name)
+		}
+	}
+	for _, r := range refusals {
+		if !slices.Contains(known, r.Name) {
+			t.Errorf("%s is no system call", r.Name)
+		}
+	}
+}
+
+func TestNeedsAllConnects(t *testing.T) {
+	for _, tt := range []struct {
+		unix    []string
+		sockets []string
+		want    bool
+	}{
+		{nil, nil, false},
+		{nil, []string{"/run/raypher/agent.sock"}, false},
+		{[]string{"/run/user/1000/bus"}, nil, false},
+		{[]string{"/run/user/*/bus"}, nil, true},
+		{[]string{"/tmp/abcdefgh"}, nil, true},  // 13 and its zero byte
+		{[]string{"/tmp/abcdefghi"}, nil, true}, // 14
+		{nil, []string{"/tmp/abcdefghijklmnopqrst"}, true},
+	} {
+		p := &policy.Policy{Network: &policy.Network{Unix: tt.unix}}
+		if got := NeedsAllConnects(p, tt.sockets...); got != tt.want {
+			t.Errorf("NeedsAllConnects(%q, %q) = %v", tt.unix, tt.sockets, got)
+		}
+	}
+}
