@@ -19,7 +19,8 @@ const Secret = "NOT-A-REAL-KEY-BUT-WORTH-STEALING"
 
 // NewHome makes a home with notes to work on, and with a key and documents that are none of the agent's business.
 func NewHome() (*Home, error) {
-	root, err := os.MkdirTemp("", "raypher-stage-")
+	// Not in /tmp, which many policies grant.
+	root, err := os.MkdirTemp("/var/tmp", "raypher-stage-")
 	if err != nil {
 		return nil, err
 	}

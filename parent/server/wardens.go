@@ -19,6 +19,9 @@ const firstTimeout = 10 * time.Second
 // lastWords is how long a warden is heard after its agent is gone.
 const lastWords = 3 * time.Second
 
+// lastShown is how long a warden that has said everything is still told what the kernel refused.
+const lastShown = 300 * time.Millisecond
+
 // wardens serves the Wardens service.
 type wardens struct {
 	parentv1.UnimplementedWardensServer
@@ -87,6 +90,11 @@ func receive(ctx context.Context, stream wardenStream, cancel context.CancelCaus
 			m, err := stream.Recv()
 			if err != nil {
 				if errors.Is(err, io.EOF) {
+					// The warden has said everything, and reads on for what the kernel refused last.
+					select {
+					case <-ctx.Done():
+					case <-time.After(lastShown):
+					}
 					err = context.Canceled
 				}
 				cancel(err)

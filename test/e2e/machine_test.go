@@ -208,3 +208,8 @@ func (r *resident) ends(within time.Duration) bool {
 		return false
 	}
 }
+
+// in is the same machine for a subtest.
+func (m *machine) in(t *testing.T) *machine {
+	return &machine{t: t, home: m.home, pair: m.pair}
+}

@@ -32,7 +32,7 @@ func TestExitStatus(t *testing.T) {
 		{"not in PATH", ordinary, []string{"no-such-program"}, 127},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			m.t = t
+			m := m.in(t)
 			got := m.run(test.policy, test.command...)
 			if got.code != test.want {
 				t.Errorf("status %d, want %d\n%s", got.code, test.want, got.stderr)
@@ -96,7 +96,7 @@ func TestRefusals(t *testing.T) {
 		{"send over UDP", "echo x > /dev/udp/127.0.0.1/9", "127.0.0.1:9"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			m.t = t
+			m := m.in(t)
 			got := m.run(ordinary, "/bin/bash", "-c", test.script)
 			if got.code == 0 {
 				t.Errorf("it succeeded: %s%s", got.stdout, got.stderr)
