@@ -84,7 +84,7 @@ func (k *Key) open(tpm transport.TPM) (made bool, err error) {
 	}
 	k.area = k.loaded.area
 	if k.public, err = attest.ParsePublic(k.area, attest.SigningKey); err != nil {
-		return false, fmt.Errorf("%w: make it with tpm2_create -G ecc256:ecdsa-sha256 -a \"fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|sign\"", err)
+		return false, fmt.Errorf("%w: make it with tpm2_create -G ecc256:ecdsa-sha256:null -a \"fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|sign\"", err)
 	}
 	return made, nil
 }
