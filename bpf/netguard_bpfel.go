@@ -180,6 +180,7 @@ const (
 	NetguardMapNames           = "names"
 	NetguardMapPeers           = "peers"
 	NetguardMapReplies         = "replies"
+	NetguardMapReported        = "reported"
 	NetguardMapSlots           = "slots"
 	NetguardMapSockets         = "sockets"
 	NetguardMapStatistics      = "statistics"
@@ -280,6 +281,7 @@ type NetguardMapSpecs struct {
 	Names      *ebpf.MapSpec `ebpf:"names"`
 	Peers      *ebpf.MapSpec `ebpf:"peers"`
 	Replies    *ebpf.MapSpec `ebpf:"replies"`
+	Reported   *ebpf.MapSpec `ebpf:"reported"`
 	Slots      *ebpf.MapSpec `ebpf:"slots"`
 	Sockets    *ebpf.MapSpec `ebpf:"sockets"`
 	Statistics *ebpf.MapSpec `ebpf:"statistics"`
@@ -324,6 +326,7 @@ type NetguardMaps struct {
 	Names      *ebpf.Map `ebpf:"names"`
 	Peers      *ebpf.Map `ebpf:"peers"`
 	Replies    *ebpf.Map `ebpf:"replies"`
+	Reported   *ebpf.Map `ebpf:"reported"`
 	Slots      *ebpf.Map `ebpf:"slots"`
 	Sockets    *ebpf.Map `ebpf:"sockets"`
 	Statistics *ebpf.Map `ebpf:"statistics"`
@@ -338,6 +341,7 @@ func (m *NetguardMaps) Close() error {
 		m.Names,
 		m.Peers,
 		m.Replies,
+		m.Reported,
 		m.Slots,
 		m.Sockets,
 		m.Statistics,

@@ -14,6 +14,9 @@ import (
 // Arm gives an agent its rules, or replaces those it had (Mode and Deadline as well). Its cgroup may hold processes only
 // after this.
 func (g *Guard) Arm(a Agent) error {
+	if a.CgroupID == 0 { // what the kernel says of a process directly in the parent's folder
+		return errors.New("network guard: arming an agent: it has no cgroup")
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	entry := bpf.NetguardAgent{Deadline: uint64(max(a.Deadline, 0)), Mode: modeNumber(a.Mode)}
@@ -59,8 +62,10 @@ func (g *Guard) Disarm(cgroupID uint64) error {
 	}
 	g.slots.release(entry.Slot)
 	_, err = g.dropNames(cgroupID, func(string) bool { return false })
-	if e := g.maps.Counts.Delete(cgroupID); e != nil && !errors.Is(e, ebpf.ErrKeyNotExist) {
-		err = errors.Join(err, explain("network guard: counters of an agent", e))
+	for _, m := range []*ebpf.Map{g.maps.Counts, g.maps.Reported} {
+		if e := m.Delete(cgroupID); e != nil && !errors.Is(e, ebpf.ErrKeyNotExist) {
+			err = errors.Join(err, explain("network guard: counters of an agent", e))
+		}
 	}
 	return err
 }

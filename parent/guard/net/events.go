@@ -84,8 +84,14 @@ func (g *Guard) sweepFloods(report func(Event)) error {
 	var c bpf.NetguardCounters
 	it := g.maps.Counts.Iterate()
 	for it.Next(&id, &c) {
-		if n := c.Suppressed - g.seen[id]; n > 0 {
-			g.seen[id] = c.Suppressed
+		var told uint64
+		if err := g.maps.Reported.Lookup(id, &told); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return explain("network guard: reading counters", err)
+		}
+		if n := c.Suppressed - told; n > 0 {
+			if err := g.maps.Reported.Put(id, c.Suppressed); err != nil {
+				return explain("network guard: counting a flood", err)
+			}
 			report(Event{Time: time.Now(), CgroupID: id, Operation: "connect", Layer: "cgroup", Reason: Flood, Count: clamp(n)})
 		}
 	}

@@ -5,12 +5,16 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/raypher/raypher/bpf"
+	"github.com/raypher/raypher/parent/cgroup"
 	"github.com/raypher/raypher/policy"
 )
 
@@ -448,4 +452,58 @@ func TestEventIsQuick(t *testing.T) {
 	events.mu.Lock()
 	defer events.mu.Unlock()
 	t.Logf("reported %v after the kernel saw it", events.when[slices.IndexFunc(events.events, func(x Event) bool { return x == e })].Sub(e.Time))
+}
+
+// TestCgroupNamespace: in a container the mounted hierarchy begins somewhere below the root; the guard finds its depth.
+func TestCgroupNamespace(t *testing.T) {
+	w := newWorld(t)
+	w.serve(t, w.near, mustAddr("127.0.0.1:8080"))
+	outer := w.newAgent(t, "container")
+	inner := filepath.Join(outer.dir, "agents")
+	must(t, os.Mkdir(inner, 0o755))
+	t.Cleanup(func() { os.Remove(inner) })
+	spec, err := bpf.LoadNetguard()
+	must(t, err)
+
+	// A process in the container's cgroup sees its hierarchy begin there.
+	self := os.Getpid()
+	home, err := os.ReadFile("/proc/self/cgroup")
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(outer.dir, "cgroup.procs"), []byte(strconv.Itoa(self)), 0))
+	t.Cleanup(func() { must(t, os.WriteFile(homeOf(t, string(home)), []byte(strconv.Itoa(self)), 0)) })
+	whole, depth, root, err := place(outer.dir)
+	must(t, err)
+	if whole != outer.id {
+		t.Fatalf("the cgroup's id is %d, want %d", whole, outer.id)
+	}
+	base, err := depthOf(spec, root)
+	must(t, err)
+	if got, err := depthOf(spec, outer.id); err != nil || got != base+depth {
+		t.Errorf("a hierarchy that begins at the container has depth %d, %v; want %d", got, err, base+depth)
+	}
+	if _, err := depthOf(spec, 1<<60); err == nil {
+		t.Error("the depth of a foreign hierarchy was found")
+	}
+}
+
+// homeOf is the cgroup.procs file of the cgroup2 line in /proc/self/cgroup.
+func homeOf(t *testing.T, lines string) string {
+	t.Helper()
+	m, err := cgroup.FindMounts()
+	must(t, err)
+	for line := range strings.Lines(lines) {
+		if path, ok := strings.CutPrefix(line, "0::"); ok {
+			return filepath.Join(m.Unified, strings.TrimSpace(path), "cgroup.procs")
+		}
+	}
+	t.Fatal("this process is in no cgroup2")
+	return ""
+}
+
+func TestNoCgroupIsNotArmed(t *testing.T) {
+	w := newWorld(t)
+	g := w.load(t, Options{})
+	if err := g.Arm(Agent{Deadline: later()}); err == nil {
+		t.Error("an agent without a cgroup was armed")
+	}
 }

@@ -6,10 +6,12 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
@@ -29,17 +31,13 @@ type Guard struct {
 	slots *slots
 	names map[uint64]int // addresses of names held by each agent
 
-	seen     map[uint64]uint64 // suppressed events already reported, by agent; Run's own
 	stop     chan struct{}
 	stopOnce sync.Once
 	done     sync.WaitGroup
 }
 
-// optional are the programs that a kernel may lack, with the version that brought them.
-var optional = map[string]string{
-	bpf.NetguardProgOnConnectUnix: "6.7",
-	bpf.NetguardProgOnSendmsgUnix: "6.7",
-}
+// optional are the programs that a kernel may lack. Both came with Linux 6.7.
+var optional = []string{bpf.NetguardProgOnConnectUnix, bpf.NetguardProgOnSendmsgUnix}
 
 // Load attaches the guard, or takes over the one that is pinned in Options.PinDir. The calling thread must be in the network
 // namespace in which raypherd listens.
@@ -47,7 +45,7 @@ func Load(o Options) (*Guard, error) {
 	if len(o.OwnPorts) > MaxOwnPorts {
 		return nil, fmt.Errorf("network guard: %d own ports: at most %d", len(o.OwnPorts), MaxOwnPorts)
 	}
-	g := &Guard{options: o, names: map[uint64]int{}, seen: map[uint64]uint64{}, stop: make(chan struct{})}
+	g := &Guard{options: o, names: map[uint64]int{}, stop: make(chan struct{})}
 	if err := g.load(); err != nil {
 		g.Close()
 		return nil, err
@@ -60,6 +58,11 @@ func (g *Guard) load() error {
 	if err != nil {
 		return explain("network guard: reading the built-in programs", err)
 	}
+	// The optional programs need the kernel's types, which take longest to read: that goes on meanwhile.
+	types := btf.NewCache()
+	var reading sync.WaitGroup
+	reading.Go(func() { _, _ = types.Kernel() }) // where it fails, loadOptional says so
+	defer reading.Wait()
 	if err := g.configure(spec); err != nil {
 		return err
 	}
@@ -84,7 +87,8 @@ func (g *Guard) load() error {
 			return explain("network guard: attaching "+name, err)
 		}
 	}
-	g.loadOptional(spec, shared)
+	reading.Wait()
+	g.loadOptional(spec, shared, types)
 	if err := g.countNames(); err != nil {
 		return err
 	}
@@ -200,7 +204,7 @@ func netnsCookie() (uint64, error) {
 func (g *Guard) loadCore(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 	own := spec.Copy()
 	delete(own.Programs, bpf.NetguardProgListAncestors)
-	for name := range optional {
+	for _, name := range optional {
 		delete(own.Programs, name)
 	}
 	options := ebpf.CollectionOptions{}
@@ -216,24 +220,21 @@ func (g *Guard) loadCore(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 	return c, explain("network guard: loading", err)
 }
 
-// loadOptional loads and attaches each program that a kernel may lack; what is missing becomes a note.
-func (g *Guard) loadOptional(spec *ebpf.CollectionSpec, shared map[string]*ebpf.Map) {
-	for name, since := range optional {
-		own := spec.Copy()
-		for other := range own.Programs {
-			if other != name {
-				delete(own.Programs, other)
+// loadOptional loads and attaches the programs that a kernel may lack; what is missing becomes a note.
+func (g *Guard) loadOptional(spec *ebpf.CollectionSpec, shared map[string]*ebpf.Map, types *btf.Cache) {
+	own := spec.Copy()
+	maps.DeleteFunc(own.Programs, func(name string, _ *ebpf.ProgramSpec) bool { return !slices.Contains(optional, name) })
+	c, err := ebpf.NewCollectionWithOptions(own, ebpf.CollectionOptions{MapReplacements: shared, Cache: types})
+	if err == nil {
+		defer c.Close()
+		for _, name := range optional {
+			if err == nil {
+				err = g.attach(name, c.Programs[name], spec.Programs[name].AttachType)
 			}
 		}
-		c, err := ebpf.NewCollectionWithOptions(own, ebpf.CollectionOptions{MapReplacements: shared})
-		if err == nil {
-			err = g.attach(name, c.Programs[name], spec.Programs[name].AttachType)
-			c.Close()
-		}
-		if err != nil {
-			g.notes = append(g.notes, fmt.Sprintf("unix sockets are not held by the network guard (%s needs Linux %s): only the broker holds them: %v",
-				spec.Programs[name].SectionName, since, firstLine(err)))
-		}
+	}
+	if err != nil {
+		g.notes = append(g.notes, fmt.Sprintf("unix sockets are held by the broker alone: the network guard's hooks for them need Linux 6.7 with BTF: %v", firstLine(err)))
 	}
 }
 
