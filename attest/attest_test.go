@@ -12,11 +12,11 @@ const check attest.Check = "nonce"
 
 func TestRefusalIsOneLine(t *testing.T) {
 	for reason, want := range map[string]string{
-		"differs":                "nonce: differs",
-		`issuer "a" is not "b"`:  `nonce: issuer "a" is not "b"`,
+		"differs":                 "nonce: differs",
+		`issuer "a" is not "b"`:   `nonce: issuer "a" is not "b"`,
 		"two\nlines\x1b[2J\u202e": `nonce: two\nlines\x1b[2J\u202e`,
-		`back\slash "\`:          `nonce: back\\slash "\\`,
-		"":                       "nonce: ",
+		`back\slash "\`:           `nonce: back\\slash "\\`,
+		"":                        "nonce: ",
 	} {
 		if got := attest.Refuse(check, "%s", reason).Error(); got != want {
 			t.Errorf("%q: got %q, want %q", reason, got, want)

@@ -12,6 +12,7 @@ func commands() []*cobra.Command {
 		doctorCommand(),
 		visaCommand(),
 		evidenceCommand(),
+		attestCommand(),
 		eventsCommand(),
 		agentsCommand(),
 		statusCommand(),

@@ -33,7 +33,7 @@ var promises = []struct {
 	},
 	{
 		"the nouns that outsiders import know neither side",
-		[]string{"policy", "visa", "evidence", "journal", "manifest"},
+		[]string{"policy", "visa", "evidence", "journal", "manifest", "attest"},
 		[]string{"parent", "enclave", "bpf", "cmd", "client"},
 	},
 	{
@@ -43,7 +43,7 @@ var promises = []struct {
 	},
 	{
 		"nothing depends on demonstrations and tests",
-		[]string{"policy", "visa", "evidence", "journal", "manifest", "parent", "enclave", "bpf", "client", "cmd", "proto"},
+		[]string{"policy", "visa", "evidence", "journal", "manifest", "attest", "parent", "enclave", "bpf", "client", "cmd", "proto"},
 		[]string{"examples", "test"},
 	},
 }

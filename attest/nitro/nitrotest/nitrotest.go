@@ -4,6 +4,7 @@
 package nitrotest
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -12,6 +13,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"io"
 	"math/big"
 	"testing"
 	"time"
@@ -35,6 +37,7 @@ type Certificate struct {
 type PKI struct {
 	Chain []*Certificate // the root first, the leaf's issuer last
 	At    time.Time      // in the middle of every validity; the time of the documents
+	fixed bool
 }
 
 // CRLPlace is the distribution point that region and zone certificates name.
@@ -43,7 +46,18 @@ const CRLPlace = "http://crl.example.com/list.crl"
 // New makes a PKI.
 func New(t testing.TB, at time.Time) *PKI {
 	t.Helper()
-	p := &PKI{At: at.UTC().Truncate(time.Second)}
+	return build(t, at, false)
+}
+
+// Fixed makes the same PKI each time: the workers of one fuzz run are processes of their own. Its keys are public knowledge.
+func Fixed(t testing.TB, at time.Time) *PKI {
+	t.Helper()
+	return build(t, at, true)
+}
+
+func build(t testing.TB, at time.Time, fixed bool) *PKI {
+	t.Helper()
+	p := &PKI{At: at.UTC().Truncate(time.Second), fixed: fixed}
 	const day = 24 * time.Hour
 	for i, life := range []time.Duration{30 * 365 * day, 20 * day, 6 * day, day} {
 		c := &x509.Certificate{
@@ -61,6 +75,9 @@ func New(t testing.TB, at time.Time) *PKI {
 		}
 		if i == 1 || i == 2 {
 			c.CRLDistributionPoints = []string{CRLPlace}
+		}
+		if fixed {
+			c.SerialNumber = big.NewInt(int64(i + 1))
 		}
 		p.Chain = append(p.Chain, Issue(t, p.last(), c, elliptic.P384()))
 	}
@@ -82,18 +99,20 @@ func (p *PKI) RootPEM() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: p.Root().Raw})
 }
 
-// Issue makes a key on a curve and a certificate for it; without an issuer it signs itself.
+// Issue makes a key on a curve and a certificate for it; without an issuer it signs itself. A template with a serial number
+// gets the key and the signature that follow from it, another one gets all three at random.
 func Issue(t testing.TB, issuer *Certificate, template *x509.Certificate, curve elliptic.Curve) *Certificate {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(curve, rand.Reader)
+	key, err := newKey(curve, template.SerialNumber)
 	if err != nil {
 		t.Fatal(err)
 	}
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
-	if err != nil {
+	random := rand.Reader
+	if template.SerialNumber != nil {
+		random = nil
+	} else if template.SerialNumber, err = rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120)); err != nil {
 		t.Fatal(err)
 	}
-	template.SerialNumber = serial
 	if template.SignatureAlgorithm == x509.UnknownSignatureAlgorithm {
 		template.SignatureAlgorithm = x509.ECDSAWithSHA384
 	}
@@ -101,7 +120,7 @@ func Issue(t testing.TB, issuer *Certificate, template *x509.Certificate, curve 
 	if issuer != nil {
 		parent, signer = issuer.Certificate, issuer.Key
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
+	der, err := x509.CreateCertificate(nil, template, parent, key.Public(), &signerWith{signer, random})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,6 +129,25 @@ func Issue(t testing.TB, issuer *Certificate, template *x509.Certificate, curve 
 		t.Fatal(err)
 	}
 	return &Certificate{Certificate: certificate, Key: key}
+}
+
+// newKey derives a key from a serial number, or makes one at random without.
+func newKey(curve elliptic.Curve, serial *big.Int) (*ecdsa.PrivateKey, error) {
+	if serial == nil {
+		return ecdsa.GenerateKey(curve, rand.Reader)
+	}
+	seed := sha512.Sum512([]byte("test key " + serial.String()))
+	return ecdsa.ParseRawPrivateKey(curve, seed[:(curve.Params().BitSize+7)/8])
+}
+
+// signerWith signs with its own source of randomness; without one the signature follows from key and digest (RFC 6979).
+type signerWith struct {
+	*ecdsa.PrivateKey
+	random io.Reader
+}
+
+func (s *signerWith) Sign(_ io.Reader, digest []byte, o crypto.SignerOpts) ([]byte, error) {
+	return s.PrivateKey.Sign(s.random, digest, o)
 }
 
 // LeafTemplate is the certificate of an enclave: three hours, of which PKI.At is in the middle.
@@ -126,7 +164,11 @@ func (p *PKI) LeafTemplate() *x509.Certificate {
 // Leaf issues the certificate of an enclave.
 func (p *PKI) Leaf(t testing.TB) *Certificate {
 	t.Helper()
-	return Issue(t, p.last(), p.LeafTemplate(), elliptic.P384())
+	template := p.LeafTemplate()
+	if p.fixed {
+		template.SerialNumber = big.NewInt(100)
+	}
+	return Issue(t, p.last(), template, elliptic.P384())
 }
 
 // RevocationList makes a list of the i-th authority of the chain.
