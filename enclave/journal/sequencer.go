@@ -29,9 +29,9 @@ const (
 	MaxBatchEntries = 4096
 	MaxBatchBytes   = 2 << 20 // of entries in one batch; one message on the stream
 	MaxAppend       = 256     // entries of one call
-	// Window is how many batches may be unacknowledged. Two: one is being synced while the next is being signed. More would
-	// make batches smaller, not faster.
-	Window = 2
+	// Window is how many batches may be unacknowledged. One: while it is synced everything that arrives gathers for the next.
+	// Two made more and smaller batches and measured no faster.
+	Window = 1
 )
 
 // How long the other side may take.
@@ -218,13 +218,17 @@ func (s *Sequencer) Append(ctx context.Context, entries ...[]byte) (*Placed, err
 		return nil, fmt.Errorf("journal: wait for room: %w", err)
 	}
 	select {
-	case s.queue <- p:
-	case <-ctx.Done():
-		s.room.Release(p.bytes)
-		return nil, fmt.Errorf("journal: wait for room: %w", ctx.Err())
-	case <-s.stopped.Done():
-		s.room.Release(p.bytes)
-		return nil, ErrClosed
+	case s.queue <- p: // nearly always, and much cheaper than the other select
+	default:
+		select {
+		case s.queue <- p:
+		case <-ctx.Done():
+			s.room.Release(p.bytes)
+			return nil, fmt.Errorf("journal: wait for room: %w", ctx.Err())
+		case <-s.stopped.Done():
+			s.room.Release(p.bytes)
+			return nil, ErrClosed
+		}
 	}
 	select {
 	case <-p.done:

@@ -88,6 +88,12 @@ func openCaller(t testing.TB, keys string) *link.Caller {
 
 func startWith(t testing.TB, dir string, log *slog.Logger) *pair {
 	t.Helper()
+	return startOver(t, dir, log, func(s link.Store) link.Store { return s })
+}
+
+// startOver starts a local enclave whose link stores into what wrap makes of the audit store.
+func startOver(t testing.TB, dir string, log *slog.Logger, wrap func(link.Store) link.Store) *pair {
+	t.Helper()
 	store, err := audit.Open(filepath.Join(dir, "journal"))
 	if err != nil {
 		t.Fatal(err)
@@ -95,7 +101,7 @@ func startWith(t testing.TB, dir string, log *slog.Logger) *pair {
 	t.Cleanup(func() { store.Close() })
 	p := &pair{store: store, options: link.LocalOptions{
 		Binary: enclaveBinary, Socket: filepath.Join(dir, "run", "enclave.sock"), State: filepath.Join(dir, "state"),
-		Keys: filepath.Join(dir, "keys"), Store: store, Log: log,
+		Keys: filepath.Join(dir, "keys"), Store: wrap(store), Log: log,
 	}}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
