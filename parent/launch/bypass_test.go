@@ -204,7 +204,7 @@ func TestNarrowed(t *testing.T) {
 		a := newAgent(t, uid, bypassPolicy)
 		bypassFiles(a)
 		a.must(os.Symlink("../r/file", filepath.Join(a.folder, "w/tor")))
-		a.write("verdicts"+narrowSuffix, a.expand(`
+		a.write("run/verdicts"+narrowSuffix, a.expand(`
 mode: enforce
 filesystem:
   read: [LIBRARIES, SELF, FOLDER/r/**, "FOLDER/g/*.txt"]
@@ -225,7 +225,7 @@ filesystem:
 			{"null", action{"put", "/dev/null", "w", "x"}, "ok", ""},
 			{"through a link", action{"content", "w/tor", "granted"}, "ok", ""},
 			{"what does not exist", action{"open", "r/nothing", "r"}, "ENOENT", ""},
-			{"the visa", action{"content", "FOLDER/verdicts.visa", "a narrower visa"}, "ok", ""},
+			{"the visa", action{"content", "FOLDER/run/verdicts.visa", "a narrower visa"}, "ok", ""},
 			{"exec", action{"exec", a.self, roleProbe, "exit"}, "ok", ""},
 			{"a pipe by name", action{"pipe"}, "ok", ""},
 		}
@@ -332,6 +332,65 @@ func TestKillOnViolation(t *testing.T) {
 		}
 		if len(a.reported()) != 1 {
 			t.Errorf("reported %+v, want one", a.reported())
+		}
+	})
+}
+
+func TestUngovernedFilesOfRoot(t *testing.T) {
+	needLandlock(t)
+	if os.Getuid() != 0 {
+		t.Skip("what root owns is closed to agents of root only")
+	}
+	a := newAgent(t, 0, "mode: enforce\n")
+	a.mkdir("a")
+	a.mkdir("b")
+	a.write("a/file", "granted")
+	cgroup := ""
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	a.must(err)
+	for line := range strings.Lines(string(mounts)) {
+		if fields := strings.Fields(line); fields[2] == "cgroup2" {
+			cgroup = fields[1]
+		}
+	}
+	if cgroup == "" {
+		t.Skip("no cgroup2 here to escape to")
+	}
+	results := a.probe([]action{
+		{"open", cgroup + "/cgroup.procs", "w"},
+		{"open", "/proc/sys/kernel/core_pattern", "w"},
+		{"open", "/sys/kernel/mm/transparent_hugepage/enabled", "w"},
+		{"put", a.folder + "/new", "w,creat", "x"},
+		{"rename", a.folder + "/a/file", a.folder + "/b/file"},
+		{"content", a.folder + "/b/file", "granted"},
+		{"exec", "/bin/true"},
+		{"kill", strconv.Itoa(os.Getpid()), "0"},
+	})
+	if want := []string{"EACCES", "EACCES", "EACCES", "ok", "ok", "ok", "ok", "EPERM"}; !slices.Equal(results, want) {
+		t.Errorf("answered %q, want %q", results, want)
+	}
+}
+
+func TestNoRuleOpensTheGuardsOwnFiles(t *testing.T) {
+	asUsers(t, func(t *testing.T, uid int) {
+		a := newAgent(t, uid, `
+mode: enforce
+filesystem: {read: ["/**"], write: ["/**"], exec: ["/**"]}
+`)
+		results := a.probe([]action{
+			{"open", a.folder + "/run/verdicts", "r"},
+			{"open", a.folder + "/run/verdicts", "w"},
+			{"unlink", a.folder + "/run/verdicts"},
+			{"put", a.folder + "/run/new", "w,creat", "x"},
+			{"open", "/proc/sys/kernel/core_pattern", "w"},
+			{"put", a.folder + "/new", "w,creat", "x"},
+			{"content", a.folder + "/new", "x"},
+			{"rename", a.folder + "/new", a.folder + "/new2"},
+			{"content", a.folder + "/run/verdicts.visa", "the visa"},
+		})
+		want := []string{"EACCES", "EACCES", "EACCES", "EACCES", "EACCES", "ok", "ok", "ok", "ok"}
+		if !slices.Equal(results, want) {
+			t.Errorf("answered %q, want %q", results, want)
 		}
 	})
 }

@@ -186,7 +186,7 @@ var conformanceTable = []conformance{
 	// Unix sockets.
 	{"connect to a granted socket", action{"connect", "FOLDER/sock/yes"}, "ok", ""},
 	{"connect by glob", action{"connect", "FOLDER/sock/glob-1"}, "ok", ""},
-	{"connect to the agent's socket", action{"connect", "FOLDER/verdicts.sock"}, "ok", ""},
+	{"connect to the agent's socket", action{"connect", "FOLDER/run/verdicts.sock"}, "ok", ""},
 	{"connect to another socket", action{"connect", "FOLDER/sock/no"}, "EACCES", "connect sock/no"},
 	{"connect through a link", action{"connect", "FOLDER/w/tosocket"}, "EACCES", "connect sock/no"},
 	{"connect relative", action{"connect", "sock/yes"}, "ok", ""},
@@ -203,8 +203,8 @@ var conformanceTable = []conformance{
 	{"terminal injection", action{"ioctl", "0x5412"}, "EPERM", "ioctl TIOCSTI"},
 	{"terminal injection with high bits", action{"ioctl", "0x100005412"}, "EPERM", "ioctl TIOCSTI"},
 	{"console paste", action{"ioctl", "0x541c"}, "EPERM", "ioctl TIOCLINUX"},
-	{"the visa", action{"content", "FOLDER/verdicts.visa", "the visa"}, "ok", ""},
-	{"writing the visa", action{"open", "FOLDER/verdicts.visa", "w"}, "EACCES", ""},
+	{"the visa", action{"content", "FOLDER/run/verdicts.visa", "the visa"}, "ok", ""},
+	{"writing the visa", action{"open", "FOLDER/run/verdicts.visa", "w"}, "EACCES", ""},
 }
 
 func TestConformance(t *testing.T) {
@@ -290,7 +290,7 @@ func conformanceFiles(a *agent) {
 	for name, interpreter := range map[string]string{"bin/script": a.self + " " + roleProbe, "bin/badscript": "/bin/sh"} {
 		a.must(os.Chmod(a.write(name, "#!"+interpreter+"\n"), 0o755))
 	}
-	for _, name := range []string{"sock/yes", "sock/glob-1", "sock/no", "verdicts.sock"} {
+	for _, name := range []string{"sock/yes", "sock/glob-1", "sock/no", "run/verdicts.sock"} {
 		listener, err := net.Listen("unix", filepath.Join(a.folder, name))
 		a.must(err)
 		a.t.Cleanup(func() { listener.Close() })

@@ -222,15 +222,15 @@ func newAgent(t *testing.T, uid int, text string) *agent {
 	}
 	t.Cleanup(func() { os.RemoveAll(folder) })
 	a := &agent{t: t, uid: uid, folder: folder, self: filepath.Join(folder, "probe")}
-	a.verdicts, a.policy = filepath.Join(folder, "verdicts"), filepath.Join(folder, "policy.yaml")
+	a.verdicts, a.policy = filepath.Join(folder, "run/verdicts"), filepath.Join(folder, "policy.yaml")
 	raw, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
 		t.Fatal(err)
 	}
 	a.write("probe", string(raw))
 	a.must(os.Chmod(a.self, 0o755))
-	a.write("verdicts", "")
-	a.write("verdicts.visa", "")
+	a.write("run/verdicts", "")
+	a.write("run/verdicts.visa", "")
 	a.write("policy.yaml", a.expand(text))
 	return a
 }

@@ -20,6 +20,18 @@ func checkIdentity() error {
 	return nil
 }
 
+// yamaScope says who may look into a process (Documentation/admin-guide/LSM/Yama.rst). With 1 only its parents may, and the
+// warden is none: it could not read the paths of the agent's calls, and everything would be refused.
+const yamaScope = "/proc/sys/kernel/yama/ptrace_scope"
+
+func checkYama() error {
+	raw, err := os.ReadFile(yamaScope)
+	if scope := strings.TrimSpace(string(raw)); err == nil && scope != "0" {
+		return guardFailure("kernel.yama.ptrace_scope is %s: the warden could not see what the agent asks for: sysctl kernel.yama.ptrace_scope=0", scope)
+	}
+	return nil
+}
+
 // checkStandard refuses sockets of the network on the standard descriptors: a connection that is open already would pass the
 // guard. It returns the terminals among them, by path, which the agent may open again.
 func checkStandard() (terminals []string, err error) {

@@ -49,6 +49,8 @@ type runner struct {
 	talk      *warden.Conversation
 	granted   *parentv1.Granted
 	permit    *policy.Policy // resolved
+	limits    floor.Options
+	plan      *floor.Plan
 }
 
 // Run starts the agent in place of this process. It returns only when that failed; the error is a *Failure.
@@ -68,7 +70,7 @@ func Run(o Options) error {
 }
 
 func (r *runner) run() (err error) {
-	if err := checkIdentity(); err != nil {
+	if err := errors.Join(checkIdentity(), checkYama()); err != nil {
 		return err
 	}
 	if r.terminals, err = checkStandard(); err != nil {
@@ -94,6 +96,14 @@ func (r *runner) run() (err error) {
 	}
 	if err := r.program.granted(r.permit); err != nil {
 		return &Failure{Code: CodeNotExecutable, Err: err}
+	}
+	r.limits = floor.Options{
+		Closed:  []string{instance.DefaultState, filepath.Dir(r.socket)},
+		Sealed:  []string{filepath.Dir(instance.Policy)},
+		Devices: r.terminals, Root: os.Geteuid() == 0,
+	}
+	if r.plan, err = floor.Compile(r.permit, r.limits); err != nil {
+		return err
 	}
 	r.announce()
 	return r.become()
@@ -218,11 +228,6 @@ func (r *runner) expect(want warden.Kind) ([]byte, error) {
 
 // become takes the floor and executes the program.
 func (r *runner) become() error {
-	closed := []string{instance.DefaultState}
-	plan, err := floor.Compile(r.permit, floor.Options{Closed: closed, Devices: r.terminals, Root: os.Geteuid() == 0})
-	if err != nil {
-		return err
-	}
 	visaPath, files, err := r.visaFile()
 	if err != nil {
 		return err
@@ -233,11 +238,12 @@ func (r *runner) become() error {
 	if err := floor.DropPrivileges(0); err != nil {
 		return err
 	}
-	if err := plan.Apply(); err != nil {
+	if err := r.plan.Apply(); err != nil {
 		return err
 	}
 	body, err := json.Marshal(warden.Floor{
-		Grants: plan.Grants, Open: plan.Open, Devices: r.terminals, Closed: closed, VisaFile: len(files) > 0,
+		Grants: r.plan.Grants, Open: r.plan.Open, Devices: r.limits.Devices, Closed: r.limits.Closed, Sealed: r.limits.Sealed,
+		VisaFile: len(files) > 0,
 	})
 	if err != nil {
 		return err

@@ -32,6 +32,7 @@ type Floor struct {
 	Open     bool          `json:"open"`
 	Devices  []string      `json:"devices,omitempty"`
 	Closed   []string      `json:"closed,omitempty"`
+	Sealed   []string      `json:"sealed,omitempty"`
 	VisaFile bool          `json:"visa_file,omitempty"` // the visa's file comes with the listener
 }
 
@@ -217,7 +218,7 @@ func (w *warden) receiveFloor() error {
 	}
 	w.broker, err = broker.New(broker.Options{
 		Listener: fds[0], Permit: floor.Resolved(w.permit), Coverage: floor.Covers(f.Grants, f.Open),
-		Closed: f.Closed, Devices: f.Devices, Cgroup: cgroup,
+		Closed: f.Closed, Sealed: f.Sealed, Devices: f.Devices, Cgroup: cgroup,
 		VisaPath: w.granted.VisaPath, Visa: w.pass.get, AgentSocket: w.granted.AgentSocket,
 		Report: w.report, Count: w.count, Kill: w.kill,
 	})

@@ -43,8 +43,8 @@ type Options struct {
 	Permit   *policy.Policy  // resolved (floor.Resolved)
 	Coverage *floor.Coverage // what Landlock allows anyway
 
-	// Closed are paths that no agent may open, as in floor.Options.
-	Closed []string
+	// Closed are paths that no agent may open, and Sealed those that none may write, as in floor.Options.
+	Closed, Sealed []string
 	// Devices are further device files that are granted, as in floor.Options.
 	Devices []string
 	// VisaPath is the file whose opening yields the current visa; empty: none.

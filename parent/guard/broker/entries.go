@@ -157,8 +157,8 @@ func rename(w *worker, n *notification, r *ruling, p pair) answer {
 			return w.refuse(n, r, event{operation: "rename", target: path, rule: d.Rule, errno: unix.EACCES})
 		}
 	}
-	if r.lenient || !r.narrowed && w.options.Coverage.Entry(p.old.folder.path) && w.options.Coverage.Entry(p.new.folder.path) {
-		return goOn
+	if r.lenient || r.trees && !r.narrowed && w.options.Coverage.Entry(p.old.folder.path) && w.options.Coverage.Entry(p.new.folder.path) {
+		return goOn // Landlock lets nothing widen that it knows of (LANDLOCK_ACCESS_FS_REFER)
 	}
 	if !p.old.folder.injectable(policy.Write) || !p.new.folder.injectable(policy.Write) || !p.old.folder.named() || !p.new.folder.named() {
 		return fail(unix.EACCES)
@@ -231,7 +231,7 @@ func link(w *worker, n *notification, r *ruling, p pair) answer {
 		return w.unresolved(n, r, p.oldPath, "link", err)
 	}
 	defer old.close()
-	return w.linkObject(n, r, old, p.new, !r.narrowed && w.options.Coverage.Entry(p.old.folder.path))
+	return w.linkObject(n, r, old, p.new, r.trees && !r.narrowed && w.options.Coverage.Entry(p.old.folder.path))
 }
 
 // linkDescriptor gives a name to what the target has open (AT_EMPTY_PATH).
@@ -253,7 +253,7 @@ func (w *worker) linkDescriptor(n *notification, r *ruling, number, folder int32
 	if !w.valid(n) {
 		return answer{kind: answerNever}
 	}
-	return w.linkObject(n, r, old, e, !r.narrowed)
+	return w.linkObject(n, r, old, e, r.trees && !r.narrowed)
 }
 
 func (w *worker) linkObject(n *notification, r *ruling, old *object, e *entry, oldCovered bool) answer {

@@ -26,10 +26,13 @@ type ruling struct {
 	files    *policy.Rules
 	narrowed bool // the floor is wider than the permit
 	lenient  bool // nothing is refused
+	trees    bool // every rule is a whole tree or file: the floor knows all that the permit says
 }
 
 func newRuling(permit *policy.Policy, narrowed bool) *ruling {
+	split := permit.Filesystem.Floor()
 	return &ruling{
+		trees:    len(split.Globs) == 0 && len(split.Cut) == 0,
 		permit:   permit,
 		files:    permit.FileRules(),
 		narrowed: narrowed,
@@ -102,15 +105,13 @@ func (w *worker) device(path string) bool {
 
 // decide asks the permit about an access to the object at path.
 func (w *worker) decide(n *notification, r *ruling, path string, a policy.Access) policy.Decision {
-	for _, closed := range w.options.Closed {
-		if within(path, closed) {
-			return policy.Decision{Rule: ruleClosed}
-		}
+	if inAny(path, w.options.Closed) {
+		return policy.Decision{Rule: ruleClosed}
 	}
 	if strings.HasPrefix(path, "/proc/") {
 		return w.decideProc(n, r, path, a)
 	}
-	if a&policy.Write != 0 && slices.ContainsFunc(neverWritten, func(tree string) bool { return within(path, tree) }) {
+	if a&policy.Write != 0 && (inAny(path, neverWritten) || inAny(path, w.options.Sealed)) {
 		return policy.Decision{Rule: ruleNeverWritten}
 	}
 	if a&policy.Exec == 0 && w.device(path) {
@@ -152,6 +153,10 @@ func (w *worker) decideProc(n *notification, r *ruling, path string, a policy.Ac
 		}
 	}
 	return d
+}
+
+func inAny(path string, trees []string) bool {
+	return slices.ContainsFunc(trees, func(tree string) bool { return within(path, tree) })
 }
 
 // within reports whether path is root or lies below it.

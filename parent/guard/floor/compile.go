@@ -112,7 +112,7 @@ func (c *compiler) closedPaths(access policy.Access) []string {
 	if access&policy.Write == 0 {
 		return c.options.Closed
 	}
-	return append(slices.Clone(c.options.Closed), neverWritten...)
+	return slices.Concat(c.options.Closed, c.options.Sealed, neverWritten)
 }
 
 // beside grants the tree at root without the excluded paths: where one lies inside, it grants what lies beside it, one by one.

@@ -28,6 +28,9 @@ const (
 	scopes = unix.LANDLOCK_SCOPE_SIGNAL | unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET
 )
 
+// scopesABI is the first one with scopes.
+const scopesABI = 6
+
 // MinimumABI is the oldest Landlock that Raypher accepts: 2, with the right to link and rename between folders (Linux 5.19).
 const MinimumABI = 2
 
@@ -98,7 +101,7 @@ func newRuleset(abi int, wanted uint64) (*ruleset, error) {
 	attr := rulesetAttr{handledFS: wanted & handled(abi)}
 	size := unsafe.Sizeof(attr)
 	switch {
-	case abi >= 6:
+	case abi >= scopesABI:
 		attr.scoped = scopes
 	case abi >= 4:
 		size = 16

@@ -38,6 +38,8 @@ type Plan struct {
 type Options struct {
 	// Closed are paths that no agent may open in any way, whatever its permit says: the daemon's state.
 	Closed []string
+	// Sealed are paths that no agent may write, whatever its permit says: the host's policy and keys.
+	Sealed []string
 	// Devices are further device files that are granted for reading and writing: the terminals on the agent's standard
 	// descriptors.
 	Devices []string
@@ -60,10 +62,18 @@ var neverWritten = []string{"/proc", "/sys"}
 //     own files from others. Landlock's rule on ptrace still closes what is private to processes outside the agent.
 func Compile(permit *policy.Policy, o Options) (*Plan, error) {
 	c := &compiler{options: o, plan: &Plan{}, rules: permit.FileRules()}
-	switch {
-	case permit.Mode == policy.Audit || permit.Mode == policy.Permissive:
+	if lenient(permit) {
 		c.plan.Open = true
 		return c.plan, nil
+	}
+	abi, err := ABI()
+	if err != nil {
+		return nil, err
+	}
+	if abi < scopesABI {
+		c.plan.Notes = append(c.plan.Notes, fmt.Sprintf("landlock ABI %d: signals to processes outside are not held", abi))
+	}
+	switch {
 	case !c.rules.Governed():
 		c.plan.Open, c.plan.scoped = true, true
 		if o.Root {
@@ -111,14 +121,14 @@ func (c *compiler) grantLoaders() {
 	}
 }
 
-// protectHost plans for an agent of root whose files are not governed: only writing where the guard could be ended is refused.
-// What appears later right inside /, or belongs to a process in /proc, cannot be written either: Landlock names what is
-// allowed, not what is refused.
+// protectHost plans for an agent of root whose files are not governed: it may not write where it could leave its cgroup or
+// change the kernel directly. It can still change what the host runs later, and the note says so. What appears later right
+// inside /, or belongs to a process in /proc, cannot be written: Landlock names what is allowed, not what is refused.
 func (c *compiler) protectHost() {
 	c.plan.handled = unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE | unix.LANDLOCK_ACCESS_FS_REFER
 	c.plan.Grants = append(c.plan.Grants, Grant{Path: "/", Tree: true, Access: 0})
-	c.beside("/", nil, policy.Write)
-	c.plan.Notes = append(c.plan.Notes, "files are not governed; /proc, /sys and the daemon's state stay closed for writing")
+	c.split("/", neverWritten, policy.Write)
+	c.plan.Notes = append(c.plan.Notes, "the policy governs no files: as root, this agent can change what the host runs")
 }
 
 // Apply puts the calling thread into the Landlock domain of the plan. no_new_privs must be set.
@@ -129,9 +139,6 @@ func (p *Plan) Apply() error {
 	abi, err := ABI()
 	if err != nil {
 		return err
-	}
-	if abi < 6 {
-		p.Notes = append(p.Notes, fmt.Sprintf("landlock ABI %d: signals to processes outside are not held", abi))
 	}
 	set, err := newRuleset(abi, p.handled)
 	if err != nil {
