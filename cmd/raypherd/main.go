@@ -101,12 +101,17 @@ func parse(args []string, out io.Writer) (*daemon.Options, error) {
 	if dns != "" {
 		o.DNSUpstreams = strings.Split(dns, ",")
 	}
+	if private != "" {
+		o.Listen = ""
+	}
+	o.Paths, err = paths(run, state, private)
+	return &o, err
+}
+
+// paths finds the instance that the flags name.
+func paths(run, state, private string) (instance.Paths, error) {
 	if private == "" {
-		o.Paths, err = instance.At(run, state)
-		if err == nil && callerKey {
-			return nil, printCallerLine(o.Paths)
-		}
-		return &o, err
+		return instance.At(run, state)
 	}
 	if run == "" {
 		run = instance.DefaultRun
@@ -114,17 +119,7 @@ func parse(args []string, out io.Writer) (*daemon.Options, error) {
 	if state == "" {
 		state = instance.DefaultState
 	}
-	o.Listen = ""
-	o.Paths, err = instance.PrivateIn(run, state, private)
-	return &o, err
-}
-
-func printCallerLine(p instance.Paths) error {
-	line, err := daemon.CallerLine(p)
-	if err == nil {
-		fmt.Println(line)
-	}
-	return err
+	return instance.PrivateIn(run, state, private)
 }
 
 func logger(format string, out io.Writer) (*slog.Logger, error) {

@@ -42,6 +42,7 @@ type Options struct {
 	Signers       string // folder of trusted manifest signers
 	EnclaveSocket string // of an enclave that runs already; empty: start one
 	EnclaveBinary string // empty: beside this program
+	TPMDevice     string // of the enclave that is started; empty: tier software
 	Listen        string // for agents over TCP; empty: none
 	DNSPort       uint16 // 0: one that is free
 	DNSUpstreams  []string
@@ -144,7 +145,7 @@ func (d *daemon) connectEnclave(ctx context.Context) (err error) {
 			return err
 		}
 		d.enclave, err = startEnclave(ctx, link.LocalOptions{
-			Binary: binary, Socket: p.EnclaveSocket, State: p.EnclaveState, Keys: p.Keys,
+			Binary: binary, Socket: p.EnclaveSocket, State: p.EnclaveState, Keys: p.Keys, TPMDevice: d.options.TPMDevice,
 			Store: d.store, Log: d.log, Progress: func(said string) { d.log.Info(said) },
 		})
 	}

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 
@@ -43,6 +42,5 @@ func (e evidence) Export(_ context.Context, epoch []byte, index uint64) ([]byte,
 	if err != nil {
 		return nil, err
 	}
-	encoded, err := bundle.Encode()
-	return encoded, errors.Join(err)
+	return bundle.Encode()
 }
