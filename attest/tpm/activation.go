@@ -8,19 +8,15 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"math/big"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/raypher/raypher/attest"
 	"github.com/raypher/raypher/journal"
 )
-
-// ErrActivation: nobody who is trusted has checked that the AK lies in the TPM of the EK. Without that check an EK
-// certificate of one machine and an AK of another (or of no TPM at all) would pass: the cuckoo.
-var ErrActivation = errors.New("AK not tied to the EK")
 
 // SecretSize of a challenge, in bytes: at most the size of the EK's name algorithm.
 const SecretSize = 32
@@ -59,7 +55,7 @@ func NewChallenge(id Identity, roots *Roots, at time.Time) (*Challenge, error) {
 	}
 	key, err := tpm2.ImportEncapsulationKey(ek)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrEndorsement, err)
+		return nil, attest.Refuse(CheckEndorsement, "%w", err)
 	}
 	c := &Challenge{certificate: id.EKCertificate, name: ak.Name, expected: make([]byte, SecretSize)}
 	rand.Read(c.expected) // never fails (crypto/rand)
@@ -74,7 +70,7 @@ func (c *Challenge) Finish(answer []byte) error {
 	expected := c.expected
 	c.expected = nil
 	if expected == nil || subtle.ConstantTimeCompare(answer, expected) != 1 {
-		return fmt.Errorf("%w: the answer to the challenge is wrong: the AK is not of this TPM", ErrActivation)
+		return attest.Refuse(CheckActivation, "the answer to the challenge is wrong: the AK is not of this TPM")
 	}
 	return nil
 }
@@ -102,7 +98,7 @@ func (a Activation) digest() [32]byte {
 // Record returns the encoded record of a challenge that was finished without an error.
 func (c *Challenge) Record(key *ecdsa.PrivateKey, at time.Time) ([]byte, error) {
 	if c.expected != nil {
-		return nil, fmt.Errorf("%w: the challenge was not answered yet", ErrActivation)
+		return nil, attest.Refuse(CheckActivation, "the challenge was not answered yet")
 	}
 	signer, err := journal.NewKey(&key.PublicKey)
 	if err != nil {
@@ -125,46 +121,46 @@ func (c *Challenge) Record(key *ecdsa.PrivateKey, at time.Time) ([]byte, error) 
 func ParseActivation(data []byte) (*Activation, *ecdsa.PublicKey, error) {
 	var a Activation
 	if err := decodeStrict(data, MaxStructureSize, &a); err != nil {
-		return nil, nil, fmt.Errorf("%w: record: %w", ErrActivation, err)
+		return nil, nil, attest.Refuse(CheckActivation, "record: %w", err)
 	}
 	if len(a.AKName) != nameSize {
-		return nil, nil, fmt.Errorf("%w: record: a name of %d bytes", ErrActivation, len(a.AKName))
+		return nil, nil, attest.Refuse(CheckActivation, "record: a name of %d bytes", len(a.AKName))
 	}
 	parsed, err := x509.ParsePKIXPublicKey(a.Signer)
 	key, ok := parsed.(*ecdsa.PublicKey)
 	if err != nil || !ok || key.Curve != elliptic.P256() {
-		return nil, nil, fmt.Errorf("%w: record: not signed by a P-256 key", ErrActivation)
+		return nil, nil, attest.Refuse(CheckActivation, "record: not signed by a P-256 key")
 	}
 	digest := a.digest()
 	if !verifySignature(key, digest[:], a.Signature) {
-		return nil, nil, fmt.Errorf("%w: record: its signature is wrong", ErrActivation)
+		return nil, nil, attest.Refuse(CheckActivation, "record: its signature is wrong")
 	}
 	return &a, key, nil
 }
 
 // activated decides whether the bundle's AK is tied to its EK by one of the ways that the options trust.
-func (o *Options) activated(b *Bundle, ak *Public) error {
+func (o *Options) activated(b *Bundle, akName []byte) error {
 	for _, name := range o.ActivatedAKs {
-		if bytes.Equal(name, ak.Name) {
+		if bytes.Equal(name, akName) {
 			return nil
 		}
 	}
 	if len(b.Activation) == 0 {
-		return fmt.Errorf("%w: the bundle has no record of a credential activation, and its AK is not among those that you have activated", ErrActivation)
+		return attest.Refuse(CheckActivation, "the bundle has no record of a credential activation, and its AK is not among those that you have activated")
 	}
 	a, signer, err := ParseActivation(b.Activation)
 	if err != nil {
 		return err
 	}
-	if a.Certificate != sha256.Sum256(b.EKCertificate) || !bytes.Equal(a.AKName, ak.Name) {
-		return fmt.Errorf("%w: the record is about another EK or AK", ErrActivation)
+	if a.Certificate != sha256.Sum256(b.EKCertificate) || !bytes.Equal(a.AKName, akName) {
+		return attest.Refuse(CheckActivation, "the record is about another EK or AK")
 	}
 	for _, trusted := range o.Activators {
 		if trusted.Equal(signer) {
 			return nil
 		}
 	}
-	return fmt.Errorf("%w: the record is signed by a key that is not trusted to have run the activation", ErrActivation)
+	return attest.Refuse(CheckActivation, "the record is signed by a key that is not trusted to have run the activation")
 }
 
 func verifySignature(key *ecdsa.PublicKey, digest, signature []byte) bool {

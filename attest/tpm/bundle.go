@@ -8,6 +8,7 @@ import (
 
 	"github.com/fxamacker/cbor/v2"
 
+	"github.com/raypher/raypher/attest"
 	"github.com/raypher/raypher/journal"
 )
 
@@ -51,9 +52,6 @@ type PCR struct {
 	Index uint64   `cbor:"1,keyasint"`
 	Value [32]byte `cbor:"2,keyasint"`
 }
-
-// ErrMalformed: the bytes are no bundle.
-var ErrMalformed = errors.New("TPM bundle malformed")
 
 var (
 	encoding = must(cbor.CoreDetEncOptions().EncMode())
@@ -104,26 +102,26 @@ func (b *Bundle) Encode() ([]byte, error) {
 		}
 	}
 	if err := c.check(); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+		return nil, attest.Refuse(CheckFormat, "%w", err)
 	}
 	data, err := encoding.Marshal(&c)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+		return nil, attest.Refuse(CheckFormat, "%w", err)
 	}
 	if len(data) > MaxBundleSize {
-		return nil, fmt.Errorf("%w: %d bytes, the limit is %d", ErrMalformed, len(data), MaxBundleSize)
+		return nil, attest.Refuse(CheckFormat, "%d bytes, the limit is %d", len(data), MaxBundleSize)
 	}
 	return data, nil
 }
 
-// Decode reads a bundle and checks its form and sizes; nothing that it says is verified. Errors wrap ErrMalformed.
+// Decode reads a bundle and checks its form and sizes; nothing that it says is verified. Refusals name CheckFormat.
 func Decode(data []byte) (*Bundle, error) {
 	var b Bundle
 	if err := decodeStrict(data, MaxBundleSize, &b); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+		return nil, attest.Refuse(CheckFormat, "%w", err)
 	}
 	if err := b.check(); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+		return nil, attest.Refuse(CheckFormat, "%w", err)
 	}
 	return &b, nil
 }

@@ -17,10 +17,9 @@ import (
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
-)
 
-// ErrEndorsement: the EK certificate does not lead to a root that is trusted, or is none.
-var ErrEndorsement = errors.New("EK certificate not trusted")
+	"github.com/raypher/raypher/attest"
+)
 
 // Roots are the certificates of TPM vendors that a relying party trusts. The zero value trusts nobody.
 type Roots struct {
@@ -121,16 +120,16 @@ var subjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
 func (r *Roots) Endorse(der []byte, at time.Time) (*x509.Certificate, error) {
 	c, err := x509.ParseCertificate(der)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrEndorsement, err)
+		return nil, attest.Refuse(CheckEndorsement, "%w", err)
 	}
 	if c.IsCA {
-		return nil, fmt.Errorf("%w: it is a CA's", ErrEndorsement)
+		return nil, attest.Refuse(CheckEndorsement, "it is a CA's")
 	}
 	if c.KeyUsage&(x509.KeyUsageKeyEncipherment|x509.KeyUsageKeyAgreement) == 0 {
-		return nil, fmt.Errorf("%w: its key is not for encryption", ErrEndorsement)
+		return nil, attest.Refuse(CheckEndorsement, "its key is not for encryption")
 	}
 	if r == nil || r.count == 0 {
-		return nil, fmt.Errorf("%w: no root was given", ErrEndorsement)
+		return nil, attest.Refuse(CheckEndorsement, "no root was given")
 	}
 	c.UnhandledCriticalExtensions = slices.DeleteFunc(c.UnhandledCriticalExtensions, subjectAltName.Equal)
 	_, err = c.Verify(x509.VerifyOptions{
@@ -138,7 +137,7 @@ func (r *Roots) Endorse(der []byte, at time.Time) (*x509.Certificate, error) {
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}, // the TCG's own usage, tcg-kp-EKCertificate, is often missing
 	})
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrEndorsement, err)
+		return nil, attest.Refuse(CheckEndorsement, "%w", err)
 	}
 	return c, nil
 }
@@ -149,18 +148,18 @@ func EKTemplate(c *x509.Certificate) (*tpm2.TPMTPublic, error) {
 	switch key := c.PublicKey.(type) {
 	case *rsa.PublicKey:
 		if key.N.BitLen() != 2048 || key.E != 65537 {
-			return nil, fmt.Errorf("%w: an RSA key of %d bits, expected 2048", ErrEndorsement, key.N.BitLen())
+			return nil, attest.Refuse(CheckEndorsement, "an RSA key of %d bits, expected 2048", key.N.BitLen())
 		}
 		public := tpm2.RSAEKTemplate
 		public.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{Buffer: key.N.FillBytes(make([]byte, 256))})
 		return &public, nil
 	case *ecdsa.PublicKey:
 		if key.Curve != elliptic.P256() {
-			return nil, fmt.Errorf("%w: a key on %s, expected P-256", ErrEndorsement, key.Curve.Params().Name)
+			return nil, attest.Refuse(CheckEndorsement, "a key on %s, expected P-256", key.Curve.Params().Name)
 		}
 		point, err := key.Bytes()
 		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrEndorsement, err)
+			return nil, attest.Refuse(CheckEndorsement, "%w", err)
 		}
 		public := tpm2.ECCEKTemplate
 		public.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{
@@ -168,5 +167,5 @@ func EKTemplate(c *x509.Certificate) (*tpm2.TPMTPublic, error) {
 		})
 		return &public, nil
 	}
-	return nil, fmt.Errorf("%w: a key of an unknown kind", ErrEndorsement)
+	return nil, attest.Refuse(CheckEndorsement, "a key of an unknown kind")
 }

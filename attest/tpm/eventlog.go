@@ -6,10 +6,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-)
 
-// ErrEventLog: the log is malformed, or its replay does not give the quoted PCRs.
-var ErrEventLog = errors.New("event log")
+	"github.com/raypher/raypher/attest"
+)
 
 // Bounds and numbers of the crypto-agile log (TCG PC Client Platform Firmware Profile, 10.2 and 10.4).
 const (
@@ -27,7 +26,7 @@ const (
 func replay(log []byte, pcrs []PCR) error {
 	replayed, mentioned, err := replayLog(log)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrEventLog, err)
+		return attest.Refuse(CheckEventLog, "%w", err)
 	}
 	const firmwarePCRs = 8
 	for _, p := range pcrs {
@@ -35,7 +34,7 @@ func replay(log []byte, pcrs []PCR) error {
 			continue
 		}
 		if replayed[p.Index] != p.Value {
-			return fmt.Errorf("%w: its replay gives another PCR %d than the quote: the log was changed, or is not complete", ErrEventLog, p.Index)
+			return attest.Refuse(CheckEventLog, "its replay gives another PCR %d than the quote: the log was changed, or is not complete", p.Index)
 		}
 	}
 	return nil

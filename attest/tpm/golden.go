@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/raypher/raypher/attest"
 )
 
 // ErrGolden: golden values that cannot be read.
@@ -63,14 +65,14 @@ func (g Golden) check(pcrs []PCR) error {
 	for index, allowed := range g {
 		value, ok := quoted[index]
 		if !ok {
-			return fmt.Errorf("%w: PCR %d has golden values and is not quoted", ErrMeasurement, index)
+			return attest.Refuse(CheckGolden, "PCR %d has golden values and is not quoted", index)
 		}
 		right := false
 		for _, a := range allowed {
 			right = right || a == value
 		}
 		if !right {
-			return fmt.Errorf("%w: PCR %d is %x, which is none of its %d golden values", ErrMeasurement, index, value, len(allowed))
+			return attest.Refuse(CheckGolden, "PCR %d is %x, which is none of its %d golden values", index, value, len(allowed))
 		}
 	}
 	return nil

@@ -10,12 +10,8 @@ import (
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
-)
 
-// Errors about keys.
-var (
-	ErrAttributes = errors.New("key with the wrong attributes")
-	ErrKeyFormat  = errors.New("not a P-256 key of a TPM")
+	"github.com/raypher/raypher/attest"
 )
 
 // Role is what a key in a TPM is for; each has its own attributes, and none may stand in for the other. A restricted key
@@ -43,18 +39,19 @@ type Public struct {
 
 // ParsePublic reads a TPMT_PUBLIC and checks that a key in this role was made inside the TPM and cannot leave it:
 // fixedTPM, fixedParent, sensitiveDataOrigin, sign and not decrypt, noDA, restricted exactly for an attestation key, P-256,
-// name algorithm SHA-256, scheme ECDSA with SHA-256. Errors wrap ErrKeyFormat or ErrAttributes.
+// name algorithm SHA-256, scheme ECDSA with SHA-256. Refusals name CheckKey or
+// CheckAttributes.
 func ParsePublic(area []byte, role Role) (*Public, error) {
 	public, err := unmarshal[tpm2.TPMTPublic](area)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", role, ErrKeyFormat, err)
+		return nil, attest.Refuse(CheckKey, "%s: %w", role, err)
 	}
 	if err := checkAttributes(public.ObjectAttributes, role); err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", role, ErrAttributes, err)
+		return nil, attest.Refuse(CheckAttributes, "%s: %w", role, err)
 	}
 	key, err := ecdsaKey(public, role)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", role, ErrKeyFormat, err)
+		return nil, attest.Refuse(CheckKey, "%s: %w", role, err)
 	}
 	return &Public{Key: key, Name: nameOf(area)}, nil
 }

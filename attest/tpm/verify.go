@@ -12,20 +12,12 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/raypher/raypher/attest"
 	"github.com/raypher/raypher/journal"
 )
 
-// Errors that say which check a bundle failed; see also ErrMalformed, ErrEndorsement, ErrActivation, ErrAttributes,
-// ErrKeyFormat, ErrGolden and ErrEventLog.
-var (
-	ErrOptions     = errors.New("TPM verification without what it needs")
-	ErrNonce       = errors.New("TPM bundle with another nonce, or none")
-	ErrTime        = errors.New("TPM bundle outside the accepted time")
-	ErrCertified   = errors.New("signing key not certified by the AK")
-	ErrQuote       = errors.New("quote does not hold")
-	ErrPCRs        = errors.New("PCR values do not belong to the quote")
-	ErrMeasurement = errors.New("platform has other measurements")
-)
+// ErrOptions: the verifier was not told what it needs.
+var ErrOptions = errors.New("TPM verification")
 
 // Options say what a relying party accepts. Roots, a nonce or WithoutNonce, and ActivatedAKs or Activators are needed.
 type Options struct {
@@ -59,7 +51,7 @@ type Result struct {
 	Time          time.Time // the enclave's clock: asserted, not proven
 	PCRs          []PCR
 
-	EKCertificate   *x509.Certificate
+	EKCertificate   *x509.Certificate // nil in a result of Claimed
 	AKName          []byte
 	ResetCount      uint32 // TPM resets, that is power cycles, since the TPM was cleared
 	RestartCount    uint32 // resumes since the last reset
@@ -68,8 +60,8 @@ type Result struct {
 	FirmwareVersion uint64
 }
 
-// Verify checks a document of the tier tpm. The error wraps the sentinel of the check that failed; without one everything in
-// the result holds, as far as the package comment says.
+// Verify checks a document of the tier tpm. A refusal is an *attest.Refusal that names the check; without an error
+// everything in the result holds, as far as the package comment says.
 func Verify(document []byte, o Options) (*Result, error) {
 	if err := o.check(); err != nil {
 		return nil, err
@@ -81,15 +73,37 @@ func Verify(document []byte, o Options) (*Result, error) {
 	if err := o.fresh(b); err != nil {
 		return nil, err
 	}
-	certificate, err := o.Roots.Endorse(b.EKCertificate, o.now())
+	r, err := b.consistent()
 	if err != nil {
 		return nil, err
 	}
+	if r.EKCertificate, err = o.Roots.Endorse(b.EKCertificate, o.now()); err != nil {
+		return nil, err
+	}
+	if err := o.activated(b, r.AKName); err != nil {
+		return nil, err
+	}
+	if err := o.measured(b); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Claimed reads a document and checks that it is consistent: that one AK certified the key and quoted the PCRs for this
+// very bundle. It trusts nobody: whether that AK lies in a TPM is not looked at, and anyone can make such a document
+// about a key of his own. It is for those who know the key already, by its hash.
+func Claimed(document []byte) (*Result, error) {
+	b, err := Decode(document)
+	if err != nil {
+		return nil, err
+	}
+	return b.consistent()
+}
+
+// consistent does the checks that need nothing but the bundle.
+func (b *Bundle) consistent() (*Result, error) {
 	ak, err := ParsePublic(b.AKPublic, AttestationKey)
 	if err != nil {
-		return nil, err
-	}
-	if err := o.activated(b, ak); err != nil {
 		return nil, err
 	}
 	signing, err := ParsePublic(b.KeyPublic, SigningKey)
@@ -104,16 +118,12 @@ func Verify(document []byte, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := o.measured(b); err != nil {
-		return nil, err
-	}
 	key, err := journal.NewKey(signing.Key)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrKeyFormat, err)
+		return nil, attest.Refuse(CheckKey, "%w", err)
 	}
 	return &Result{
-		Key: key, Nonce: b.Nonce, Epoch: b.Epoch, Configuration: b.Configuration, Time: time.Unix(0, b.Time), PCRs: b.PCRs,
-		EKCertificate: certificate, AKName: ak.Name,
+		Key: key, Nonce: b.Nonce, Epoch: b.Epoch, Configuration: b.Configuration, Time: time.Unix(0, b.Time), PCRs: b.PCRs, AKName: ak.Name,
 		ResetCount: quoted.ClockInfo.ResetCount, RestartCount: quoted.ClockInfo.RestartCount, Clock: quoted.ClockInfo.Clock,
 		Safe: bool(quoted.ClockInfo.Safe), FirmwareVersion: quoted.FirmwareVersion,
 	}, nil
@@ -143,11 +153,11 @@ func (o *Options) now() time.Time {
 // fresh compares nonce and time. What the bundle says here is proven by the two signatures later.
 func (o *Options) fresh(b *Bundle) error {
 	if len(b.Nonce) != len(o.Nonce) || subtle.ConstantTimeCompare(b.Nonce, o.Nonce) != 1 {
-		return fmt.Errorf("%w: it has %d bytes, expected %d", ErrNonce, len(b.Nonce), len(o.Nonce))
+		return attest.Refuse(CheckNonce, "it has %d bytes, expected %d", len(b.Nonce), len(o.Nonce))
 	}
 	if o.MaxAge > 0 {
 		if age := o.now().Sub(time.Unix(0, b.Time)); age > o.MaxAge || age < -o.MaxAge {
-			return fmt.Errorf("%w: its time is %s from now, at most %s is accepted", ErrTime, age.Round(time.Second), o.MaxAge)
+			return attest.Refuse(CheckFreshness, "its time is %s from now, at most %s is accepted", age.Round(time.Second), o.MaxAge)
 		}
 	}
 	return nil
@@ -191,14 +201,14 @@ func endorsementPrimary(name []byte) []byte {
 func (b *Bundle) certified(ak, signing *Public) (*tpm2.TPMSAttest, error) {
 	a, err := b.attested(b.Certified, b.CertifiedSignature, ak, tpm2.TPMSTAttestCertify)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrCertified, err)
+		return nil, attest.Refuse(CheckCertified, "%w", err)
 	}
 	info, err := a.Attested.Certify()
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrCertified, err)
+		return nil, attest.Refuse(CheckCertified, "%w", err)
 	}
 	if subtle.ConstantTimeCompare(info.Name.Buffer, signing.Name) != 1 {
-		return nil, fmt.Errorf("%w: it is about another key", ErrCertified)
+		return nil, attest.Refuse(CheckCertified, "it is about another key")
 	}
 	return a, nil
 }
@@ -206,11 +216,11 @@ func (b *Bundle) certified(ak, signing *Public) (*tpm2.TPMSAttest, error) {
 func (b *Bundle) quoted(ak *Public, certified *tpm2.TPMSAttest) (*tpm2.TPMSAttest, error) {
 	a, err := b.attested(b.Quoted, b.QuotedSignature, ak, tpm2.TPMSTAttestQuote)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrQuote, err)
+		return nil, attest.Refuse(CheckQuote, "%w", err)
 	}
 	q, err := a.Attested.Quote()
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrQuote, err)
+		return nil, attest.Refuse(CheckQuote, "%w", err)
 	}
 	if err := checkSelection(q.PCRSelect, b.PCRs); err != nil {
 		return nil, err
@@ -220,11 +230,11 @@ func (b *Bundle) quoted(ak *Public, certified *tpm2.TPMSAttest) (*tpm2.TPMSAttes
 		h.Write(p.Value[:])
 	}
 	if subtle.ConstantTimeCompare(h.Sum(nil), q.PCRDigest.Buffer) != 1 {
-		return nil, fmt.Errorf("%w: their hash is not the quoted one", ErrPCRs)
+		return nil, attest.Refuse(CheckPCRs, "their hash is not the quoted one")
 	}
 	c, d := certified.ClockInfo, a.ClockInfo
 	if c.ResetCount != d.ResetCount || c.RestartCount != d.RestartCount || c.Clock > d.Clock {
-		return nil, fmt.Errorf("%w: the TPM was reset between certification and quote", ErrQuote)
+		return nil, attest.Refuse(CheckQuote, "the TPM was reset between certification and quote")
 	}
 	return a, nil
 }
@@ -233,11 +243,11 @@ func (b *Bundle) quoted(ak *Public, certified *tpm2.TPMSAttest) (*tpm2.TPMSAttes
 // second selection could hide another bank, and a quote of nothing is true of every machine.
 func checkSelection(s tpm2.TPMLPCRSelection, pcrs []PCR) error {
 	if len(s.PCRSelections) != 1 {
-		return fmt.Errorf("%w: it selects %d banks, expected one", ErrQuote, len(s.PCRSelections))
+		return attest.Refuse(CheckQuote, "it selects %d banks, expected one", len(s.PCRSelections))
 	}
 	selection := s.PCRSelections[0]
 	if selection.Hash != tpm2.TPMAlgSHA256 {
-		return fmt.Errorf("%w: it is of bank %#x, expected SHA-256", ErrQuote, uint16(selection.Hash))
+		return attest.Refuse(CheckQuote, "it is of bank %#x, expected SHA-256", uint16(selection.Hash))
 	}
 	selected := 0
 	for i, bits := range selection.PCRSelect {
@@ -246,16 +256,16 @@ func checkSelection(s tpm2.TPMLPCRSelection, pcrs []PCR) error {
 				continue
 			}
 			if selected >= len(pcrs) || pcrs[selected].Index != uint64(8*i+bit) {
-				return fmt.Errorf("%w: PCR %d is quoted, and its value is missing", ErrPCRs, 8*i+bit)
+				return attest.Refuse(CheckPCRs, "PCR %d is quoted, and its value is missing", 8*i+bit)
 			}
 			selected++
 		}
 	}
 	if selected == 0 {
-		return fmt.Errorf("%w: it is over no PCR, which is true of every machine", ErrQuote)
+		return attest.Refuse(CheckQuote, "it is over no PCR, which is true of every machine")
 	}
 	if selected != len(pcrs) {
-		return fmt.Errorf("%w: PCR %d is not quoted", ErrPCRs, pcrs[selected].Index)
+		return attest.Refuse(CheckPCRs, "PCR %d is not quoted", pcrs[selected].Index)
 	}
 	return nil
 }

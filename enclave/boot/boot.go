@@ -14,8 +14,6 @@ import (
 
 	"github.com/raypher/raypher/enclave"
 	"github.com/raypher/raypher/enclave/sandbox"
-	"github.com/raypher/raypher/enclave/signer"
-	"github.com/raypher/raypher/enclave/signer/software"
 	"github.com/raypher/raypher/startconf"
 )
 
@@ -25,6 +23,7 @@ const (
 	DefaultState  = "/var/lib/raypher/enclave"
 	DefaultConfig = "/etc/raypher/enclave"
 	DefaultPort   = 5000 // vsock
+	DefaultTPM    = "/dev/tpmrm0"
 )
 
 // Options of the process; the flags of the command describe them.
@@ -35,6 +34,7 @@ type Options struct {
 	Development      bool
 	User             string
 	Signer           string
+	TPMDevice        string // of the signer tpm; empty: DefaultTPM
 	NoSandbox        bool
 	UntilStdinCloses bool
 	Version          string
@@ -43,9 +43,11 @@ type Options struct {
 
 // Run serves until ctx ends, standard input closes where that was asked for, or serving fails.
 func Run(ctx context.Context, o Options) error {
-	if err := checkSigner(o.Signer); err != nil {
+	key, err := chooseSigner(&o)
+	if err != nil {
 		return err
 	}
+	defer key.abandon()
 	configuration, err := startconf.Read(o.Config)
 	if err != nil {
 		return err
@@ -74,13 +76,13 @@ func Run(ctx context.Context, o Options) error {
 	if err := confine(o, account); err != nil {
 		return err
 	}
-	key, err := openSigner(o)
+	signer, err := key.open(ctx, o)
 	if err != nil {
 		return err
 	}
-	defer key.Close()
+	defer signer.Close()
 	server, err := enclave.New(enclave.Options{
-		Signer: key, Configuration: configuration, State: o.State, Development: o.Development, Version: o.Version, Log: o.Log,
+		Signer: signer, Configuration: configuration, State: o.State, Development: o.Development, Version: o.Version, Log: o.Log,
 	})
 	if err != nil {
 		return err
@@ -94,30 +96,9 @@ func Run(ctx context.Context, o Options) error {
 		}()
 		fmt.Println("ready") // the listener has been open for a while: connecting works from here on
 	}
-	o.Log.Info("enclave ready", "tier", key.Tier(), "listen", o.Listen, "uid", os.Getuid(), "trust_domain", configuration.TrustDomain, "version", o.Version)
+	o.Log.Info("enclave ready", "tier", signer.Tier(), "listen", o.Listen, "uid", os.Getuid(), "trust_domain", configuration.TrustDomain, "version", o.Version)
 	notify.send("READY=1")
-	return server.Serve(ctx, listener)
-}
-
-func checkSigner(name string) error {
-	switch name {
-	case "software":
-		return nil
-	case "tpm", "nitro":
-		return fmt.Errorf("--signer %s: this version has no such signer yet: use software, which protects nothing", name)
-	}
-	return fmt.Errorf("--signer %q: use software", name)
-}
-
-func openSigner(o Options) (signer.Signer, error) {
-	key, made, err := software.Open(o.State)
-	if err != nil {
-		return nil, err
-	}
-	if made {
-		o.Log.Warn("made a signing key of tier software: a file, which is no protection", "file", filepath.Join(o.State, software.KeyFile))
-	}
-	return key, nil
+	return key.serve(ctx, func(ctx context.Context) error { return server.Serve(ctx, listener) })
 }
 
 // confine takes the sandbox. After it this process can do little but serve.

@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/grpc/metadata"
 
+	attest "github.com/raypher/raypher/attest/tpm"
 	"github.com/raypher/raypher/journal"
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
 )
@@ -202,13 +203,19 @@ func (s *Sequencer) predecessor(c claim) (*journal.Predecessor, error) {
 	return &journal.Predecessor{Epoch: c.epoch, Size: c.size, SignedHead: c.head, KeyEvidence: *evidence}, nil
 }
 
-// verifyKey checks the evidence of a key of an earlier epoch. For tier software it proves possession only; which key may be
-// followed is the caller's to decide.
+// verifyKey checks the evidence of a key of an earlier epoch, as far as that goes without trusting anybody: which key may be
+// followed is the caller's to decide, by the key.
 func verifyKey(e *journal.KeyEvidence) (*journal.Key, error) {
 	switch e.Tier {
 	case journal.TierSoftware:
 		_, key, err := journal.VerifyStatement(e.Document)
 		return key, err
+	case journal.TierTPM:
+		r, err := attest.Claimed(e.Document)
+		if err != nil {
+			return nil, err
+		}
+		return r.Key, nil
 	}
 	return nil, fmt.Errorf("evidence of tier %s cannot be verified by this version", e.Tier)
 }

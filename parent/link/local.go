@@ -29,15 +29,17 @@ type LocalOptions struct {
 	State  string // the enclave's own folder: signing key, ceiling
 	// Keys is the parent's folder: its key, the enclave's pinned key, and the start configuration, which is written at the
 	// first start and may be edited. Made if missing, mode 0700.
-	Keys  string
-	User  string // that the process becomes; empty: its default
-	Store Store
-	Log   *slog.Logger
+	Keys string
+	User string // that the process becomes; empty: its default
+	// TPMDevice makes the signer that of the TPM there; empty: a key file, tier software.
+	TPMDevice string
+	Store     Store
+	Log       *slog.Logger
 	// Progress is told in words what was made at a first start and what is being waited for. May be nil.
 	Progress func(string)
 }
 
-// Local is an enclave process of tier software that this process started, and the link to it.
+// Local is an enclave process that this process started, and the link to it.
 type Local struct {
 	*Link
 	process   *exec.Cmd
@@ -78,7 +80,11 @@ func StartLocal(ctx context.Context, o LocalOptions) (*Local, error) {
 		local.Close()
 		return nil, fmt.Errorf("start enclave: %w", err)
 	}
-	say("enclave ready: tier software, which protects nothing; for development only")
+	if o.TPMDevice == "" {
+		say("enclave ready: tier software, which protects nothing; for development only")
+	} else {
+		say("enclave ready: its key lies in the TPM " + o.TPMDevice)
+	}
 	return local, nil
 }
 
@@ -114,6 +120,9 @@ func spawn(o LocalOptions) (*Local, error) {
 	arguments := []string{"--listen", "unix:" + o.Socket, "--state", o.State, "--config", o.Keys, "--dev", "--until-stdin-closes"}
 	if o.User != "" {
 		arguments = append(arguments, "--user", o.User)
+	}
+	if o.TPMDevice != "" {
+		arguments = append(arguments, "--signer", "tpm", "--tpm-device", o.TPMDevice)
 	}
 	process := exec.Command(o.Binary, arguments...)
 	process.Env = []string{} // it needs nothing, and what it does not have cannot leak

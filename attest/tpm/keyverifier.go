@@ -1,0 +1,21 @@
+package tpm
+
+import (
+	"github.com/raypher/raypher/evidence"
+	"github.com/raypher/raypher/journal"
+)
+
+// KeyVerifier judges the key evidence of tier tpm for package evidence. Documents in a journal were made for nobody, so its
+// options usually say WithoutNonce.
+type KeyVerifier struct{ Options Options }
+
+// VerifyKey implements evidence.KeyVerifier.
+func (v KeyVerifier) VerifyKey(document []byte) (*evidence.Attested, error) {
+	r, err := Verify(document, v.Options)
+	if err != nil {
+		return nil, err
+	}
+	return &evidence.Attested{
+		Tier: journal.TierTPM, Key: r.Key, Epoch: r.Epoch, ConfigurationHash: r.Configuration, Nonce: r.Nonce, Time: r.Time.UnixNano(),
+	}, nil
+}
