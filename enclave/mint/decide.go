@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/raypher/raypher/enclave/ceiling"
@@ -120,6 +122,10 @@ func underCeiling(c *ceiling.Ceiling, r *enclavev1.MintRequest, asked *policy.Po
 			continue
 		}
 		outer, err := expand(g.Permit, a.GetHome())
+		if errors.Is(err, errNoHome) {
+			mismatches = append(mismatches, fmt.Errorf("grant %d: %w", i+1, err))
+			continue
+		}
 		if err != nil {
 			return nil, 0, fmt.Errorf("%w: grant %d of the ceiling: %w", ErrInvalid, i+1, err)
 		}
@@ -137,12 +143,29 @@ func underCeiling(c *ceiling.Ceiling, r *enclavev1.MintRequest, asked *policy.Po
 		ErrDenied, c.Version, r.GetName(), namespace(r), errors.Join(mismatches[:min(len(mismatches), shown)]...))
 }
 
-// expand puts the agent's home in place of ~. An agent without a home gets nothing from patterns that need one.
+// errNoHome: what ~ would stand for is missing, or is the whole file system.
+var errNoHome = errors.New("its permit names ~, and the agent has no home of its own")
+
+// expand puts the agent's home in place of ~. The home is asserted by the parent: a ~ binds an honest parent, no other.
 func expand(p *policy.Policy, home string) (*policy.Policy, error) {
-	if home == "" {
+	if !namesHome(p) {
 		return p, nil
 	}
+	if home == "" || home == "/" {
+		return nil, errNoHome
+	}
 	return p.Expand(home)
+}
+
+func namesHome(p *policy.Policy) bool {
+	var patterns []string
+	if f := p.Filesystem; f != nil {
+		patterns = slices.Concat(f.Read, f.Write, f.Exec, f.Deny, f.RequireApproval)
+	}
+	if n := p.Network; n != nil {
+		patterns = append(patterns, n.Unix...)
+	}
+	return slices.ContainsFunc(patterns, func(pattern string) bool { return strings.HasPrefix(pattern, "~") })
 }
 
 // Bounds of the remembered decisions.

@@ -260,7 +260,12 @@ network: {egress: ["evil.example:443"]}`)
 		{"another's home", func(r *enclavev1.MintRequest) {
 			r.Policy = canonical(t, `filesystem: {read: ["/home/b/**"]}`)
 		}, ErrDenied, []string{"/home/b/**"}},
-		{"no home, and the grant needs one", func(r *enclavev1.MintRequest) { r.Asserted.Home = "" }, ErrDenied, []string{"/home/a/work"}},
+		{"no home, and the grant names one", func(r *enclavev1.MintRequest) { r.Asserted.Home = "" }, ErrDenied, []string{"no home of its own"}},
+		{"the whole file system as a home", func(r *enclavev1.MintRequest) { r.Asserted.Home = "/" }, ErrDenied, []string{"no home of its own"}},
+		{"a pattern as a home", func(r *enclavev1.MintRequest) {
+			r.Asserted.Home = "/*"
+			r.Policy = canonical(t, `filesystem: {read: ["/etc/**"]}`)
+		}, ErrDenied, []string{"/etc/**"}},
 		{"manifest beyond the policy", func(r *enclavev1.MintRequest) {
 			r.Manifest = narrower(t, `filesystem: {read: ["/usr/share/**"]}`)
 		}, ErrDenied, []string{"manifest", "/usr/share/**"}},
