@@ -242,10 +242,16 @@ func (h *Host) add(a *Agent, empty <-chan struct{}) {
 	}()
 }
 
+// unlist takes a gone agent from the list. Until remove, it is still known by its cgroup.
+func (h *Host) unlist(a *Agent) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.agents, a.id)
+}
+
 // remove forgets an agent that is gone.
 func (h *Host) remove(a *Agent) {
 	h.mu.Lock()
-	delete(h.agents, a.id)
 	delete(h.byCgroup, a.group.ID())
 	left := len(h.agents)
 	h.mu.Unlock()

@@ -317,14 +317,15 @@ func (o *owner) end() {
 	if err != nil {
 		o.host.options.Log.Error("something of an ended agent is left", "agent", o.id, "error", err)
 	}
+	o.host.unlist(o.Agent)
+	o.host.options.Log.Info("agent ended", "agent", o.id, "subject", o.subject, "blocked", o.blocked.Load(), "ran", time.Since(o.started).Round(time.Millisecond))
+	close(o.gone)
 	select {
 	case <-time.After(lastEvents):
 	case <-o.host.ctx.Done():
 	}
 	o.closeLine()
 	o.host.remove(o.Agent)
-	o.host.options.Log.Info("agent ended", "agent", o.id, "subject", o.subject, "blocked", o.blocked.Load(), "ran", time.Since(o.started).Round(time.Millisecond))
-	close(o.gone)
 }
 
 // become makes the caller the agent's warden and writes the record.
