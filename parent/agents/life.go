@@ -33,7 +33,7 @@ const (
 	startGrace   = 60 * time.Second       // from Granted to Started
 	wardenGrace  = 15 * time.Second       // for a warden whose connection broke to come back
 	firstRetry   = 500 * time.Millisecond // after a renewal that failed; doubled up to maxRetry
-	maxRetry     = 10 * time.Second
+	maxRetry     = 5 * time.Second
 	mintTimeout  = 10 * time.Second
 	longestSleep = 15 * time.Second // timers stand still while the machine sleeps, so the clock is looked at this often
 	killAgain    = time.Second      // a kill is repeated: a process may have been on its way in
