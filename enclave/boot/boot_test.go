@@ -130,8 +130,7 @@ func TestRunRefuses(t *testing.T) {
 		o    Options
 		want string
 	}{
-		{"tpm", Options{Signer: "tpm"}, "no such signer yet"},
-		{"nitro", Options{Signer: "nitro"}, "no such signer yet"},
+		{"a signer of the next version", Options{Signer: "nitro"}, "--signer"},
 		{"an unknown signer", Options{Signer: "hsm"}, "use software"},
 		{"no configuration", Options{Signer: "software", Config: filepath.Join(dir, "none")}, "start configuration"},
 		{"a configuration that anyone may write", Options{Signer: "software", Config: open}, "chmod go-w"},

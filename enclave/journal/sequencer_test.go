@@ -61,7 +61,7 @@ func (p *parent) Recv() (*enclavev1.PersistRequest, error) {
 }
 
 // connect starts a stream; the test plays the parent.
-func connect(t *testing.T, s *Sequencer) *parent {
+func connect(t testing.TB, s *Sequencer) *parent {
 	t.Helper()
 	p := &parent{
 		up: make(chan *enclavev1.PersistRequest), down: make(chan *enclavev1.Batch), accepted: make(chan struct{}), result: make(chan error, 1),
@@ -90,7 +90,7 @@ func (p *parent) say(m *enclavev1.PersistRequest) {
 	}
 }
 
-func (p *parent) batch(t *testing.T) *enclavev1.Batch {
+func (p *parent) batch(t testing.TB) *enclavev1.Batch {
 	t.Helper()
 	select {
 	case b := <-p.down:
@@ -116,7 +116,7 @@ func (p *parent) end(t *testing.T) error {
 
 func end(b *enclavev1.Batch) uint64 { return b.GetFirstIndex() + uint64(len(b.GetEntries())) }
 
-func newKey(t *testing.T) *software.Key {
+func newKey(t testing.TB) *software.Key {
 	t.Helper()
 	k, _, err := software.Open(t.TempDir())
 	if err != nil {
@@ -125,7 +125,7 @@ func newKey(t *testing.T) *software.Key {
 	return k
 }
 
-func newSequencer(t *testing.T, key signer.Signer, allowed ...[32]byte) *Sequencer {
+func newSequencer(t testing.TB, key signer.Signer, allowed ...[32]byte) *Sequencer {
 	t.Helper()
 	var epoch journal.EpochID
 	rand.Read(epoch[:])

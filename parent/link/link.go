@@ -111,6 +111,7 @@ func Dial(opts Options) (*Link, error) {
 			MinConnectTimeout: 10 * time.Second,
 		}),
 		grpc.WithDisableServiceConfig(),
+		grpc.WithDisableRetry(), // callers retry, with words
 	)
 	if err != nil {
 		return nil, fmt.Errorf("link: %w", err)
