@@ -79,7 +79,7 @@ type Server struct {
 // New prepares everything up to the listener. In development it says what it made in the log.
 func New(opts Options) (*Server, error) {
 	if len(opts.Configuration.CallerKeys) == 0 {
-		return nil, errors.New("start configuration: no caller_key: nobody could call: add the line that raypherd names when it starts")
+		return nil, errors.New("start configuration: no caller_key: nobody could call: add the line that `raypherd --caller-key` prints")
 	}
 	s := &Server{opts: opts}
 	var err error

@@ -261,6 +261,9 @@ func Read(path string) (*Configuration, error) {
 		path = filepath.Join(path, FileName)
 	}
 	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("start configuration: %w: make one with at least the line that `raypherd --caller-key` prints", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read start configuration: %w", err)
 	}
