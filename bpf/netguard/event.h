@@ -62,9 +62,10 @@ static __always_inline bool hand_over(struct refusal *r, const char *path, __u32
 
 static __always_inline void report_path(struct refusal *r, const char *path, __u32 path_length)
 {
-	__u64 now = bpf_ktime_get_boot_ns(), cgroup = r->what.cgroup;
-	struct counters *c = bpf_map_lookup_elem(&counts, &cgroup);
-	struct fold *f = bpf_map_lookup_elem(&folds, &r->what);
+	struct fold_key key = r->what; /* before 6.3, keys must lie on the stack */
+	__u64 now = bpf_ktime_get_boot_ns();
+	struct counters *c = bpf_map_lookup_elem(&counts, &key.cgroup);
+	struct fold *f = bpf_map_lookup_elem(&folds, &key);
 	struct fold fresh = {};
 
 	if (c) {
@@ -106,7 +107,7 @@ static __always_inline void report_path(struct refusal *r, const char *path, __u
 		fresh.folded = 1;
 		count(STAT_FOLDED, 1);
 	}
-	if (bpf_map_update_elem(&folds, &r->what, &fresh, BPF_NOEXIST) && fresh.folded) {
+	if (bpf_map_update_elem(&folds, &key, &fresh, BPF_NOEXIST) && fresh.folded) {
 		count(STAT_CARRIED, 1);
 		count(STAT_LOST, 1);
 	}

@@ -85,8 +85,7 @@ func TestDeadline(t *testing.T) {
 	udp.expect(action{Do: "open-udp", To: mustAddr("10.77.0.2:80")}, "", answer)
 
 	must(t, g.Renew(a.id, bootTime()-1))
-	time.Sleep(100 * time.Millisecond) // the last acknowledgement of the open connection has left
-	w.forget()
+	w.settle()
 	tcp.expect(action{Do: "say"}, silence, "")
 	if o := udp.do(action{Do: "say", Data: "hello"}); o.Err == "" {
 		t.Errorf("a datagram socket that was open still got %+v", o)
@@ -328,7 +327,7 @@ func TestStays(t *testing.T) {
 	must(t, first.Close())
 
 	q := w.startProbe(t, a.fd)
-	w.forget()
+	w.settle()
 	q.expect(action{Do: "tcp", To: mustAddr("10.77.0.2:81")}, refused, "")
 	if arrived, packets := w.forget(); len(arrived)+len(packets) != 0 {
 		t.Errorf("with raypherd away the far end saw %q %q", arrived, packets)

@@ -299,6 +299,16 @@ func (w *world) sees(packet []byte) bool {
 	return false
 }
 
+// settle waits until what is under way has arrived, and forgets it.
+func (w *world) settle() {
+	for {
+		time.Sleep(100 * time.Millisecond)
+		if arrived, packets := w.forget(); len(arrived)+len(packets) == 0 {
+			return
+		}
+	}
+}
+
 // forget empties what was noted and returns it.
 func (w *world) forget() (arrived, packets []string) {
 	w.mu.Lock()
