@@ -3,12 +3,14 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -144,6 +146,39 @@ func TestLeftoversOfAPrivateRun(t *testing.T) {
 		if _, err := os.Stat(place); !os.IsNotExist(err) {
 			t.Errorf("%s is left: %v", place, err)
 		}
+	}
+}
+
+// Private runs may begin at the same moment; none cleans another one away.
+func TestManyPrivateRunsAtOnce(t *testing.T) {
+	p := newPair(t)
+	var all sync.WaitGroup
+	for i := range 6 {
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			cmd := exec.Command(filepath.Join(p.bin, "raypherd"), "--run-dir", p.paths.Run, "--state-dir", p.paths.State, "--private", fmt.Sprintf("many%d", i))
+			log := &safeBuffer{}
+			cmd.Stderr = log
+			if err := cmd.Start(); err != nil {
+				t.Error(err)
+				return
+			}
+			for range 2000 {
+				if strings.Contains(log.String(), "raypherd serves") {
+					break
+				}
+				pause()
+			}
+			cmd.Process.Signal(syscall.SIGTERM)
+			if err := cmd.Wait(); err != nil || !strings.Contains(log.String(), "raypherd serves") {
+				t.Errorf("private run %d: %v\n%s", i, err, log)
+			}
+		}()
+	}
+	all.Wait()
+	if left, _ := os.ReadDir(filepath.Join(p.paths.Run, "private")); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -48,7 +49,7 @@ func sweep(p instance.Paths, log *slog.Logger) {
 			err = sweepOne(left)
 		}
 		switch {
-		case errors.Is(err, errRunning), errors.Is(err, errPopulated):
+		case errors.Is(err, errRunning), errors.Is(err, errPopulated), errors.Is(err, errBegins):
 		case err != nil:
 			log.Warn("a private run left something behind", "run", id, "error", err)
 		default:
@@ -57,9 +58,21 @@ func sweep(p instance.Paths, log *slog.Logger) {
 	}
 }
 
-var errPopulated = errors.New("an agent still runs there")
+var (
+	errPopulated = errors.New("an agent still runs there")
+	errBegins    = errors.New("it may just be starting")
+)
+
+// begins is how old a private instance without a lock must be to count as one that never came up.
+const begins = time.Minute
 
 func sweepOne(left instance.Paths) error {
+	// A lock that names nobody was never held: its raypherd may be between making the folder and locking it.
+	if pid, err := os.ReadFile(left.Lock); err != nil || len(pid) == 0 {
+		if info, err := os.Stat(left.Run); err != nil || time.Since(info.ModTime()) < begins {
+			return errBegins
+		}
+	}
 	held, err := lock(left)
 	if err != nil {
 		return err
