@@ -18,6 +18,7 @@ func (s *Sequencer) write() {
 	var (
 		tree  journal.Tree
 		carry *pending // taken from the queue and too large for the last batch
+		last  pace
 	)
 	for begun := false; !begun; {
 		select {
@@ -40,9 +41,15 @@ func (s *Sequencer) write() {
 				return
 			}
 		}
+		if !s.linger(last) {
+			first.finish(nil, ErrClosed)
+			return
+		}
 		var calls []*pending
 		calls, carry = s.gather(first)
+		began := time.Now()
 		s.commit(&tree, calls)
+		last = pace{signing: time.Since(began), calls: len(calls)}
 	}
 	if carry != nil {
 		carry.finish(nil, ErrClosed)
