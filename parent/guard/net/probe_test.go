@@ -12,7 +12,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -365,11 +364,11 @@ func actRestored(a action) (string, error) {
 	} else {
 		q := new(dns.Msg)
 		q.SetQuestion(dns.Fqdn(a.Path), dns.TypeA)
-		packed, err := q.Pack()
-		if err != nil {
+		var packed []byte
+		if packed, err = q.Pack(); err != nil {
 			return "", err
 		}
-		if err := unix.Sendto(fd, packed, 0, to); err != nil {
+		if err = unix.Sendto(fd, packed, 0, to); err != nil {
 			return "", err
 		}
 		_, from, err = unix.Recvfrom(fd, make([]byte, 65536), 0)
@@ -457,51 +456,4 @@ func (s *probeState) raw(a action) (string, error) {
 		return "", err
 	}
 	return "", unix.Sendto(s.fd, packet, 0, to)
-}
-
-// bench does one thing Data times and says how many nanoseconds of CPU one took, which other load on the machine changes
-// less than the time on the clock.
-func bench(a action) (string, error) {
-	n, err := strconv.Atoi(a.Data)
-	if err != nil {
-		return "", err
-	}
-	family, to := sockaddr(a)
-	udp, err := socket(family, unix.SOCK_DGRAM, 0)
-	if err != nil {
-		return "", err
-	}
-	defer unix.Close(udp)
-	start, err := cpuTime()
-	if err != nil {
-		return "", err
-	}
-	for range n {
-		if a.Do == "bench-send" {
-			if err := unix.Sendto(udp, []byte("x"), 0, to); err != nil {
-				return "", err
-			}
-			continue
-		}
-		fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return "", err
-		}
-		// Reset at close: no port stays in TIME_WAIT, however often this runs.
-		if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
-			return "", err
-		}
-		if err := unix.Connect(fd, to); err != nil {
-			return "", err
-		}
-		unix.Close(fd)
-	}
-	end, err := cpuTime()
-	return strconv.FormatInt((end-start)/int64(n), 10), err
-}
-
-func cpuTime() (int64, error) {
-	var r unix.Rusage
-	err := unix.Getrusage(unix.RUSAGE_SELF, &r)
-	return r.Utime.Nano() + r.Stime.Nano(), err
 }

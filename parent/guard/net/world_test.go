@@ -43,7 +43,6 @@ var (
 	near6   = netip.MustParseAddr("fd77::1")
 	far6    = netip.MustParseAddr("fd77::2")
 	lo4     = netip.MustParseAddr("127.0.0.1")
-	lo6     = netip.MustParseAddr("::1")
 )
 
 func at(a netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(a, port) }
