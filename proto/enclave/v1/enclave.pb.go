@@ -802,6 +802,215 @@ func (x *MintReply) GetPolicyHash() []byte {
 	return nil
 }
 
+type MintRequests struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Requests      []*NumberedMintRequest `protobuf:"bytes,1,rep,name=requests,proto3" json:"requests,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MintRequests) Reset() {
+	*x = MintRequests{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MintRequests) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MintRequests) ProtoMessage() {}
+
+func (x *MintRequests) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MintRequests.ProtoReflect.Descriptor instead.
+func (*MintRequests) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *MintRequests) GetRequests() []*NumberedMintRequest {
+	if x != nil {
+		return x.Requests
+	}
+	return nil
+}
+
+type NumberedMintRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"` // chosen by the parent
+	Request       *MintRequest           `protobuf:"bytes,2,opt,name=request,proto3" json:"request,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NumberedMintRequest) Reset() {
+	*x = NumberedMintRequest{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NumberedMintRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NumberedMintRequest) ProtoMessage() {}
+
+func (x *NumberedMintRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NumberedMintRequest.ProtoReflect.Descriptor instead.
+func (*NumberedMintRequest) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *NumberedMintRequest) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *NumberedMintRequest) GetRequest() *MintRequest {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+type MintResults struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Results       []*MintResult          `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MintResults) Reset() {
+	*x = MintResults{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MintResults) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MintResults) ProtoMessage() {}
+
+func (x *MintResults) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MintResults.ProtoReflect.Descriptor instead.
+func (*MintResults) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *MintResults) GetResults() []*MintResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+// MintResult is a reply, or the status that a call of Mint would have ended with.
+type MintResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Reply         *MintReply             `protobuf:"bytes,2,opt,name=reply,proto3" json:"reply,omitempty"`
+	Code          uint32                 `protobuf:"varint,3,opt,name=code,proto3" json:"code,omitempty"` // of gRPC; 0: there is a reply
+	Message       string                 `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MintResult) Reset() {
+	*x = MintResult{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MintResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MintResult) ProtoMessage() {}
+
+func (x *MintResult) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MintResult.ProtoReflect.Descriptor instead.
+func (*MintResult) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *MintResult) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *MintResult) GetReply() *MintReply {
+	if x != nil {
+		return x.Reply
+	}
+	return nil
+}
+
+func (x *MintResult) GetCode() uint32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *MintResult) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
 type RecordRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Verdicts      [][]byte               `protobuf:"bytes,1,rep,name=verdicts,proto3" json:"verdicts,omitempty"` // each the CBOR of a journal verdict
@@ -811,7 +1020,7 @@ type RecordRequest struct {
 
 func (x *RecordRequest) Reset() {
 	*x = RecordRequest{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[10]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -823,7 +1032,7 @@ func (x *RecordRequest) String() string {
 func (*RecordRequest) ProtoMessage() {}
 
 func (x *RecordRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[10]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -836,7 +1045,7 @@ func (x *RecordRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordRequest.ProtoReflect.Descriptor instead.
 func (*RecordRequest) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{10}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RecordRequest) GetVerdicts() [][]byte {
@@ -856,7 +1065,7 @@ type RecordReply struct {
 
 func (x *RecordReply) Reset() {
 	*x = RecordReply{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[11]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -868,7 +1077,7 @@ func (x *RecordReply) String() string {
 func (*RecordReply) ProtoMessage() {}
 
 func (x *RecordReply) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[11]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -881,7 +1090,7 @@ func (x *RecordReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordReply.ProtoReflect.Descriptor instead.
 func (*RecordReply) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{11}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RecordReply) GetEpoch() []byte {
@@ -907,7 +1116,7 @@ type AttestRequest struct {
 
 func (x *AttestRequest) Reset() {
 	*x = AttestRequest{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[12]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -919,7 +1128,7 @@ func (x *AttestRequest) String() string {
 func (*AttestRequest) ProtoMessage() {}
 
 func (x *AttestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[12]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -932,7 +1141,7 @@ func (x *AttestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttestRequest.ProtoReflect.Descriptor instead.
 func (*AttestRequest) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{12}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AttestRequest) GetNonce() []byte {
@@ -952,7 +1161,7 @@ type Evidence struct {
 
 func (x *Evidence) Reset() {
 	*x = Evidence{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[13]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -964,7 +1173,7 @@ func (x *Evidence) String() string {
 func (*Evidence) ProtoMessage() {}
 
 func (x *Evidence) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[13]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -977,7 +1186,7 @@ func (x *Evidence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evidence.ProtoReflect.Descriptor instead.
 func (*Evidence) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{13}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Evidence) GetTier() string {
@@ -1067,7 +1276,20 @@ const file_enclave_v1_enclave_proto_rawDesc = "" +
 	"\x10lifetime_seconds\x18\x03 \x01(\rR\x0flifetimeSeconds\x12!\n" +
 	"\fexpires_unix\x18\x04 \x01(\x03R\vexpiresUnix\x12\x1f\n" +
 	"\vpolicy_hash\x18\x05 \x01(\fR\n" +
-	"policyHash\"+\n" +
+	"policyHash\"S\n" +
+	"\fMintRequests\x12C\n" +
+	"\brequests\x18\x01 \x03(\v2'.raypher.enclave.v1.NumberedMintRequestR\brequests\"h\n" +
+	"\x13NumberedMintRequest\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x129\n" +
+	"\arequest\x18\x02 \x01(\v2\x1f.raypher.enclave.v1.MintRequestR\arequest\"G\n" +
+	"\vMintResults\x128\n" +
+	"\aresults\x18\x01 \x03(\v2\x1e.raypher.enclave.v1.MintResultR\aresults\"\x87\x01\n" +
+	"\n" +
+	"MintResult\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x123\n" +
+	"\x05reply\x18\x02 \x01(\v2\x1d.raypher.enclave.v1.MintReplyR\x05reply\x12\x12\n" +
+	"\x04code\x18\x03 \x01(\rR\x04code\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\"+\n" +
 	"\rRecordRequest\x12\x1a\n" +
 	"\bverdicts\x18\x01 \x03(\fR\bverdicts\"D\n" +
 	"\vRecordReply\x12\x14\n" +
@@ -1078,12 +1300,14 @@ const file_enclave_v1_enclave_proto_rawDesc = "" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\":\n" +
 	"\bEvidence\x12\x12\n" +
 	"\x04tier\x18\x01 \x01(\tR\x04tier\x12\x1a\n" +
-	"\bdocument\x18\x02 \x01(\fR\bdocument2\xe8\x03\n" +
+	"\bdocument\x18\x02 \x01(\fR\bdocument2\xbd\x04\n" +
 	"\aEnclave\x12P\n" +
 	"\bDescribe\x12#.raypher.enclave.v1.DescribeRequest\x1a\x1f.raypher.enclave.v1.Description\x12L\n" +
 	"\aPersist\x12\".raypher.enclave.v1.PersistRequest\x1a\x19.raypher.enclave.v1.Batch(\x010\x01\x12\\\n" +
 	"\x0eInstallCeiling\x12).raypher.enclave.v1.InstallCeilingRequest\x1a\x1f.raypher.enclave.v1.Description\x12F\n" +
-	"\x04Mint\x12\x1f.raypher.enclave.v1.MintRequest\x1a\x1d.raypher.enclave.v1.MintReply\x12L\n" +
+	"\x04Mint\x12\x1f.raypher.enclave.v1.MintRequest\x1a\x1d.raypher.enclave.v1.MintReply\x12S\n" +
+	"\n" +
+	"MintStream\x12 .raypher.enclave.v1.MintRequests\x1a\x1f.raypher.enclave.v1.MintResults(\x010\x01\x12L\n" +
 	"\x06Record\x12!.raypher.enclave.v1.RecordRequest\x1a\x1f.raypher.enclave.v1.RecordReply\x12I\n" +
 	"\x06Attest\x12!.raypher.enclave.v1.AttestRequest\x1a\x1c.raypher.enclave.v1.EvidenceB7Z5github.com/raypher/raypher/proto/enclave/v1;enclavev1b\x06proto3"
 
@@ -1099,7 +1323,7 @@ func file_enclave_v1_enclave_proto_rawDescGZIP() []byte {
 	return file_enclave_v1_enclave_proto_rawDescData
 }
 
-var file_enclave_v1_enclave_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_enclave_v1_enclave_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_enclave_v1_enclave_proto_goTypes = []any{
 	(*DescribeRequest)(nil),       // 0: raypher.enclave.v1.DescribeRequest
 	(*Description)(nil),           // 1: raypher.enclave.v1.Description
@@ -1111,32 +1335,42 @@ var file_enclave_v1_enclave_proto_goTypes = []any{
 	(*Asserted)(nil),              // 7: raypher.enclave.v1.Asserted
 	(*MintRequest)(nil),           // 8: raypher.enclave.v1.MintRequest
 	(*MintReply)(nil),             // 9: raypher.enclave.v1.MintReply
-	(*RecordRequest)(nil),         // 10: raypher.enclave.v1.RecordRequest
-	(*RecordReply)(nil),           // 11: raypher.enclave.v1.RecordReply
-	(*AttestRequest)(nil),         // 12: raypher.enclave.v1.AttestRequest
-	(*Evidence)(nil),              // 13: raypher.enclave.v1.Evidence
+	(*MintRequests)(nil),          // 10: raypher.enclave.v1.MintRequests
+	(*NumberedMintRequest)(nil),   // 11: raypher.enclave.v1.NumberedMintRequest
+	(*MintResults)(nil),           // 12: raypher.enclave.v1.MintResults
+	(*MintResult)(nil),            // 13: raypher.enclave.v1.MintResult
+	(*RecordRequest)(nil),         // 14: raypher.enclave.v1.RecordRequest
+	(*RecordReply)(nil),           // 15: raypher.enclave.v1.RecordReply
+	(*AttestRequest)(nil),         // 16: raypher.enclave.v1.AttestRequest
+	(*Evidence)(nil),              // 17: raypher.enclave.v1.Evidence
 }
 var file_enclave_v1_enclave_proto_depIdxs = []int32{
 	3,  // 0: raypher.enclave.v1.PersistRequest.attach:type_name -> raypher.enclave.v1.Attach
 	4,  // 1: raypher.enclave.v1.PersistRequest.ack:type_name -> raypher.enclave.v1.PersistAck
 	7,  // 2: raypher.enclave.v1.MintRequest.asserted:type_name -> raypher.enclave.v1.Asserted
-	0,  // 3: raypher.enclave.v1.Enclave.Describe:input_type -> raypher.enclave.v1.DescribeRequest
-	2,  // 4: raypher.enclave.v1.Enclave.Persist:input_type -> raypher.enclave.v1.PersistRequest
-	6,  // 5: raypher.enclave.v1.Enclave.InstallCeiling:input_type -> raypher.enclave.v1.InstallCeilingRequest
-	8,  // 6: raypher.enclave.v1.Enclave.Mint:input_type -> raypher.enclave.v1.MintRequest
-	10, // 7: raypher.enclave.v1.Enclave.Record:input_type -> raypher.enclave.v1.RecordRequest
-	12, // 8: raypher.enclave.v1.Enclave.Attest:input_type -> raypher.enclave.v1.AttestRequest
-	1,  // 9: raypher.enclave.v1.Enclave.Describe:output_type -> raypher.enclave.v1.Description
-	5,  // 10: raypher.enclave.v1.Enclave.Persist:output_type -> raypher.enclave.v1.Batch
-	1,  // 11: raypher.enclave.v1.Enclave.InstallCeiling:output_type -> raypher.enclave.v1.Description
-	9,  // 12: raypher.enclave.v1.Enclave.Mint:output_type -> raypher.enclave.v1.MintReply
-	11, // 13: raypher.enclave.v1.Enclave.Record:output_type -> raypher.enclave.v1.RecordReply
-	13, // 14: raypher.enclave.v1.Enclave.Attest:output_type -> raypher.enclave.v1.Evidence
-	9,  // [9:15] is the sub-list for method output_type
-	3,  // [3:9] is the sub-list for method input_type
-	3,  // [3:3] is the sub-list for extension type_name
-	3,  // [3:3] is the sub-list for extension extendee
-	0,  // [0:3] is the sub-list for field type_name
+	11, // 3: raypher.enclave.v1.MintRequests.requests:type_name -> raypher.enclave.v1.NumberedMintRequest
+	8,  // 4: raypher.enclave.v1.NumberedMintRequest.request:type_name -> raypher.enclave.v1.MintRequest
+	13, // 5: raypher.enclave.v1.MintResults.results:type_name -> raypher.enclave.v1.MintResult
+	9,  // 6: raypher.enclave.v1.MintResult.reply:type_name -> raypher.enclave.v1.MintReply
+	0,  // 7: raypher.enclave.v1.Enclave.Describe:input_type -> raypher.enclave.v1.DescribeRequest
+	2,  // 8: raypher.enclave.v1.Enclave.Persist:input_type -> raypher.enclave.v1.PersistRequest
+	6,  // 9: raypher.enclave.v1.Enclave.InstallCeiling:input_type -> raypher.enclave.v1.InstallCeilingRequest
+	8,  // 10: raypher.enclave.v1.Enclave.Mint:input_type -> raypher.enclave.v1.MintRequest
+	10, // 11: raypher.enclave.v1.Enclave.MintStream:input_type -> raypher.enclave.v1.MintRequests
+	14, // 12: raypher.enclave.v1.Enclave.Record:input_type -> raypher.enclave.v1.RecordRequest
+	16, // 13: raypher.enclave.v1.Enclave.Attest:input_type -> raypher.enclave.v1.AttestRequest
+	1,  // 14: raypher.enclave.v1.Enclave.Describe:output_type -> raypher.enclave.v1.Description
+	5,  // 15: raypher.enclave.v1.Enclave.Persist:output_type -> raypher.enclave.v1.Batch
+	1,  // 16: raypher.enclave.v1.Enclave.InstallCeiling:output_type -> raypher.enclave.v1.Description
+	9,  // 17: raypher.enclave.v1.Enclave.Mint:output_type -> raypher.enclave.v1.MintReply
+	12, // 18: raypher.enclave.v1.Enclave.MintStream:output_type -> raypher.enclave.v1.MintResults
+	15, // 19: raypher.enclave.v1.Enclave.Record:output_type -> raypher.enclave.v1.RecordReply
+	17, // 20: raypher.enclave.v1.Enclave.Attest:output_type -> raypher.enclave.v1.Evidence
+	14, // [14:21] is the sub-list for method output_type
+	7,  // [7:14] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_enclave_v1_enclave_proto_init() }
@@ -1154,7 +1388,7 @@ func file_enclave_v1_enclave_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_enclave_v1_enclave_proto_rawDesc), len(file_enclave_v1_enclave_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

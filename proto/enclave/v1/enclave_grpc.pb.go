@@ -26,6 +26,7 @@ const (
 	Enclave_Persist_FullMethodName        = "/raypher.enclave.v1.Enclave/Persist"
 	Enclave_InstallCeiling_FullMethodName = "/raypher.enclave.v1.Enclave/InstallCeiling"
 	Enclave_Mint_FullMethodName           = "/raypher.enclave.v1.Enclave/Mint"
+	Enclave_MintStream_FullMethodName     = "/raypher.enclave.v1.Enclave/MintStream"
 	Enclave_Record_FullMethodName         = "/raypher.enclave.v1.Enclave/Record"
 	Enclave_Attest_FullMethodName         = "/raypher.enclave.v1.Enclave/Attest"
 )
@@ -44,6 +45,9 @@ type EnclaveClient interface {
 	InstallCeiling(ctx context.Context, in *InstallCeilingRequest, opts ...grpc.CallOption) (*Description, error)
 	// Mint checks ceiling ⊇ policy ⊇ manifest ⊇ intent and returns a visa on the innermost.
 	Mint(ctx context.Context, in *MintRequest, opts ...grpc.CallOption) (*MintReply, error)
+	// MintStream is Mint for a parent with many callers: requests and results travel in bundles, which costs a fraction of a
+	// call each. Results come in any order, each under the number of its request. The stream lasts as long as the parent likes.
+	MintStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[MintRequests, MintResults], error)
 	// Record appends verdicts to the journal.
 	Record(ctx context.Context, in *RecordRequest, opts ...grpc.CallOption) (*RecordReply, error)
 	// Attest returns evidence for the enclave's key, bound to the caller's nonce. For the tier `software` this is a
@@ -102,6 +106,19 @@ func (c *enclaveClient) Mint(ctx context.Context, in *MintRequest, opts ...grpc.
 	return out, nil
 }
 
+func (c *enclaveClient) MintStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[MintRequests, MintResults], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Enclave_ServiceDesc.Streams[1], Enclave_MintStream_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[MintRequests, MintResults]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Enclave_MintStreamClient = grpc.BidiStreamingClient[MintRequests, MintResults]
+
 func (c *enclaveClient) Record(ctx context.Context, in *RecordRequest, opts ...grpc.CallOption) (*RecordReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RecordReply)
@@ -136,6 +153,9 @@ type EnclaveServer interface {
 	InstallCeiling(context.Context, *InstallCeilingRequest) (*Description, error)
 	// Mint checks ceiling ⊇ policy ⊇ manifest ⊇ intent and returns a visa on the innermost.
 	Mint(context.Context, *MintRequest) (*MintReply, error)
+	// MintStream is Mint for a parent with many callers: requests and results travel in bundles, which costs a fraction of a
+	// call each. Results come in any order, each under the number of its request. The stream lasts as long as the parent likes.
+	MintStream(grpc.BidiStreamingServer[MintRequests, MintResults]) error
 	// Record appends verdicts to the journal.
 	Record(context.Context, *RecordRequest) (*RecordReply, error)
 	// Attest returns evidence for the enclave's key, bound to the caller's nonce. For the tier `software` this is a
@@ -162,6 +182,9 @@ func (UnimplementedEnclaveServer) InstallCeiling(context.Context, *InstallCeilin
 }
 func (UnimplementedEnclaveServer) Mint(context.Context, *MintRequest) (*MintReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Mint not implemented")
+}
+func (UnimplementedEnclaveServer) MintStream(grpc.BidiStreamingServer[MintRequests, MintResults]) error {
+	return status.Error(codes.Unimplemented, "method MintStream not implemented")
 }
 func (UnimplementedEnclaveServer) Record(context.Context, *RecordRequest) (*RecordReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Record not implemented")
@@ -251,6 +274,13 @@ func _Enclave_Mint_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Enclave_MintStream_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(EnclaveServer).MintStream(&grpc.GenericServerStream[MintRequests, MintResults]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Enclave_MintStreamServer = grpc.BidiStreamingServer[MintRequests, MintResults]
+
 func _Enclave_Record_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RecordRequest)
 	if err := dec(in); err != nil {
@@ -319,6 +349,12 @@ var Enclave_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Persist",
 			Handler:       _Enclave_Persist_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "MintStream",
+			Handler:       _Enclave_MintStream_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
 		},
