@@ -37,14 +37,22 @@ func findDaemon() (socket string, err error) {
 	return startPrivate()
 }
 
-// reach connects to a unix socket once.
+// reach says whether a stream socket is served at path, without connecting to it: a datagram socket cannot be connected to it,
+// and the kernel says that this is why (net/unix/af_unix.c, unix_find_bsd).
 func reach(path string) error {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	return unix.Connect(fd, &unix.SockaddrUnix{Name: path})
+	err = unix.Connect(fd, &unix.SockaddrUnix{Name: path})
+	if errors.Is(err, unix.EPROTOTYPE) {
+		return nil
+	}
+	if err == nil {
+		err = unix.EPROTOTYPE
+	}
+	return err
 }
 
 // startPrivate starts raypherd for this run alone. It ends with the run.

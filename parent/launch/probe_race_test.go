@@ -172,7 +172,8 @@ func playLines() int {
 
 // playI386 makes getpid by int 0x80, where number 20 is of i386.
 func playI386() int {
-	page, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_32BIT)
+	const map32Bit = 0x40 // MAP_32BIT, which only amd64 has
+	page, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC, unix.MAP_PRIVATE|unix.MAP_ANON|map32Bit)
 	if err != nil {
 		return 1
 	}

@@ -51,11 +51,18 @@ func (c command) start() (pid int, err error) {
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
 		return 0, fmt.Errorf("start %s: %w", c.path, err)
 	}
-	f.report = pipe[1]
-	between, errno := f.run()
+	// Out of the way of the low numbers.
+	report, err := unix.FcntlInt(uintptr(pipe[1]), unix.F_DUPFD_CLOEXEC, len(c.files)+1)
 	unix.Close(pipe[1])
-	report := os.NewFile(uintptr(pipe[0]), "start")
-	defer report.Close()
+	if err != nil {
+		unix.Close(pipe[0])
+		return 0, fmt.Errorf("start %s: %w", c.path, err)
+	}
+	f.report = report
+	between, errno := f.run()
+	unix.Close(report)
+	told := os.NewFile(uintptr(pipe[0]), "start")
+	defer told.Close()
 	if errno != 0 {
 		return 0, fmt.Errorf("start %s: fork: %w", c.path, errno)
 	}
@@ -66,10 +73,10 @@ func (c command) start() (pid int, err error) {
 		}
 	}
 	var words [2][8]byte
-	if _, err := io.ReadFull(report, words[0][:]); err != nil {
+	if _, err := io.ReadFull(told, words[0][:]); err != nil {
 		return 0, fmt.Errorf("start %s: it did not come up: %w", c.path, err)
 	}
-	if _, err := io.ReadFull(report, words[1][:]); err == nil {
+	if _, err := io.ReadFull(told, words[1][:]); err == nil {
 		return 0, fmt.Errorf("start %s: %w", c.path, unix.Errno(binary.NativeEndian.Uint64(words[1][:])))
 	}
 	return int(binary.NativeEndian.Uint64(words[0][:])), nil
@@ -98,7 +105,7 @@ func (c command) prepare() (*fork, func(), error) {
 	}
 	f.argv, f.env = &argv[0], &env[0]
 	for _, fd := range c.files {
-		copied, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, len(c.files)+3)
+		copied, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, len(c.files)+1)
 		if err != nil {
 			closeAll()
 			return nil, nil, fmt.Errorf("start %s: %w", c.path, err)
@@ -108,8 +115,8 @@ func (c command) prepare() (*fork, func(), error) {
 	return f, closeAll, nil
 }
 
-// run forks twice. It returns the pid of the process in between, which ends at once. All signals are blocked around the fork: a
-// handler of the runtime must not run in the child.
+// run forks twice. It returns the pid of the process in between, which has ended then. All signals are blocked around the fork:
+// a handler of the runtime must not run in the child.
 func (f *fork) run() (between int, errno unix.Errno) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -124,23 +131,36 @@ func (f *fork) run() (between int, errno unix.Errno) {
 	return int(pid), forkErrno
 }
 
-// fork is clone(2) without CLONE_VM: the child has its own copy of the memory and of this stack, so that going on in it is safe
-// as long as only raw system calls are made (compare syscall.forkAndExecInChild).
+// vfork is clone(2) with CLONE_VFORK and CLONE_VM: the child runs in this memory and on this stack, and this thread waits until
+// the child has executed something or ended. No page is copied. What the child may do is what syscall.forkAndExecInChild does:
+// raw system calls, and no write to anything that its parent looks at.
+func vfork() (pid, errno uintptr)
+
+// fork forks twice and returns the pid of the process in between.
 //
 //go:nosplit
 //go:norace
+//go:noinline
 func (f *fork) fork() (uintptr, unix.Errno) {
-	pid, _, errno := syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
+	pid, errno := vfork()
 	if errno != 0 || pid != 0 {
-		return pid, errno
+		return pid, unix.Errno(errno)
 	}
 	syscall.RawSyscall(syscall.SYS_SETSID, 0, 0, 0)
-	pid, _, errno = syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
-	if errno == 0 && pid == 0 {
-		f.child()
-	}
+	f.again()
 	for {
-		syscall.RawSyscall(syscall.SYS_EXIT_GROUP, uintptr(errno), 0, 0)
+		syscall.RawSyscall(syscall.SYS_EXIT_GROUP, 0, 0, 0)
+	}
+}
+
+// again is the second fork. It has a frame of its own: the first child must not write where its parent's locals are.
+//
+//go:nosplit
+//go:norace
+//go:noinline
+func (f *fork) again() {
+	if pid, errno := vfork(); errno == 0 && pid == 0 {
+		f.child()
 	}
 }
 
@@ -152,9 +172,15 @@ func (f *fork) child() {
 	pid, _, _ := syscall.RawSyscall(syscall.SYS_GETPID, 0, 0, 0)
 	f.tell(uint64(pid))
 	var errno syscall.Errno
-	for i := 0; i < len(f.files); i++ {
-		if _, _, errno = syscall.RawSyscall(syscall.SYS_DUP3, uintptr(f.files[i]), uintptr(i), 0); errno != 0 {
-			break
+	for i := 0; i < len(f.files) && errno == 0; i++ {
+		_, _, errno = syscall.RawSyscall(syscall.SYS_DUP3, uintptr(f.files[i]), uintptr(i), 0)
+	}
+	// Nothing else of ours goes along but the pipe for errors, which closes itself at the exec.
+	last := len(f.files)
+	if errno == 0 {
+		if _, _, errno = syscall.RawSyscall(syscall.SYS_DUP3, uintptr(f.report), uintptr(last), syscall.O_CLOEXEC); errno == 0 {
+			f.report = last
+			syscall.RawSyscall(unix.SYS_CLOSE_RANGE, uintptr(last+1), ^uintptr(0)>>32, 0)
 		}
 	}
 	if errno == 0 {
