@@ -73,6 +73,7 @@ type Server struct {
 	ceiling *ceiling.Store
 	journal *sequencer.Sequencer
 	mint    *mint.Mint
+	minting chan struct{} // a token for each request of a MintStream that is being answered
 	grpc    *grpc.Server
 }
 
@@ -81,7 +82,7 @@ func New(opts Options) (*Server, error) {
 	if len(opts.Configuration.CallerKeys) == 0 {
 		return nil, errors.New("start configuration: no caller_key: nobody could call: add the line that `raypherd --caller-key` prints")
 	}
-	s := &Server{opts: opts}
+	s := &Server{opts: opts, minting: make(chan struct{}, MaxMinting)}
 	var err error
 	if s.key, err = journal.NewKey(opts.Signer.Public()); err != nil {
 		return nil, fmt.Errorf("signing key: %w", err)

@@ -77,6 +77,7 @@ type Link struct {
 	pin    *pin
 	conn   *grpc.ClientConn
 	client enclavev1.EnclaveClient
+	mints  *mints
 	stop   context.CancelFunc
 	done   sync.WaitGroup
 
@@ -117,9 +118,14 @@ func Dial(opts Options) (*Link, error) {
 		return nil, fmt.Errorf("link: %w", err)
 	}
 	l.client = enclavev1.NewEnclaveClient(l.conn)
+	l.mints = newMints(l.client)
 	ctx, stop := context.WithCancel(context.Background())
 	l.stop = stop
-	l.done.Add(1)
+	l.done.Add(2)
+	go func() {
+		defer l.done.Done()
+		l.mints.run(ctx)
+	}()
 	go func() {
 		defer l.done.Done()
 		l.persist(ctx)
@@ -175,9 +181,10 @@ func (l *Link) Describe(ctx context.Context) (*enclavev1.Description, error) {
 	return d, l.explain(err)
 }
 
-// Mint asks for a visa.
+// Mint asks for a visa. Calls at the same time travel together; each has its own outcome. r must not be changed before Mint
+// returns, nor after ctx ended it early.
 func (l *Link) Mint(ctx context.Context, r *enclavev1.MintRequest) (*enclavev1.MintReply, error) {
-	reply, err := l.client.Mint(ctx, r)
+	reply, err := l.mints.mint(ctx, r)
 	return reply, l.explain(err)
 }
 
