@@ -30,7 +30,8 @@ type Challenge struct {
 
 	certificate []byte
 	name        []byte
-	expected    []byte
+	expected    []byte // nil once it was compared
+	answered    bool   // rightly
 }
 
 // Identity is what a machine says of its TPM before it is believed.
@@ -72,6 +73,7 @@ func (c *Challenge) Finish(answer []byte) error {
 	if expected == nil || subtle.ConstantTimeCompare(answer, expected) != 1 {
 		return attest.Refuse(CheckActivation, "the answer to the challenge is wrong: the AK is not of this TPM")
 	}
+	c.answered = true
 	return nil
 }
 
@@ -97,8 +99,8 @@ func (a Activation) digest() [32]byte {
 
 // Record returns the encoded record of a challenge that was finished without an error.
 func (c *Challenge) Record(key *ecdsa.PrivateKey, at time.Time) ([]byte, error) {
-	if c.expected != nil {
-		return nil, attest.Refuse(CheckActivation, "the challenge was not answered yet")
+	if !c.answered {
+		return nil, attest.Refuse(CheckActivation, "the challenge was not answered rightly")
 	}
 	signer, err := journal.NewKey(&key.PublicKey)
 	if err != nil {
