@@ -108,8 +108,18 @@ func parse(args []string, out io.Writer) (*daemon.Options, error) {
 	if private != "" {
 		o.Listen = ""
 	}
-	o.Paths, err = paths(run, state, private)
+	if o.Paths, err = paths(run, state, private); err == nil && callerKey {
+		return nil, printCallerLine(o.Paths)
+	}
 	return &o, err
+}
+
+func printCallerLine(p instance.Paths) error {
+	line, err := daemon.CallerLine(p)
+	if err == nil {
+		fmt.Println(line)
+	}
+	return err
 }
 
 // paths finds the instance that the flags name.

@@ -67,6 +67,8 @@ func (p *Pair) open(ctx context.Context) (err error) {
 
 // configure writes the enclave's start configuration, which names the key of the raypherd that may call it.
 func (p *Pair) configure(ctx context.Context) (path string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	print := exec.CommandContext(ctx, filepath.Join(p.programs, "raypherd"), "--caller-key", "--run-dir", p.Run, "--state-dir", p.State)
 	print.Stderr = p.log
 	line, err := print.Output()
