@@ -635,6 +635,7 @@ type Granted struct {
 	Notes             []string               `protobuf:"bytes,13,rep,name=notes,proto3" json:"notes,omitempty"`                                                    // what this host could not provide, in words
 	Development       bool                   `protobuf:"varint,14,opt,name=development,proto3" json:"development,omitempty"`
 	ReattachSecret    []byte                 `protobuf:"bytes,15,opt,name=reattach_secret,json=reattachSecret,proto3" json:"reattach_secret,omitempty"` // the warden alone knows it: the visa shows everything else that names it to its agent
+	ClosedPaths       []string               `protobuf:"bytes,16,rep,name=closed_paths,json=closedPaths,proto3" json:"closed_paths,omitempty"`          // absolute: this daemon's run and state folders, which no agent may open
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -770,6 +771,13 @@ func (x *Granted) GetDevelopment() bool {
 func (x *Granted) GetReattachSecret() []byte {
 	if x != nil {
 		return x.ReattachSecret
+	}
+	return nil
+}
+
+func (x *Granted) GetClosedPaths() []string {
+	if x != nil {
+		return x.ClosedPaths
 	}
 	return nil
 }
@@ -2090,7 +2098,7 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\bnarrowed\x18\x03 \x01(\v2\x1b.raypher.parent.v1.NarrowedH\x00R\bnarrowed\x12-\n" +
 	"\x04seen\x18\x04 \x01(\v2\x17.raypher.parent.v1.SeenH\x00R\x04seen\x12*\n" +
 	"\x03end\x18\x05 \x01(\v2\x16.raypher.parent.v1.EndH\x00R\x03endB\t\n" +
-	"\amessage\"\xc5\x03\n" +
+	"\amessage\"\xe8\x03\n" +
 	"\aGranted\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x12\x12\n" +
@@ -2108,7 +2116,8 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\fagent_socket\x18\f \x01(\tR\vagentSocket\x12\x14\n" +
 	"\x05notes\x18\r \x03(\tR\x05notes\x12 \n" +
 	"\vdevelopment\x18\x0e \x01(\bR\vdevelopment\x12'\n" +
-	"\x0freattach_secret\x18\x0f \x01(\fR\x0ereattachSecret\"p\n" +
+	"\x0freattach_secret\x18\x0f \x01(\fR\x0ereattachSecret\x12!\n" +
+	"\fclosed_paths\x18\x10 \x03(\tR\vclosedPaths\"p\n" +
 	"\aRenewed\x12\x12\n" +
 	"\x04visa\x18\x01 \x01(\fR\x04visa\x12!\n" +
 	"\fexpires_unix\x18\x02 \x01(\x03R\vexpiresUnix\x12.\n" +
