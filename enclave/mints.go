@@ -18,6 +18,7 @@ import (
 const (
 	MaxBundled   = 256     // requests in one message
 	MaxMinting   = 1024    // requests of all streams that are being answered; more wait unread
+	keptWorkers  = 128     // goroutines that wait for the next request
 	bundledBytes = 1 << 20 // of results in one message, as soon as they exceed it; one result is much smaller
 )
 
@@ -79,14 +80,40 @@ func (s *Server) answer(ctx context.Context, requests []*enclavev1.NumberedMintR
 			return ctx.Err()
 		}
 		workers.Add(1)
-		go func() {
+		s.work(func() {
 			defer workers.Done()
 			results.put(s.mintOne(deadline, request))
 			<-s.minting
 			done(1)
-		}()
+		})
 	}
 	return nil
+}
+
+// work runs a job beside the caller, on a goroutine that has nothing to do where there is one: growing the stack of a new one
+// costs a twentieth of a visa.
+func (s *Server) work(job func()) {
+	select {
+	case s.jobs <- job:
+	default:
+		s.workers.Add(1)
+		go func() {
+			defer s.workers.Done()
+			for {
+				job()
+				if s.idle.Add(1) > keptWorkers {
+					s.idle.Add(-1)
+					return
+				}
+				select {
+				case job = <-s.jobs:
+					s.idle.Add(-1)
+				case <-s.closing:
+					return
+				}
+			}
+		}()
+	}
 }
 
 // mintOne answers one request of a bundle as Mint would have.

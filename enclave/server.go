@@ -14,6 +14,8 @@ import (
 	"log/slog"
 	"net"
 	"runtime/debug"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/netutil"
@@ -74,6 +76,10 @@ type Server struct {
 	journal *sequencer.Sequencer
 	mint    *mint.Mint
 	minting chan struct{} // a token for each request of a MintStream that is being answered
+	jobs    chan func()   // to a worker that waits for one
+	idle    atomic.Int64  // workers that wait
+	workers sync.WaitGroup
+	closing chan struct{} // closed when Serve ends
 	grpc    *grpc.Server
 }
 
@@ -82,7 +88,7 @@ func New(opts Options) (*Server, error) {
 	if len(opts.Configuration.CallerKeys) == 0 {
 		return nil, errors.New("start configuration: no caller_key: nobody could call: add the line that `raypherd --caller-key` prints")
 	}
-	s := &Server{opts: opts, minting: make(chan struct{}, MaxMinting)}
+	s := &Server{opts: opts, minting: make(chan struct{}, MaxMinting), jobs: make(chan func()), closing: make(chan struct{})}
 	var err error
 	if s.key, err = journal.NewKey(opts.Signer.Public()); err != nil {
 		return nil, fmt.Errorf("signing key: %w", err)
@@ -162,6 +168,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	err := s.grpc.Serve(netutil.LimitListener(l, MaxConnections))
 	close(done)
 	<-stopped
+	close(s.closing)
+	s.workers.Wait()
 	if ctx.Err() != nil {
 		return nil
 	}

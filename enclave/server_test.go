@@ -29,8 +29,10 @@ import (
 
 	"github.com/raypher/raypher/enclave/signer/software"
 	"github.com/raypher/raypher/journal"
+	"github.com/raypher/raypher/policy"
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
 	"github.com/raypher/raypher/startconf"
+	"github.com/raypher/raypher/visa"
 )
 
 // patience bounds waits; nothing is asserted about time.
@@ -273,13 +275,32 @@ func TestBadInput(t *testing.T) {
 	r.alive(t)
 }
 
+// mintRequest is one that the development ceiling grants.
+func mintRequest() *enclavev1.MintRequest {
+	p, err := policy.Parse("p", []byte("filesystem: {read: [\"/usr/**\"]}"))
+	if err != nil {
+		panic(err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	cnf, err := visa.ConfirmationKey(&key.PublicKey)
+	if err != nil {
+		panic(err)
+	}
+	return &enclavev1.MintRequest{
+		Policy: p.Canonical(), Name: "agent", ConfirmationKey: cnf,
+		Asserted: &enclavev1.Asserted{AgentId: "a", Uid: 1000, User: "u", Home: "/home/u"},
+	}
+}
+
 // A bug in one call is an error of that call.
 func TestPanicFailsOneCall(t *testing.T) {
 	r := serve(t)
 	client, _ := r.good(t)
 	r.mint = nil
-	request := &enclavev1.MintRequest{Policy: []byte("x"), Name: "a", Asserted: &enclavev1.Asserted{AgentId: "a"}}
-	if _, err := client.Mint(t.Context(), request); status.Code(err) != codes.Internal || strings.Contains(err.Error(), "nil pointer") {
+	if _, err := client.Mint(t.Context(), mintRequest()); status.Code(err) != codes.Internal || strings.Contains(err.Error(), "nil pointer") {
 		t.Errorf("%v: want an internal error without details", err)
 	}
 	r.alive(t)
