@@ -2,7 +2,7 @@
 // which an enclave key lives (RFC 9334: they are verifiers, and the evidence comes from an attester).
 //
 // Each subpackage judges the evidence of one tier and stands alone: attest/nitro the documents of AWS Nitro Enclaves, and
-// attest/tpm, in time, the bundles of TPM 2.0 hosts. None of them reads the network or writes anything, and none imports the
+// attest/tpm the bundles of TPM 2.0 hosts. None of them reads the network or writes anything, and none imports the
 // host side or the trusted side of Raypher: other programs can verify with them.
 package attest
 

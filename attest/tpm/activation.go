@@ -172,3 +172,71 @@ func verifySignature(key *ecdsa.PublicKey, digest, signature []byte) bool {
 	r, s := new(big.Int).SetBytes(signature[:32]), new(big.Int).SetBytes(signature[32:])
 	return ecdsa.Verify(key, digest, r, s)
 }
+
+// Message is what the machine gets: the challenge without its answer. Deterministic CBOR.
+type Message struct {
+	Credential []byte `cbor:"1,keyasint"` // TPMS_ID_OBJECT
+	Secret     []byte `cbor:"2,keyasint"` // TPMS_ENC_SECRET's content
+}
+
+// Message returns the part of a challenge that goes to the machine.
+func (c *Challenge) Message() []byte {
+	return must(encoding.Marshal(&Message{c.Credential, c.Secret}))
+}
+
+// ParseMessage reads what Message made.
+func ParseMessage(data []byte) (*Message, error) {
+	var m Message
+	if err := decodeStrict(data, MaxStructureSize, &m); err != nil {
+		return nil, attest.Refuse(CheckFormat, "challenge: %w", err)
+	}
+	return &m, nil
+}
+
+// kept is a challenge between its two steps. Whoever reads it can answer it.
+type kept struct {
+	Certificate []byte `cbor:"1,keyasint"`
+	Name        []byte `cbor:"2,keyasint"`
+	Expected    []byte `cbor:"3,keyasint"`
+}
+
+// Keep returns a challenge that waits for its answer, for a verifier that ends in between: a secret.
+func (c *Challenge) Keep() []byte {
+	return must(encoding.Marshal(&kept{c.certificate, c.name, c.expected}))
+}
+
+// Resume reads what Keep made. The caller removes it, so that it is used once.
+func Resume(data []byte) (*Challenge, error) {
+	var k kept
+	if err := decodeStrict(data, 2*MaxCertificateSize, &k); err != nil {
+		return nil, attest.Refuse(CheckFormat, "kept challenge: %w", err)
+	}
+	if len(k.Expected) != SecretSize || len(k.Name) != nameSize {
+		return nil, attest.Refuse(CheckFormat, "kept challenge: it was answered already, or is none")
+	}
+	return &Challenge{certificate: k.Certificate, name: k.Name, expected: k.Expected}, nil
+}
+
+// Encode returns the identity as CBOR.
+func (id *Identity) Encode() []byte { return must(encoding.Marshal(id)) }
+
+// ParseIdentity reads what Encode made. Nothing that it says is verified.
+func ParseIdentity(data []byte) (*Identity, error) {
+	var id Identity
+	if err := decodeStrict(data, MaxCertificateSize+2*MaxStructureSize, &id); err != nil {
+		return nil, attest.Refuse(CheckFormat, "identity: %w", err)
+	}
+	return &id, nil
+}
+
+// AKNameSize is the size of the names in Options.ActivatedAKs, in bytes.
+const AKNameSize = nameSize
+
+// AKName returns the name of an identity's AK, after the checks of its attributes.
+func (id *Identity) AKName() ([]byte, error) {
+	ak, err := ParsePublic(id.AKPublic, AttestationKey)
+	if err != nil {
+		return nil, err
+	}
+	return ak.Name, nil
+}

@@ -24,6 +24,15 @@ var version = "devel"
 const memoryLimit = 256 << 20
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == "tpm" {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		if err := tpmCommand(ctx, os.Args[2:], os.Stdin, os.Stdout, os.Stderr); err != nil && !errors.Is(err, flag.ErrHelp) {
+			fmt.Fprintln(os.Stderr, "raypher-enclave:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	options, err := parse(os.Args[1:], os.Stderr)
 	if errors.Is(err, flag.ErrHelp) {
 		return
@@ -50,6 +59,7 @@ func main() {
 const usage = `raypher-enclave: the trusted service of Raypher: signing key, journal and mint.
 
 usage: raypher-enclave --listen unix:PATH|vsock:PORT --state DIR --config FILE|DIR [flags]
+       raypher-enclave tpm identity|activate|benchmark [flags]
 
 Before it serves it drops to an unprivileged user, gives up every capability, and confines itself to its state
 folder and its socket (Landlock, seccomp). SIGTERM ends it; what was not acknowledged was not released.

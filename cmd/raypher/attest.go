@@ -22,22 +22,39 @@ func attestCommand() *cobra.Command {
 		Use:   "attest",
 		Short: "Verify what hardware says about the place where an enclave key lives",
 	}
-	c.AddCommand(attestVerifyCommand())
+	c.AddCommand(attestVerifyCommand(), attestChallengeCommand(), attestRecordCommand())
 	return c
 }
 
 func attestVerifyCommand() *cobra.Command {
-	var document string
+	var document, bundle string
 	var f nitroFlags
+	var t tpmFlags
 	var asJSON bool
 	c := &cobra.Command{
-		Use:   "verify --nitro DOC",
+		Use:   "verify --nitro DOC | --tpm BUNDLE",
 		Short: "Verify an attestation document offline",
 		Long: `Verify the attestation document of an AWS Nitro enclave, as the hypervisor wrote it (CBOR), offline. Exit code 0: every check passed,
 and what the document says stands on standard output; 1: it is refused, and one line on standard error begins with the check
-that failed. Without --pcr it is proven that some enclave made the document, not which; without --nonce, not for whom.`,
+that failed. Without --pcr it is proven that some enclave made the document, not which; without --nonce, not for whom.
+
+With --tpm: verify the bundle of an enclave whose key lies in a TPM 2.0. --root names a folder with the certificates of the TPM's
+vendor; --nonce (or --without-nonce), and --activated or --activator are needed.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if bundle != "" && document != "" {
+				return errors.New("attest verify: --nitro and --tpm: one at a time")
+			}
+			if bundle != "" {
+				r, err := t.verify(bundle, &f, c.Flags(), c.InOrStdin())
+				if err != nil {
+					return fmt.Errorf("attest verify: %w", err)
+				}
+				if asJSON {
+					return printJSON(c.OutOrStdout(), newTPMView(r))
+				}
+				return printTPM(c.OutOrStdout(), r)
+			}
 			if document == "" {
 				return errors.New("attest verify: name the document with --nitro; - is standard input")
 			}
@@ -52,8 +69,10 @@ that failed. Without --pcr it is proven that some enclave made the document, not
 		},
 	}
 	c.Flags().StringVar(&document, "nitro", "", "attestation document of a Nitro enclave; - is standard input")
+	c.Flags().StringVar(&bundle, "tpm", "", "bundle of an enclave on a TPM; - is standard input")
 	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	f.add(c.Flags())
+	t.add(c.Flags())
 	return c
 }
 

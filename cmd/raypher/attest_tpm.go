@@ -1,0 +1,277 @@
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/raypher/raypher/attest/tpm"
+	"github.com/raypher/raypher/evidence"
+	"github.com/raypher/raypher/journal"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// tpmFlags say what a bundle of tier tpm is held to, besides the flags that it shares with the documents of Nitro.
+type tpmFlags struct {
+	golden, eventLog      string
+	activated, activators []string
+	withoutNonce          bool
+}
+
+func (f *tpmFlags) add(flags *pflag.FlagSet) {
+	flags.StringVar(&f.golden, "golden", "", "with --tpm: file of allowed PCR values, lines `PCR = HEX`")
+	flags.StringVar(&f.eventLog, "event-log", "", "with --tpm: the firmware's event log (binary_bios_measurements), which must explain the PCRs")
+	flags.StringArrayVar(&f.activated, "activated", nil, "with --tpm: name of an attestation key that you have activated, in hexadecimal (may be repeated)")
+	flags.StringArrayVar(&f.activators, "activator", nil, "with --tpm: public key, PEM, of somebody who is trusted to have activated the attestation key (may be repeated)")
+	flags.BoolVar(&f.withoutNonce, "without-nonce", false, "with --tpm: the bundle is of a journal, made for no verifier; its age is not looked at")
+}
+
+// verify checks a bundle; shared are the flags that it has in common with Nitro's documents.
+func (f *tpmFlags) verify(name string, shared *nitroFlags, flags *pflag.FlagSet, in io.Reader) (*tpm.Result, error) {
+	o, err := f.options(shared, flags)
+	if err != nil {
+		return nil, err
+	}
+	document, err := readDocument(name, in)
+	if err != nil {
+		return nil, err
+	}
+	return tpm.Verify(document, o)
+}
+
+func (f *tpmFlags) options(shared *nitroFlags, flags *pflag.FlagSet) (tpm.Options, error) {
+	o := tpm.Options{WithoutNonce: f.withoutNonce}
+	if len(shared.roots) != 1 {
+		return o, errors.New("--root: name one folder with the certificates of the TPM's vendor")
+	}
+	for _, other := range []string{"pcr", "crl", "allow-debug"} {
+		if flags.Changed(other) {
+			return o, fmt.Errorf("--%s: for Nitro documents only; --golden holds PCRs of a TPM", other)
+		}
+	}
+	e, err := shared.expected(flags)
+	if err != nil {
+		return o, err
+	}
+	o.Now, o.Nonce = e.At, e.Nonce
+	if !f.withoutNonce {
+		o.MaxAge = e.MaxAge
+	}
+	if o.Roots, err = tpm.LoadRoots(shared.roots[0]); err != nil {
+		return o, err
+	}
+	if err := f.trust(&o); err != nil {
+		return o, err
+	}
+	if flags.Changed("golden") {
+		text, err := readBounded(f.golden, maxPKIFile)
+		if err != nil {
+			return o, fmt.Errorf("--golden: %w", err)
+		}
+		if o.Golden, err = tpm.ParseGolden(text); err != nil {
+			return o, fmt.Errorf("--golden %s: %w", f.golden, err)
+		}
+	}
+	if flags.Changed("event-log") {
+		if o.EventLog, err = readBounded(f.eventLog, tpm.MaxEventLogSize); err != nil {
+			return o, fmt.Errorf("--event-log: %w", err)
+		}
+		if len(o.EventLog) == 0 {
+			return o, fmt.Errorf("--event-log %s: empty", f.eventLog)
+		}
+	}
+	return o, nil
+}
+
+// trust reads who has activated the attestation key.
+func (f *tpmFlags) trust(o *tpm.Options) error {
+	for _, text := range f.activated {
+		name, err := hex.DecodeString(text)
+		if err != nil || len(name) != tpm.AKNameSize {
+			return fmt.Errorf("--activated %q: expected %d hexadecimal digits", text, 2*tpm.AKNameSize)
+		}
+		o.ActivatedAKs = append(o.ActivatedAKs, name)
+	}
+	for _, path := range f.activators {
+		text, err := readBounded(path, maxPKIFile)
+		if err != nil {
+			return fmt.Errorf("--activator: %w", err)
+		}
+		block, _ := pem.Decode(text)
+		if block == nil {
+			return fmt.Errorf("--activator %s: no PEM", path)
+		}
+		parsed, err := x509.ParsePKIXPublicKey(block.Bytes)
+		key, ok := parsed.(*ecdsa.PublicKey)
+		if err != nil || !ok {
+			return fmt.Errorf("--activator %s: not a public key of ECDSA: make it with openssl pkey -pubout", path)
+		}
+		o.Activators = append(o.Activators, key)
+	}
+	return nil
+}
+
+// tpmView is a verified bundle as JSON. Bytes are hexadecimal.
+type tpmView struct {
+	Tier            string            `json:"tier"`
+	PublicKey       string            `json:"public_key"` // PKIX DER
+	Key             string            `json:"key"`        // SHA-256 of it, as visas name it
+	Timestamp       string            `json:"timestamp"`  // asserted by the enclave
+	Nonce           string            `json:"nonce"`
+	Epoch           string            `json:"epoch"`
+	Configuration   string            `json:"configuration"`
+	PCRs            map[string]string `json:"pcrs"` // of the SHA-256 bank
+	AttestationKey  string            `json:"attestation_key"`
+	EKIssuer        string            `json:"ek_issuer"`
+	EKSerial        string            `json:"ek_serial"`
+	ResetCount      uint32            `json:"reset_count"`
+	RestartCount    uint32            `json:"restart_count"`
+	ClockSafe       bool              `json:"clock_safe"`
+	FirmwareVersion string            `json:"firmware_version"`
+}
+
+func newTPMView(r *tpm.Result) *tpmView {
+	v := &tpmView{
+		Tier: journal.TierTPM, PublicKey: hex.EncodeToString(r.Key.PKIX()), Key: r.Key.String(),
+		Timestamp: r.Time.UTC().Format("2006-01-02T15:04:05.000Z07:00"), Nonce: hex.EncodeToString(r.Nonce),
+		Epoch: r.Epoch.String(), Configuration: hex.EncodeToString(r.Configuration[:]), PCRs: map[string]string{},
+		AttestationKey: hex.EncodeToString(r.AKName), EKIssuer: r.EKCertificate.Issuer.String(), EKSerial: r.EKCertificate.SerialNumber.Text(16),
+		ResetCount: r.ResetCount, RestartCount: r.RestartCount, ClockSafe: r.Safe, FirmwareVersion: fmt.Sprintf("%016x", r.FirmwareVersion),
+	}
+	for _, p := range r.PCRs {
+		v.PCRs[strconv.FormatUint(p.Index, 10)] = hex.EncodeToString(p.Value[:])
+	}
+	return v
+}
+
+func printTPM(out io.Writer, r *tpm.Result) error {
+	v := newTPMView(r)
+	var text strings.Builder
+	fmt.Fprintf(&text, "tier        %s\nkey         %s\nmade        %s (the enclave's clock)\nepoch       %s\n", v.Tier, v.Key, v.Timestamp, v.Epoch)
+	fmt.Fprintf(&text, "TPM         EK %s of %s, firmware %s\n", v.EKSerial, evidence.Printable(v.EKIssuer), v.FirmwareVersion)
+	fmt.Fprintf(&text, "boots       %d resets, %d restarts since\n", v.ResetCount, v.RestartCount)
+	for _, p := range r.PCRs {
+		fmt.Fprintf(&text, "%-11s %x\n", "PCR"+strconv.FormatUint(p.Index, 10), p.Value[:])
+	}
+	_, err := io.WriteString(out, text.String())
+	return err
+}
+
+func attestChallengeCommand() *cobra.Command {
+	var root, out string
+	c := &cobra.Command{
+		Use:   "challenge IDENTITY --root DIR --out NAME",
+		Short: "Ask a TPM to prove that its attestation key is its own (first step of an activation)",
+		Long: `Make a challenge for the TPM whose identity 'raypher-enclave tpm identity' has printed. NAME.challenge goes to that machine, for
+'raypher-enclave tpm activate'; NAME.secret stays here, for 'raypher attest record': whoever reads it can fake the answer.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			if root == "" || out == "" {
+				return errors.New("attest challenge: --root and --out are needed")
+			}
+			if err := makeChallenge(args[0], root, out, c.InOrStdin()); err != nil {
+				return fmt.Errorf("attest challenge: %w", err)
+			}
+			return nil
+		},
+	}
+	c.Flags().StringVar(&root, "root", "", "folder with the certificates of the TPM's vendor")
+	c.Flags().StringVar(&out, "out", "", "where to write the challenge, without its ending")
+	return c
+}
+
+func makeChallenge(identity, root, out string, in io.Reader) error {
+	text, err := readDocument(identity, in)
+	if err != nil {
+		return err
+	}
+	id, err := tpm.ParseIdentity(text)
+	if err != nil {
+		return err
+	}
+	roots, err := tpm.LoadRoots(root)
+	if err != nil {
+		return err
+	}
+	challenge, err := tpm.NewChallenge(*id, roots, time.Now())
+	if err != nil {
+		return err
+	}
+	if err := writeNew(out+".secret", challenge.Keep(), 0o600); err != nil {
+		return err
+	}
+	return writeNew(out+".challenge", challenge.Message(), 0o644)
+}
+
+func attestRecordCommand() *cobra.Command {
+	var secret, key, out string
+	c := &cobra.Command{
+		Use:   "record ANSWER --secret NAME.secret --key KEY --out FILE",
+		Short: "Check a TPM's answer to a challenge and put it on record (second step of an activation)",
+		Long: `Compare the answer of 'raypher-enclave tpm activate' with the secret, and sign the record with a key of yours (P-256, PKCS #8 in PEM).
+The record goes into the enclave's state folder as tpm.activation; 'raypher attest verify --tpm' takes it with --activator and
+the public half of that key. The secret is removed, right or wrong.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			if secret == "" || key == "" || out == "" {
+				return errors.New("attest record: --secret, --key and --out are needed")
+			}
+			if err := recordActivation(args[0], secret, key, out, c.InOrStdin()); err != nil {
+				return fmt.Errorf("attest record: %w", err)
+			}
+			return nil
+		},
+	}
+	c.Flags().StringVar(&secret, "secret", "", "what 'raypher attest challenge' has kept")
+	c.Flags().StringVar(&key, "key", "", "private key that signs the record")
+	c.Flags().StringVar(&out, "out", "", "where to write the record")
+	return c
+}
+
+func recordActivation(answer, secret, key, out string, in io.Reader) error {
+	text, err := readBounded(key, maxPKIFile)
+	if err != nil {
+		return fmt.Errorf("--key: %w", err)
+	}
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return fmt.Errorf("--key %s: no PEM", key)
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	private, ok := parsed.(*ecdsa.PrivateKey)
+	if err != nil || !ok {
+		return fmt.Errorf("--key %s: not an ECDSA key: make one with openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256", key)
+	}
+	kept, err := readBounded(secret, maxPKIFile)
+	if err != nil {
+		return fmt.Errorf("--secret: %w", err)
+	}
+	challenge, err := tpm.Resume(kept)
+	if err != nil {
+		return fmt.Errorf("--secret %s: %w", secret, err)
+	}
+	said, err := readDocument(answer, in)
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(secret); err != nil {
+		return fmt.Errorf("--secret: %w", err)
+	}
+	if err := challenge.Finish(said); err != nil {
+		return err
+	}
+	record, err := challenge.Record(private, time.Now())
+	if err != nil {
+		return err
+	}
+	return writeNew(out, record, 0o644)
+}

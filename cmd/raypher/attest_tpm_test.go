@@ -1,0 +1,160 @@
+package main
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/raypher/raypher/attest"
+	attesttpm "github.com/raypher/raypher/attest/tpm"
+	"github.com/raypher/raypher/attest/tpm/tpmtest"
+	"github.com/raypher/raypher/enclave/signer"
+	"github.com/raypher/raypher/enclave/signer/tpm"
+)
+
+// attestRun runs `raypher attest`.
+func attestRun(args ...string) (string, error) {
+	c := attestCommand()
+	c.SilenceErrors, c.SilenceUsage = true, true
+	var text bytes.Buffer
+	c.SetOut(&text)
+	c.SetArgs(args)
+	err := c.Execute()
+	return text.String(), err
+}
+
+// The whole way on the command line, with a TPM: identity, challenge, answer, record, then evidence that carries the record.
+func TestAttestTPM(t *testing.T) {
+	ca := tpmtest.NewCA(t)
+	machine := tpmtest.Start(t, ca.Make(t))
+	dir, state := t.TempDir(), t.TempDir()
+	file := func(name string, content []byte) string {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	open := func() *tpm.Device {
+		t.Helper()
+		d, err := tpm.OpenDevice(machine.Socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	private, public := activatorKey(t)
+	key, activator := file("key.pem", private), file("activator.pem", public)
+
+	id, err := tpm.Identify(t.Context(), open(), tpm.Configuration{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(dir, "c")
+	if _, err := attestRun("challenge", file("identity", id.Encode()), "--root", ca.Roots, "--out", out); err != nil {
+		t.Fatal(err)
+	}
+	sent, err := os.ReadFile(out + ".challenge")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := attesttpm.ParseMessage(sent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := tpm.AnswerChallenge(t.Context(), open(), tpm.Configuration{}, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	record := filepath.Join(state, tpm.ActivationFile)
+	if _, err := attestRun("record", file("answer", answer), "--secret", out+".secret", "--key", key, "--out", record); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(out + ".secret"); !errors.Is(err, os.ErrNotExist) {
+		t.Error("the secret is still there")
+	}
+
+	k, _, err := tpm.Open(t.Context(), tpm.Options{TPM: open(), State: state})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	nonce := []byte("a nonce of mine")
+	e, err := k.Evidence(t.Context(), nonce, signer.Binding{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	name, err := id.AKName()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, stranger := activatorKey(t)
+	zero := hex.EncodeToString(make([]byte, 32))
+	base := []string{"verify", "--tpm", file("bundle", e.Document), "--root", ca.Roots, "--nonce", hex.EncodeToString(nonce), "--json"}
+	with := func(args ...string) []string { return append(slices.Clone(base), args...) }
+	for _, c := range []struct {
+		name string
+		args []string
+		want attest.Check // empty: accepted; usage: an error that is no refusal
+	}{
+		{"by the record", with("--activator", activator), ""},
+		{"by the verifier's own activation", with("--activated", hex.EncodeToString(name)), ""},
+		{"golden PCRs", with("--activator", activator, "--golden", file("golden", []byte("7 = "+zero+"\n0 = "+zero))), ""},
+		{"other PCRs", with("--activator", activator, "--golden", file("other", []byte("7 = 01"+zero[2:]))), attesttpm.CheckGolden},
+		{"a stranger's record", with("--activator", file("stranger.pem", stranger)), attesttpm.CheckActivation},
+		{"another nonce", with("--activator", activator, "--nonce", "00112233445566778899"), attesttpm.CheckNonce},
+		{"a log that explains nothing", with("--activator", activator, "--event-log", file("log", []byte("no log"))), attesttpm.CheckEventLog},
+		{"years later", with("--activator", activator, "--at", "2050-01-01T00:00:00Z"), attesttpm.CheckFreshness},
+		{"nobody has activated it", base, usage},
+		{"both documents", with("--nitro", "x"), usage},
+		{"PCRs as for Nitro", with("--activator", activator, "--pcr", "0="+zero), usage},
+		{"nonce and none", with("--activator", activator, "--without-nonce"), usage},
+	} {
+		out, err := attestRun(c.args...)
+		var refusal *attest.Refusal
+		switch {
+		case c.want == "":
+			var v tpmView
+			if err != nil || json.Unmarshal([]byte(out), &v) != nil || v.Tier != "tpm" || len(v.PCRs) != 8 || v.Nonce != hex.EncodeToString(nonce) {
+				t.Errorf("%s: %s, error %v", c.name, out, err)
+			}
+		case err == nil || out != "":
+			t.Errorf("%s: accepted: %s", c.name, out)
+		case c.want == usage:
+			if errors.As(err, &refusal) {
+				t.Errorf("%s: error %v, want one about the flags", c.name, err)
+			}
+		case !errors.As(err, &refusal) || refusal.Check != c.want:
+			t.Errorf("%s: error %v, want check %q", c.name, err, c.want)
+		}
+	}
+}
+
+// activatorKey is a key pair in PEM.
+func activatorKey(t *testing.T) (private, public []byte) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spki, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki})
+}
