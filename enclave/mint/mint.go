@@ -82,11 +82,12 @@ func (m *Mint) Mint(ctx context.Context, r *enclavev1.MintRequest) (*enclavev1.M
 	}
 	now := m.opts.Now()
 	subject := m.subject(r)
-	if !m.rate.take(now) {
-		return nil, fmt.Errorf("%w: more than %d a second on this host: try again", ErrRate, m.opts.Configuration.Rate)
-	}
+	// The agent's own rate first: what it is refused for takes nothing from the others.
 	if !m.agentRates.take(subject, now) {
 		return nil, fmt.Errorf("%w: more than %d a second for %s: try again", ErrRate, m.opts.Configuration.AgentRate, subject)
+	}
+	if !m.rate.take(now) {
+		return nil, fmt.Errorf("%w: more than %d a second on this host: try again", ErrRate, m.opts.Configuration.Rate)
 	}
 	d, err := m.decide(current, r)
 	if err != nil {
