@@ -26,7 +26,7 @@ const (
 // touch the others. Results that are ready together, as a group commit makes them, travel together.
 func (s *Server) MintStream(stream enclavev1.Enclave_MintStreamServer) error {
 	ctx, cancel := context.WithCancel(stream.Context())
-	results := &outbox{changed: make(chan struct{}, 1)}
+	results := &outbox{changed: make(chan struct{}, 1), room: make(chan struct{}, MaxMinting)}
 	sent := make(chan error, 1)
 	go func() {
 		err := results.send(ctx, stream)
@@ -73,9 +73,7 @@ func (s *Server) answer(ctx context.Context, requests []*enclavev1.NumberedMintR
 		}
 	}
 	for i, request := range requests {
-		select {
-		case s.minting <- struct{}{}:
-		case <-ctx.Done():
+		if !acquire(ctx, results.room) || !acquire(ctx, s.minting) {
 			done(len(requests) - i)
 			return ctx.Err()
 		}
@@ -88,6 +86,15 @@ func (s *Server) answer(ctx context.Context, requests []*enclavev1.NumberedMintR
 		})
 	}
 	return nil
+}
+
+func acquire(ctx context.Context, tokens chan struct{}) bool {
+	select {
+	case tokens <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // work runs a job beside the caller, on a goroutine that has nothing to do where there is one: growing the stack of a new one
@@ -135,6 +142,9 @@ func (s *Server) mintGuarded(ctx context.Context, request *enclavev1.MintRequest
 // outbox gathers results until the stream can take them.
 type outbox struct {
 	changed chan struct{} // holds one token when there is something to look at
+	// room holds a token for each request whose result was not sent yet: a parent that asks and does not read is not read
+	// either.
+	room chan struct{}
 
 	mu     sync.Mutex
 	ready  []*enclavev1.MintResult
@@ -177,6 +187,9 @@ func (o *outbox) send(ctx context.Context, stream enclavev1.Enclave_MintStreamSe
 			n := bundle(ready)
 			if err := stream.Send(&enclavev1.MintResults{Results: ready[:n]}); err != nil {
 				return err
+			}
+			for range n {
+				<-o.room
 			}
 			ready = ready[n:]
 		}
