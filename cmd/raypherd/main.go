@@ -54,10 +54,10 @@ flags:
 // parse reads the flags. Without error and options it was --version.
 func parse(args []string, out io.Writer) (*daemon.Options, error) {
 	var (
-		o                                = daemon.Options{Version: version}
-		run, state, private, format, dns string
-		dnsPort                          uint
-		showVersion, callerKey           bool
+		o                                 = daemon.Options{Version: version}
+		run, state, private, format, dns  string
+		dnsPort                           uint
+		showVersion, callerKey, benchmark bool
 	)
 	flags := flag.NewFlagSet("raypherd", flag.ContinueOnError)
 	flags.SetOutput(out)
@@ -80,6 +80,7 @@ func parse(args []string, out io.Writer) (*daemon.Options, error) {
 	flags.BoolVar(&o.DryRun, "dry-run", false, "run every agent in mode audit: record what would have been refused, refuse nothing")
 	flags.StringVar(&format, "log-format", "text", "text or json")
 	flags.BoolVar(&callerKey, "caller-key", false, "print the line that the start configuration of an enclave needs (see --enclave-socket), and end")
+	flags.BoolVar(&benchmark, "benchmark-tpm", false, "measure the TPM (see --tpm-device), print a table, and end")
 	flags.BoolVar(&showVersion, "version", false, "print the version and end")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
@@ -108,7 +109,11 @@ func parse(args []string, out io.Writer) (*daemon.Options, error) {
 	if private != "" {
 		o.Listen = ""
 	}
-	if o.Paths, err = paths(run, state, private); err == nil && callerKey {
+	o.Paths, err = paths(run, state, private)
+	if err == nil && benchmark {
+		return nil, daemon.BenchmarkTPM(context.Background(), o, os.Stdout, os.Stderr)
+	}
+	if err == nil && callerKey {
 		return nil, printCallerLine(o.Paths)
 	}
 	return &o, err
