@@ -71,7 +71,7 @@ func ceilingEntry(c *ceiling.Ceiling) ([]byte, error) {
 func (s *Server) opening() ([][]byte, error) {
 	c, err := s.ceiling.Current()
 	if err != nil {
-		return nil, nil //nolint:nilerr // without a ceiling there is nothing to record
+		return nil, nil // without a ceiling there is nothing to record
 	}
 	entry, err := ceilingEntry(c)
 	if err != nil {

@@ -63,7 +63,7 @@ func landlock(folders []string) error {
 	defer unix.Close(int(ruleset))
 	for _, folder := range folders {
 		if err := allowFolder(ruleset, folder, kept); err != nil {
-			return fmt.Errorf("Landlock rule for %s: %w", folder, err)
+			return fmt.Errorf("rule of Landlock for %s: %w", folder, err)
 		}
 	}
 	if _, _, errno := syscall.AllThreadsSyscall(unix.SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0, 0); errno != 0 {
