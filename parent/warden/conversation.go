@@ -76,16 +76,18 @@ func (c *Conversation) Send(kind Kind, body []byte, fds ...int) error {
 	return nil
 }
 
-// goneBefore waits until the other side has gone, which is true, or until done.
+// goneBefore waits until the other side has gone, which is true, or until done. Whether it was done is looked at after each
+// wait: the other side also goes when it has become the program, which is always after done.
 func (c *Conversation) goneBefore(done <-chan struct{}) bool {
 	for {
+		polled := []unix.PollFd{{Fd: int32(c.fd)}}
+		n, err := unix.Poll(polled, 100)
 		select {
 		case <-done:
 			return false
 		default:
 		}
-		polled := []unix.PollFd{{Fd: int32(c.fd)}}
-		if n, err := unix.Poll(polled, 100); n > 0 && err == nil {
+		if n > 0 && err == nil {
 			return true
 		}
 	}
