@@ -80,8 +80,10 @@ static __noinline int refuse_call(struct call *c, __u64 cgroup, enum reason reas
 	if (c->operation == OP_CONNECT && c->flow.proto != IPPROTO_TCP)
 		return ANSWER_PASS;
 	report(&r);
-	if (s)
+	if (s) {
+		let_go(s, &c->flow);
 		s->refused = c->flow;
+	}
 	return ANSWER_PASS;
 }
 

@@ -153,4 +153,13 @@ static __always_inline void hold(struct sock_state *s, __u64 cgroup, __u32 gener
 	bpf_spin_unlock(&s->lock);
 }
 
+/* What was decided of this remote end no longer holds: the name that granted it may have expired since. */
+static __always_inline void let_go(struct sock_state *s, const struct flow *f)
+{
+	bpf_spin_lock(&s->lock);
+	if (flow_equal(&s->decided, f))
+		__builtin_memset(&s->decided, 0, sizeof(s->decided));
+	bpf_spin_unlock(&s->lock);
+}
+
 #endif

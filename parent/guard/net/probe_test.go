@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/miekg/dns"
 	"golang.org/x/net/ipv4"
@@ -151,7 +152,7 @@ func (s *probeState) act(a action) (string, error) {
 		return once(a, unix.SOCK_STREAM, unix.IPPROTO_MPTCP)
 	case "udplite":
 		return once(a, unix.SOCK_DGRAM, unix.IPPROTO_UDPLITE)
-	case "open", "open-udp", "say":
+	case "open", "open-udp", "say", "again":
 		return s.flow(a)
 	case "bind", "listen", "accept", "serve-udp", "answer-udp", "bound-tcp", "tell":
 		return s.local(a)
@@ -226,9 +227,20 @@ func once(a action, kind, proto int) (string, error) {
 	return receive(fd)
 }
 
-// flow keeps a connection open between actions.
+// flow keeps a connection open between actions. "again" takes the same socket apart and connects it anew.
 func (s *probeState) flow(a action) (string, error) {
-	if a.Do != "say" {
+	switch a.Do {
+	case "say":
+	case "again":
+		var unspecified unix.RawSockaddrInet4 // AF_UNSPEC: connect(2) takes the connection apart
+		if _, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(s.fd), uintptr(unsafe.Pointer(&unspecified)), unix.SizeofSockaddrInet4); errno != 0 {
+			return "", errno
+		}
+		_, to := sockaddr(a)
+		if err := unix.Connect(s.fd, to); err != nil {
+			return "", err
+		}
+	default:
 		family, to := sockaddr(a)
 		kind := unix.SOCK_STREAM
 		if a.Do == "open-udp" {

@@ -41,6 +41,23 @@ func TestNames(t *testing.T) {
 	}
 }
 
+// TestNameExpiresForASocketThatConnectsAgain: a black hole lets connect(2) go on, so what the socket was allowed once must not
+// carry its next SYN.
+func TestNameExpiresForASocketThatConnectsAgain(t *testing.T) {
+	w := newWorld(t)
+	w.serve(t, w.far, mustAddr("10.77.0.2:80"))
+	g := w.load(t, Options{})
+	a := w.newAgent(t, "agent")
+	arm(t, g, a, &policy.Network{Egress: []string{"api.example.com:80"}}, policy.Enforce)
+	to := mustAddr("10.77.0.2:80")
+	must(t, g.GrantName(a.id, "api.example.com", far4, 80, time.Second))
+	p := w.startProbe(t, a.fd)
+	p.expect(action{Do: "open", To: to}, "", answer)
+	p.expect(action{Do: "again", To: to}, "", answer)
+	time.Sleep(1100 * time.Millisecond)
+	p.expect(action{Do: "again", To: to}, silence, "")
+}
+
 // TestNamesAreBounded: one agent cannot take the room of others, and expired addresses make room.
 func TestNamesAreBounded(t *testing.T) {
 	w := newWorld(t)
