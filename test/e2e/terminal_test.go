@@ -35,7 +35,7 @@ func (term *terminal) tmux(arguments ...string) string {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "tmux", append([]string{"-S", term.socket}, arguments...)...)
 	cmd.Dir = term.m.home.Work
-	cmd.Env = append(term.m.environment(), "LC_ALL=C.UTF-8")
+	cmd.Env = append(term.m.environment(), "LC_ALL=C.UTF-8", "HISTFILE=/dev/null")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		term.t.Fatalf("tmux %v: %v\n%s", arguments, err, out)
