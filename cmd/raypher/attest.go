@@ -22,7 +22,7 @@ func attestCommand() *cobra.Command {
 		Use:   "attest",
 		Short: "Verify what hardware says about the place where an enclave key lives",
 	}
-	c.AddCommand(attestVerifyCommand(), attestChallengeCommand(), attestRecordCommand())
+	c.AddCommand(attestVerifyCommand(), attestFetchCommand(), attestChallengeCommand(), attestRecordCommand())
 	return c
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/raypher/raypher/attest/tpm"
 	"github.com/raypher/raypher/evidence"
 	"github.com/raypher/raypher/journal"
+	parentv1 "github.com/raypher/raypher/proto/parent/v1"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
@@ -72,14 +73,8 @@ func (f *tpmFlags) options(shared *nitroFlags, flags *pflag.FlagSet) (tpm.Option
 	if err := f.trust(&o); err != nil {
 		return o, err
 	}
-	if flags.Changed("golden") {
-		text, err := readBounded(f.golden, maxPKIFile)
-		if err != nil {
-			return o, fmt.Errorf("--golden: %w", err)
-		}
-		if o.Golden, err = tpm.ParseGolden(text); err != nil {
-			return o, fmt.Errorf("--golden %s: %w", f.golden, err)
-		}
+	if err := f.readGolden(&o, flags); err != nil {
+		return o, err
 	}
 	if flags.Changed("event-log") {
 		if o.EventLog, err = readBounded(f.eventLog, tpm.MaxEventLogSize); err != nil {
@@ -90,6 +85,20 @@ func (f *tpmFlags) options(shared *nitroFlags, flags *pflag.FlagSet) (tpm.Option
 		}
 	}
 	return o, nil
+}
+
+func (f *tpmFlags) readGolden(o *tpm.Options, flags *pflag.FlagSet) error {
+	if !flags.Changed("golden") {
+		return nil
+	}
+	text, err := readBounded(f.golden, maxPKIFile)
+	if err != nil {
+		return fmt.Errorf("--golden: %w", err)
+	}
+	if o.Golden, err = tpm.ParseGolden(text); err != nil {
+		return fmt.Errorf("--golden %s: %w", f.golden, err)
+	}
+	return nil
 }
 
 // trust reads who has activated the attestation key.
@@ -118,6 +127,42 @@ func (f *tpmFlags) trust(o *tpm.Options) error {
 		o.Activators = append(o.Activators, key)
 	}
 	return nil
+}
+
+// evidenceFlags say how `evidence verify` judges keys of tier tpm: by the TPM's vendor and who has activated it, or by the
+// pinned key alone.
+type evidenceFlags struct {
+	root string
+	tpm  tpmFlags
+}
+
+func (f *evidenceFlags) add(flags *pflag.FlagSet) {
+	flags.StringVar(&f.root, "root", "", "for tier tpm: folder with the certificates of the TPM's vendor")
+	flags.StringArrayVar(&f.tpm.activated, "activated", nil, "for tier tpm: name of an attestation key that you have activated, in hexadecimal (may be repeated)")
+	flags.StringArrayVar(&f.tpm.activators, "activator", nil, "for tier tpm: public key, PEM, of somebody who is trusted to have activated the attestation key (may be repeated)")
+	flags.StringVar(&f.tpm.golden, "golden", "", "for tier tpm: file of allowed PCR values")
+}
+
+// verifiers returns what judges key evidence. Without roots a key of tier tpm counts only when it is pinned.
+func (f *evidenceFlags) verifiers(flags *pflag.FlagSet, pinned bool) (map[string]evidence.KeyVerifier, error) {
+	if f.root == "" {
+		if !pinned {
+			return nil, nil
+		}
+		return map[string]evidence.KeyVerifier{journal.TierTPM: tpm.PinnedKey{}}, nil
+	}
+	o := tpm.Options{WithoutNonce: true}
+	var err error
+	if o.Roots, err = tpm.LoadRoots(f.root); err != nil {
+		return nil, err
+	}
+	if err := f.tpm.trust(&o); err != nil {
+		return nil, err
+	}
+	if err := f.tpm.readGolden(&o, flags); err != nil {
+		return nil, err
+	}
+	return map[string]evidence.KeyVerifier{journal.TierTPM: tpm.KeyVerifier{Options: o}}, nil
 }
 
 // tpmView is a verified bundle as JSON. Bytes are hexadecimal.
@@ -164,6 +209,37 @@ func printTPM(out io.Writer, r *tpm.Result) error {
 	}
 	_, err := io.WriteString(out, text.String())
 	return err
+}
+
+func attestFetchCommand() *cobra.Command {
+	var nonce, out string
+	c := &cobra.Command{
+		Use:   "fetch --nonce HEX --out FILE",
+		Short: "Ask this host's enclave for evidence of its key, fresh for a nonce",
+		Long: `Ask the enclave of this host, through raypherd, for evidence of its key. The nonce is chosen by whoever will verify: 8 to 64 random
+bytes. What the file holds depends on the tier, which is printed.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			value, err := hex.DecodeString(nonce)
+			if err != nil || len(value) < tpm.MinNonceSize || len(value) > tpm.MaxNonceSize || out == "" {
+				return fmt.Errorf("attest fetch: --nonce (%d to %d bytes in hexadecimal) and --out are needed", tpm.MinNonceSize, tpm.MaxNonceSize)
+			}
+			return withOperator(func(operator parentv1.OperatorClient) error {
+				a, err := operator.Attest(c.Context(), &parentv1.OperatorAttestRequest{Nonce: value})
+				if err != nil {
+					return err
+				}
+				if err := writeNew(out, a.GetDocument(), 0o644); err != nil {
+					return err
+				}
+				_, err = fmt.Fprintf(c.OutOrStdout(), "evidence of tier %s in %s\n", evidence.Printable(a.GetTier()), evidence.Printable(out))
+				return err
+			})
+		},
+	}
+	c.Flags().StringVar(&nonce, "nonce", "", "the verifier's nonce, in hexadecimal")
+	c.Flags().StringVar(&out, "out", "", "where to write the evidence; the file must not exist")
+	return c
 }
 
 func attestChallengeCommand() *cobra.Command {

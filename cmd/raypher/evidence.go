@@ -248,6 +248,7 @@ func exportAll(c *cobra.Command, journals *journalFlags, agent, folder string) e
 
 func evidenceVerifyCommand() *cobra.Command {
 	var trust trustFlags
+	var hardware evidenceFlags
 	var folder string
 	var asJSON bool
 	c := &cobra.Command{
@@ -262,7 +263,11 @@ that failed, and nothing is printed on standard output.`,
 			if err != nil {
 				return err
 			}
-			options := evidence.Options{Keys: keys, AllowSoftware: trust.allowSoftware}
+			verifiers, err := hardware.verifiers(c.Flags(), len(keys) > 0)
+			if err != nil {
+				return fmt.Errorf("evidence verify: %w", err)
+			}
+			options := evidence.Options{Keys: keys, AllowSoftware: trust.allowSoftware, Verifiers: verifiers}
 			if folder != "" && len(files) == 0 {
 				return verifyJournal(c.OutOrStdout(), folder, options, asJSON)
 			}
@@ -273,6 +278,7 @@ that failed, and nothing is printed on standard output.`,
 		},
 	}
 	trust.add(c.Flags())
+	hardware.add(c.Flags())
 	c.Flags().StringVar(&folder, "journal", "", "check the whole journal in this folder: every head, and the chain of epochs")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c

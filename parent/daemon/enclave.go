@@ -172,6 +172,14 @@ func (e *enclave) InstallCeiling(ctx context.Context, bundle []byte) (*enclavev1
 	return l.InstallCeiling(ctx, bundle)
 }
 
+func (e *enclave) Attest(ctx context.Context, nonce []byte) (*enclavev1.Evidence, error) {
+	l, err := e.get()
+	if err != nil {
+		return nil, err
+	}
+	return l.Attest(ctx, nonce)
+}
+
 // Reachable says whether visas can be granted now, and if not, why.
 func (e *enclave) Reachable() error {
 	l, err := e.get()

@@ -13,6 +13,7 @@ import (
 
 	attest "github.com/raypher/raypher/attest/tpm"
 	"github.com/raypher/raypher/attest/tpm/tpmtest"
+	"github.com/raypher/raypher/evidence"
 	"github.com/raypher/raypher/journal"
 	"github.com/raypher/raypher/parent/audit"
 	"github.com/raypher/raypher/parent/link"
@@ -51,11 +52,12 @@ func TestTPM(t *testing.T) {
 			t.Error("another key after a restart")
 		}
 		nonce := []byte("a nonce of a verifier")
-		evidence, err := local.Attest(ctx, nonce)
+		attested, err := local.Attest(ctx, nonce)
 		if err != nil {
 			t.Fatal(err)
 		}
-		checkAttestation(t, ca, evidence.GetDocument(), nonce, key)
+		checkAttestation(t, ca, attested.GetDocument(), nonce, key)
+		checkBundle(t, ca, local, store, key)
 		if err := local.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -129,5 +131,53 @@ func checkAttestation(t *testing.T, ca *tpmtest.CA, document, nonce []byte, key 
 	o := attest.Options{Roots: roots, Nonce: nonce, Activators: []*ecdsa.PublicKey{&stranger.PublicKey}}
 	if _, err := attest.Verify(document, o); !errors.Is(err, attest.CheckActivation) {
 		t.Errorf("without an activation: error %v", err)
+	}
+}
+
+// checkBundle records a verdict and verifies its bundle offline: down to the TPM's vendor, or by the pinned key.
+func checkBundle(t *testing.T, ca *tpmtest.CA, local *link.Local, store *audit.Store, key *journal.Key) {
+	t.Helper()
+	verdict, err := journal.EncodeVerdict(journal.Verdict{
+		Time: time.Now().UnixNano(), AgentID: "a-1", Subject: "s", Decision: journal.Block, Layer: "landlock", Operation: "open-read", Target: "/etc/shadow", Count: 1,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	epoch, index, err := local.Record(t.Context(), verdict)
+	if err != nil {
+		t.Fatal(err)
+	}
+	exported, err := store.Export(epoch, index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bundle, err := exported.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots, err := attest.LoadRoots(ca.Roots)
+	if err != nil {
+		t.Fatal(err)
+	}
+	claimed, err := attest.Claimed(exported.KeyEvidence.Document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	full := attest.KeyVerifier{Options: attest.Options{Roots: roots, WithoutNonce: true, ActivatedAKs: [][]byte{claimed.AKName}}}
+	other := full
+	other.Options.ActivatedAKs = [][]byte{make([]byte, attest.AKNameSize)}
+	for _, c := range []struct {
+		name string
+		o    evidence.Options
+		want error
+	}{
+		{"to the vendor", evidence.Options{Verifiers: map[string]evidence.KeyVerifier{journal.TierTPM: full}}, nil},
+		{"by the pinned key", evidence.Options{Keys: []*journal.Key{key}, Verifiers: map[string]evidence.KeyVerifier{journal.TierTPM: attest.PinnedKey{}}}, nil},
+		{"an AK that nobody has activated", evidence.Options{Verifiers: map[string]evidence.KeyVerifier{journal.TierTPM: other}}, attest.CheckActivation},
+		{"nothing to verify with", evidence.Options{}, evidence.ErrTier},
+	} {
+		if _, err := evidence.Verify(bundle, c.o); !errors.Is(err, c.want) {
+			t.Errorf("evidence, %s: error %v, want %v", c.name, err, c.want)
+		}
 	}
 }

@@ -115,3 +115,12 @@ func (s *operator) InstallCeiling(ctx context.Context, r *parentv1.OperatorInsta
 	s.server.options.Log.Info("a new ceiling is in force")
 	return s.Status(ctx, &parentv1.StatusRequest{})
 }
+
+// Attest asks the enclave for evidence of its key; the nonce is the verifier's.
+func (s *operator) Attest(ctx context.Context, r *parentv1.OperatorAttestRequest) (*parentv1.OperatorAttestation, error) {
+	e, err := s.server.options.Enclave.Attest(ctx, r.Nonce)
+	if err != nil {
+		return nil, err
+	}
+	return &parentv1.OperatorAttestation{Tier: e.GetTier(), Document: e.GetDocument()}, nil
+}

@@ -44,6 +44,7 @@ const (
 type Enclave interface {
 	Describe(context.Context) (*enclavev1.Description, error)
 	InstallCeiling(context.Context, []byte) (*enclavev1.Description, error)
+	Attest(ctx context.Context, nonce []byte) (*enclavev1.Evidence, error)
 	Reachable() error
 }
 

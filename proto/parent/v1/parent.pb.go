@@ -2049,6 +2049,102 @@ func (x *OperatorInstallCeilingRequest) GetBundle() []byte {
 	return nil
 }
 
+type OperatorAttestRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nonce         []byte                 `protobuf:"bytes,1,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperatorAttestRequest) Reset() {
+	*x = OperatorAttestRequest{}
+	mi := &file_parent_v1_parent_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperatorAttestRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperatorAttestRequest) ProtoMessage() {}
+
+func (x *OperatorAttestRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperatorAttestRequest.ProtoReflect.Descriptor instead.
+func (*OperatorAttestRequest) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *OperatorAttestRequest) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+type OperatorAttestation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tier          string                 `protobuf:"bytes,1,opt,name=tier,proto3" json:"tier,omitempty"`
+	Document      []byte                 `protobuf:"bytes,2,opt,name=document,proto3" json:"document,omitempty"` // what it is depends on the tier
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperatorAttestation) Reset() {
+	*x = OperatorAttestation{}
+	mi := &file_parent_v1_parent_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperatorAttestation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperatorAttestation) ProtoMessage() {}
+
+func (x *OperatorAttestation) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperatorAttestation.ProtoReflect.Descriptor instead.
+func (*OperatorAttestation) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *OperatorAttestation) GetTier() string {
+	if x != nil {
+		return x.Tier
+	}
+	return ""
+}
+
+func (x *OperatorAttestation) GetDocument() []byte {
+	if x != nil {
+		return x.Document
+	}
+	return nil
+}
+
 var File_parent_v1_parent_proto protoreflect.FileDescriptor
 
 const file_parent_v1_parent_proto_rawDesc = "" +
@@ -2206,12 +2302,17 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\x0eEvidenceBundle\x12\x16\n" +
 	"\x06bundle\x18\x01 \x01(\fR\x06bundle\"7\n" +
 	"\x1dOperatorInstallCeilingRequest\x12\x16\n" +
-	"\x06bundle\x18\x01 \x01(\fR\x06bundle2[\n" +
+	"\x06bundle\x18\x01 \x01(\fR\x06bundle\"-\n" +
+	"\x15OperatorAttestRequest\x12\x14\n" +
+	"\x05nonce\x18\x01 \x01(\fR\x05nonce\"E\n" +
+	"\x13OperatorAttestation\x12\x12\n" +
+	"\x04tier\x18\x01 \x01(\tR\x04tier\x12\x1a\n" +
+	"\bdocument\x18\x02 \x01(\fR\bdocument2[\n" +
 	"\aWardens\x12P\n" +
 	"\x06Attend\x12 .raypher.parent.v1.WardenMessage\x1a .raypher.parent.v1.ParentMessage(\x010\x012\xa4\x01\n" +
 	"\x05Agent\x12G\n" +
 	"\x06Whoami\x12 .raypher.parent.v1.WhoamiRequest\x1a\x1b.raypher.parent.v1.Identity\x12R\n" +
-	"\vRequestVisa\x12%.raypher.parent.v1.RequestVisaRequest\x1a\x1c.raypher.parent.v1.VisaReply2\xe9\x04\n" +
+	"\vRequestVisa\x12%.raypher.parent.v1.RequestVisaRequest\x1a\x1c.raypher.parent.v1.VisaReply2\xc5\x05\n" +
 	"\bOperator\x12J\n" +
 	"\x06Status\x12 .raypher.parent.v1.StatusRequest\x1a\x1e.raypher.parent.v1.StatusReply\x12V\n" +
 	"\n" +
@@ -2220,7 +2321,8 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\x06Events\x12 .raypher.parent.v1.EventsRequest\x1a\x18.raypher.parent.v1.Event0\x01\x12Y\n" +
 	"\fListEvidence\x12&.raypher.parent.v1.ListEvidenceRequest\x1a\x1f.raypher.parent.v1.EvidenceItem0\x01\x12]\n" +
 	"\x0eExportEvidence\x12(.raypher.parent.v1.ExportEvidenceRequest\x1a!.raypher.parent.v1.EvidenceBundle\x12b\n" +
-	"\x0eInstallCeiling\x120.raypher.parent.v1.OperatorInstallCeilingRequest\x1a\x1e.raypher.parent.v1.StatusReplyB5Z3github.com/raypher/raypher/proto/parent/v1;parentv1b\x06proto3"
+	"\x0eInstallCeiling\x120.raypher.parent.v1.OperatorInstallCeilingRequest\x1a\x1e.raypher.parent.v1.StatusReply\x12Z\n" +
+	"\x06Attest\x12(.raypher.parent.v1.OperatorAttestRequest\x1a&.raypher.parent.v1.OperatorAttestationB5Z3github.com/raypher/raypher/proto/parent/v1;parentv1b\x06proto3"
 
 var (
 	file_parent_v1_parent_proto_rawDescOnce sync.Once
@@ -2234,7 +2336,7 @@ func file_parent_v1_parent_proto_rawDescGZIP() []byte {
 	return file_parent_v1_parent_proto_rawDescData
 }
 
-var file_parent_v1_parent_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_parent_v1_parent_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_parent_v1_parent_proto_goTypes = []any{
 	(*WardenMessage)(nil),                 // 0: raypher.parent.v1.WardenMessage
 	(*Launch)(nil),                        // 1: raypher.parent.v1.Launch
@@ -2266,8 +2368,10 @@ var file_parent_v1_parent_proto_goTypes = []any{
 	(*ExportEvidenceRequest)(nil),         // 27: raypher.parent.v1.ExportEvidenceRequest
 	(*EvidenceBundle)(nil),                // 28: raypher.parent.v1.EvidenceBundle
 	(*OperatorInstallCeilingRequest)(nil), // 29: raypher.parent.v1.OperatorInstallCeilingRequest
-	nil,                                   // 30: raypher.parent.v1.Count.ByOperationEntry
-	nil,                                   // 31: raypher.parent.v1.StatusReply.CountersEntry
+	(*OperatorAttestRequest)(nil),         // 30: raypher.parent.v1.OperatorAttestRequest
+	(*OperatorAttestation)(nil),           // 31: raypher.parent.v1.OperatorAttestation
+	nil,                                   // 32: raypher.parent.v1.Count.ByOperationEntry
+	nil,                                   // 33: raypher.parent.v1.StatusReply.CountersEntry
 }
 var file_parent_v1_parent_proto_depIdxs = []int32{
 	1,  // 0: raypher.parent.v1.WardenMessage.launch:type_name -> raypher.parent.v1.Launch
@@ -2275,13 +2379,13 @@ var file_parent_v1_parent_proto_depIdxs = []int32{
 	3,  // 2: raypher.parent.v1.WardenMessage.started:type_name -> raypher.parent.v1.Started
 	4,  // 3: raypher.parent.v1.WardenMessage.reported:type_name -> raypher.parent.v1.Reported
 	5,  // 4: raypher.parent.v1.WardenMessage.count:type_name -> raypher.parent.v1.Count
-	30, // 5: raypher.parent.v1.Count.by_operation:type_name -> raypher.parent.v1.Count.ByOperationEntry
+	32, // 5: raypher.parent.v1.Count.by_operation:type_name -> raypher.parent.v1.Count.ByOperationEntry
 	7,  // 6: raypher.parent.v1.ParentMessage.granted:type_name -> raypher.parent.v1.Granted
 	8,  // 7: raypher.parent.v1.ParentMessage.renewed:type_name -> raypher.parent.v1.Renewed
 	9,  // 8: raypher.parent.v1.ParentMessage.narrowed:type_name -> raypher.parent.v1.Narrowed
 	10, // 9: raypher.parent.v1.ParentMessage.seen:type_name -> raypher.parent.v1.Seen
 	11, // 10: raypher.parent.v1.ParentMessage.end:type_name -> raypher.parent.v1.End
-	31, // 11: raypher.parent.v1.StatusReply.counters:type_name -> raypher.parent.v1.StatusReply.CountersEntry
+	33, // 11: raypher.parent.v1.StatusReply.counters:type_name -> raypher.parent.v1.StatusReply.CountersEntry
 	20, // 12: raypher.parent.v1.ListAgentsReply.agents:type_name -> raypher.parent.v1.AgentStatus
 	0,  // 13: raypher.parent.v1.Wardens.Attend:input_type -> raypher.parent.v1.WardenMessage
 	12, // 14: raypher.parent.v1.Agent.Whoami:input_type -> raypher.parent.v1.WhoamiRequest
@@ -2293,18 +2397,20 @@ var file_parent_v1_parent_proto_depIdxs = []int32{
 	25, // 20: raypher.parent.v1.Operator.ListEvidence:input_type -> raypher.parent.v1.ListEvidenceRequest
 	27, // 21: raypher.parent.v1.Operator.ExportEvidence:input_type -> raypher.parent.v1.ExportEvidenceRequest
 	29, // 22: raypher.parent.v1.Operator.InstallCeiling:input_type -> raypher.parent.v1.OperatorInstallCeilingRequest
-	6,  // 23: raypher.parent.v1.Wardens.Attend:output_type -> raypher.parent.v1.ParentMessage
-	13, // 24: raypher.parent.v1.Agent.Whoami:output_type -> raypher.parent.v1.Identity
-	15, // 25: raypher.parent.v1.Agent.RequestVisa:output_type -> raypher.parent.v1.VisaReply
-	17, // 26: raypher.parent.v1.Operator.Status:output_type -> raypher.parent.v1.StatusReply
-	19, // 27: raypher.parent.v1.Operator.ListAgents:output_type -> raypher.parent.v1.ListAgentsReply
-	22, // 28: raypher.parent.v1.Operator.StopAgent:output_type -> raypher.parent.v1.StopAgentReply
-	24, // 29: raypher.parent.v1.Operator.Events:output_type -> raypher.parent.v1.Event
-	26, // 30: raypher.parent.v1.Operator.ListEvidence:output_type -> raypher.parent.v1.EvidenceItem
-	28, // 31: raypher.parent.v1.Operator.ExportEvidence:output_type -> raypher.parent.v1.EvidenceBundle
-	17, // 32: raypher.parent.v1.Operator.InstallCeiling:output_type -> raypher.parent.v1.StatusReply
-	23, // [23:33] is the sub-list for method output_type
-	13, // [13:23] is the sub-list for method input_type
+	30, // 23: raypher.parent.v1.Operator.Attest:input_type -> raypher.parent.v1.OperatorAttestRequest
+	6,  // 24: raypher.parent.v1.Wardens.Attend:output_type -> raypher.parent.v1.ParentMessage
+	13, // 25: raypher.parent.v1.Agent.Whoami:output_type -> raypher.parent.v1.Identity
+	15, // 26: raypher.parent.v1.Agent.RequestVisa:output_type -> raypher.parent.v1.VisaReply
+	17, // 27: raypher.parent.v1.Operator.Status:output_type -> raypher.parent.v1.StatusReply
+	19, // 28: raypher.parent.v1.Operator.ListAgents:output_type -> raypher.parent.v1.ListAgentsReply
+	22, // 29: raypher.parent.v1.Operator.StopAgent:output_type -> raypher.parent.v1.StopAgentReply
+	24, // 30: raypher.parent.v1.Operator.Events:output_type -> raypher.parent.v1.Event
+	26, // 31: raypher.parent.v1.Operator.ListEvidence:output_type -> raypher.parent.v1.EvidenceItem
+	28, // 32: raypher.parent.v1.Operator.ExportEvidence:output_type -> raypher.parent.v1.EvidenceBundle
+	17, // 33: raypher.parent.v1.Operator.InstallCeiling:output_type -> raypher.parent.v1.StatusReply
+	31, // 34: raypher.parent.v1.Operator.Attest:output_type -> raypher.parent.v1.OperatorAttestation
+	24, // [24:35] is the sub-list for method output_type
+	13, // [13:24] is the sub-list for method input_type
 	13, // [13:13] is the sub-list for extension type_name
 	13, // [13:13] is the sub-list for extension extendee
 	0,  // [0:13] is the sub-list for field type_name
@@ -2335,7 +2441,7 @@ func file_parent_v1_parent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_parent_v1_parent_proto_rawDesc), len(file_parent_v1_parent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   32,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

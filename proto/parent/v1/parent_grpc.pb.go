@@ -280,6 +280,7 @@ const (
 	Operator_ListEvidence_FullMethodName   = "/raypher.parent.v1.Operator/ListEvidence"
 	Operator_ExportEvidence_FullMethodName = "/raypher.parent.v1.Operator/ExportEvidence"
 	Operator_InstallCeiling_FullMethodName = "/raypher.parent.v1.Operator/InstallCeiling"
+	Operator_Attest_FullMethodName         = "/raypher.parent.v1.Operator/Attest"
 )
 
 // OperatorClient is the client API for Operator service.
@@ -295,6 +296,8 @@ type OperatorClient interface {
 	ListEvidence(ctx context.Context, in *ListEvidenceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EvidenceItem], error)
 	ExportEvidence(ctx context.Context, in *ExportEvidenceRequest, opts ...grpc.CallOption) (*EvidenceBundle, error)
 	InstallCeiling(ctx context.Context, in *OperatorInstallCeilingRequest, opts ...grpc.CallOption) (*StatusReply, error)
+	// Attest returns evidence of the enclave's key, fresh for a nonce of 8 to 64 bytes.
+	Attest(ctx context.Context, in *OperatorAttestRequest, opts ...grpc.CallOption) (*OperatorAttestation, error)
 }
 
 type operatorClient struct {
@@ -393,6 +396,16 @@ func (c *operatorClient) InstallCeiling(ctx context.Context, in *OperatorInstall
 	return out, nil
 }
 
+func (c *operatorClient) Attest(ctx context.Context, in *OperatorAttestRequest, opts ...grpc.CallOption) (*OperatorAttestation, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(OperatorAttestation)
+	err := c.cc.Invoke(ctx, Operator_Attest_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // OperatorServer is the server API for Operator service.
 // All implementations must embed UnimplementedOperatorServer
 // for forward compatibility.
@@ -406,6 +419,8 @@ type OperatorServer interface {
 	ListEvidence(*ListEvidenceRequest, grpc.ServerStreamingServer[EvidenceItem]) error
 	ExportEvidence(context.Context, *ExportEvidenceRequest) (*EvidenceBundle, error)
 	InstallCeiling(context.Context, *OperatorInstallCeilingRequest) (*StatusReply, error)
+	// Attest returns evidence of the enclave's key, fresh for a nonce of 8 to 64 bytes.
+	Attest(context.Context, *OperatorAttestRequest) (*OperatorAttestation, error)
 	mustEmbedUnimplementedOperatorServer()
 }
 
@@ -436,6 +451,9 @@ func (UnimplementedOperatorServer) ExportEvidence(context.Context, *ExportEviden
 }
 func (UnimplementedOperatorServer) InstallCeiling(context.Context, *OperatorInstallCeilingRequest) (*StatusReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method InstallCeiling not implemented")
+}
+func (UnimplementedOperatorServer) Attest(context.Context, *OperatorAttestRequest) (*OperatorAttestation, error) {
+	return nil, status.Error(codes.Unimplemented, "method Attest not implemented")
 }
 func (UnimplementedOperatorServer) mustEmbedUnimplementedOperatorServer() {}
 func (UnimplementedOperatorServer) testEmbeddedByValue()                  {}
@@ -570,6 +588,24 @@ func _Operator_InstallCeiling_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Operator_Attest_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(OperatorAttestRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).Attest(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_Attest_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).Attest(ctx, req.(*OperatorAttestRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Operator_ServiceDesc is the grpc.ServiceDesc for Operator service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -596,6 +632,10 @@ var Operator_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "InstallCeiling",
 			Handler:    _Operator_InstallCeiling_Handler,
+		},
+		{
+			MethodName: "Attest",
+			Handler:    _Operator_Attest_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
