@@ -66,14 +66,7 @@ func (u *upstream) ServeDNS(w dns.ResponseWriter, r *dns.Msg) {
 
 func (u *upstream) start(t *testing.T) string {
 	t.Helper()
-	p, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("tcp", p.LocalAddr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	p, l := bothNetworks(t)
 	for _, s := range []*dns.Server{{PacketConn: p, Handler: u}, {Listener: l, Handler: u}} {
 		ready := make(chan struct{})
 		s.NotifyStartedFunc = func() { close(ready) }
@@ -82,6 +75,26 @@ func (u *upstream) start(t *testing.T) string {
 		t.Cleanup(func() { s.Shutdown() })
 	}
 	return p.LocalAddr().String()
+}
+
+// bothNetworks listens on one port over UDP and TCP: a port that is free for one may be taken for the other.
+func bothNetworks(t *testing.T) (net.PacketConn, net.Listener) {
+	t.Helper()
+	var taken error
+	for range 20 {
+		p, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := net.Listen("tcp", p.LocalAddr().String())
+		if err == nil {
+			return p, l
+		}
+		p.Close()
+		taken = err
+	}
+	t.Fatal(taken)
+	return nil, nil
 }
 
 // forwarder is a running one, with everything it told others.
