@@ -152,8 +152,11 @@ func (o *Options) now() time.Time {
 
 // fresh compares nonce and time. What the bundle says here is proven by the two signatures later.
 func (o *Options) fresh(b *Bundle) error {
-	if len(b.Nonce) != len(o.Nonce) || subtle.ConstantTimeCompare(b.Nonce, o.Nonce) != 1 {
-		return attest.Refuse(CheckNonce, "it has %d bytes, expected %d", len(b.Nonce), len(o.Nonce))
+	if subtle.ConstantTimeCompare(b.Nonce, o.Nonce) != 1 {
+		if len(b.Nonce) == 0 {
+			return attest.Refuse(CheckNonce, "the bundle was made for a journal, without one")
+		}
+		return attest.Refuse(CheckNonce, "the bundle has another one (%d bytes), so it was made for another verifier or at another time", len(b.Nonce))
 	}
 	if o.MaxAge > 0 {
 		if age := o.now().Sub(time.Unix(0, b.Time)); age > o.MaxAge || age < -o.MaxAge {
