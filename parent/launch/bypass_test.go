@@ -336,39 +336,119 @@ func TestKillOnViolation(t *testing.T) {
 	})
 }
 
+// cgroup2Mount is where cgroup2 is mounted.
+func cgroup2Mount(t *testing.T) string {
+	t.Helper()
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if fields := strings.Fields(line); fields[2] == "cgroup2" {
+			return fields[1]
+		}
+	}
+	t.Skip("no cgroup2 here to escape to")
+	return ""
+}
+
+// secondMount mounts a file system in the test's folder until the test ends, as a host that has it mounted twice.
+func (a *agent) secondMount(kind, name string) string {
+	a.t.Helper()
+	a.mkdir(name)
+	point := filepath.Join(a.folder, name)
+	if err := unix.Mount(kind, point, kind, 0, ""); err != nil {
+		a.t.Skipf("mount %s: %v", kind, err)
+	}
+	a.mounted = append(a.mounted, point)
+	a.t.Cleanup(func() { a.must(unix.Unmount(point, 0)) })
+	return point
+}
+
 func TestUngovernedFilesOfRoot(t *testing.T) {
 	needLandlock(t)
 	if os.Getuid() != 0 {
 		t.Skip("what root owns is closed to agents of root only")
 	}
 	a := newAgent(t, 0, "mode: enforce\n")
-	a.mkdir("a")
+	a.mkdir("a/sub")
 	a.mkdir("b")
 	a.write("a/file", "granted")
-	cgroup := ""
-	mounts, err := os.ReadFile("/proc/self/mounts")
-	a.must(err)
-	for line := range strings.Lines(string(mounts)) {
-		if fields := strings.Fields(line); fields[2] == "cgroup2" {
-			cgroup = fields[1]
-		}
-	}
-	if cgroup == "" {
-		t.Skip("no cgroup2 here to escape to")
-	}
-	results := a.probe([]action{
-		{"open", cgroup + "/cgroup.procs", "w"},
-		{"open", "/proc/sys/kernel/core_pattern", "w"},
-		{"open", "/sys/kernel/mm/transparent_hugepage/enabled", "w"},
-		{"put", a.folder + "/new", "w,creat", "x"},
-		{"rename", a.folder + "/a/file", a.folder + "/b/file"},
-		{"content", a.folder + "/b/file", "granted"},
-		{"exec", "/bin/true"},
-		{"kill", strconv.Itoa(os.Getpid()), "0"},
+	a.write("state/journal/0", "an entry")
+	cgroup := cgroup2Mount(t)
+	a.secondMount("bpf", "pins")
+	a.mkdir("pins/guard")
+	a.probeTable([]conformance{
+		{"leave the cgroup", action{"open", cgroup + "/cgroup.procs", "w"}, "EACCES", ""},
+		{"another cgroup", action{"mkdir", cgroup + "/raypher-test-mine"}, "EACCES", ""},
+		{"a setting of the kernel", action{"open", "/proc/sys/kernel/core_pattern", "w"}, "EACCES", ""},
+		{"a switch in sysfs", action{"open", "/sys/kernel/mm/transparent_hugepage/enabled", "w"}, "EACCES", ""},
+		{"remove from bpffs", action{"rmdir", "FOLDER/pins/guard"}, "EACCES", ""},
+		{"make in bpffs", action{"mkdir", "FOLDER/pins/mine"}, "EACCES", ""},
+		{"read the state", action{"open", "FOLDER/state/journal/0", "r"}, "EACCES", ""},
+		{"write the state", action{"open", "FOLDER/state/journal/0", "w"}, "EACCES", ""},
+		{"remove from the state", action{"unlink", "FOLDER/state/journal/0"}, "EACCES", ""},
+		{"make in the state", action{"put", "FOLDER/state/journal/1", "w,creat", "x"}, "EACCES", ""},
+		{"rename the state", action{"rename", "FOLDER/state", "FOLDER/a/state"}, "EACCES", ""},
+		{"exchange the state", action{"exchange", "FOLDER/state", "FOLDER/a/sub"}, "EACCES", ""},
+		{"rename what the state lies in", action{"rename", "FOLDER", "FOLDER-moved"}, "EACCES", ""},
+		{"forge a record", action{"put", "FOLDER/run/forged.json", "w,creat", "x"}, "EACCES", ""},
+		{"replace the daemon's socket", action{"rename", "FOLDER/run/verdicts", "FOLDER/run/away"}, "EACCES", ""},
+		{"link it out", action{"link", "FOLDER/state/journal/0", "FOLDER/a/entry"}, "EXDEV", ""},
+		{"write beside", action{"put", "FOLDER/a/new", "w,creat", "x"}, "ok", ""},
+		{"rename beside", action{"rename", "FOLDER/a/file", "FOLDER/b/file"}, "ok", ""},
+		{"read beside", action{"content", "FOLDER/b/file", "granted"}, "ok", ""},
+		{"run anything", action{"exec", "/bin/true"}, "ok", ""},
+		{"a signal to outside", action{"kill", strconv.Itoa(os.Getpid()), "0"}, "EPERM", ""},
 	})
-	if want := []string{"EACCES", "EACCES", "EACCES", "ok", "ok", "ok", "ok", "EPERM"}; !slices.Equal(results, want) {
-		t.Errorf("answered %q, want %q", results, want)
+}
+
+func TestUngovernedFilesOfAUser(t *testing.T) {
+	cgroup := cgroup2Mount(t)
+	asUsers(t, func(t *testing.T, uid int) {
+		if uid == 0 {
+			t.Skip("root has a table of its own")
+		}
+		a := newAgent(t, uid, "mode: enforce\n")
+		other := fmt.Sprintf("%s/raypher-test-%d", cgroup, os.Getpid())
+		if err := os.Mkdir(other, 0o755); err != nil {
+			t.Skipf("another agent's cgroup: %v", err)
+		}
+		defer os.Remove(other)
+		freeze := filepath.Join(other, "cgroup.freeze") // as if it were the user's
+		a.must(os.Chown(freeze, uid, uid))
+		a.probeTable([]conformance{
+			{"thaw another agent of the same user", action{"open", freeze, "w"}, "EACCES", ""},
+			{"see whether it is frozen", action{"open", freeze, "r"}, "ok", ""},
+			{"write", action{"put", "FOLDER/new", "w,creat", "x"}, "ok", ""},
+			{"write in /tmp", action{"tmpfile", "/tmp", "FOLDER/named"}, "ok", ""},
+			{"rename", action{"rename", "FOLDER/new", "FOLDER/newer"}, "ok", ""},
+			{"its own score", action{"put", "/proc/self/oom_score_adj", "w", "900"}, "ok", ""},
+		})
+	})
+}
+
+func TestKernelFileSystemsMountedElsewhere(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("mounting needs root")
 	}
+	cgroup2Mount(t)
+	asUsers(t, func(t *testing.T, uid int) {
+		a := newAgent(t, uid, `
+mode: enforce
+filesystem: {read: [LIBRARIES, SELF, FOLDER/**], write: [FOLDER/**], exec: [SELF]}
+`)
+		a.write("w/file", "text")
+		cgroup := a.secondMount("cgroup2", "w/cg")
+		proc := a.secondMount("proc", "w/pr oc")
+		a.probeTable([]conformance{
+			{"leave the cgroup", action{"put", cgroup + "/cgroup.procs", "w", "0"}, "EACCES", "open-write w/cg/cgroup.procs"},
+			{"a cgroup of its own", action{"mkdir", cgroup + "/mine"}, "EACCES", "mkdir w/cg/mine"},
+			{"a setting of the kernel", action{"open", proc + "/sys/kernel/core_pattern", "w"}, "EACCES", "open-write w/pr oc/sys/kernel/core_pattern"},
+			{"write beside", action{"put", "FOLDER/w/new", "w,creat", "x"}, "ok", ""},
+			{"read beside", action{"content", "FOLDER/w/file", "text"}, "ok", ""},
+		})
+	})
 }
 
 func TestNoRuleOpensTheGuardsOwnFiles(t *testing.T) {

@@ -211,28 +211,34 @@ func TestConformance(t *testing.T) {
 	asUsers(t, func(t *testing.T, uid int) {
 		a := newAgent(t, uid, conformancePolicy)
 		conformanceFiles(a)
-		actions := make([]action, len(conformanceTable))
-		for i, c := range conformanceTable {
-			actions[i] = slices.Clone(c.do)
-			for j := range actions[i] {
-				actions[i][j] = a.expand(actions[i][j])
-			}
-		}
-		results := a.probe(actions)
-		var wanted, got []string
-		for i, c := range conformanceTable {
-			if results[i] != c.want {
-				t.Errorf("%s: %q answered %s, want %s", c.name, c.do, results[i], c.want)
-			}
-			if c.report != "" {
-				wanted = append(wanted, c.report)
-			}
-		}
-		for _, v := range a.reported() {
-			got = append(got, shortReport(a, v))
-		}
-		compareReports(t, got, wanted)
+		a.probeTable(conformanceTable)
 	})
+}
+
+// probeTable runs a table in one process and compares what each call answered, and what was reported of all of them.
+func (a *agent) probeTable(table []conformance) {
+	a.t.Helper()
+	actions := make([]action, len(table))
+	for i, c := range table {
+		actions[i] = slices.Clone(c.do)
+		for j := range actions[i] {
+			actions[i][j] = a.expand(actions[i][j])
+		}
+	}
+	results := a.probe(actions)
+	var wanted, got []string
+	for i, c := range table {
+		if results[i] != c.want {
+			a.t.Errorf("%s: %q answered %s, want %s", c.name, c.do, results[i], c.want)
+		}
+		if c.report != "" {
+			wanted = append(wanted, c.report)
+		}
+	}
+	for _, v := range a.reported() {
+		got = append(got, shortReport(a, v))
+	}
+	compareReports(a.t, got, wanted)
 }
 
 // shortReport is a verdict as the table writes it.
@@ -246,7 +252,7 @@ func shortReport(a *agent, v journal.Verdict) string {
 }
 
 // compareReports expects each report that is wanted, and no other. Equal ones may be folded.
-func compareReports(t *testing.T, got, wanted []string) {
+func compareReports(t testing.TB, got, wanted []string) {
 	t.Helper()
 	for _, all := range []*[]string{&got, &wanted} {
 		slices.Sort(*all)

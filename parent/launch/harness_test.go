@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -139,6 +140,7 @@ func (s *fileSession) launch(l *parentv1.Launch) error {
 	s.answers <- &parentv1.ParentMessage{Message: &parentv1.ParentMessage_Granted{Granted: &parentv1.Granted{
 		AgentId: "test", Subject: "spiffe://test/ns/test/agent/test", Tier: "software", Backend: "broker",
 		Permit: permit.Canonical(), Visa: []byte("the visa"), VisaPath: s.file.Name() + ".visa", AgentSocket: s.file.Name() + ".sock",
+		ClosedPaths: []string{filepath.Join(filepath.Dir(filepath.Dir(s.file.Name())), "state")},
 	}}}
 	if raw, err := os.ReadFile(s.file.Name() + narrowSuffix); err == nil {
 		narrowed, err := readPermit(raw, false)
@@ -186,13 +188,14 @@ func (s *fileSession) CloseSend() error {
 
 // agent is a guarded run of one test.
 type agent struct {
-	t        *testing.T
+	t        testing.TB
 	self     string // a copy of this binary that every user may execute
 	folder   string // the test's own, owned by the agent's user
 	uid      int
 	verdicts string
 	policy   string
 	flags    []string
+	mounted  []string // file systems of the kernel in the folder, which keep their owners
 }
 
 // asUsers runs a test as root and as a plain user, or only as the user who runs the tests when that is not root.
@@ -214,7 +217,7 @@ func needLandlock(t *testing.T) {
 }
 
 // newAgent prepares a run under a policy in which FOLDER stands for the test's folder and SELF for the probe.
-func newAgent(t *testing.T, uid int, text string) *agent {
+func newAgent(t testing.TB, uid int, text string) *agent {
 	t.Helper()
 	folder, err := os.MkdirTemp("", "raypher-launch-")
 	if err != nil {
@@ -269,6 +272,9 @@ func (a *agent) command(argv ...string) *exec.Cmd {
 	a.must(filepath.WalkDir(a.folder, func(path string, _ os.DirEntry, err error) error {
 		if err != nil {
 			return err
+		}
+		if slices.Contains(a.mounted, path) {
+			return filepath.SkipDir
 		}
 		return os.Lchown(path, a.uid, a.uid)
 	}))

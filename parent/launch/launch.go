@@ -97,14 +97,13 @@ func (r *runner) run() (err error) {
 	if err := r.program.granted(r.permit); err != nil {
 		return &Failure{Code: CodeNotExecutable, Err: err}
 	}
-	r.limits = floor.Options{
-		Closed:  []string{instance.DefaultState, filepath.Dir(r.socket)},
-		Sealed:  []string{filepath.Dir(instance.Policy)},
-		Devices: r.terminals, Root: os.Geteuid() == 0,
+	if r.limits, err = r.hostLimits(); err != nil {
+		return err
 	}
 	if r.plan, err = floor.Compile(r.permit, r.limits); err != nil {
 		return err
 	}
+	r.plan.Notes = append(r.plan.Notes, r.ownRules()...)
 	r.announce()
 	return r.become()
 }
@@ -224,6 +223,49 @@ func (r *runner) expect(want warden.Kind) ([]byte, error) {
 		return nil, fmt.Errorf("the warden sent %q instead of %q", kind, want)
 	}
 	return body, nil
+}
+
+// hostLimits says what no permit opens: the folders of the guard, of every instance that raypherd knows of and of the system's,
+// and what the kernel is switched with.
+func (r *runner) hostLimits() (floor.Options, error) {
+	closed, err := floor.Everywhere(slices.Concat(
+		[]string{instance.DefaultState, instance.DefaultRun, filepath.Dir(r.socket)}, r.granted.ClosedPaths))
+	if err != nil {
+		return floor.Options{}, err
+	}
+	sealed, err := floor.Everywhere([]string{filepath.Dir(instance.Policy)})
+	if err != nil {
+		return floor.Options{}, err
+	}
+	switches, err := floor.KernelMounts()
+	if err != nil {
+		return floor.Options{}, err
+	}
+	return floor.Options{
+		Closed: closed, Sealed: append(sealed, switches...), Devices: r.terminals, Root: os.Geteuid() == 0,
+	}, nil
+}
+
+// ownRules says when the agent may write the files that its rules were read from.
+func (r *runner) ownRules() []string {
+	rules := r.permit.FileRules()
+	if !rules.Governed() {
+		return nil
+	}
+	var notes []string
+	for _, path := range []string{r.options.PolicyPath, r.options.ManifestPath} {
+		real, err := filepath.EvalSymlinks(path)
+		if path == "" || err != nil {
+			continue
+		}
+		if real, err = filepath.Abs(real); err != nil {
+			continue
+		}
+		if d := rules.Decide(real, policy.Write); d.Verdict == policy.VerdictAllow {
+			notes = append(notes, fmt.Sprintf("this agent may write %s (rule %s): it can change the rules of its next run", real, d.Rule))
+		}
+	}
+	return notes
 }
 
 // become takes the floor and executes the program.

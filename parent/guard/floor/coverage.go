@@ -40,6 +40,9 @@ func (c *Coverage) Object(path string, device, inode uint64, a policy.Access) bo
 	return a&^have == 0
 }
 
+// Tree reports whether any object at path may be accessed, because the trees that it lies in are granted.
+func (c *Coverage) Tree(path string, a policy.Access) bool { return c.open || a&^c.below(path) == 0 }
+
 // Entry reports whether an entry of the folder may be created, removed or renamed.
 func (c *Coverage) Entry(folder string) bool {
 	return c.open || c.below(folder)&policy.Write != 0

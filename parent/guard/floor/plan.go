@@ -36,7 +36,8 @@ type Plan struct {
 
 // Options are what a plan needs to know of the host and the caller.
 type Options struct {
-	// Closed are paths that no agent may open in any way, whatever its permit says: the daemon's state.
+	// Closed are paths that no agent may open in any way, whatever its permit says: the daemon's run and state folders, by all
+	// of their names (Everywhere).
 	Closed []string
 	// Sealed are paths that no agent may write, whatever its permit says: the host's policy and keys.
 	Sealed []string
@@ -50,9 +51,8 @@ type Options struct {
 // baseDevices harm nobody and almost every program expects them.
 var baseDevices = []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"}
 
-// neverWritten are trees that agents may not write, whatever their permit says: uid 0 owns files there that lead out of the
-// guard (cgroup.procs, core_pattern, BPF pins, tracing). A process may write a few files of its own in /proc; the warden opens
-// those (package broker).
+// neverWritten are trees that agents may not write, whatever their permit says, beside all mounts of kernelKinds. A process
+// may write a few files of its own in /proc; the warden opens those (package broker).
 var neverWritten = []string{"/proc", "/sys"}
 
 // Compile plans the floor of a permit, on which Resolved was called. It is never wider than the permit, but for
@@ -70,15 +70,16 @@ func Compile(permit *policy.Policy, o Options) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.mounts, err = readMounts(); err != nil {
+		return nil, err
+	}
 	if abi < scopesABI {
 		c.plan.Notes = append(c.plan.Notes, fmt.Sprintf("landlock ABI %d: signals to processes outside are not held", abi))
 	}
 	switch {
 	case !c.rules.Governed():
 		c.plan.Open, c.plan.scoped = true, true
-		if o.Root {
-			c.protectHost()
-		}
+		c.protectHost()
 		return c.plan, nil
 	}
 	c.plan.scoped, c.plan.handled = true, ^uint64(0)
@@ -121,14 +122,28 @@ func (c *compiler) grantLoaders() {
 	}
 }
 
-// protectHost plans for an agent of root whose files are not governed: it may not write where it could leave its cgroup or
-// change the kernel directly. It can still change what the host runs later, and the note says so. What appears later right
-// inside /, or belongs to a process in /proc, cannot be written: Landlock names what is allowed, not what is refused.
+// rightsHost are those that an agent of root without rules for files is held by: all that changes something, and reading what is
+// in a file.
+const rightsHost = rightsWrite&^unix.LANDLOCK_ACCESS_FS_IOCTL_DEV | unix.LANDLOCK_ACCESS_FS_READ_FILE
+
+// protectHost plans for an agent whose files are not governed. No such agent may write where it could leave its cgroup, thaw
+// another agent or change the kernel directly. One of root may further neither change nor read what the guard itself lies in,
+// nor write to disks past their files. It can still change what the host runs later, and the note says so.
+//
+// Landlock names what is allowed, not what is refused: what is closed is left out of the grants of all that lies beside it. So
+// nothing can be made or removed right inside a folder that has something closed at any depth: /, /run, /var and /var/lib.
 func (c *compiler) protectHost() {
-	c.plan.handled = unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE | unix.LANDLOCK_ACCESS_FS_REFER
 	c.plan.Grants = append(c.plan.Grants, Grant{Path: "/", Tree: true, Access: 0})
-	c.split("/", neverWritten, policy.Write)
-	c.plan.Notes = append(c.plan.Notes, "the policy governs no files: as root, this agent can change what the host runs")
+	if !c.options.Root {
+		c.plan.handled = unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE | unix.LANDLOCK_ACCESS_FS_REFER
+		c.split("/", append(kernelMounts(c.mounts, "proc"), "/sys"), policy.Write) // a user owns nothing in procfs that others need
+		return
+	}
+	c.plan.handled = rightsHost
+	c.split("/", slices.Concat(neverWritten, kernelMounts(c.mounts), c.options.Closed, blockDevices()), policy.Write)
+	c.split("/", c.options.Closed, policy.Read)
+	c.plan.Notes = append(c.plan.Notes, "the policy governs no files: as root, this agent can change what the host runs later, "+
+		"which no guard then holds: add a filesystem section")
 }
 
 // Apply puts the calling thread into the Landlock domain of the plan. no_new_privs must be set.
@@ -165,7 +180,8 @@ func (r *ruleset) add(g *Grant) (present bool, err error) {
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS}
 	fd, err := unix.Openat2(unix.AT_FDCWD, g.Path, &how)
 	switch {
-	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.EACCES):
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.EACCES),
+		errors.Is(err, unix.ENOTCONN), errors.Is(err, unix.ESTALE): // the last two: a mount whose server is gone
 		return false, nil
 	case err != nil:
 		return false, err
