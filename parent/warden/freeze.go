@@ -83,6 +83,15 @@ func (f *freezer) freeze(on bool) error {
 	return nil
 }
 
+// empty reports whether no process is left in a cgroup, or the cgroup itself is gone. It is false where there is none.
+func (f *freezer) empty(cgroup string) bool {
+	if cgroup == "" {
+		return false
+	}
+	raw, err := os.ReadFile(filepath.Join(cgroup, "cgroup.events"))
+	return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) || strings.Contains(string(raw), "populated 0")
+}
+
 func (f *freezer) close() {
 	f.timer.Close()
 	if f.control != nil {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
@@ -132,7 +133,7 @@ const (
 //
 //	raypher: blocked open-read /home/u/.ssh/id_rsa (no rule grants it) [broker]
 //
-// What the agent chose (paths, names) is quoted where it could speak to the terminal.
+// What the agent chose (paths, names) is quoted where it could speak to the terminal or pass for another part of the line.
 func FormatVerdict(v journal.Verdict, color bool) string {
 	word, tint := v.Decision, ""
 	switch v.Decision {
@@ -155,7 +156,7 @@ func FormatVerdict(v journal.Verdict, color bool) string {
 	if v.Decision == journal.Log || v.Layer == "seccomp" && v.Rule == "" {
 		reason = ""
 	}
-	line := fmt.Sprintf("raypher: %s %s %s", word, v.Operation, printable(v.Target))
+	line := fmt.Sprintf("raypher: %s %s %s", word, v.Operation, printableTarget(v))
 	if reason != "" {
 		line += " (" + reason + ")"
 	}
@@ -167,6 +168,31 @@ func FormatVerdict(v journal.Verdict, color bool) string {
 		line += fmt.Sprintf(" %d times", v.Count)
 	}
 	return line
+}
+
+// printableTarget quotes a target in which the line's own separators occur, or a name that was asked for in the DNS. Kinds of
+// sockets, addresses and what raypherd itself says of several targets are not the agent's words.
+func printableTarget(v journal.Verdict) string {
+	name, rest := v.Target, ""
+	if at := strings.LastIndexByte(name, ' '); v.Layer == "dns" && at >= 0 {
+		name, rest = name[:at], printable(name[at:])
+	}
+	if v.Operation == "socket" || !strings.ContainsAny(name, " ()[]\"'`\\") {
+		return printable(name) + rest
+	}
+	if address, _, _ := strings.Cut(name, "/"); v.Layer != "broker" && (isAddress(address) || name[0] == '(') {
+		return printable(name)
+	}
+	return strconv.Quote(name) + rest
+}
+
+// isAddress reports whether text is an IP address, with or without a port.
+func isAddress(text string) bool {
+	if _, err := netip.ParseAddrPort(text); err == nil {
+		return true
+	}
+	_, err := netip.ParseAddr(text)
+	return err == nil
 }
 
 // printable quotes text that is not made of printable characters alone.

@@ -269,8 +269,11 @@ func (w *warden) hear(m *parentv1.ParentMessage) {
 	}
 }
 
-// away is called when raypherd cannot be heard any more.
+// away is called when raypherd cannot be heard any more. A private raypherd ends with its agent: that is nothing to tell.
 func (w *warden) away(err error) {
+	if w.broker.Over() || w.freezer.empty(w.granted.Cgroup) {
+		return
+	}
 	w.lines.Say("raypherd is away (%v): what was granted holds until the visa ends", err)
 }
 
@@ -299,17 +302,33 @@ func (w *warden) expired() {
 	w.lines.Say("the visa has ended: the agent is frozen until raypherd renews it")
 }
 
-// narrow puts another permit in force, which lies within that of the launch.
+// narrow puts another permit in force. What does not lie within the permit of the launch grants nothing: a raypherd that was
+// restarted takes its permits from files, and the warden opens files for the agent that no floor would let it open.
 func (w *warden) narrow(raw []byte) error {
 	<-w.ready
-	permit, err := policy.ParseCanonical(raw)
+	permit, err := withinLaunch(w.permit, raw)
 	if err != nil {
-		// What cannot be read grants nothing.
 		permit = &policy.Policy{Mode: policy.Enforce, Filesystem: &policy.Filesystem{}}
-		err = fmt.Errorf("read the narrowed permit: %w: everything is refused", err)
+		err = fmt.Errorf("the narrowed permit: %w: everything is refused", err)
 	}
 	w.broker.Replace(floor.Resolved(permit), !bytes.Equal(raw, w.granted.Permit))
 	return err
+}
+
+// withinLaunch reads a permit that must lie within that of the launch: narrowing the one to the other must change nothing.
+func withinLaunch(launch *policy.Policy, raw []byte) (*policy.Policy, error) {
+	permit, err := policy.ParseCanonical(raw)
+	if err != nil {
+		return nil, err
+	}
+	narrowed, err := policy.Narrow(launch, permit)
+	if err != nil {
+		return nil, fmt.Errorf("it grants more than the launch: %w", err)
+	}
+	if !bytes.Equal(narrowed.Canonical(), raw) {
+		return nil, errors.New("it leaves out what the permit of the launch says")
+	}
+	return permit, nil
 }
 
 // report takes a verdict of the broker.

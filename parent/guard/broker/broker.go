@@ -74,6 +74,11 @@ type Broker struct {
 	rules   atomic.Pointer[ruling]
 	fold    *fold
 
+	received atomic.Uint64 // notifications so far
+	watching atomic.Bool
+
+	pairs sync.Mutex // held while something is linked or renamed
+
 	mutex   sync.Mutex
 	workers int
 	idle    int
@@ -117,6 +122,9 @@ func (b *Broker) Serve(ctx context.Context) error {
 	}
 }
 
+// Over reports whether no task is under the filter any more.
+func (b *Broker) Over() bool { return hungUp(b.options.Listener) }
+
 // startWorker starts a worker unless one is waiting or there are too many.
 func (b *Broker) startWorker() {
 	b.mutex.Lock()
@@ -133,12 +141,38 @@ func (b *Broker) startWorker() {
 	}()
 }
 
-// received and waiting keep the number of workers that wait for a notification. A worker that comes back and finds another
-// one waiting is not needed any more.
-func (b *Broker) received() {
+// busy and waiting keep the number of workers that wait for a notification. A worker that comes back and finds another one
+// waiting is not needed any more.
+func (b *Broker) busy() {
 	b.mutex.Lock()
 	b.idle--
 	b.mutex.Unlock()
+	b.received.Add(1)
+	if !b.watching.Load() && b.watching.CompareAndSwap(false, true) {
+		go b.watch()
+	}
+}
+
+// watch starts another worker when the ones there are do not come back in time. It ends when nothing happens any more, so that
+// an idle agent costs nothing, and a busy one no timer for each call.
+func (b *Broker) watch() {
+	for quiet := 0; quiet < 10; {
+		before := b.received.Load()
+		time.Sleep(slow)
+		b.mutex.Lock()
+		stuck := b.idle == 0
+		b.mutex.Unlock()
+		switch {
+		case b.received.Load() != before:
+			quiet = 0
+		case stuck:
+			b.startWorker()
+			quiet = 0
+		default:
+			quiet++
+		}
+	}
+	b.watching.Store(false)
 }
 
 func (b *Broker) waiting() (needed bool) {
@@ -155,16 +189,12 @@ func (b *Broker) waiting() (needed bool) {
 // worker is one thread that receives and answers notifications.
 type worker struct {
 	*Broker
-	watch *time.Timer
 	link  [4096]byte // room for the path of an object
 	bytes [4096]byte // room for the target's memory
 }
 
 func newWorker(b *Broker) *worker {
-	w := &worker{Broker: b}
-	w.watch = time.AfterFunc(time.Hour, b.startWorker)
-	w.watch.Stop()
-	return w
+	return &worker{Broker: b}
 }
 
 // run serves until it is not needed any more. Its thread has an umask of its own and takes no signals: a signal that
@@ -196,10 +226,8 @@ func (w *worker) run() error {
 		case err != nil:
 			return fmt.Errorf("receive a notification: %w", err)
 		}
-		w.received()
-		w.watch.Reset(slow)
+		w.busy()
 		w.send(&n, w.answer(&n))
-		w.watch.Stop()
 		if !w.waiting() {
 			return nil
 		}

@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/raypher/raypher/parent/instance"
 )
 
 // sizeUnixAddress is that of struct sockaddr_un, the longest address that the broker looks at.
@@ -62,6 +66,9 @@ func connectCall(w *worker, n *notification, r *ruling) answer {
 		return fail(unix.ECONNREFUSED)
 	}
 	if o.path != w.options.AgentSocket || o.path == "" {
+		if inAny(o.path, w.options.Closed) || w.ofRaypher(o) {
+			return w.refuse(n, r, event{operation: "connect", target: o.path, rule: ruleClosed, errno: unix.EACCES})
+		}
 		rule, granted := "", false
 		if r.permit.Network != nil {
 			rule, granted = r.permit.Network.MatchUnix(o.path)
@@ -74,6 +81,27 @@ func connectCall(w *worker, n *notification, r *ruling) answer {
 		return goOn
 	}
 	return w.connect(n, int32(n.Args[0]), o)
+}
+
+// ofRaypher reports whether a socket is one of those through which a raypherd or its enclave is operated, of any instance: there
+// the warden would be taken for a person. They are known by their names, and those of this instance, of the system's and of
+// private ones also under another name.
+func (w *worker) ofRaypher(o *object) bool {
+	system := instance.Default()
+	paths := []string{system.Socket, system.EnclaveSocket}
+	if slices.ContainsFunc(paths, func(p string) bool { return filepath.Base(p) == filepath.Base(o.path) }) {
+		return true
+	}
+	if own, err := instance.At(filepath.Dir(w.options.AgentSocket), ""); err == nil {
+		paths = append(paths, own.Socket, own.EnclaveSocket)
+	}
+	for _, path := range append(paths, instance.PrivateSockets()...) {
+		var st unix.Stat_t
+		if unix.Stat(path, &st) == nil && st.Dev == o.stat().Dev && st.Ino == o.stat().Ino {
+			return true
+		}
+	}
+	return false
 }
 
 // connect connects the target's own socket to the object. The peer sees the warden's pid and the agent's user.

@@ -35,15 +35,18 @@ func (c entryCall) handle(w *worker, n *notification, r *ruling) answer {
 	if err != nil {
 		return result(err)
 	}
-	e, err := w.lookupEntry(n, folderArgument(n, c.folder), path)
+	e, err := w.lookupEntry(n, folderArgument(n, c.folder), path, 0)
+	if errors.Is(err, errNoName) && !r.narrowed {
+		return goOn // it fails, and the kernel knows how
+	}
 	if err != nil {
-		return w.unresolved(n, r, path, c.operation, err)
+		return w.unresolved(n, r, path, c.operation, noName(err, unix.EBUSY))
 	}
 	defer e.close()
 	if !w.valid(n) {
 		return answer{kind: answerNever}
 	}
-	d := w.decide(n, r, e.path(), policy.Write)
+	d := w.decideOn(n, r, e.folder, e.path(), policy.Write)
 	if d.Verdict != policy.VerdictAllow || !e.folder.named() {
 		return w.refuse(n, r, event{operation: c.operation, target: e.path(), rule: d.Rule, errno: unix.EACCES})
 	}
@@ -54,6 +57,14 @@ func (c entryCall) handle(w *worker, n *notification, r *ruling) answer {
 		return fail(unix.EACCES)
 	}
 	return result(c.do(w, n, e))
+}
+
+// noName is the error of a call for a path that names no entry.
+func noName(err error, errno unix.Errno) error {
+	if errors.Is(err, errNoName) {
+		return errno
+	}
+	return err
 }
 
 func unlinkatCall(w *worker, n *notification, r *ruling) answer {
@@ -97,11 +108,14 @@ func remove(flags int) func(*worker, *notification, *entry) error {
 	return func(_ *worker, _ *notification, e *entry) error { return unix.Unlinkat(e.folder.fd, e.name, flags) }
 }
 
-// pairCall links or renames: two entries.
+// pairCall links or renames: two entries. Where the permit enforces, the broker does it itself on the folders that it decided on,
+// also inside the floor: with other names under the call's pointers, a file would get the name by which a rule knows another
+// one. One at a time, so that nothing is exchanged between the decision and the deed.
 type pairCall struct {
 	operation string
 	arguments [4]int // folder and path of the old one, folder and path of the new one
 	flags     int    // argument, or noFlags
+	noName    [2]unix.Errno
 	do        func(w *worker, n *notification, r *ruling, p pair) answer
 }
 
@@ -117,6 +131,8 @@ func (c pairCall) handle(w *worker, n *notification, r *ruling) answer {
 	if c.flags != noFlags {
 		p.flags = uint(uint32(n.Args[c.flags]))
 	}
+	w.pairs.Lock()
+	defer w.pairs.Unlock()
 	var paths [2]string
 	var entries [2]*entry
 	for i := range paths {
@@ -130,9 +146,9 @@ func (c pairCall) handle(w *worker, n *notification, r *ruling) answer {
 		return w.linkDescriptor(n, r, int32(n.Args[0]), folderArgument(n, c.arguments[2]), paths[1])
 	}
 	for i, path := range paths {
-		e, err := w.lookupEntry(n, folderArgument(n, c.arguments[2*i]), path)
+		e, err := w.lookupEntry(n, folderArgument(n, c.arguments[2*i]), path, 0)
 		if err != nil {
-			return w.unresolved(n, r, path, c.operation, err)
+			return w.unresolved(n, r, path, c.operation, noName(err, c.noName[i]))
 		}
 		defer e.close()
 		entries[i] = e
@@ -152,13 +168,14 @@ func rename(w *worker, n *notification, r *ruling, p pair) answer {
 	if p.flags&unix.RENAME_EXCHANGE != 0 {
 		places = append(places, [2]string{p.newPath, p.oldPath})
 	}
-	for _, path := range []string{p.oldPath, p.newPath} {
-		if d := w.decide(n, r, path, policy.Write); d.Verdict != policy.VerdictAllow {
+	for _, e := range []*entry{p.old, p.new} {
+		path := e.path()
+		if d := w.decideOn(n, r, e.folder, path, policy.Write); d.Verdict != policy.VerdictAllow {
 			return w.refuse(n, r, event{operation: "rename", target: path, rule: d.Rule, errno: unix.EACCES})
 		}
 	}
-	if r.lenient || r.trees && !r.narrowed && w.options.Coverage.Entry(p.old.folder.path) && w.options.Coverage.Entry(p.new.folder.path) {
-		return goOn // Landlock lets nothing widen that it knows of (LANDLOCK_ACCESS_FS_REFER)
+	if r.lenient {
+		return goOn
 	}
 	if !p.old.folder.injectable(policy.Write) || !p.new.folder.injectable(policy.Write) || !p.old.folder.named() || !p.new.folder.named() {
 		return fail(unix.EACCES)
@@ -231,14 +248,14 @@ func link(w *worker, n *notification, r *ruling, p pair) answer {
 		return w.unresolved(n, r, p.oldPath, "link", err)
 	}
 	defer old.close()
-	return w.linkObject(n, r, old, p.new, r.trees && !r.narrowed && w.options.Coverage.Entry(p.old.folder.path))
+	return w.linkObject(n, r, old, p.new)
 }
 
 // linkDescriptor gives a name to what the target has open (AT_EMPTY_PATH).
 func (w *worker) linkDescriptor(n *notification, r *ruling, number, folder int32, path string) answer {
-	e, err := w.lookupEntry(n, folder, path)
+	e, err := w.lookupEntry(n, folder, path, 0)
 	if err != nil {
-		return w.unresolved(n, r, path, "link", err)
+		return w.unresolved(n, r, path, "link", noName(err, unix.EEXIST))
 	}
 	defer e.close()
 	fd, err := w.descriptor(n, number)
@@ -253,12 +270,12 @@ func (w *worker) linkDescriptor(n *notification, r *ruling, number, folder int32
 	if !w.valid(n) {
 		return answer{kind: answerNever}
 	}
-	return w.linkObject(n, r, old, e, r.trees && !r.narrowed)
+	return w.linkObject(n, r, old, e)
 }
 
-func (w *worker) linkObject(n *notification, r *ruling, old *object, e *entry, oldCovered bool) answer {
+func (w *worker) linkObject(n *notification, r *ruling, old *object, e *entry) answer {
 	path := e.path()
-	d := w.decide(n, r, path, policy.Write)
+	d := w.decideOn(n, r, e.folder, path, policy.Write)
 	if d.Verdict != policy.VerdictAllow || !e.folder.named() {
 		return w.refuse(n, r, event{operation: "link", target: path, rule: d.Rule, errno: unix.EACCES})
 	}
@@ -269,16 +286,16 @@ func (w *worker) linkObject(n *notification, r *ruling, old *object, e *entry, o
 			}
 		}
 	}
-	if r.lenient || oldCovered && w.options.Coverage.Entry(e.folder.path) {
+	if r.lenient {
 		return goOn
 	}
 	// What was made without a name (O_TMPFILE) may get one where such a file could have been made: the folder is in its path.
-	temporary := old.kind() == unix.S_IFREG && old.stat.Nlink == 0 && within(old.path, e.folder.path)
+	temporary := old.kind() == unix.S_IFREG && old.stat().Nlink == 0 && within(old.path, e.folder.path)
 	if !e.folder.injectable(policy.Write) || !old.named() && !temporary {
 		return fail(unix.EACCES)
 	}
 	err := unix.Linkat(unix.AT_FDCWD, old.reopen(), e.folder.fd, e.name, unix.AT_SYMLINK_FOLLOW)
-	if errors.Is(err, unix.ENOENT) && old.stat.Nlink == 0 {
+	if errors.Is(err, unix.ENOENT) && old.stat().Nlink == 0 {
 		err = unix.EACCES
 	}
 	return result(err)

@@ -77,7 +77,7 @@ func (w *worker) execObject(n *notification, r *ruling, o *object) (answer, bool
 	if d.Verdict != policy.VerdictAllow {
 		return w.refuse(n, r, e), true
 	}
-	if !r.lenient && o.named() && !w.options.Coverage.Object(o.path, uint64(o.stat.Dev), o.stat.Ino, policy.Exec) {
+	if !r.lenient && o.named() && !w.options.Coverage.Object(o.path, uint64(o.stat().Dev), o.stat().Ino, policy.Exec) {
 		e.layer, e.rule = "landlock", ruleTooLate
 		return w.refuse(n, r, e), true
 	}

@@ -3,6 +3,7 @@ package broker
 import (
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/raypher/raypher/journal"
 )
@@ -48,4 +49,48 @@ func TestFoldIsBounded(t *testing.T) {
 		t.Errorf("%d kept, %d reported", len(f.open), count)
 	}
 	f.close()
+}
+
+// TestFloodIsDelayed: an agent that is refused more different things than are told apart waits for its answers, and each name
+// is reported. What is refused again waits for nothing.
+func TestFloodIsDelayed(t *testing.T) {
+	var mutex sync.Mutex
+	names := map[string]bool{}
+	f := newFold(func(v journal.Verdict) {
+		mutex.Lock()
+		defer mutex.Unlock()
+		names[v.Target] = true
+	})
+	add := func(i int) { f.add(journal.Verdict{Decision: journal.Block, Target: itoa(i), Count: 1}) }
+	for i := range reportBurst {
+		add(i)
+	}
+	if len(names) != reportBurst {
+		t.Fatalf("%d names at once, want %d", len(names), reportBurst)
+	}
+	late := make(chan struct{})
+	go func() {
+		defer close(late)
+		add(reportBurst)
+	}()
+	for range 1000 {
+		add(0)
+	}
+	f.mutex.Lock()
+	if now := time.Now(); f.room(now) || f.reserve(now) == 0 {
+		t.Error("there is room for more after a flood")
+	}
+	f.mutex.Unlock()
+	<-late
+	if !names[itoa(reportBurst)] {
+		t.Error("an answer came before its refusal was reported")
+	}
+	go add(reportBurst + 1)
+	f.close()
+	add(reportBurst + 1)
+	mutex.Lock()
+	defer mutex.Unlock()
+	if !names[itoa(reportBurst+1)] {
+		t.Error("a name was lost at the end")
+	}
 }

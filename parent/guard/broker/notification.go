@@ -122,7 +122,7 @@ func receive(listener int, n *notification) error {
 
 // valid reports whether the target still waits: only then is what was read under its pid its own.
 func (w *worker) valid(n *notification) bool {
-	return control(w.options.Listener, requestIDValid, unsafe.Pointer(&n.ID)) == nil
+	return quickControl(w.options.Listener, requestIDValid, unsafe.Pointer(&n.ID)) == nil
 }
 
 // send gives the answer. An error means that the target is gone, and then there is nobody to tell.
@@ -133,7 +133,7 @@ func (w *worker) send(n *notification, a answer) {
 		return
 	case answerInject:
 		add := addFD{ID: n.ID, Flags: addFDSend, Source: uint32(a.fd), NewFlags: a.flags}
-		err := control(w.options.Listener, requestAddFD, unsafe.Pointer(&add))
+		err := quickControl(w.options.Listener, requestAddFD, unsafe.Pointer(&add))
 		unix.Close(a.fd)
 		if err == nil || errors.Is(err, unix.ENOENT) {
 			return
@@ -144,7 +144,7 @@ func (w *worker) send(n *notification, a answer) {
 	case answerValue:
 		r.Value, r.Error = a.value, -int32(a.errno)
 	}
-	_ = control(w.options.Listener, requestSend, unsafe.Pointer(&r))
+	_ = quickControl(w.options.Listener, requestSend, unsafe.Pointer(&r))
 }
 
 func checkSizes() error {

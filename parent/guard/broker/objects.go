@@ -51,13 +51,7 @@ func (c objectCall) handle(w *worker, n *notification, r *ruling) answer {
 	}
 	o, err := w.lookup(n, folderArgument(n, c.folder), path, lookupFlags{noFollow: flags&unix.AT_SYMLINK_NOFOLLOW != 0})
 	if err != nil {
-		if r.lenient {
-			return goOn
-		}
-		if err == errUnsupported {
-			return w.refuse(n, r, event{operation: c.operation, target: path, errno: unix.EACCES, asPassed: true})
-		}
-		return result(err)
+		return w.unresolved(n, r, path, c.operation, err)
 	}
 	defer o.close()
 	return changeObject(w, n, r, c.operation, o, change{path: o.reopen(), on: o.fd, flags: flags}, c.do)
@@ -77,7 +71,7 @@ func changeObject(w *worker, n *notification, r *ruling, operation string, o *ob
 	}
 	// What has no path belongs to whoever holds it open: a pipe, a socket, a file in memory, a file that was removed.
 	if o.named() {
-		if d := w.decide(n, r, o.path, policy.Write); d.Verdict != policy.VerdictAllow {
+		if d := w.decideOn(n, r, o, o.path, policy.Write); d.Verdict != policy.VerdictAllow {
 			return w.refuse(n, r, event{operation: operation, target: o.path, rule: d.Rule, errno: unix.EACCES})
 		}
 	}

@@ -139,6 +139,9 @@ func (w *worker) openPath(n *notification, r *ruling, o opening) answer {
 	switch {
 	case err == nil:
 		defer at.close()
+		if !o.lookup.noFollow && !r.narrowed && w.openCovered(n, r, o, at) {
+			return goOn
+		}
 		if !w.valid(n) {
 			return answer{kind: answerNever}
 		}
@@ -149,13 +152,19 @@ func (w *worker) openPath(n *notification, r *ruling, o opening) answer {
 	return w.unresolved(n, r, o.path, operationOf(o.access()), err)
 }
 
-// unresolved answers a call whose path leads nowhere, or where the broker does not follow. As long as the floor is no wider
-// than the permit, the kernel may find out itself.
+// openCovered is the common case, as cheap as it can be: what the permit grants in a tree that the floor grants too.
+func (w *worker) openCovered(n *notification, r *ruling, o opening, at *object) bool {
+	access := o.access()
+	return at.named() && w.options.Coverage.Tree(at.path, access) && w.decideOn(n, r, at, at.path, access).Verdict == policy.VerdictAllow
+}
+
+// unresolved answers a call whose path leads nowhere, or where the broker does not follow. It never goes on: another thread
+// could put another path in its place.
 func (w *worker) unresolved(n *notification, r *ruling, path, operation string, err error) answer {
-	if !r.narrowed || r.lenient {
+	switch {
+	case r.lenient:
 		return goOn
-	}
-	if errors.Is(err, errUnsupported) {
+	case errors.Is(err, errUnsupported):
 		return w.refuse(n, r, event{operation: operation, target: path, errno: unix.EACCES, asPassed: true})
 	}
 	return result(err)
@@ -176,11 +185,11 @@ func (w *worker) openObject(n *notification, r *ruling, o opening, at *object) a
 	if !at.named() {
 		return w.openUnnamed(n, r, o, at, access)
 	}
-	d := w.decide(n, r, at.path, access)
+	d := w.decideOn(n, r, at, at.path, access)
 	if d.Verdict != policy.VerdictAllow {
 		return w.refuse(n, r, event{operation: operationOf(access), target: at.path, rule: d.Rule, errno: unix.EACCES})
 	}
-	if r.lenient || !r.narrowed && w.options.Coverage.Object(at.path, uint64(at.stat.Dev), at.stat.Ino, access) {
+	if r.lenient || !r.narrowed && w.options.Coverage.Object(at.path, uint64(at.stat().Dev), at.stat().Ino, access) {
 		return goOn
 	}
 	if !at.injectable(access) && !w.ownProcFile(at, access) {
@@ -241,7 +250,10 @@ func (w *worker) openUnnamed(n *notification, r *ruling, o opening, at *object, 
 
 // create opens a file that does not exist yet. links counts those that it came through.
 func (w *worker) create(n *notification, r *ruling, o opening, links int) answer {
-	in, err := w.lookupEntryAt(n, o)
+	in, err := w.lookupEntry(n, o.folder, o.path, o.lookup.resolve)
+	if errors.Is(err, errNoName) {
+		err = unix.EISDIR
+	}
 	if err != nil {
 		return w.unresolved(n, r, o.path, "create", err)
 	}
@@ -259,7 +271,7 @@ func (w *worker) create(n *notification, r *ruling, o opening, links int) answer
 		return answer{kind: answerNever}
 	}
 	access := o.access() | policy.Write
-	d := w.decide(n, r, in.path(), access)
+	d := w.decideOn(n, r, in.folder, in.path(), access)
 	if d.Verdict != policy.VerdictAllow || !in.folder.named() {
 		return w.refuse(n, r, event{operation: "create", target: in.path(), rule: d.Rule, errno: unix.EACCES})
 	}
@@ -280,22 +292,6 @@ func (w *worker) create(n *notification, r *ruling, o opening, links int) answer
 		return result(err)
 	}
 	return inject(fd, o.flags&unix.O_CLOEXEC != 0)
-}
-
-// lookupEntryAt is lookupEntry with the restrictions of openat2.
-func (w *worker) lookupEntryAt(n *notification, o opening) (*entry, error) {
-	if o.lookup.resolve != 0 {
-		above, name := splitLast(o.path)
-		if bare := strings.TrimRight(name, "/"); bare == "" || bare == "." || bare == ".." {
-			return nil, errUnsupported
-		}
-		folder, err := w.lookup(n, o.folder, above, lookupFlags{folder: true, resolve: o.lookup.resolve})
-		if err != nil {
-			return nil, err
-		}
-		return &entry{folder: folder, name: name}, nil
-	}
-	return w.lookupEntry(n, o.folder, o.path)
 }
 
 // danglingLink returns the text of a link at the entry.
@@ -338,7 +334,7 @@ func (w *worker) openTemporary(n *notification, r *ruling, o opening) answer {
 	// The file can get a name in this folder later, so it is decided like one.
 	inside := strings.TrimSuffix(in.path, "/") + "/#tmpfile"
 	access := o.access() | policy.Write
-	d := w.decide(n, r, inside, access)
+	d := w.decideOn(n, r, in, inside, access)
 	if d.Verdict != policy.VerdictAllow || !in.named() {
 		return w.refuse(n, r, event{operation: "create", target: in.path, rule: d.Rule, errno: unix.EACCES})
 	}

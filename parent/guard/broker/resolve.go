@@ -2,6 +2,7 @@ package broker
 
 import (
 	"errors"
+	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -11,14 +12,26 @@ import (
 
 // object is what a path led to: an O_PATH descriptor, so that nothing can put another object in its place.
 type object struct {
-	fd   int
-	path string // where it lies, as the kernel names it now
-	stat unix.Stat_t
+	fd     int
+	path   string // where it lies, as the kernel names it now
+	known  bool   // status is filled in
+	status unix.Stat_t
 }
 
-func (o *object) close() { unix.Close(o.fd) }
+func (o *object) close() { quickClose(o.fd) }
 
-func (o *object) kind() uint32 { return o.stat.Mode & unix.S_IFMT }
+// stat is the object's status. Where the kernel does not give it, it is that of nothing at all, which is granted to nobody.
+func (o *object) stat() *unix.Stat_t {
+	if !o.known {
+		if err := unix.Fstat(o.fd, &o.status); err != nil {
+			o.status = unix.Stat_t{}
+		}
+		o.known = true
+	}
+	return &o.status
+}
+
+func (o *object) kind() uint32 { return o.stat().Mode & unix.S_IFMT }
 
 // named is false for what has no path: pipes, sockets, memory files, files that were removed or lie outside this root.
 func (o *object) named() bool {
@@ -104,11 +117,11 @@ func (w *worker) lookupFrom(n *notification, from int, path string, f lookupFlag
 	fd, err := unix.Openat2(from, path, &how)
 	if err == nil {
 		o, err := w.describe(fd)
-		if err != nil || !within(o.path, "/proc") {
+		if err != nil || !within(o.path, "/proc") || f.resolve != 0 && !within(o.path, ownProc) {
 			return o, err
 		}
 		o.close() // /proc/self was the broker's own: look again, step by step
-	} else if !w.mayBeMagic(err, path) {
+	} else if !w.mayBeMagic(err, from, path) {
 		return nil, err
 	}
 	if f.resolve&(unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_MAGICLINKS) != 0 && err != nil {
@@ -125,37 +138,51 @@ func (w *worker) lookupFrom(n *notification, from int, path string, f lookupFlag
 	return w.describe(fd)
 }
 
-// errUnsupported is what the broker does not follow: it lets the kernel do it, below the floor.
+// errUnsupported is what the broker does not follow: it is refused, because the floor is wider than the permit in /proc.
 var errUnsupported = errors.New("not followed by the broker")
 
+// errNoName is a path whose last component names no entry of a folder: /, . or .. at its end.
+var errNoName = errors.New("the path names no entry")
+
+// ownProc is what /proc/self means here.
+var ownProc = "/proc/" + itoa(os.Getpid())
+
 // mayBeMagic reports whether a failed lookup may have met a link of procfs, which means something else for the target: one
-// that has no text (ELOOP), or a file of the broker's own folder that it does not have.
-func (w *worker) mayBeMagic(err error, path string) bool {
+// that has no text (ELOOP), or a file of the broker's own folder that it does not have. Links to there in the middle of a path
+// that starts elsewhere are not looked for: the error stands.
+func (w *worker) mayBeMagic(err error, from int, path string) bool {
 	switch {
 	case errors.Is(err, unix.ELOOP):
 		return true
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EACCES), errors.Is(err, unix.ENOTDIR):
-		return strings.HasPrefix(path, "/proc/") || strings.HasPrefix(path, "/dev/")
+		if strings.HasPrefix(path, "/proc/") || strings.HasPrefix(path, "/dev/") {
+			return true
+		}
+		if !strings.HasPrefix(path, "/") && magicOf(from) == unix.PROC_SUPER_MAGIC {
+			return true
+		}
+		fd, err := unix.Openat2(from, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC | unix.O_NOFOLLOW})
+		if err != nil {
+			return false
+		}
+		defer unix.Close(fd)
+		var st unix.Stat_t
+		return unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK
 	}
 	return false
 }
 
-// describe takes over an O_PATH descriptor and finds out what it is.
+// describe takes over an O_PATH descriptor and finds out where its object lies.
 func (w *worker) describe(fd int) (*object, error) {
-	o := &object{fd: fd}
-	length, err := unix.Readlink(ownFD(fd), w.link[:])
+	length, err := quickReadlink(fd, w.link[:])
 	if err == nil && length == len(w.link) {
 		err = unix.ENAMETOOLONG
-	}
-	if err == nil {
-		o.path = string(w.link[:length])
-		err = unix.Fstat(fd, &o.stat)
 	}
 	if err != nil {
 		unix.Close(fd)
 		return nil, err
 	}
-	return o, nil
+	return &object{fd: fd, path: string(w.link[:length])}, nil
 }
 
 // entry is a place in a folder, whether or not something lies there.
@@ -171,19 +198,25 @@ func (e *entry) path() string {
 	return strings.TrimSuffix(e.folder.path, "/") + "/" + strings.TrimRight(e.name, "/")
 }
 
-// lookupEntry resolves all of a path but its last component. What has no proper last component (/, ., ..) is errUnsupported:
-// every call on it fails anyway.
-func (w *worker) lookupEntry(n *notification, folder int32, path string) (*entry, error) {
+// lookupEntry resolves all of a path but its last component, under the restrictions of openat2. What leads somewhere and has
+// no proper last component (/, ., ..) is errNoName: every call on it fails anyway.
+func (w *worker) lookupEntry(n *notification, folder int32, path string, resolve uint64) (*entry, error) {
 	if path == "" {
 		return nil, unix.ENOENT
 	}
 	above, name := splitLast(path)
-	if bare := strings.TrimRight(name, "/"); bare == "" || bare == "." || bare == ".." {
-		return nil, errUnsupported
+	bare := strings.TrimRight(name, "/")
+	proper := bare != "" && bare != "." && bare != ".."
+	if !proper {
+		above = path
 	}
-	o, err := w.lookup(n, folder, above, lookupFlags{folder: true})
+	o, err := w.lookup(n, folder, above, lookupFlags{folder: true, resolve: resolve})
 	if err != nil {
 		return nil, err
+	}
+	if !proper {
+		o.close()
+		return nil, errNoName
 	}
 	return &entry{folder: o, name: name}, nil
 }
@@ -218,9 +251,22 @@ func (o *object) injectable(a policy.Access) bool {
 	if kind := o.kind(); kind != unix.S_IFREG && kind != unix.S_IFDIR {
 		return false
 	}
+	magic := magicOf(o.fd)
+	return magic != 0 && (!specialFS[magic] || a == policy.Read && readable[magic])
+}
+
+// kernels reports whether the object is the kernel's: it lies in one of the special file systems, wherever that is mounted.
+// Terminals are files like others.
+func (o *object) kernels() bool {
+	magic := magicOf(o.fd)
+	return magic == 0 || specialFS[magic] && magic != unix.DEVPTS_SUPER_MAGIC
+}
+
+// magicOf is the type of the file system that an open file lies in; 0: it cannot be found out.
+func magicOf(fd int) int64 {
 	var fs unix.Statfs_t
-	if unix.Fstatfs(o.fd, &fs) != nil {
-		return false
+	if unix.Fstatfs(fd, &fs) != nil {
+		return 0
 	}
-	return !specialFS[int64(fs.Type)] || a == policy.Read && readable[int64(fs.Type)]
+	return int64(fs.Type)
 }

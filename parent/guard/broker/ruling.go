@@ -26,13 +26,10 @@ type ruling struct {
 	files    *policy.Rules
 	narrowed bool // the floor is wider than the permit
 	lenient  bool // nothing is refused
-	trees    bool // every rule is a whole tree or file: the floor knows all that the permit says
 }
 
 func newRuling(permit *policy.Policy, narrowed bool) *ruling {
-	split := permit.Filesystem.Floor()
 	return &ruling{
-		trees:    len(split.Globs) == 0 && len(split.Cut) == 0,
 		permit:   permit,
 		files:    permit.FileRules(),
 		narrowed: narrowed,
@@ -101,6 +98,15 @@ var baseDevices = []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random",
 // device reports whether path is a device file that every agent may use, or its own terminal.
 func (w *worker) device(path string) bool {
 	return slices.Contains(baseDevices, path) || slices.Contains(w.options.Devices, path)
+}
+
+// decideOn is decide for path at or right below an object that is at hand. What is the kernel's is never written, also where it
+// is mounted a second time or bound to another path; in /proc itself decideProc knows better.
+func (w *worker) decideOn(n *notification, r *ruling, o *object, path string, a policy.Access) policy.Decision {
+	if a&policy.Write != 0 && !within(path, "/proc") && o.kernels() {
+		return policy.Decision{Rule: ruleNeverWritten}
+	}
+	return w.decide(n, r, path, a)
 }
 
 // decide asks the permit about an access to the object at path.

@@ -74,6 +74,12 @@ func describeSocket(n *notification) (operation, target string) {
 	return "socket", fmt.Sprintf("family %d, %s, protocol %d", int32(n.Args[0]), names[kind], int32(n.Args[2]))
 }
 
+// What the kernel answers where the old or the new path names no entry (fs/namei.c, do_renameat2 and do_linkat).
+var (
+	renameNoName = [2]unix.Errno{unix.EBUSY, unix.EBUSY}
+	linkNoName   = [2]unix.Errno{unix.EPERM, unix.EEXIST}
+)
+
 // handlers are the calls that the broker decides. Each call of floor.FileCalls stands here.
 var handlers = map[string]handler{
 	"open": openCall, "creat": creatCall, "openat": openatCall, "openat2": openat2Call,
@@ -89,11 +95,11 @@ var handlers = map[string]handler{
 	"rmdir":     entryCall{"rmdir", cwd, 0, remove(unix.AT_REMOVEDIR)}.handle,
 	"unlinkat":  unlinkatCall,
 
-	"rename":    pairCall{"rename", [4]int{cwd, 0, cwd, 1}, noFlags, rename}.handle,
-	"renameat":  pairCall{"rename", [4]int{0, 1, 2, 3}, noFlags, rename}.handle,
-	"renameat2": pairCall{"rename", [4]int{0, 1, 2, 3}, 4, rename}.handle,
-	"link":      pairCall{"link", [4]int{cwd, 0, cwd, 1}, noFlags, link}.handle,
-	"linkat":    pairCall{"link", [4]int{0, 1, 2, 3}, 4, link}.handle,
+	"rename":    pairCall{"rename", [4]int{cwd, 0, cwd, 1}, noFlags, renameNoName, rename}.handle,
+	"renameat":  pairCall{"rename", [4]int{0, 1, 2, 3}, noFlags, renameNoName, rename}.handle,
+	"renameat2": pairCall{"rename", [4]int{0, 1, 2, 3}, 4, renameNoName, rename}.handle,
+	"link":      pairCall{"link", [4]int{cwd, 0, cwd, 1}, noFlags, linkNoName, link}.handle,
+	"linkat":    pairCall{"link", [4]int{0, 1, 2, 3}, 4, linkNoName, link}.handle,
 
 	"chmod":     objectCall{"chmod", cwd, 0, noFlags, 0, changeMode(1)}.handle,
 	"fchmodat":  objectCall{"chmod", 0, 1, noFlags, 0, changeMode(2)}.handle,

@@ -95,8 +95,7 @@ func (k *walk) move(next int) {
 }
 
 func (k *walk) inProc() bool {
-	var fs unix.Statfs_t
-	return unix.Fstatfs(k.at, &fs) == nil && int64(fs.Type) == unix.PROC_SUPER_MAGIC
+	return magicOf(k.at) == unix.PROC_SUPER_MAGIC
 }
 
 // textLink follows an ordinary link.
