@@ -77,6 +77,15 @@ func Private(id string) (Paths, error) {
 	return PrivateIn(DefaultRun, DefaultState, id)
 }
 
+// PrivateSockets are the sockets of the private pairs that there are now.
+func PrivateSockets() []string {
+	found, err := filepath.Glob(filepath.Join(DefaultRun, "private", "*", filepath.Base(Default().Socket)))
+	if err != nil {
+		panic(err) // the pattern is malformed
+	}
+	return found
+}
+
 // PrivateIn is Private below other folders than the system's.
 func PrivateIn(run, state, id string) (Paths, error) {
 	if !ValidID.MatchString(id) {

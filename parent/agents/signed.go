@@ -1,0 +1,95 @@
+package agents
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/raypher/raypher/journal"
+	"github.com/raypher/raypher/policy"
+	"github.com/raypher/raypher/visa"
+)
+
+// errForged says that a record is not what this raypherd wrote.
+var errForged = errors.New("its record does not agree with what the enclave signed: the agent is ended rather than trusted with it")
+
+// signed checks what a record says of an agent against its visas, of which the first and the current one are kept: permits,
+// subject, user, key and program are in them, under the signature of the enclave that this raypherd pinned.
+func (h *Host) signed(a *Agent) error {
+	key, err := journal.ParseKey(a.enclaveKey)
+	if err != nil {
+		return fmt.Errorf("%w: the enclave's key: %w", errForged, err)
+	}
+	pinned, err := h.options.EnclaveKey()
+	if err != nil {
+		return fmt.Errorf("its record cannot be checked: %w", err)
+	}
+	if key.ID() != pinned {
+		return fmt.Errorf("%w: its visa is signed with key %s, this raypherd's enclave has %x", errForged, key, pinned)
+	}
+	if _, err := a.claimed(key, a.launchVisa, a.launchPermit); err != nil {
+		return fmt.Errorf("%w: the launch: %w", errForged, err)
+	}
+	current, err := a.claimed(key, a.grant.visa, a.grant.permit)
+	if err != nil {
+		return fmt.Errorf("%w: the current visa: %w", errForged, err)
+	}
+	if err := a.withinLaunch(a.grant.permit); err != nil {
+		return fmt.Errorf("%w: the current visa: %w", errForged, err)
+	}
+	// The deadline is by a clock of its own, which no visa names; it cannot be later than a visa that was granted just now.
+	lifetime := time.Duration(current.ExpiresAt-current.IssuedAt) * time.Second
+	if a.grant.expires != current.ExpiresAt || a.grant.lifetime != lifetime || until(a.grant.deadline) > lifetime {
+		return fmt.Errorf("%w: the current visa lasts %s until %s", errForged, lifetime, time.Unix(current.ExpiresAt, 0).UTC().Format(time.RFC3339))
+	}
+	a.grant.visaID, a.grant.policyHash, a.tier = current.ID, current.PolicyHash, current.Tier
+	return nil
+}
+
+// withinLaunch refuses a permit that grants more than that of the launch, which the floor was built from.
+func (a *Agent) withinLaunch(permit *policy.Policy) error {
+	if permit.Hash() == a.launchPermit.Hash() {
+		return nil
+	}
+	if _, err := policy.Narrow(a.launchPermit, permit); err != nil {
+		return fmt.Errorf("beyond what the launch was granted: %w", err)
+	}
+	return nil
+}
+
+// claimed verifies one visa of the agent and that it is the one on this permit. When it ends is not looked at: an agent whose
+// visa has ended is found again too, closed.
+func (a *Agent) claimed(key *journal.Key, encoded []byte, permit *policy.Policy) (*visa.Claims, error) {
+	said, err := visa.Read(encoded)
+	if err != nil {
+		return nil, err
+	}
+	claims, err := visa.Verify(encoded, visa.Options{
+		Keys: []*journal.Key{key}, Now: time.Unix(said.IssuedAt, 0), AllowSoftware: true, Audience: said.Audience,
+	})
+	if err != nil {
+		return nil, err
+	}
+	hash := permit.Hash()
+	asserted := claims.Asserted
+	for _, c := range []struct {
+		what string
+		same bool
+	}{
+		{"permit", bytes.Equal(claims.PermitHash, hash[:])},
+		{"agent", asserted.AgentID == a.id},
+		{"subject", claims.Subject == a.subject},
+		{"namespace", claims.Namespace == a.namespace},
+		{"user", asserted.UID == a.uid && asserted.User == a.user},
+		{"program", bytes.Equal(asserted.BinarySHA256, a.digest)},
+		{"process", asserted.PID == int32(a.runnerPID)},
+		{"confirmation key", bytes.Equal(claims.Confirmation.Key, a.confirmation)},
+		{"policy", bytes.Equal(claims.PolicyHash, a.sourceHash)},
+	} {
+		if !c.same {
+			return nil, fmt.Errorf("visa %x is for another %s", claims.ID, c.what)
+		}
+	}
+	return claims, nil
+}
