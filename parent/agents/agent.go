@@ -47,6 +47,8 @@ type Agent struct {
 	confirmation []byte // cnf
 	secretHash   []byte // SHA-256 of what the warden must show when it reattaches
 	launchPermit *policy.Policy
+	launchVisa   []byte // on launchPermit
+	enclaveKey   []byte // PKIX DER
 	notes        []string
 	development  bool
 	tier         string

@@ -17,7 +17,7 @@ func (a *Agent) granted() *parentv1.Granted {
 		PolicyHash: g.policyHash, Permit: g.permit.Canonical(), Visa: g.visa,
 		ExpiresUnix: g.expires, ExpiresBoottimeNs: g.deadline,
 		Cgroup: a.group.Path(), VisaPath: o.Paths.Visa, AgentSocket: o.Paths.AgentSocket,
-		Notes: a.notes, Development: a.development,
+		Notes: a.notes, Development: a.development, ClosedPaths: o.Paths.Closed(),
 	}
 }
 

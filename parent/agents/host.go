@@ -64,6 +64,7 @@ type Options struct {
 	Paths      instance.Paths
 	Cgroups    *cgroup.Parent
 	Enclave    Enclave
+	EnclaveKey func() ([32]byte, error) // identifier of the pinned key of the enclave, also while that is away
 	Guard      NetworkGuard
 	Events     *events.Hub
 	Policy     []byte   // of the host, for a launch without one; nil: there is none
@@ -165,7 +166,7 @@ type Kind int
 // The kinds.
 const (
 	Outside Kind = iota // neither
-	Inside              // a process of an agent, of this or another instance
+	Inside              // a process of an agent, of this or another instance, or the warden of another instance's agent
 	Warden              // the warden of an agent
 )
 
@@ -184,13 +185,16 @@ func (h *Host) Whose(t *task.Task) (Kind, *Agent, error) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if governed {
+	if inside {
 		return Inside, h.agents[id], nil
 	}
 	for _, a := range h.agents {
 		if w := a.wardenTask(); w != nil && w.PID() == t.PID() && w.Alive() {
 			return Warden, a, nil
 		}
+	}
+	if governed {
+		return Inside, nil, nil
 	}
 	return Outside, nil, nil
 }

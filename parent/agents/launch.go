@@ -270,6 +270,12 @@ func (a *Agent) mint(ctx context.Context, begun int64, intent []byte, asked *par
 	if err != nil {
 		return grant{}, nil, fmt.Errorf("%w: its visa cannot be read: %w", ErrEnclave, err)
 	}
+	// What is asked for is kept in the record of the agent; what was granted at the launch binds, whatever it says.
+	if a.launchPermit != nil {
+		if err := a.withinLaunch(permit); err != nil {
+			return grant{}, nil, fmt.Errorf("%w: %w", ErrEnclave, err)
+		}
+	}
 	lifetime := time.Duration(reply.LifetimeSeconds) * time.Second
 	return grant{
 		visa: reply.Visa, visaID: claims.ID, policyHash: reply.PolicyHash, permit: permit, intent: intent,
@@ -289,6 +295,7 @@ func (h *Host) fix(ctx context.Context, a *Agent, g grant, reply *enclavev1.Mint
 	}
 	a.subject, a.tier, a.development = claims.Subject, claims.Tier, description.Development
 	a.grant, a.launchPermit = g, g.permit
+	a.launchVisa, a.enclaveKey = g.visa, description.PublicKey
 	a.notes = append(h.options.Cgroups.Notes(limits(g.permit)), h.options.Notes...)
 	return nil
 }

@@ -209,7 +209,16 @@ func (o *owner) renewed(r renewal) {
 		o.retry = min(2*o.retry, maxRetry)
 		return
 	}
-	r.grant.permit = o.current().permit // the same rules: the guard keeps what it has
+	if r.grant.permit.Hash() != o.current().permit.Hash() { // there is another ceiling since
+		if err := o.host.options.Guard.Replace(o.group.ID(), r.grant.permit.Network); err != nil {
+			o.host.options.Log.Error("the network guard does not take the permit of the renewal", "agent", o.id, "error", err)
+			o.kill("the network guard could not follow its renewed visa")
+			return
+		}
+		o.take(r.grant)
+		o.tell(narrowed(r.grant))
+		return
+	}
 	o.take(r.grant)
 	o.tell(&parentv1.ParentMessage{Message: &parentv1.ParentMessage_Renewed{Renewed: &parentv1.Renewed{
 		Visa: r.grant.visa, ExpiresUnix: r.grant.expires, ExpiresBoottimeNs: r.grant.deadline,
@@ -337,6 +346,14 @@ func (a *Agent) become(caller Caller) error {
 	if !caller.Task.Alive() {
 		warden.Close()
 		return fmt.Errorf("launch: the warden: %w", task.ErrGone)
+	}
+	err = a.host.options.Cgroups.AddWarden(warden.PID())
+	if err == nil && !warden.Alive() {
+		err = task.ErrGone // then whoever has its pid by now was moved, and is refused as a warden; that is all
+	}
+	if err != nil {
+		warden.Close()
+		return fmt.Errorf("launch: the warden: %w", err)
 	}
 	a.state, a.warden = Launching, warden
 	if err := a.save(); err != nil {

@@ -123,9 +123,13 @@ func (o *owner) narrow(n *narrowing) error {
 		return fmt.Errorf("network guard: %w", err)
 	}
 	o.take(n.grant)
-	o.tell(&parentv1.ParentMessage{Message: &parentv1.ParentMessage_Narrowed{Narrowed: &parentv1.Narrowed{
-		Permit: n.grant.permit.Canonical(), Visa: n.grant.visa,
-		ExpiresUnix: n.grant.expires, ExpiresBoottimeNs: n.grant.deadline,
-	}}})
+	o.tell(narrowed(n.grant))
 	return nil
+}
+
+// narrowed tells a warden to hold its agent to another permit from now on.
+func narrowed(g grant) *parentv1.ParentMessage {
+	return &parentv1.ParentMessage{Message: &parentv1.ParentMessage_Narrowed{Narrowed: &parentv1.Narrowed{
+		Permit: g.permit.Canonical(), Visa: g.visa, ExpiresUnix: g.expires, ExpiresBoottimeNs: g.deadline,
+	}}}
 }

@@ -47,6 +47,8 @@ type record struct {
 	WardenPID     int
 	WardenStarted uint64 // clock ticks since boot
 
+	EnclaveKey      []byte // PKIX DER, of the enclave that signed both visas
+	LaunchVisa      []byte
 	Visa            []byte
 	VisaID          []byte
 	PolicyHash      []byte
@@ -92,6 +94,7 @@ func (a *Agent) save() error {
 		Notes: a.notes, Development: a.development, Tier: a.tier, Started: a.started,
 		CgroupID: a.group.ID(), Begun: a.state != Launching, Blocked: a.blocked.Load(),
 		WardenPID: a.warden.PID(), WardenStarted: warden.Started,
+		EnclaveKey: a.enclaveKey, LaunchVisa: a.launchVisa,
 		Visa: a.grant.visa, VisaID: a.grant.visaID, PolicyHash: a.grant.policyHash,
 		Permit: a.grant.permit.Canonical(), Intent: a.grant.intent,
 		ExpiresUnix: a.grant.expires, LifetimeSeconds: int64(a.grant.lifetime / time.Second), Deadline: a.grant.deadline,
@@ -147,14 +150,15 @@ func readRecords(folder string) (records []record, problems error) {
 	return records, problems
 }
 
-// revive makes an agent of a record. Its cgroup must still be the same one; its warden must live.
+// revive makes an agent of a record. Its cgroup must still be the same one; its warden must live, and be where only raypherd
+// puts a process; and all that it may do must be what the enclave signed: whoever could write the record grants nothing by it.
 func (h *Host) revive(r *record) (*Agent, error) {
 	a := &Agent{
 		host: h, id: r.ID, subject: r.Subject, namespace: r.Namespace, name: r.Name,
 		uid: r.UID, user: r.User, home: r.Home, policyHome: r.PolicyHome,
 		program: r.Program, argv: r.Argv, runnerPID: r.RunnerPID, digest: r.Digest,
 		asked: r.Asked, manifest: r.Manifest, sourceHash: r.SourceHash,
-		confirmation: r.Confirmation, secretHash: r.SecretHash,
+		confirmation: r.Confirmation, secretHash: r.SecretHash, enclaveKey: r.EnclaveKey, launchVisa: r.LaunchVisa,
 		notes: r.Notes, development: r.Development, tier: r.Tier, started: r.Started,
 		state: Waiting,
 	}
@@ -170,19 +174,39 @@ func (h *Host) revive(r *record) (*Agent, error) {
 	if a.grant.permit, err = policy.ParseCanonical(r.Permit); err != nil {
 		return nil, fmt.Errorf("its permit: %w", err)
 	}
-	if a.warden, err = task.Open(r.WardenPID); err != nil {
-		return nil, fmt.Errorf("its warden: %w", err)
+	if err := h.signed(a); err != nil {
+		return nil, err
 	}
-	id, err := a.warden.Identity()
-	if err == nil && id.Started != r.WardenStarted {
-		err = task.ErrGone
-	}
-	if err == nil && !r.Begun {
-		err = errors.New("it had not begun")
-	}
-	if err != nil {
-		a.warden.Close()
+	if a.warden, err = h.reviveWarden(r); err != nil {
 		return nil, fmt.Errorf("its warden: %w", err)
 	}
 	return a, nil
+}
+
+func (h *Host) reviveWarden(r *record) (*task.Task, error) {
+	if !r.Begun {
+		return nil, errors.New("it had not begun")
+	}
+	warden, err := task.Open(r.WardenPID)
+	if err != nil {
+		return nil, err
+	}
+	id, err := warden.Identity()
+	if err == nil && id.Started != r.WardenStarted {
+		err = task.ErrGone
+	}
+	if err == nil {
+		var is bool
+		if is, err = h.options.Cgroups.IsWarden(r.WardenPID); err == nil && !is {
+			err = fmt.Errorf("process %d is no warden of this raypherd", r.WardenPID)
+		}
+	}
+	if err == nil && !warden.Alive() {
+		err = task.ErrGone
+	}
+	if err != nil {
+		warden.Close()
+		return nil, err
+	}
+	return warden, nil
 }

@@ -27,6 +27,7 @@ type Parent struct {
 	name    string
 	mounts  Mounts
 	path    string
+	wardens string // the folder of the wardens, beside that of the agents
 	memory  limiter
 	pids    limiter
 	watcher *watcher
@@ -39,9 +40,13 @@ func Open(name string) (*Parent, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Parent{name: name, mounts: mounts, path: filepath.Join(mounts.Unified, name)}
-	if err := os.Mkdir(p.path, mode); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("making the cgroup of all agents: %w", err)
+	p := &Parent{
+		name: name, mounts: mounts, path: filepath.Join(mounts.Unified, name), wardens: filepath.Join(mounts.Unified, name+ofWardens),
+	}
+	for _, folder := range []string{p.path, p.wardens} {
+		if err := os.Mkdir(folder, mode); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, fmt.Errorf("making the cgroup of all agents: %w", err)
+		}
 	}
 	available := delegate(mounts.Unified, p.path)
 	p.memory = findLimiter("memory", slices.Contains(available, "memory"), mounts.Memory, name)
@@ -85,14 +90,15 @@ func (p *Parent) Contains(pid int) (agent string, inside bool, err error) {
 	return agent, true, nil
 }
 
-// Governed says whether a process is inside an agent of any instance on this host: all of them name their folder `raypher` or
-// `raypher-` and more.
+// Governed says whether a process is inside an agent of any instance on this host, or the warden of one: all of them name their
+// folder `raypher` or `raypher-` and more, and that of their wardens the same with `.wardens`.
 func (p *Parent) Governed(pid int) (bool, error) {
 	path, err := Of(pid)
 	if err != nil {
 		return false, err
 	}
 	first, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(path, p.mounts.UnifiedRoot), "/"), "/")
+	first = strings.TrimSuffix(first, ofWardens)
 	return first == "raypher" || strings.HasPrefix(first, "raypher-"), nil
 }
 
@@ -123,9 +129,10 @@ func (p *Parent) Notes(l Limits) []string {
 	return notes
 }
 
-// Remove removes the folder and everything in it. No agent may live any more.
+// Remove removes the folders and everything in them. No agent may live any more. Wardens that are not gone by then are waited
+// for, and killed after a while: without an agent they guard nothing, and outside of their cgroup nobody would know them.
 func (p *Parent) Remove() error {
-	errs := []error{removeTree(p.path)}
+	errs := []error{removeTree(p.path), p.removeWardens()}
 	for _, l := range []limiter{p.memory, p.pids} {
 		if l.kind == v1 {
 			errs = append(errs, removeTree(l.top))

@@ -217,7 +217,8 @@ func (d *daemon) openAgents(context.Context) error {
 	}
 	d.agents = agents.NewHost(agents.Options{
 		Paths: d.options.Paths, Cgroups: d.cgroups, Enclave: d.enclave, Guard: d.guard, Events: d.hub,
-		Policy: d.policy, PolicyPath: d.options.Policy, Signers: d.options.Signers, DryRun: d.options.DryRun,
+		EnclaveKey: func() ([32]byte, error) { return pinnedKey(d.options.Paths) },
+		Policy:     d.policy, PolicyPath: d.options.Policy, Signers: d.options.Signers, DryRun: d.options.DryRun,
 		Backend: backend, Hostname: hostname, Notes: d.notes, Log: d.log, Gone: d.gone,
 	})
 	d.later(func() error { d.agents.Detach(); return nil })

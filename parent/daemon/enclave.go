@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"github.com/raypher/raypher/parent/instance"
 	"github.com/raypher/raypher/parent/link"
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
+	"github.com/raypher/raypher/startconf"
 )
 
 // The waits for an enclave.
@@ -187,6 +189,19 @@ func (e *enclave) Reachable() error {
 		return err
 	}
 	return l.Reachable()
+}
+
+// pinnedKey reads the identifier of the one key that this raypherd's enclave may sign with.
+func pinnedKey(p instance.Paths) ([32]byte, error) {
+	text, err := os.ReadFile(filepath.Join(p.Keys, link.PinFile))
+	if err != nil {
+		return [32]byte{}, fmt.Errorf("read the enclave's key: %w", err)
+	}
+	hash, err := startconf.ParseKeyHash(string(bytes.TrimSpace(text)))
+	if err != nil {
+		return [32]byte{}, fmt.Errorf("read the enclave's key: %w", err)
+	}
+	return hash, nil
 }
 
 // record is what the event hub calls.

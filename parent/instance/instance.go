@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 )
 
 // The folders of the system's daemon.
@@ -121,6 +122,19 @@ func At(run, state string) (Paths, error) {
 // the system's unless the run folder says otherwise; a caller that is no daemon has no use for it.
 func FromEnvironment() (Paths, error) {
 	return At(os.Getenv(RunVariable), "")
+}
+
+// Closed lists the folders that no agent may open, whatever its permit grants: run and state folders of the instance and of
+// the system's daemon, with those of every private run, and the pins. Two things in a run folder are nevertheless an agent's: Visa
+// and AgentSocket, which its warden answers.
+func (p Paths) Closed() []string {
+	run, state := p.Run, p.State
+	if p.Private {
+		run, state = filepath.Dir(filepath.Dir(run)), filepath.Dir(filepath.Dir(state))
+	}
+	closed := []string{run, state, p.Pins, DefaultRun, DefaultState}
+	slices.Sort(closed)
+	return slices.Compact(closed)
 }
 
 func at(run, state, name string) Paths {

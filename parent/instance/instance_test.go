@@ -2,6 +2,7 @@ package instance
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -55,5 +56,29 @@ func TestBadNames(t *testing.T) {
 	}
 	if _, err := At("relative", ""); err == nil {
 		t.Error("a relative run folder was accepted")
+	}
+}
+
+// An agent of a private run must not reach the system's daemon or another private run either.
+func TestClosed(t *testing.T) {
+	private, err := PrivateIn("/tmp/x/run", "/tmp/x/state", "ab12")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []Paths{private, Default()} {
+		closed := p.Closed()
+		for _, path := range []string{
+			p.Records, p.Lock, p.EnclaveSocket, p.Journal, p.Keys, p.EnclaveState, p.Spool, p.Pins,
+			Default().Keys, Default().Records,
+		} {
+			if !slices.ContainsFunc(closed, func(c string) bool { return path == c || strings.HasPrefix(path, c+"/") }) {
+				t.Errorf("%s of %s is not closed: %q", path, p.Run, closed)
+			}
+		}
+	}
+	for _, folder := range []string{"/tmp/x/run", "/tmp/x/state"} { // with those of other private runs
+		if !slices.Contains(private.Closed(), folder) {
+			t.Errorf("%s is not closed: %q", folder, private.Closed())
+		}
 	}
 }
