@@ -108,7 +108,7 @@ func (e *Explanation) syscalls(p *Policy) {
 	for _, name := range sortedKeys(p.Syscalls) {
 		says := map[SyscallAction]string{SyscallAllow: saysGranted, SyscallDeny: saysRefused, SyscallLog: saysLogged}[p.Syscalls[name]]
 		what := name
-		if p.Syscalls[name] == SyscallAllow {
+		if p.Syscalls[name] == SyscallAllow && !RefusedUnlessAllowed(name) {
 			what += " (where the base filter has it)"
 		}
 		e.say("system call", says, what)
@@ -167,7 +167,8 @@ func (p *Policy) warnings() []string {
 		return w
 	}
 	if p.Filesystem == nil {
-		warn("files are not governed: the agent reads, writes and executes all that its user may")
+		warn("files are not governed: the agent reads, writes and executes all that its user may; as root, or by writing what its " +
+			"user's logins run, it can start programs that no guard holds")
 		if allowsAll {
 			warn("default_action allow and no filesystem section: everything that the agent's user can read can leave the machine")
 		}

@@ -102,20 +102,27 @@ func syscallRank(a SyscallAction) int {
 }
 
 // narrowSyscalls keeps the stricter action for each name. A name that inner does not list is inherited; one that outer does
-// not list is as the base filter has it, which no policy lifts.
+// not list is as the base filter has it. Where silence refuses (RefusedUnlessAllowed), silence is not overruled from either
+// side.
 func narrowSyscalls(outer, inner map[string]SyscallAction) (map[string]SyscallAction, []Beyond) {
-	if len(outer) == 0 {
-		return inner, nil
+	if len(outer)+len(inner) == 0 {
+		return nil, nil
 	}
 	var beyond []Beyond
 	result := make(map[string]SyscallAction, len(outer)+len(inner))
 	for name, action := range outer {
-		result[name] = action
+		if action == SyscallDeny || !RefusedUnlessAllowed(name) {
+			result[name] = action
+		}
 	}
 	for _, name := range sortedKeys(inner) {
 		action := inner[name]
-		if above, ok := outer[name]; ok && syscallRank(action) > syscallRank(above) {
+		above, ok := outer[name]
+		switch {
+		case ok && syscallRank(action) > syscallRank(above):
 			beyond = append(beyond, Beyond{"syscalls", name + ": " + string(action), "the policy above has " + string(above)})
+		case !ok && action != SyscallDeny && RefusedUnlessAllowed(name):
+			beyond = append(beyond, Beyond{"syscalls", name + ": " + string(action), "the policy above does not allow it by name"})
 		}
 		result[name] = action
 	}

@@ -161,6 +161,9 @@ var inclusionCases = []struct {
 	{"unix", `network: {unix: ["/run/*.sock"]}`, `network: {unix: [/run/a.sock, /run/a/b.sock]}`, []string{"/run/a/b.sock"}},
 
 	{"syscalls", "syscalls: {ptrace: deny, bpf: log}", "syscalls: {ptrace: log, bpf: allow, mount: allow}", []string{"bpf: allow", "ptrace: log"}},
+	{"syscalls that silence refuses", "syscalls: {bpf: deny}", "syscalls: {shmget: allow, mq_open: log, semget: deny, bpf: deny}", []string{"mq_open: log", "shmget: allow"}},
+	{"syscalls that silence refuses, under nothing", "{}", "syscalls: {shmget: allow}", []string{"shmget: allow"}},
+	{"syscalls that silence refuses, allowed above", "syscalls: {shmget: allow, semget: allow}", "syscalls: {shmget: log}", nil},
 	{"syscalls stricter", "syscalls: {ptrace: log, bpf: allow}", "syscalls: {ptrace: deny, bpf: log}", nil},
 	{"limits", "resources: {max_fds: 10, max_processes: 5}", "resources: {max_fds: 11, max_memory_mb: 5}", []string{"11"}},
 	{"mode", "mode: audit", "mode: permissive", []string{"permissive"}},

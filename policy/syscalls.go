@@ -7,8 +7,20 @@ import (
 
 //go:generate go run ./internal/gensyscalls
 
+// refusedUnlessAllowed are the calls that the base filter refuses and that a policy can open by naming them: System V IPC and
+// message queues reach other programs of the host by number or name, past every rule on files; setsockopt joins multicast
+// groups, and the host then says so on the network, with the group's address in it. Other options of it are never refused.
+var refusedUnlessAllowed = []string{
+	"mq_open", "mq_unlink", "msgctl", "msgget", "msgrcv", "msgsnd", "semctl", "semget", "semop", "semtimedop", "setsockopt",
+	"shmat", "shmctl", "shmget",
+}
+
+// RefusedUnlessAllowed reports whether the base filter refuses a call, or some uses of it, only where the policy does not say
+// allow or log. For such a call a policy that is silent is the stricter one.
+func RefusedUnlessAllowed(name string) bool { return slices.Contains(refusedUnlessAllowed, name) }
+
 // SyscallAction is the action for a system call; SyscallAllow when the policy does not name it. Allow lifts nothing that the
-// base filter refuses.
+// base filter refuses, but for those calls of which RefusedUnlessAllowed is true.
 func (p *Policy) SyscallAction(name string) SyscallAction {
 	if action, ok := p.Syscalls[name]; ok {
 		return action

@@ -256,6 +256,8 @@ network:
   egress: ["0.0.0.0/0", "::/0"]
   listen: ["0.0.0.0", "::"]
   unix: ["/**"]
+syscalls: {mq_open: allow, mq_unlink: allow, msgctl: allow, msgget: allow, msgrcv: allow, msgsnd: allow, semctl: allow,
+  semget: allow, semop: allow, semtimedop: allow, setsockopt: allow, shmat: allow, shmctl: allow, shmget: allow}
 `))
 	if err != nil {
 		return nil, err
