@@ -122,6 +122,35 @@ func Start(t testing.TB, state string) *TPM {
 	}
 }
 
+// StartForMachine runs the TPM of a state folder for a virtual machine, which starts and stops it over the control channel that
+// is returned (QEMU's -tpmdev emulator).
+func StartForMachine(t testing.TB, state string) (control string) {
+	t.Helper()
+	need(t)
+	dir, err := os.MkdirTemp("", "swtpm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	control = filepath.Join(dir, "ctrl")
+	process := exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+state, "--ctrl", "type=unixio,path="+control)
+	if err := process.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		process.Process.Kill()
+		process.Wait()
+	})
+	for deadline := time.Now().Add(startTimeout); ; time.Sleep(10 * time.Millisecond) {
+		if _, err := os.Stat(control); err == nil {
+			return control
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("swtpm does not start")
+		}
+	}
+}
+
 // Stop ends the simulator as if its machine lost power.
 func (t *TPM) Stop() { t.stop() }
 
