@@ -49,7 +49,7 @@ func TestRefusedCalls(t *testing.T) {
 	type line struct{ name, call, want, report string }
 	var table []line
 	for _, r := range floor.Refusals() {
-		if slices.Contains([]string{"unshare", "clone", "prlimit64", "ioctl", "socket"}, r.Name) {
+		if slices.Contains([]string{"unshare", "clone", "prlimit64", "ioctl", "socket", "setsockopt"}, r.Name) {
 			continue // refused with some arguments only: below, and in the table of conformance
 		}
 		number, ok := syscallNumber(t, r.Name)
@@ -448,6 +448,95 @@ filesystem: {read: [LIBRARIES, SELF, FOLDER/**], write: [FOLDER/**], exec: [SELF
 			{"write beside", action{"put", "FOLDER/w/new", "w,creat", "x"}, "ok", ""},
 			{"read beside", action{"content", "FOLDER/w/file", "text"}, "ok", ""},
 		})
+	})
+}
+
+func TestOtherProcesses(t *testing.T) {
+	asUsers(t, func(t *testing.T, uid int) {
+		other := exec.Command("/bin/sleep", "1000")
+		if os.Getuid() == 0 {
+			other.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
+		}
+		if err := other.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer other.Wait()
+		defer other.Process.Kill()
+		pid, group := strconv.Itoa(other.Process.Pid), strconv.Itoa(unix.Getpgrp())
+		call := func(name string, args ...string) action {
+			number, ok := syscallNumber(t, name)
+			if !ok {
+				t.Fatalf("no number for %s", name)
+			}
+			return append(action{"call", number}, args...)
+		}
+		a := newAgent(t, uid, bypassPolicy)
+		a.flags = []string{"--signals"}
+		a.probeTable([]conformance{
+			{"its own priority", call("setpriority", "0", "0", "1"), "ok", ""},
+			{"its own by number", action{"self-priority"}, "ok", ""},
+			{"another's", call("setpriority", "0", pid, "19"), "EPERM", "schedule process " + pid},
+			{"the priority of a group", call("setpriority", "1", group, "19"), "EPERM", "schedule process group " + group},
+			{"the user's", call("setpriority", "2", "0", "19"), "EPERM", "schedule all processes of the user"},
+			{"another's class", call("sched_setscheduler", pid, "5", "0"), "EPERM", "schedule process " + pid},
+			{"another's processors", call("sched_setaffinity", pid, "8", "0"), "EPERM", "schedule process " + pid},
+			{"another's disk class", call("ioprio_set", "1", pid, "0x6000"), "EPERM", "schedule process " + pid},
+			{"another's memory", call("migrate_pages", pid, "0", "0", "0"), "EPERM", "schedule process " + pid},
+			{"nobody's", call("sched_setscheduler", "0x3fffffff", "5", "0"), "ESRCH", ""},
+			{"signal another", action{"kill", pid, "0"}, "EPERM", "signal process " + pid},
+			{"stop another", action{"kill", pid, "19"}, "EPERM", "signal process " + pid},
+			{"signal another's thread", call("tgkill", pid, pid, "0"), "EPERM", "signal process " + pid},
+			{"queue a signal", call("rt_sigqueueinfo", pid, "10", "0"), "EPERM", "signal process " + pid},
+			{"signal by descriptor", action{"kill-pidfd", pid, "0"}, "EPERM", "signal process " + pid},
+			{"signal everyone", action{"kill", "-1", "0"}, "EPERM", "signal all processes of the user"},
+			{"signal itself", action{"kill-self"}, "ok", ""},
+		})
+	})
+}
+
+func TestSilenceRefuses(t *testing.T) {
+	needLandlock(t)
+	call := func(name string, args ...string) action {
+		number, _ := syscallNumber(t, name)
+		return append(action{"call", number}, args...)
+	}
+	a := newAgent(t, os.Getuid(), bypassPolicy)
+	a.probeTable([]conformance{
+		{"join a group", action{"join", "4"}, "EPERM", "socket multicast membership, option 35"},
+		{"join a group of IPv6", action{"join", "6"}, "EPERM", "socket multicast membership, option 20"},
+		{"another option", action{"join", "0"}, "ok", ""},
+		{"shared memory", call("shmget", "0", "4096", "0x3b6"), "EPERM", "syscall shmget"},
+		{"a message queue", call("mq_open", "0", "0"), "EPERM", "syscall mq_open"},
+	})
+	a = newAgent(t, os.Getuid(), bypassPolicy+"syscalls: {setsockopt: allow, shmget: log, shmctl: allow}\n")
+	a.probeTable([]conformance{
+		{"join a group", action{"join", "4"}, "ok", ""},
+		{"shared memory that nobody has", call("shmget", "0x7e57ab1e", "4096", "0"), "ENOENT", "syscall shmget"},
+		{"attach", call("shmat", "0x7fffffff", "0", "0"), "EPERM", "syscall shmat"},
+	})
+}
+
+func TestSetIDBits(t *testing.T) {
+	asUsers(t, func(t *testing.T, uid int) {
+		for name, text := range map[string]string{"files governed": bypassPolicy, "files not governed": "mode: enforce\n"} {
+			t.Run(name, func(t *testing.T) {
+				a := newAgent(t, uid, text)
+				bypassFiles(a)
+				a.mkdir("w/folder")
+				a.probeTable([]conformance{
+					{"chmod", action{"chmod", "FOLDER/w/file", "04755"}, "EPERM", "chmod w/file"},
+					{"chmod of the group", action{"chmod", "FOLDER/w/file", "02755"}, "EPERM", "chmod w/file"},
+					{"fchmod", action{"fchmod", "FOLDER/w/file", "06755"}, "EPERM", "chmod w/file"},
+					{"a folder's group", action{"chmod", "FOLDER/w/folder", "02755"}, "ok", ""},
+					{"a folder's user", action{"chmod", "FOLDER/w/folder", "04755"}, "EPERM", "chmod w/folder"},
+					{"create", action{"create-mode", "FOLDER/w/new", "04755"}, "EPERM", "create w/new"},
+					{"mknod", action{"mknod", "FOLDER/w/node", "0104755"}, "EPERM", "mknod mode 4755"},
+					{"without", action{"chmod", "FOLDER/w/file", "0755"}, "ok", ""},
+					{"sticky", action{"chmod", "FOLDER/w/folder", "01777"}, "ok", ""},
+					{"flags of a file", action{"ioctl", "0x40086602"}, "EPERM", "ioctl FS_IOC_SETFLAGS"},
+				})
+			})
+		}
 	})
 }
 

@@ -56,12 +56,14 @@ func playRunner(args []string) int {
 	flags := flag.NewFlagSet("runner", flag.ContinueOnError)
 	loud := flags.Bool("loud", false, "print the bound line and verdicts")
 	dry := flags.Bool("dry-run", false, "")
+	signals := flags.Bool("signals", false, "let the warden decide signals")
 	if flags.Parse(args) != nil {
 		return 2
 	}
 	rest := flags.Args()
 	err := Run(Options{
 		PolicyPath: rest[0], Socket: rest[1], Quiet: !*loud, DryRun: *dry, Warden: []string{roleWarden}, Argv: rest[2:],
+		signals: *signals,
 	})
 	fmt.Fprintln(os.Stderr, "raypher:", err)
 	var f *Failure
@@ -273,6 +275,9 @@ func (a *agent) command(argv ...string) *exec.Cmd {
 		if err != nil {
 			return err
 		}
+		if onOtherDevice(a.folder, path) {
+			return filepath.SkipDir
+		}
 		if slices.Contains(a.mounted, path) {
 			return filepath.SkipDir
 		}
@@ -286,6 +291,12 @@ func (a *agent) command(argv ...string) *exec.Cmd {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(a.uid), Gid: uint32(a.uid)}}
 	}
 	return cmd
+}
+
+// onOtherDevice reports whether a file system that is mounted below root holds path.
+func onOtherDevice(root, path string) bool {
+	var here, there unix.Stat_t
+	return unix.Lstat(root, &here) == nil && unix.Lstat(path, &there) == nil && here.Dev != there.Dev
 }
 
 // run runs a program to its end.

@@ -38,6 +38,8 @@ type Options struct {
 	Warden []string
 	// Stderr takes the bound line; nil: the standard error.
 	Stderr io.Writer
+
+	signals bool // the warden decides signals, as on kernels where Landlock does not
 }
 
 // runner is the state of one run before it becomes the program.
@@ -290,7 +292,10 @@ func (r *runner) become() error {
 	if err != nil {
 		return err
 	}
-	listener, err := floor.Filter{Permit: r.permit, AllConnects: floor.NeedsAllConnects(r.permit, r.granted.AgentSocket)}.Install()
+	listener, err := floor.Filter{
+		Permit: r.permit, AllConnects: floor.NeedsAllConnects(r.permit, r.granted.AgentSocket),
+		Signals: r.options.signals || !floor.SignalsHeld(),
+	}.Install()
 	if err != nil {
 		return err
 	}

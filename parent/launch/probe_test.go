@@ -224,8 +224,40 @@ func init() {
 			_, _, errno := unix.Syscall6(args[0], args[1], args[2], args[3], args[4], args[5], args[6])
 			return errnoOrNil(errno)
 		},
-		"kill": func(a []string) error { return unix.Kill(number(a[0]), unix.Signal(number(a[1]))) },
+		"kill-self":     func([]string) error { return unix.Kill(os.Getpid(), 0) },
+		"self-priority": func([]string) error { return unix.Setpriority(unix.PRIO_PROCESS, os.Getpid(), 2) },
+		"kill-pidfd": func(a []string) error {
+			fd, err := unix.PidfdOpen(number(a[0]), 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			return unix.PidfdSendSignal(fd, unix.Signal(number(a[1])), nil, 0)
+		},
+		"create-mode": func(a []string) error {
+			return closed(unix.Open(a[0], unix.O_WRONLY|unix.O_CREAT, uint32(number(a[1]))))
+		},
+		"mknod": func(a []string) error { return unix.Mknod(a[0], uint32(number(a[1])), 0) },
+		"join":  joinGroup,
+		"kill":  func(a []string) error { return unix.Kill(number(a[0]), unix.Signal(number(a[1]))) },
 	})
+}
+
+// joinGroup joins a multicast group of IP version 4 or 6, or sets another option of a socket.
+func joinGroup(a []string) error {
+	family := map[string]int{"4": unix.AF_INET, "6": unix.AF_INET6, "0": unix.AF_INET}[a[0]]
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	switch a[0] {
+	case "4":
+		return unix.SetsockoptIPMreqn(fd, unix.IPPROTO_IP, unix.IP_ADD_MEMBERSHIP, &unix.IPMreqn{Multiaddr: [4]byte{233, 1, 2, 3}, Ifindex: 1})
+	case "6":
+		return unix.SetsockoptIPv6Mreq(fd, unix.IPPROTO_IPV6, unix.IPV6_JOIN_GROUP, &unix.IPv6Mreq{Multiaddr: [16]byte{0xff, 0x0e, 15: 1}, Interface: 1})
+	}
+	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
 }
 
 func errnoOrNil(errno unix.Errno) error {

@@ -78,7 +78,11 @@ func changeObject(w *worker, n *notification, r *ruling, operation string, o *ob
 	if r.lenient {
 		return goOn
 	}
-	return result(do(w, n, c))
+	err := do(w, n, c)
+	if err == errSetID {
+		return w.refuse(n, r, event{operation: operation, target: o.path, rule: ruleSetID, errno: unix.EPERM})
+	}
+	return result(err)
 }
 
 // descriptorCall changes something about a file that the target has open.
@@ -140,6 +144,9 @@ func (w *worker) pidfdOfGroup(n *notification) (int, error) {
 func changeMode(argument int) func(*worker, *notification, change) error {
 	return func(_ *worker, n *notification, c change) error {
 		mode := uint32(n.Args[argument]) & 0o7777
+		if err := checkSetID(c.on, mode); err != nil {
+			return err
+		}
 		if c.file {
 			return unix.Fchmod(c.on, mode)
 		}

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/raypher/raypher/parent/guard/floor"
 	"github.com/raypher/raypher/policy"
 )
 
@@ -130,6 +131,9 @@ func operationOf(a policy.Access) string {
 func (w *worker) openPath(n *notification, r *ruling, o opening) answer {
 	if o.flags&unix.O_PATH != 0 {
 		return goOn // a name, no access: whatever is done with it is decided then
+	}
+	if o.flags&(unix.O_CREAT|unix.O_TMPFILE&^unix.O_DIRECTORY) != 0 && o.mode&floor.SetID != 0 {
+		return w.refuse(n, r, event{operation: "create", target: o.path, rule: ruleSetID, errno: unix.EPERM})
 	}
 	o.lookup.noFollow = o.flags&unix.O_NOFOLLOW != 0 || o.flags&(unix.O_CREAT|unix.O_EXCL) == unix.O_CREAT|unix.O_EXCL
 	if o.flags&unix.O_TMPFILE == unix.O_TMPFILE {

@@ -27,13 +27,20 @@ type call struct {
 func callTable(permit *policy.Policy) map[int32]call {
 	byName := map[string]call{}
 	for _, r := range floor.Refusals() {
+		if r.Lifted(permit) {
+			continue
+		}
 		c := call{name: r.Name, refuse: r.Errno}
 		switch r.Name {
 		case "socket":
 			c.describe = describeSocket
 		case "ioctl":
 			c.describe = func(n *notification) (string, string) {
-				return "ioctl", map[uint32]string{unix.TIOCSTI: "TIOCSTI", floor.TIOCLINUX: "TIOCLINUX"}[uint32(n.Args[1])]
+				return "ioctl", floor.Ioctls[uint32(n.Args[1])]
+			}
+		case "setsockopt":
+			c.describe = func(n *notification) (string, string) {
+				return "socket", fmt.Sprintf("multicast membership, option %d", int32(n.Args[2]))
 			}
 		}
 		byName[r.Name] = c
@@ -87,8 +94,8 @@ var handlers = map[string]handler{
 
 	"mkdir":     entryCall{"mkdir", cwd, 0, makeFolder(1)}.handle,
 	"mkdirat":   entryCall{"mkdir", 0, 1, makeFolder(2)}.handle,
-	"mknod":     entryCall{"mknod", cwd, 0, makeNode(1)}.handle,
-	"mknodat":   entryCall{"mknod", 0, 1, makeNode(2)}.handle,
+	"mknod":     withoutSetID("mknod", 1, entryCall{"mknod", cwd, 0, makeNode(1)}.handle),
+	"mknodat":   withoutSetID("mknod", 2, entryCall{"mknod", 0, 1, makeNode(2)}.handle),
 	"symlink":   entryCall{"symlink", cwd, 1, makeLink}.handle,
 	"symlinkat": entryCall{"symlink", 1, 2, makeLink}.handle,
 	"unlink":    entryCall{"unlink", cwd, 0, remove(0)}.handle,
@@ -127,4 +134,13 @@ var handlers = map[string]handler{
 
 	"execve": execveCall, "execveat": execveatCall,
 	"connect": connectCall,
+
+	"sched_setscheduler": taskCall{"schedule", 0}.handle, "sched_setparam": taskCall{"schedule", 0}.handle,
+	"sched_setattr": taskCall{"schedule", 0}.handle, "sched_setaffinity": taskCall{"schedule", 0}.handle,
+	"migrate_pages": taskCall{"schedule", 0}.handle, "move_pages": taskCall{"schedule", 0}.handle,
+	"setpriority": priorityCall{unix.PRIO_PROCESS}.handle, "ioprio_set": priorityCall{1}.handle, // IOPRIO_WHO_PROCESS
+
+	"kill": killCall, "tkill": taskCall{"signal", 0}.handle, "tgkill": taskCall{"signal", 1}.handle,
+	"rt_sigqueueinfo": taskCall{"signal", 0}.handle, "rt_tgsigqueueinfo": taskCall{"signal", 1}.handle,
+	"pidfd_send_signal": pidfdSignalCall,
 }

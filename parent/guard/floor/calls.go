@@ -4,6 +4,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/raypher/raypher/policy"
 )
 
 // FileCalls are the system calls that name or change a file and that the warden decides where the permit governs files.
@@ -38,6 +40,17 @@ const (
 
 	// TIOCLINUX pastes into the console.
 	TIOCLINUX = 0x541c // include/uapi/asm-generic/ioctls.h; not in x/sys/unix
+
+	// What changes an inode through a descriptor that is open for reading (include/uapi/linux/fs.h, fsverity.h).
+	fsSetFlags    = 0x40086602 // FS_IOC_SETFLAGS
+	fsSetXattr    = 0x401c5820 // FS_IOC_FSSETXATTR
+	fsSetVersion  = 0x40087602 // FS_IOC_SETVERSION
+	ext4Version   = 0x40086604 // EXT4_IOC_SETVERSION
+	fsEnableSeals = 0x40806685 // FS_IOC_ENABLE_VERITY
+
+	// SetID are the mode bits with which a program runs as its owner or group, whoever starts it. An agent cannot gain from them
+	// itself (no_new_privs), but others would act for it.
+	SetID = unix.S_ISUID | unix.S_ISGID
 
 	// MemfdNoExec makes memory files that cannot be executed (MFD_NOEXEC_SEAL, Linux 6.3).
 	MemfdNoExec = unix.MFD_NOEXEC_SEAL
@@ -92,6 +105,21 @@ var refusals = []Refusal{
 	{Name: "setdomainname", Errno: unix.EPERM},
 	{Name: "lsm_set_self_attr", Errno: unix.EPERM},
 
+	// What reaches other programs by number or name, past every rule on files. A policy can allow these by name.
+	{Name: "shmget", Errno: unix.EPERM},
+	{Name: "shmat", Errno: unix.EPERM},
+	{Name: "shmctl", Errno: unix.EPERM},
+	{Name: "msgget", Errno: unix.EPERM},
+	{Name: "msgsnd", Errno: unix.EPERM},
+	{Name: "msgrcv", Errno: unix.EPERM},
+	{Name: "msgctl", Errno: unix.EPERM},
+	{Name: "semget", Errno: unix.EPERM},
+	{Name: "semop", Errno: unix.EPERM},
+	{Name: "semtimedop", Errno: unix.EPERM},
+	{Name: "semctl", Errno: unix.EPERM},
+	{Name: "mq_open", Errno: unix.EPERM},
+	{Name: "mq_unlink", Errno: unix.EPERM},
+
 	// Other processes and keys.
 	{Name: "ptrace", Errno: unix.EPERM},
 	{Name: "process_vm_readv", Errno: unix.EPERM},
@@ -111,14 +139,61 @@ var refusals = []Refusal{
 	{Name: "open_by_handle_at", Errno: unix.EPERM},
 	{Name: "file_setattr", Errno: unix.EPERM},
 
-	// Input into the terminal of the person who watches.
-	{Name: "ioctl", Errno: unix.EPERM, when: oneOf(1, unix.TIOCSTI, TIOCLINUX)},
+	// Input into the terminal of the person who watches, and changes to files that are open for reading.
+	{Name: "ioctl", Errno: unix.EPERM, when: oneOf(1, unix.TIOCSTI, TIOCLINUX,
+		fsSetFlags, fsSetXattr, fsSetVersion, ext4Version, fsEnableSeals)},
 
 	// Sockets that the network guard does not hold.
 	{Name: "socket", Errno: unix.EPERM, when: sockets},
+	// The host itself tells the network of each membership in a multicast group (IGMP, MLD): bytes of the agent's choice, in
+	// packets that are not the agent's. A policy can allow setsockopt by name.
+	{Name: "setsockopt", Errno: unix.EPERM, when: memberships},
 }
 
-// Refusals returns the base filter. A policy that allows one of these calls by name lifts nothing.
+// Ioctls names the requests that are refused.
+var Ioctls = map[uint32]string{
+	unix.TIOCSTI: "TIOCSTI", TIOCLINUX: "TIOCLINUX", fsSetFlags: "FS_IOC_SETFLAGS", fsSetXattr: "FS_IOC_FSSETXATTR",
+	fsSetVersion: "FS_IOC_SETVERSION", ext4Version: "EXT4_IOC_SETVERSION", fsEnableSeals: "FS_IOC_ENABLE_VERITY",
+}
+
+// Lifted reports whether a permit allows what is otherwise refused, by name.
+func (r Refusal) Lifted(permit *policy.Policy) bool {
+	action, named := permit.Syscalls[r.Name]
+	return named && action != policy.SyscallDeny && policy.RefusedUnlessAllowed(r.Name)
+}
+
+// SignalCalls send signals. The warden decides them where Landlock does not keep signals inside (SignalsHeld).
+var SignalCalls = []string{"kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_send_signal"}
+
+// attributeReads read extended attributes by path. No right of Landlock holds them, and the warden does not decide them: where
+// files are governed they are answered as by a file system that has none. A file that is open still shows its own.
+var attributeReads = []string{"getxattr", "lgetxattr", "getxattrat", "listxattr", "llistxattr", "listxattrat"}
+
+// ofOthers are the calls that act on another process by its number, so far as they do: the warden decides whether it is one of
+// the agent's. Where the first argument is a pid, 0 is the caller itself.
+func ofOthers(notify uint32) map[string]fragment {
+	const process = 1 // IOPRIO_WHO_PROCESS, include/uapi/linux/ioprio.h
+	rules := map[string]fragment{
+		"setpriority": chain(when(0, anyBits, unix.PRIO_PROCESS, when(1, anyBits, 0, ret(retAllow))), ret(notify)),
+		"ioprio_set":  chain(when(0, anyBits, process, when(1, anyBits, 0, ret(retAllow))), ret(notify)),
+	}
+	for _, name := range []string{"sched_setscheduler", "sched_setparam", "sched_setattr", "sched_setaffinity", "migrate_pages", "move_pages"} {
+		rules[name] = unless(0, 0, ret(notify))
+	}
+	return rules
+}
+
+// settingID are the calls that can set SetID on a file, so far as they do.
+func settingID(notify uint32) map[string]fragment {
+	const creates = unix.O_CREAT | unix.O_TMPFILE&^unix.O_DIRECTORY
+	at := func(mode int) fragment { return ifAnyBit(mode, SetID, ret(notify)) }
+	return map[string]fragment{
+		"chmod": at(1), "fchmod": at(1), "fchmodat": at(2), "fchmodat2": at(2), "mknod": at(1), "mknodat": at(2), "creat": at(1),
+		"open": ifAnyBit(1, creates, at(2)), "openat": ifAnyBit(2, creates, at(3)),
+	}
+}
+
+// Refusals returns the base filter. A policy that allows one of these calls by name lifts nothing, unless Lifted says so.
 func Refusals() []Refusal { return slices.Clone(refusals) }
 
 // anyFlag refuses when one of the flags is set in an argument.
@@ -164,5 +239,15 @@ func sockets(refused uint32) fragment {
 		when(0, anyBits, unix.AF_INET6, internet),
 		when(0, anyBits, unix.AF_NETLINK, when(2, anyBits, unix.NETLINK_ROUTE, ret(retAllow))),
 		ret(refused),
+	)
+}
+
+// memberships refuses the options that join, leave or filter multicast groups: IP_ADD_MEMBERSHIP (35) to MCAST_MSFILTER (48) of
+// IPv4, and of IPv6 20, 21, 27, 28 and the same MCAST_* (include/uapi/linux/in.h, in6.h).
+func memberships(refused uint32) fragment {
+	six := chain(ifBetween(2, 20, 21, ret(refused)), ifBetween(2, 27, 28, ret(refused)), ifBetween(2, 42, 48, ret(refused)))
+	return chain(
+		when(1, anyBits, unix.IPPROTO_IP, ifBetween(2, 35, 48, ret(refused))),
+		when(1, anyBits, unix.IPPROTO_IPV6, six),
 	)
 }

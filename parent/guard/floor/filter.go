@@ -2,6 +2,7 @@ package floor
 
 import (
 	"fmt"
+	"maps"
 	"runtime"
 	"slices"
 	"unsafe"
@@ -18,6 +19,14 @@ type Filter struct {
 	// AllConnects notifies every connect. Otherwise those whose address is as long as an IPv4 or IPv6 one pass: the network
 	// guard's programs decide them, and refuse any unix address that has such a length.
 	AllConnects bool
+	// Signals notifies every signal: Landlock does not keep them inside here.
+	Signals bool
+}
+
+// SignalsHeld reports whether Landlock keeps signals inside the agent (ABI 6, Linux 6.12).
+func SignalsHeld() bool {
+	abi, err := ABI()
+	return err == nil && abi >= scopesABI
 }
 
 // x32Bit marks the x32 numbers of amd64 (__X32_SYSCALL_BIT, arch/x86/include/uapi/asm/unistd.h).
@@ -79,8 +88,17 @@ func (f Filter) assemble(arch string) ([]bpf.RawInstruction, error) {
 func (f Filter) rules() map[string]fragment {
 	rules := map[string]fragment{}
 	for _, r := range refusals {
-		rules[r.Name] = f.refuse(r)
+		if !r.Lifted(f.Permit) {
+			rules[r.Name] = f.refuse(r)
+		}
 	}
+	maps.Copy(rules, ofOthers(retNotify))
+	if f.Signals {
+		for _, name := range SignalCalls {
+			rules[name] = ret(retNotify)
+		}
+	}
+	maps.Copy(rules, settingID(retNotify))
 	rules["connect"] = f.connects()
 	// A process that makes itself undumpable could not be read by its warden any more. Programs do without.
 	rules["prctl"] = when(0, anyBits, unix.PR_SET_DUMPABLE, when(1, anyBits, 0, ret(retErrno|uint32(unix.EPERM))))
@@ -88,6 +106,11 @@ func (f Filter) rules() map[string]fragment {
 		rules["memfd_create"] = ifNoBit(1, MemfdNoExec, ret(retNotify))
 		for _, name := range FileCalls {
 			rules[name] = ret(retNotify)
+		}
+		for _, name := range attributeReads {
+			if !lenient(f.Permit) {
+				rules[name] = ret(retErrno | uint32(unix.EOPNOTSUPP))
+			}
 		}
 	}
 	for name := range f.Permit.Syscalls {
@@ -131,7 +154,7 @@ func (f Filter) connects() fragment {
 
 // order puts the calls first that are frequent and mostly pass.
 func (f Filter) order(rules map[string]fragment) []string {
-	frequent := []string{"ioctl", "connect", "socket", "clone", "prctl", "prlimit64", "openat", "open"}
+	frequent := []string{"ioctl", "connect", "socket", "setsockopt", "clone", "prctl", "prlimit64", "openat", "open"}
 	rest := make([]string, 0, len(rules))
 	for name := range rules {
 		if !slices.Contains(frequent, name) {

@@ -47,7 +47,10 @@ var (
 	governed = &policy.Policy{Mode: policy.Enforce, Filesystem: &policy.Filesystem{}}
 	noFiles  = &policy.Policy{Mode: policy.Enforce}
 	audited  = &policy.Policy{Mode: policy.Audit, Filesystem: &policy.Filesystem{}}
-	byName   = &policy.Policy{Mode: policy.Enforce, Syscalls: map[string]policy.SyscallAction{
+	lifted   = &policy.Policy{Mode: policy.Enforce, Syscalls: map[string]policy.SyscallAction{
+		"shmget": policy.SyscallAllow, "msgget": policy.SyscallLog, "setsockopt": policy.SyscallAllow,
+	}}
+	byName = &policy.Policy{Mode: policy.Enforce, Syscalls: map[string]policy.SyscallAction{
 		"getpid": policy.SyscallDeny, "getppid": policy.SyscallLog, "ptrace": policy.SyscallAllow, "clone3": policy.SyscallLog,
 	}}
 )
@@ -121,6 +124,50 @@ func TestFilter(t *testing.T) {
 		{governed, "socket", []uint64{unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE}, retAllow},
 		{governed, "socket", []uint64{unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_AUDIT}, retNotify},
 		{audited, "socket", []uint64{unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_AUDIT}, retNotify},
+
+		{governed, "ioctl", []uint64{0, fsSetXattr}, retNotify},
+		{noFiles, "shmget", nil, retNotify},
+		{noFiles, "mq_open", nil, retNotify},
+		{lifted, "shmget", nil, retAllow},
+		{lifted, "msgget", nil, retNotify}, // log
+		{lifted, "shmat", nil, retNotify},
+		{lifted, "setsockopt", []uint64{3, unix.IPPROTO_IP, unix.IP_ADD_MEMBERSHIP}, retAllow},
+		{governed, "setsockopt", []uint64{3, unix.IPPROTO_IP, unix.IP_ADD_MEMBERSHIP}, retNotify},
+		{governed, "setsockopt", []uint64{3, 0xff00000000, unix.IP_ADD_SOURCE_MEMBERSHIP}, retNotify},
+		{governed, "setsockopt", []uint64{3, unix.IPPROTO_IP, 42}, retNotify}, // MCAST_JOIN_GROUP
+		{governed, "setsockopt", []uint64{3, unix.IPPROTO_IP, 48}, retNotify}, // MCAST_MSFILTER
+		{governed, "setsockopt", []uint64{3, unix.IPPROTO_IP, unix.IP_MULTICAST_ALL}, retAllow},
+		{governed, "setsockopt", []uint64{3, unix.IPPROTO_IP, unix.IP_MULTICAST_LOOP}, retAllow},
+		{governed, "setsockopt", []uint64{3, unix.IPPROTO_IPV6, unix.IPV6_JOIN_GROUP}, retNotify},
+		{governed, "setsockopt", []uint64{3, unix.IPPROTO_IPV6, unix.IPV6_JOIN_ANYCAST}, retNotify},
+		{governed, "setsockopt", []uint64{3, unix.IPPROTO_IPV6, 46}, retNotify},
+		{governed, "setsockopt", []uint64{3, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY}, retAllow},
+		{governed, "setsockopt", []uint64{3, unix.SOL_SOCKET, 35}, retAllow},
+		{governed, "setsockopt", []uint64{3, unix.IPPROTO_TCP, 42}, retAllow},
+
+		{noFiles, "sched_setaffinity", []uint64{0, 8, 0x1000}, retAllow},
+		{noFiles, "sched_setaffinity", []uint64{77, 8, 0x1000}, retNotify},
+		{noFiles, "sched_setscheduler", []uint64{1, 5, 0x1000}, retNotify},
+		{noFiles, "setpriority", []uint64{unix.PRIO_PROCESS, 0, 5}, retAllow},
+		{noFiles, "setpriority", []uint64{unix.PRIO_PROCESS, 77, 5}, retNotify},
+		{noFiles, "setpriority", []uint64{unix.PRIO_USER, 0, 5}, retNotify},
+		{noFiles, "ioprio_set", []uint64{1, 0, 5}, retAllow},
+		{noFiles, "ioprio_set", []uint64{3, 0, 5}, retNotify},
+		{noFiles, "kill", []uint64{77, 9}, retAllow}, // Landlock decides, or Signals is set
+
+		{noFiles, "fchmod", []uint64{3, 0o755}, retAllow},
+		{noFiles, "fchmod", []uint64{3, 0o4755}, retNotify},
+		{noFiles, "fchmodat", []uint64{3, 0x1000, 0o2755}, retNotify},
+		{noFiles, "mknodat", []uint64{3, 0x1000, unix.S_IFREG | 0o4755}, retNotify},
+		{noFiles, "openat", []uint64{3, 0x1000, unix.O_RDWR, 0o4755}, retAllow}, // the mode means nothing
+		{noFiles, "openat", []uint64{3, 0x1000, unix.O_RDWR | unix.O_CREAT, 0o4755}, retNotify},
+		{noFiles, "openat", []uint64{3, 0x1000, unix.O_RDWR | unix.O_TMPFILE, 0o4755}, retNotify},
+		{noFiles, "openat", []uint64{3, 0x1000, unix.O_RDWR | unix.O_CREAT, 0o755}, retAllow},
+
+		{governed, "getxattr", nil, errno(unix.EOPNOTSUPP)},
+		{governed, "fgetxattr", nil, retAllow},
+		{noFiles, "getxattr", nil, retAllow},
+		{audited, "getxattr", nil, retAllow},
 	} {
 		for arch, token := range auditArch {
 			number, ok := policy.SyscallNumber(arch, tt.call)

@@ -52,6 +52,15 @@ func when(argument int, mask, value uint32, then fragment) fragment {
 	return append(f, then...)
 }
 
+// ifBetween runs then if low <= argument <= high.
+func ifBetween(argument int, low, high uint32, then fragment) fragment {
+	return append(fragment{
+		loadLow(argument),
+		bpf.JumpIf{Cond: bpf.JumpLessThan, Val: low, SkipTrue: uint8(len(then) + 1)},
+		bpf.JumpIf{Cond: bpf.JumpGreaterThan, Val: high, SkipTrue: uint8(len(then))},
+	}, then...)
+}
+
 // unless runs then if the argument has another value.
 func unless(argument int, value uint32, then fragment) fragment {
 	return append(fragment{loadLow(argument), bpf.JumpIf{Cond: bpf.JumpEqual, Val: value, SkipTrue: uint8(len(then))}}, then...)

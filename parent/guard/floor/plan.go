@@ -74,7 +74,7 @@ func Compile(permit *policy.Policy, o Options) (*Plan, error) {
 		return nil, err
 	}
 	if abi < scopesABI {
-		c.plan.Notes = append(c.plan.Notes, fmt.Sprintf("landlock ABI %d: signals to processes outside are not held", abi))
+		c.plan.Notes = append(c.plan.Notes, fmt.Sprintf("landlock ABI %d: abstract unix sockets of the host are not held, and signals only at the call", abi))
 	}
 	switch {
 	case !c.rules.Governed():
