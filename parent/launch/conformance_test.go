@@ -16,13 +16,14 @@ import (
 const conformancePolicy = `
 mode: enforce
 filesystem:
-  read: [LIBRARIES, SELF, FOLDER/r/**, FOLDER/w/**, "FOLDER/g/*.txt", FOLDER/lit.txt, FOLDER/later.txt, FOLDER/cut/**, FOLDER/bin/**]
-  write: [FOLDER/w/**, "FOLDER/g/*.txt", FOLDER/lit.txt, FOLDER/later.txt, FOLDER/cut/**, /proc/self/oom_score_adj]
+  read: [LIBRARIES, SELF, FOLDER/r/**, FOLDER/w/**, "FOLDER/g/*.txt", FOLDER/lit.txt, FOLDER/later.txt, FOLDER/cut/**, FOLDER/bin/**,
+    "FOLDER/blind/*.txt", FOLDER/blind/literal, FOLDER/blind/open/**]
+  write: [FOLDER/w/**, "FOLDER/g/*.txt", FOLDER/lit.txt, FOLDER/later.txt, FOLDER/cut/**, FOLDER/blind/**, /proc/self/oom_score_adj]
   exec: [SELF, FOLDER/bin/yes, "FOLDER/bin/glob-*", FOLDER/bin/script, FOLDER/bin/badscript]
   deny: [FOLDER/cut/holds/inner, FOLDER/r/secret/**, FOLDER/cut/secret/**, FOLDER/cut/no.txt]
   require_approval: [FOLDER/cut/ask.txt]
 network:
-  unix: [FOLDER/sock/yes, "FOLDER/sock/glob-*"]
+  unix: [FOLDER/sock/yes, "FOLDER/sock/glob-*", "FOLDER/sock/{raypherd,enclave,alias}.sock", FOLDER/run/*]
 `
 
 // conformance is one line of the table: an action inside, what its system call answers, and what is reported of it:
@@ -146,6 +147,15 @@ var conformanceTable = []conformance{
 	{"link by glob", action{"link", "g/a.txt", "g/link.txt"}, "ok", ""},
 	{"link from outside", action{"link", "no/file", "w/stolen"}, "EXDEV", "link no/file"},
 	{"link what is denied", action{"link", "r/secret/key", "w/stolen2"}, "EXDEV", "link r/secret/key"},
+	{"rename to a name that may be read", action{"rename", "blind/secret", "blind/secret.txt"}, "EXDEV", "rename blind/secret"},
+	{"rename to a literal name that may be read", action{"rename", "blind/secret", "blind/literal"}, "EXDEV", "rename blind/secret"},
+	{"rename into a folder that may be read", action{"rename", "blind/secret", "blind/open/secret"}, "EXDEV", "rename blind/secret"},
+	{"exchange a folder with one that may be read", action{"exchange", "blind/closed", "blind/open"}, "EXDEV", "rename blind/closed"},
+	{"exchange a file with one that may be read", action{"exchange", "blind/a.txt", "blind/secret"}, "EXDEV", "rename blind/secret"},
+	{"link to a name that may be read", action{"link", "blind/secret", "blind/link.txt"}, "EXDEV", "link blind/secret"},
+	{"rename where no rule tells the names apart", action{"rename", "blind/plain", "blind/plain2"}, "ok", ""},
+	{"rename of ..", action{"rename", "w/..", "w/x"}, "EBUSY", ""},
+	{"rename in a folder that does not exist", action{"rename", "w/nothing/x", "w/x"}, "ENOENT", ""},
 	{"link through a link", action{"linkfollow", "w/out", "w/stolen3"}, "EXDEV", "link no/file"},
 	{"link to outside", action{"link", "w/tolink", "no/link"}, "EACCES", "link no/link"},
 
@@ -188,6 +198,10 @@ var conformanceTable = []conformance{
 	{"connect by glob", action{"connect", "FOLDER/sock/glob-1"}, "ok", ""},
 	{"connect to the agent's socket", action{"connect", "FOLDER/run/verdicts.sock"}, "ok", ""},
 	{"connect to another socket", action{"connect", "FOLDER/sock/no"}, "EACCES", "connect sock/no"},
+	{"connect to a raypherd", action{"connect", "FOLDER/sock/raypherd.sock"}, "EACCES", "connect sock/raypherd.sock"},
+	{"connect to an enclave", action{"connect", "FOLDER/sock/enclave.sock"}, "EACCES", "connect sock/enclave.sock"},
+	{"connect to one's own raypherd by another name", action{"connect", "FOLDER/sock/alias.sock"}, "EACCES", "connect sock/alias.sock"},
+	{"connect to what lies beside the agent's socket", action{"connect", "FOLDER/run/other.sock"}, "EACCES", "connect run/other.sock"},
 	{"connect through a link", action{"connect", "FOLDER/w/tosocket"}, "EACCES", "connect sock/no"},
 	{"connect relative", action{"connect", "sock/yes"}, "ok", ""},
 
@@ -277,6 +291,7 @@ func conformanceFiles(a *agent) {
 		"g/ren5.txt", "g/ex1.txt", "g/ex2.txt", "g/meta.txt", "no/file", "cut/beside/file", "cut/secret/key", "cut/no.txt",
 		"cut/ask.txt", "cut/deep/file", "cut/holds/inner", "cut/beside2/file", "w/file0", "w/appended", "w/truncated", "w/exists", "w/unlinked", "w/ren", "w/ren3",
 		"w/ren4", "w/tolink", "w/meta", "w/meta2", "w/sub/x",
+		"blind/secret", "blind/a.txt", "blind/plain", "blind/closed/secret", "blind/open/x",
 	} {
 		a.write(name, "text")
 	}
@@ -296,10 +311,13 @@ func conformanceFiles(a *agent) {
 	for name, interpreter := range map[string]string{"bin/script": a.self + " " + roleProbe, "bin/badscript": "/bin/sh"} {
 		a.must(os.Chmod(a.write(name, "#!"+interpreter+"\n"), 0o755))
 	}
-	for _, name := range []string{"sock/yes", "sock/glob-1", "sock/no", "run/verdicts.sock"} {
+	for _, name := range []string{
+		"sock/yes", "sock/glob-1", "sock/no", "sock/raypherd.sock", "sock/enclave.sock", "run/verdicts.sock", "run/raypherd.sock", "run/other.sock",
+	} {
 		listener, err := net.Listen("unix", filepath.Join(a.folder, name))
 		a.must(err)
 		a.t.Cleanup(func() { listener.Close() })
 		go greet(listener)
 	}
+	a.must(os.Link(filepath.Join(a.folder, "run/raypherd.sock"), filepath.Join(a.folder, "sock/alias.sock")))
 }

@@ -21,6 +21,7 @@ func init() {
 	actionTable["race-pointer"] = racePointer
 	actionTable["race-link"] = raceLink
 	actionTable["race-folder"] = raceFolder
+	actionTable["race-rename"] = raceRename
 	actionTable["until-refused"] = func(a []string) error {
 		for range 500 {
 			fd, err := unix.Open(a[0], unix.O_RDONLY, 0)
@@ -124,6 +125,52 @@ func raceLink(a []string) error {
 		if err := leaked(fd); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// raceRename gives a file a name whose bytes another thread changes to one that may be read. It renames, or links where it is
+// told to.
+func raceRename(a []string) error {
+	file, other, readable := a[0], append([]byte(a[1]), 0), append([]byte(a[2]), 0)
+	number := uintptr(unix.SYS_RENAMEAT2)
+	if len(a) > 3 {
+		number = unix.SYS_LINKAT
+	}
+	shared := make([]byte, len(other)) // of the same length
+	stop := swapping(func(odd bool) {
+		if odd {
+			copy(shared, other)
+		} else {
+			copy(shared, readable)
+		}
+	})
+	defer stop()
+	old := append([]byte(file), 0)
+	done := 0
+	for range raceTries {
+		fd, err := unix.Open(file, unix.O_CREAT|unix.O_WRONLY, 0o600)
+		if err != nil {
+			return err
+		}
+		_, err = unix.Write(fd, []byte("secret"))
+		unix.Close(fd)
+		if err != nil {
+			return err
+		}
+		_, _, errno := unix.Syscall6(number, ^uintptr(99), uintptr(unsafe.Pointer(&old[0])), ^uintptr(99), uintptr(unsafe.Pointer(&shared[0])), 0, 0)
+		if errno == 0 {
+			done++
+		}
+		if fd, err := unix.Open(a[2], unix.O_RDONLY, 0); err == nil {
+			if err := leaked(fd); err != nil {
+				return err
+			}
+		}
+		_ = unix.Unlink(a[1])
+	}
+	if done == 0 {
+		return errors.New("nothing was ever renamed: the race did not happen")
 	}
 	return nil
 }
