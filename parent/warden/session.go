@@ -112,7 +112,7 @@ func (l *line) run(ctx context.Context, session Session) {
 			if err == nil || ctx.Err() != nil {
 				return
 			}
-			l.broken(explain(err))
+			l.broken(errors.New(status.Convert(err).Message()))
 		}
 		if l.isEnded() {
 			return
