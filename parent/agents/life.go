@@ -37,6 +37,7 @@ const (
 	mintTimeout  = 10 * time.Second
 	longestSleep = 15 * time.Second // timers stand still while the machine sleeps, so the clock is looked at this often
 	killAgain    = time.Second      // a kill is repeated: a process may have been on its way in
+	freezeAgain  = time.Second      // and so is the freezing of a closed agent: its user owns the file that thaws it
 	// What the kernel refused last arrives after the last process has ended, folded counts up to a second later. So long a
 	// gone agent is still known by its cgroup, and its warden is still told.
 	lastEvents = 1200 * time.Millisecond
@@ -142,6 +143,8 @@ func (o *owner) sleep() time.Duration {
 	}
 	if !o.closed {
 		wait = min(wait, until(o.current().deadline))
+	} else if mode(o.current().permit) == policy.Enforce {
+		wait = min(wait, freezeAgain)
 	}
 	return max(wait, 0)
 }
@@ -165,6 +168,8 @@ func (o *owner) look(ctx context.Context) {
 	}
 	if !o.closed && until(o.current().deadline) <= 0 {
 		o.close()
+	} else if o.closed {
+		o.freeze()
 	}
 }
 
@@ -175,11 +180,16 @@ func (o *owner) close() {
 	o.mu.Lock()
 	o.closed = true
 	o.mu.Unlock()
+	o.freeze()
+}
+
+// freeze holds a closed agent still, unless its mode only watches.
+func (o *owner) freeze() {
 	if mode(o.current().permit) != policy.Enforce {
 		return
 	}
 	if err := o.group.Freeze(true); err != nil {
-		log.Error("the agent cannot be frozen and is killed", "error", err)
+		o.host.options.Log.Error("the agent cannot be frozen and is killed", "agent", o.id, "error", err)
 		o.kill("it could not be frozen when its visa ended")
 	}
 }

@@ -96,7 +96,7 @@ func (h *Host) NetworkEvent(e netguard.Event) {
 func (h *Host) NameRefused(q dns.Query) {
 	v := journal.Verdict{
 		Time: q.Time.UnixNano(), Layer: "dns", Operation: "resolve",
-		Target: q.Name + " " + q.Type + "/" + q.Protocol, Rule: q.Reason, Count: max(q.Count, 1),
+		Target: q.Name + " " + q.Type + "/" + q.Protocol, Rule: nameRule(q.Reason), Count: max(q.Count, 1),
 	}
 	h.outside(v, q.CgroupID, q.Mode)
 }
@@ -130,6 +130,14 @@ func networkTarget(e netguard.Event) string {
 		return e.Destination.Addr().String() + "/" + e.Protocol
 	}
 	return e.Destination.String() + "/" + e.Protocol
+}
+
+// nameRule is reasonRule for names.
+func nameRule(reason string) string {
+	if reason == dns.NotGranted {
+		return ""
+	}
+	return reason
 }
 
 // reasonRule says in the verdict's Rule why it was refused, where it is not that nothing grants it.

@@ -201,13 +201,28 @@ func (d *daemon) attachGuard(context.Context) (err error) {
 	return nil
 }
 
-// leaveNothing takes pins and cgroup away where no agent needs them any more.
+// leaveNothing takes pins and cgroup away where no agent needs them any more. One that ended while raypherd did may still have its
+// folder, empty.
 func (d *daemon) leaveNothing() error {
-	names, err := d.cgroups.Agents()
-	if err != nil || len(names) > 0 {
+	lives, err := inhabited(d.cgroups)
+	if err != nil || lives {
 		return err
 	}
 	return errors.Join(d.guard.Unpin(), d.cgroups.Remove())
+}
+
+// inhabited says whether a process lives in any agent.
+func inhabited(p *cgroup.Parent) (bool, error) {
+	names, err := p.Agents()
+	if err != nil {
+		return false, err
+	}
+	for _, name := range names {
+		if group, err := p.Find(name); err == nil && group.Populated() {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 func (d *daemon) openAgents(context.Context) error {

@@ -199,6 +199,11 @@ func TestTheEnclaveGoesAway(t *testing.T) {
 	if !p.frozen(id) {
 		t.Error("a closed agent is not frozen")
 	}
+	// The agent's user owns the file, for the warden: another program of that user may thaw what is closed, for a moment.
+	if err := os.WriteFile(filepath.Join(p.cgroupPath(), id, "cgroup.freeze"), []byte("0"), 0); err != nil {
+		t.Fatal(err)
+	}
+	p.eventually("an agent that was thawed while closed is frozen again", func() bool { return p.frozen(id) })
 
 	p.ownEnclave()
 	p.eventually("the agent goes on", func() bool { return p.state(id) == "running" })

@@ -140,6 +140,9 @@ func TestLaunchesThatAreRefused(t *testing.T) {
 					tt.change(o.Launch)
 				}
 			})
+			if strings.Contains(words, "invalid: ") {
+				t.Errorf("refused with %q, which says what the place of the mistake says", words)
+			}
 			for _, want := range tt.want {
 				if !strings.Contains(words, want) {
 					t.Errorf("refused with %q, which lacks %q", words, want)

@@ -83,14 +83,12 @@ func sweepOne(left instance.Paths) error {
 		return err
 	}
 	defer cgroups.Close()
-	names, err := cgroups.Agents()
+	lives, err := inhabited(cgroups)
 	if err != nil {
 		return err
 	}
-	for _, name := range names {
-		if group, err := cgroups.Find(name); err == nil && group.Populated() {
-			return errPopulated
-		}
+	if lives {
+		return errPopulated
 	}
 	return errors.Join(cgroups.Remove(), removePins(left.Pins), os.RemoveAll(left.Run))
 }

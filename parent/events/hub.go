@@ -23,8 +23,9 @@ import (
 const (
 	foldFor     = time.Second            // equal verdicts within this time become one entry
 	foldTick    = 100 * time.Millisecond // how often finished folds are looked for
-	agentBurst  = 512                    // entries of one agent at once, before its verdicts are told apart no longer
-	agentRate   = 20.0                   // and so many a second in the long run: an agent must not fill the disk
+	burst       = 256                    // entries of one agent for one operation at once, before these are told apart no longer
+	rate        = 5.0                    // and so many a second in the long run: an agent must not fill the disk
+	maxKinds    = 64                     // operations of one agent that have such a budget of their own; the others share one
 	maxCounters = 4096
 	maxPending  = 65536           // verdicts that wait to be recorded
 	maxBatch    = 256             // verdicts in one call to the enclave
@@ -33,7 +34,8 @@ const (
 	retryAfter  = time.Second     // after a call that failed
 )
 
-// ManyTargets stands for the targets of an agent that tried more different things in a second than are told apart.
+// ManyTargets stands for the targets of an agent that tried more different things with one operation than are told apart. Their
+// number is exact, their names are gone; those of its other operations are not.
 const ManyTargets = "(other targets)"
 
 // ErrRefused says that the enclave found a verdict malformed: there is no use in sending it again.
@@ -78,22 +80,51 @@ type key struct {
 	asPassed                                 bool
 }
 
-// agentFolds are the open folds of one agent, and how many entries it may still cause.
+// agentFolds are the open folds of one agent, and how many entries it may still cause, by kind.
 type agentFolds struct {
-	folds map[key]*fold
+	folds   map[key]*fold
+	budgets map[kind]*budget
+}
+
+// kind is what a budget is for: a flood of one kind must not take the names from another. What an agent is let do counts apart
+// from what it is refused.
+type kind struct{ decision, layer, operation string }
+
+func (k key) kind() kind { return kind{k.decision, k.layer, k.operation} }
+
+type budget struct {
 	left  float64
 	since time.Time
 }
 
-// take uses up one entry, if there is one.
-func (a *agentFolds) take(now time.Time) bool {
-	a.left = min(agentBurst, a.left+agentRate*now.Sub(a.since).Seconds())
-	a.since = now
-	if a.left < 1 {
+// take uses up one entry of a kind, if there is one.
+func (a *agentFolds) take(of kind, now time.Time) bool {
+	b := a.budgets[of]
+	if b == nil && len(a.budgets) >= maxKinds {
+		of = kind{}
+		b = a.budgets[of]
+	}
+	if b == nil {
+		b = &budget{left: burst, since: now}
+		a.budgets[of] = b
+	}
+	b.left = min(burst, b.left+rate*now.Sub(b.since).Seconds())
+	b.since = now
+	if b.left < 1 {
 		return false
 	}
-	a.left--
+	b.left--
 	return true
+}
+
+// idle says whether nothing is remembered of the agent that a new one would not have.
+func (a *agentFolds) idle(now time.Time) bool {
+	for _, b := range a.budgets {
+		if b.left+rate*now.Sub(b.since).Seconds() < burst {
+			return false
+		}
+	}
+	return len(a.folds) == 0
 }
 
 // fold counts what is equal to a verdict that has gone out.
@@ -141,12 +172,12 @@ func (h *Hub) Report(v journal.Verdict, notify func(journal.Verdict)) {
 func (h *Hub) foldIn(v *journal.Verdict, notify func(journal.Verdict), now time.Time) bool {
 	agent := h.folds[v.AgentID]
 	if agent == nil {
-		agent = &agentFolds{folds: make(map[key]*fold), left: agentBurst, since: now}
+		agent = &agentFolds{folds: make(map[key]*fold), budgets: make(map[kind]*budget)}
 		h.folds[v.AgentID] = agent
 	}
 	k := keyOf(v)
 	f := agent.folds[k]
-	if f == nil && agent.take(now) {
+	if f == nil && agent.take(k.kind(), now) {
 		agent.folds[k] = &fold{until: now.Add(foldFor), notify: notify}
 		return true
 	}
@@ -259,7 +290,7 @@ func (h *Hub) tick(now time.Time, all bool) {
 				delete(agent.folds, k)
 				continue
 			}
-			if k.target != ManyTargets && !all && !agent.take(now) {
+			if k.target != ManyTargets && !all && !agent.take(k.kind(), now) {
 				agent.coarse(&f.verdict, f.notify, now)
 				delete(agent.folds, k)
 				continue
@@ -271,7 +302,7 @@ func (h *Hub) tick(now time.Time, all bool) {
 			f.verdict, f.notify = journal.Verdict{}, nil
 			f.until = now.Add(foldFor)
 		}
-		if idle := now.Sub(agent.since).Seconds() * agentRate; len(agent.folds) == 0 && agent.left+idle >= agentBurst {
+		if agent.idle(now) {
 			delete(h.folds, id)
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -125,17 +127,24 @@ func TestManyTargetsOfOneAgentAreBounded(t *testing.T) {
 	e := &enclave{}
 	h, stop := run(t, e, filepath.Join(t.TempDir(), "spool"))
 	const tried = 20000
+	other := verdict("flood", "10.0.0.1:443/tcp")
+	other.Layer, other.Operation = "cgroup/connect4", "connect"
 	for i := range tried {
 		h.Report(verdict("flood", filepath.Join("/x", time.Duration(i).String())), nil)
 	}
+	h.Report(other, nil)
 	h.Report(verdict("calm", "/etc/shadow"), nil)
 	stop()
-	if n := sum(e.all()); n != tried+1 {
-		t.Errorf("entries stand for %d verdicts, want %d", n, tried+1)
+	if n := sum(e.all()); n != tried+2 {
+		t.Errorf("entries stand for %d verdicts, want %d", n, tried+2)
 	}
 	// The burst, what the rate allows in this time, and one a second for the rest: the flood took seconds at most.
-	if n := len(e.all()); n > agentBurst+100 {
+	if n := len(e.all()); n > burst+100 {
 		t.Errorf("%d entries for one flood", n)
+	}
+	// What the agent did with another operation keeps its name.
+	if !slices.ContainsFunc(e.all(), func(v journal.Verdict) bool { return v.AgentID == "flood" && v.Target == other.Target }) {
+		t.Errorf("a flood of %s erased the name of a %s", verdict("", "").Operation, other.Operation)
 	}
 	calm := 0
 	for _, v := range e.all() {
@@ -145,6 +154,27 @@ func TestManyTargetsOfOneAgentAreBounded(t *testing.T) {
 	}
 	if calm != 1 {
 		t.Errorf("%d entries of the calm agent, want 1", calm)
+	}
+}
+
+// However many operations an agent names, its entries are bounded, and none is uncounted.
+func TestManyOperationsOfOneAgentAreBounded(t *testing.T) {
+	e := &enclave{}
+	h, stop := run(t, e, filepath.Join(t.TempDir(), "spool"))
+	const operations, each = 4 * maxKinds, 2 * burst
+	for i := range operations {
+		for j := range each {
+			v := verdict("flood", strconv.Itoa(j))
+			v.Operation = "operation-" + strconv.Itoa(i)
+			h.Report(v, nil)
+		}
+	}
+	stop()
+	if n := sum(e.all()); n != operations*each {
+		t.Errorf("entries stand for %d verdicts, want %d", n, operations*each)
+	}
+	if n := len(e.all()); n > (maxKinds+1)*(burst+100)+operations*100 {
+		t.Errorf("%d entries", n)
 	}
 }
 

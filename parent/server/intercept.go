@@ -100,9 +100,10 @@ func code(err error) codes.Code {
 	return codes.Internal
 }
 
-// words is the error's text without the wrapping that gRPC puts around a status.
+// words is the error's text without the wrapping that gRPC puts around a status, and without the word that the status code says
+// already: a mistake in a file begins with its place.
 func words(err error) string {
-	text := err.Error()
+	text := strings.TrimPrefix(err.Error(), agents.ErrInvalid.Error()+": ")
 	var inner interface{ GRPCStatus() *status.Status }
 	if errors.As(err, &inner) {
 		if wrapped, ok := inner.(error); ok {
