@@ -10,6 +10,9 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/raypher/raypher/parent/cgroup"
+	"github.com/raypher/raypher/parent/instance"
 )
 
 // patience is how long a part of the pair may take to listen, and to end.
@@ -174,5 +177,29 @@ func (p *Pair) Close() {
 		late.Stop()
 	}
 	p.parent, p.enclave = nil, nil
+	if err := p.sweep(); err != nil {
+		fmt.Fprintln(p.log, "something of the pair is left:", err)
+	}
 	p.log.Close()
+}
+
+// sweep ends the agents that are left and takes cgroup and pins away, which a raypherd leaves in place for the next one when it is
+// killed, or ended while there are agents.
+func (p *Pair) sweep() error {
+	paths, err := instance.At(p.Run, p.State)
+	if err != nil {
+		return err
+	}
+	cgroups, err := cgroup.Open(paths.Cgroup)
+	if err != nil {
+		return err
+	}
+	defer cgroups.Close()
+	names, err := cgroups.Agents()
+	for _, name := range names {
+		if group, findErr := cgroups.Find(name); findErr == nil {
+			err = errors.Join(err, group.Kill())
+		}
+	}
+	return errors.Join(err, cgroups.Remove(), os.RemoveAll(paths.Pins))
 }
