@@ -15,7 +15,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/raypher/raypher/journal"
 	"github.com/raypher/raypher/parent/guard/floor"
 	"github.com/raypher/raypher/policy"
 )
