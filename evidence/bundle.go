@@ -14,12 +14,10 @@
 package evidence
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 
-	"github.com/fxamacker/cbor/v2"
-
+	"github.com/raypher/raypher/internal/strictcbor"
 	"github.com/raypher/raypher/journal"
 	"github.com/raypher/raypher/visa"
 )
@@ -39,38 +37,13 @@ type Bundle struct {
 // ErrMalformed means that something is no bundle.
 var ErrMalformed = errors.New("evidence malformed")
 
-var (
-	encoding = must(cbor.CoreDetEncOptions().EncMode())
-	decoding = must(cbor.DecOptions{
-		DupMapKey:         cbor.DupMapKeyEnforcedAPF,
-		IndefLength:       cbor.IndefLengthForbidden,
-		TagsMd:            cbor.TagsForbidden,
-		UTF8:              cbor.UTF8RejectInvalid,
-		FieldNameMatching: cbor.FieldNameMatchingCaseSensitive,
-		MaxNestedLevels:   8,
-		MaxArrayElements:  64,
-		MaxMapPairs:       64,
-		ExtraReturnErrors: cbor.ExtraDecErrorUnknownField,
-	}.DecMode())
-)
-
-func must[T any](v T, err error) T {
-	if err != nil {
-		panic(err) // constant options: cannot fail once it has worked
-	}
-	return v
-}
-
 // Encode returns the bundle as CBOR.
 func (b *Bundle) Encode() ([]byte, error) {
 	c := *b
 	if c.Receipt.Path == nil {
 		c.Receipt.Path = []journal.Hash{}
 	}
-	raw, err := encoding.Marshal(&c)
-	if err != nil {
-		return nil, fmt.Errorf("evidence: %w", err)
-	}
+	raw := strictcbor.Encode(&c)
 	if len(raw) > MaxSize {
 		return nil, fmt.Errorf("evidence: %d bytes, the limit is %d", len(raw), MaxSize)
 	}
@@ -83,12 +56,8 @@ func Decode(data []byte) (*Bundle, error) {
 		return nil, fmt.Errorf("%w: %d bytes, expected 1 to %d", ErrMalformed, len(data), MaxSize)
 	}
 	b := new(Bundle)
-	if err := decoding.Unmarshal(data, b); err != nil {
+	if err := strictcbor.Decode(data, MaxSize, b); err != nil {
 		return nil, fmt.Errorf("%w: %v", ErrMalformed, err)
-	}
-	again, err := encoding.Marshal(b)
-	if err != nil || !bytes.Equal(again, data) {
-		return nil, fmt.Errorf("%w: not the deterministic encoding", ErrMalformed)
 	}
 	return b, nil
 }

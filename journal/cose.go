@@ -9,6 +9,8 @@ import (
 	"math/big"
 
 	"github.com/fxamacker/cbor/v2"
+
+	"github.com/raypher/raypher/internal/strictcbor"
 )
 
 // The header of a COSE_Sign1 as this package writes it. It is the only form it reads.
@@ -62,7 +64,7 @@ func signMessage(typ string, structure uint64, payload []byte, signer Signer) ([
 	if len(signature) != signatureSize {
 		return nil, fmt.Errorf("sign: the signer returned %d bytes instead of %d (r || s)", len(signature), signatureSize)
 	}
-	body := encode(sign1{Protected: protected, Unprotected: map[int64]cbor.RawMessage{}, Payload: payload, Signature: signature})
+	body := strictcbor.Encode(sign1{Protected: protected, Unprotected: map[int64]cbor.RawMessage{}, Payload: payload, Signature: signature})
 	return append([]byte{tagSign1}, body...), nil
 }
 
@@ -71,7 +73,7 @@ func protectedFor(typ string, structure uint64, public *ecdsa.PublicKey) ([]byte
 	if err != nil {
 		return nil, err
 	}
-	return encode(protectedHeader{Algorithm: algorithmES256, KeyID: key.ID(), Type: typ, Structure: structure}), nil
+	return strictcbor.Encode(protectedHeader{Algorithm: algorithmES256, KeyID: key.ID(), Type: typ, Structure: structure}), nil
 }
 
 // message is a COSE_Sign1 whose form was checked and whose signature was not.
@@ -91,7 +93,7 @@ func parseMessage(typ string, structure uint64, data []byte, limit int) (*messag
 		return nil, errors.New("not a COSE_Sign1 (tag 18)")
 	}
 	var m sign1
-	if err := decodeStrict(data[1:], limit, &m); err != nil {
+	if err := strictcbor.Decode(data[1:], limit, &m); err != nil {
 		return nil, err
 	}
 	if len(m.Unprotected) != 0 || m.Unprotected == nil {
@@ -101,7 +103,7 @@ func parseMessage(typ string, structure uint64, data []byte, limit int) (*messag
 		return nil, errors.New("no payload, or the signature does not have 64 bytes")
 	}
 	var h protectedHeader
-	if err := decodeStrict(m.Protected, limit, &h); err != nil {
+	if err := strictcbor.Decode(m.Protected, limit, &h); err != nil {
 		return nil, fmt.Errorf("protected header: %w", err)
 	}
 	if h.Algorithm != algorithmES256 || h.Type != typ || h.Structure != structure {
@@ -125,7 +127,7 @@ func (m *message) verify(key *Key) error {
 
 // digestToSign is the SHA-256 of the Sig_structure (RFC 9052, section 4.4).
 func digestToSign(protected, payload []byte) [32]byte {
-	return sha256.Sum256(encode(toBeSigned{Context: "Signature1", Protected: protected, External: []byte{}, Payload: payload}))
+	return sha256.Sum256(strictcbor.Encode(toBeSigned{Context: "Signature1", Protected: protected, External: []byte{}, Payload: payload}))
 }
 
 // VerifySignature checks a raw signature r || s on a SHA-256 digest.

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/raypher/raypher/internal/cborscan"
+	"github.com/raypher/raypher/internal/strictcbor"
 )
 
 // Type says what the payload of an entry is. Numbers are never reused; docs/protocol.md is the registry.
@@ -79,7 +80,7 @@ func (e Entry) Encode() ([]byte, error) {
 	if e.Payload == nil {
 		e.Payload = []byte{} // an empty byte string, not null
 	}
-	raw := encode(e)
+	raw := strictcbor.Encode(e)
 	if len(raw) > MaxEntrySize {
 		return nil, fmt.Errorf("journal entry: %d bytes, the limit is %d", len(raw), MaxEntrySize)
 	}
@@ -102,7 +103,7 @@ func Decode(raw []byte) (Entry, error) {
 	c.Key(3)
 	e.Payload = c.Bytes()
 	if !c.End() {
-		return Entry{}, fmt.Errorf("journal entry: %w", errEncoding)
+		return Entry{}, fmt.Errorf("journal entry: %w", strictcbor.ErrEncoding)
 	}
 	if e.Type == 0 {
 		return Entry{}, fmt.Errorf("journal entry: no type")

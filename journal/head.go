@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/raypher/raypher/internal/strictcbor"
 )
 
 // Head is a tree head: what the tree of an epoch was at a size.
@@ -29,7 +31,7 @@ func SignHead(h Head, signer Signer) ([]byte, error) {
 	if err := h.check(); err != nil {
 		return nil, fmt.Errorf("tree head: %w", err)
 	}
-	signed, err := signMessage(headType, vdsRFC9162, encode(&h), signer)
+	signed, err := signMessage(headType, vdsRFC9162, strictcbor.Encode(&h), signer)
 	if err != nil {
 		return nil, fmt.Errorf("tree head: %w", err)
 	}
@@ -65,7 +67,7 @@ func parseHead(signed []byte) (*message, *Head, error) {
 		return nil, nil, fmt.Errorf("tree head: %w", err)
 	}
 	var h Head
-	if err := decodeStrict(m.payload, MaxSignedHeadSize, &h); err != nil {
+	if err := strictcbor.Decode(m.payload, MaxSignedHeadSize, &h); err != nil {
 		return nil, nil, fmt.Errorf("tree head: %w", err)
 	}
 	if err := h.check(); err != nil {

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/raypher/raypher/internal/strictcbor"
 )
 
 // KeyEvidence says why a key may be believed to belong to an enclave of a tier. What the document is depends on the tier;
@@ -30,12 +32,12 @@ func (e *KeyEvidence) check() error {
 }
 
 // Encode returns the evidence as CBOR.
-func (e *KeyEvidence) Encode() []byte { return encode(e) }
+func (e *KeyEvidence) Encode() []byte { return strictcbor.Encode(e) }
 
 // DecodeKeyEvidence reads what Encode made. The document is not looked into.
 func DecodeKeyEvidence(data []byte) (*KeyEvidence, error) {
 	var e KeyEvidence
-	if err := decodeStrict(data, MaxKeyEvidenceSize+64, &e); err != nil {
+	if err := strictcbor.Decode(data, MaxKeyEvidenceSize+64, &e); err != nil {
 		return nil, fmt.Errorf("key evidence: %w", err)
 	}
 	if err := e.check(); err != nil {
@@ -67,7 +69,7 @@ func SignStatement(signer Signer, epoch EpochID, configuration Hash, nonce []byt
 		return nil, fmt.Errorf("key statement: a nonce of %d bytes, the limit is %d", len(nonce), MaxNonceSize)
 	}
 	s := Statement{Tier: TierSoftware, PublicKey: key.PKIX(), Epoch: epoch, ConfigurationHash: configuration, Nonce: nonce, Time: at.UnixNano()}
-	document, err := signMessage(statementType, 0, encode(&s), signer)
+	document, err := signMessage(statementType, 0, strictcbor.Encode(&s), signer)
 	if err != nil {
 		return nil, fmt.Errorf("key statement: %w", err)
 	}
@@ -82,7 +84,7 @@ func VerifyStatement(document []byte) (*Statement, *Key, error) {
 		return nil, nil, fmt.Errorf("key statement: %w", err)
 	}
 	var s Statement
-	if err := decodeStrict(m.payload, MaxKeyEvidenceSize, &s); err != nil {
+	if err := strictcbor.Decode(m.payload, MaxKeyEvidenceSize, &s); err != nil {
 		return nil, nil, fmt.Errorf("key statement: %w", err)
 	}
 	if s.Tier != TierSoftware || len(s.Nonce) > MaxNonceSize {

@@ -3,6 +3,8 @@ package journal
 import (
 	"errors"
 	"fmt"
+
+	"github.com/raypher/raypher/internal/strictcbor"
 )
 
 // EpochStart is the payload of entry 0 of each epoch: who signs it, and what it follows.
@@ -29,13 +31,13 @@ func (s *EpochStart) Encode() ([]byte, error) {
 	if err := s.check(); err != nil {
 		return nil, fmt.Errorf("epoch entry: %w", err)
 	}
-	return encode(s), nil
+	return strictcbor.Encode(s), nil
 }
 
 // DecodeEpochStart reads the payload of an entry of TypeEpoch. It checks the form of the key, not the evidence.
 func DecodeEpochStart(payload []byte) (*EpochStart, error) {
 	var s EpochStart
-	if err := decodeStrict(payload, MaxEntrySize, &s); err != nil {
+	if err := strictcbor.Decode(payload, MaxEntrySize, &s); err != nil {
 		return nil, fmt.Errorf("epoch entry: %w", err)
 	}
 	if err := s.check(); err != nil {
@@ -73,12 +75,12 @@ type CeilingInstalled struct {
 }
 
 // Encode returns the payload.
-func (c CeilingInstalled) Encode() []byte { return encode(c) }
+func (c CeilingInstalled) Encode() []byte { return strictcbor.Encode(c) }
 
 // DecodeCeilingInstalled reads the payload of an entry of TypeCeiling.
 func DecodeCeilingInstalled(payload []byte) (CeilingInstalled, error) {
 	var c CeilingInstalled
-	if err := decodeStrict(payload, 64, &c); err != nil {
+	if err := strictcbor.Decode(payload, 64, &c); err != nil {
 		return CeilingInstalled{}, fmt.Errorf("ceiling entry: %w", err)
 	}
 	return c, nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/raypher/raypher/internal/cborscan"
+	"github.com/raypher/raypher/internal/strictcbor"
 )
 
 // Receipt proves that an entry lies at an index of the tree under a signed head.
@@ -70,7 +71,7 @@ func DecodeReceipt(data []byte) (*Receipt, error) {
 	c.Key(4)
 	r.SignedHead = c.Bytes()
 	if !c.End() {
-		return nil, fmt.Errorf("receipt: %w", errEncoding)
+		return nil, fmt.Errorf("receipt: %w", strictcbor.ErrEncoding)
 	}
 	return r, nil
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/raypher/raypher/internal/strictcbor"
 )
 
 // Bounds of a verdict's strings, in bytes.
@@ -24,13 +26,13 @@ func EncodeVerdict(v Verdict) ([]byte, error) {
 	if err := v.check(); err != nil {
 		return nil, fmt.Errorf("verdict: %w", err)
 	}
-	return encode(&v), nil
+	return strictcbor.Encode(&v), nil
 }
 
 // DecodeVerdict reads a verdict from outside: unknown keys, other encodings and what exceeds the bounds are refused.
 func DecodeVerdict(data []byte) (Verdict, error) {
 	var v Verdict
-	if err := decodeStrict(data, maxVerdictSize, &v); err != nil {
+	if err := strictcbor.Decode(data, maxVerdictSize, &v); err != nil {
 		return Verdict{}, fmt.Errorf("verdict: %w", err)
 	}
 	if err := v.check(); err != nil {

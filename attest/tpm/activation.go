@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/raypher/raypher/attest"
+	"github.com/raypher/raypher/internal/strictcbor"
 	"github.com/raypher/raypher/journal"
 )
 
@@ -94,7 +95,7 @@ const (
 
 func (a Activation) digest() [32]byte {
 	a.Signature = []byte{}
-	return sha256.Sum256(append([]byte(activationDomain), must(encoding.Marshal(&a))...))
+	return sha256.Sum256(append([]byte(activationDomain), strictcbor.Encode(&a)...))
 }
 
 // Record returns the encoded record of a challenge that was finished without an error.
@@ -115,14 +116,14 @@ func (c *Challenge) Record(key *ecdsa.PrivateKey, at time.Time) ([]byte, error) 
 	a.Signature = make([]byte, SignatureSize)
 	r.FillBytes(a.Signature[:32])
 	s.FillBytes(a.Signature[32:])
-	return encoding.Marshal(&a)
+	return strictcbor.Encode(&a), nil
 }
 
 // ParseActivation reads a record and verifies its signature by the key that it names. Whether that key is trusted is another
 // question.
 func ParseActivation(data []byte) (*Activation, *ecdsa.PublicKey, error) {
 	var a Activation
-	if err := decodeStrict(data, MaxStructureSize, &a); err != nil {
+	if err := strictcbor.Decode(data, MaxStructureSize, &a); err != nil {
 		return nil, nil, attest.Refuse(CheckActivation, "record: %w", err)
 	}
 	if len(a.AKName) != nameSize {
@@ -181,13 +182,13 @@ type Message struct {
 
 // Message returns the part of a challenge that goes to the machine.
 func (c *Challenge) Message() []byte {
-	return must(encoding.Marshal(&Message{c.Credential, c.Secret}))
+	return strictcbor.Encode(&Message{c.Credential, c.Secret})
 }
 
 // ParseMessage reads what Message made.
 func ParseMessage(data []byte) (*Message, error) {
 	var m Message
-	if err := decodeStrict(data, MaxStructureSize, &m); err != nil {
+	if err := strictcbor.Decode(data, MaxStructureSize, &m); err != nil {
 		return nil, attest.Refuse(CheckFormat, "challenge: %w", err)
 	}
 	return &m, nil
@@ -202,13 +203,13 @@ type kept struct {
 
 // Keep returns a challenge that waits for its answer, for a verifier that ends in between: a secret.
 func (c *Challenge) Keep() []byte {
-	return must(encoding.Marshal(&kept{c.certificate, c.name, c.expected}))
+	return strictcbor.Encode(&kept{c.certificate, c.name, c.expected})
 }
 
 // Resume reads what Keep made. The caller removes it, so that it is used once.
 func Resume(data []byte) (*Challenge, error) {
 	var k kept
-	if err := decodeStrict(data, 2*MaxCertificateSize, &k); err != nil {
+	if err := strictcbor.Decode(data, 2*MaxCertificateSize, &k); err != nil {
 		return nil, attest.Refuse(CheckFormat, "kept challenge: %w", err)
 	}
 	if len(k.Expected) != SecretSize || len(k.Name) != nameSize {
@@ -218,12 +219,12 @@ func Resume(data []byte) (*Challenge, error) {
 }
 
 // Encode returns the identity as CBOR.
-func (id *Identity) Encode() []byte { return must(encoding.Marshal(id)) }
+func (id *Identity) Encode() []byte { return strictcbor.Encode(id) }
 
 // ParseIdentity reads what Encode made. Nothing that it says is verified.
 func ParseIdentity(data []byte) (*Identity, error) {
 	var id Identity
-	if err := decodeStrict(data, MaxCertificateSize+2*MaxStructureSize, &id); err != nil {
+	if err := strictcbor.Decode(data, MaxCertificateSize+2*MaxStructureSize, &id); err != nil {
 		return nil, attest.Refuse(CheckFormat, "identity: %w", err)
 	}
 	return &id, nil

@@ -1,14 +1,11 @@
 package tpm
 
 import (
-	"bytes"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 
-	"github.com/fxamacker/cbor/v2"
-
 	"github.com/raypher/raypher/attest"
+	"github.com/raypher/raypher/internal/strictcbor"
 	"github.com/raypher/raypher/journal"
 )
 
@@ -53,46 +50,6 @@ type PCR struct {
 	Value [32]byte `cbor:"2,keyasint"`
 }
 
-var (
-	encoding = must(cbor.CoreDetEncOptions().EncMode())
-	decoding = must(cbor.DecOptions{
-		DupMapKey:         cbor.DupMapKeyEnforcedAPF,
-		IndefLength:       cbor.IndefLengthForbidden,
-		TagsMd:            cbor.TagsForbidden,
-		UTF8:              cbor.UTF8RejectInvalid,
-		FieldNameMatching: cbor.FieldNameMatchingCaseSensitive,
-		MaxNestedLevels:   8,
-		MaxArrayElements:  64,
-		MaxMapPairs:       64,
-		ExtraReturnErrors: cbor.ExtraDecErrorUnknownField,
-	}.DecMode())
-)
-
-func must[T any](v T, err error) T {
-	if err != nil {
-		panic(err) // constant options: cannot fail once it has worked
-	}
-	return v
-}
-
-// decodeStrict takes only the deterministic encoding of v.
-func decodeStrict(data []byte, limit int, v any) error {
-	if len(data) > limit {
-		return fmt.Errorf("%d bytes, the limit is %d", len(data), limit)
-	}
-	if err := decoding.Unmarshal(data, v); err != nil {
-		return err
-	}
-	again, err := encoding.Marshal(v)
-	if err != nil {
-		return err
-	}
-	if !bytes.Equal(again, data) {
-		return errors.New("not in deterministic encoding")
-	}
-	return nil
-}
-
 // Encode returns the bundle as CBOR. Absent byte strings are encoded as empty ones.
 func (b *Bundle) Encode() ([]byte, error) {
 	c := *b
@@ -104,10 +61,7 @@ func (b *Bundle) Encode() ([]byte, error) {
 	if err := c.check(); err != nil {
 		return nil, attest.Refuse(CheckFormat, "%w", err)
 	}
-	data, err := encoding.Marshal(&c)
-	if err != nil {
-		return nil, attest.Refuse(CheckFormat, "%w", err)
-	}
+	data := strictcbor.Encode(&c)
 	if len(data) > MaxBundleSize {
 		return nil, attest.Refuse(CheckFormat, "%d bytes, the limit is %d", len(data), MaxBundleSize)
 	}
@@ -117,7 +71,7 @@ func (b *Bundle) Encode() ([]byte, error) {
 // Decode reads a bundle and checks its form and sizes; nothing that it says is verified. Refusals name CheckFormat.
 func Decode(data []byte) (*Bundle, error) {
 	var b Bundle
-	if err := decodeStrict(data, MaxBundleSize, &b); err != nil {
+	if err := strictcbor.Decode(data, MaxBundleSize, &b); err != nil {
 		return nil, attest.Refuse(CheckFormat, "%w", err)
 	}
 	if err := b.check(); err != nil {
@@ -182,6 +136,6 @@ func (b *Bundle) Qualifying() [32]byte {
 	}
 	h := sha256.New()
 	h.Write([]byte(qualifyingDomain))
-	h.Write(must(encoding.Marshal(&c)))
+	h.Write(strictcbor.Encode(&c))
 	return [32]byte(h.Sum(nil))
 }
