@@ -129,6 +129,24 @@ filesystem:
 	})
 }
 
+// TestDenyInProc: what is denied in /proc leaves the folders of processes open that did not exist when the agent started.
+func TestDenyInProc(t *testing.T) {
+	asUsers(t, func(t *testing.T, uid int) {
+		a := newAgent(t, uid, `
+mode: enforce
+filesystem: {read: ["/**"], exec: ["/**"], deny: [/proc/uptime, /proc/sys/kernel/**]}
+`)
+		results := a.probe([]action{
+			{"open", "/proc/self/comm", "r"}, {"open", "/proc/version", "r"},
+			{"open", "/proc/uptime", "r"}, {"open", "/proc/sys/kernel/ostype", "r"}, {"open", "/proc/sys/vm/swappiness", "r"},
+			{"exec", "/bin/cat", "/proc/self/status"},
+		})
+		if want := []string{"ok", "ok", "EACCES", "EACCES", "ok", "ok"}; !slices.Equal(results, want) {
+			t.Errorf("answered %q, want %q", results, want)
+		}
+	})
+}
+
 // TestKernelFilesMountedElsewhere: what the kernel offers in its own file systems is never written, also where somebody mounted
 // them inside a granted tree.
 func TestKernelFilesMountedElsewhere(t *testing.T) {

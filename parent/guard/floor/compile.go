@@ -81,6 +81,11 @@ func (c *compiler) grant(rule policy.FloorRule, cuts []string) {
 			c.plan.Notes = append(c.plan.Notes, fmt.Sprintf("%s inside %s is decided at each call; landlock does not hold it", cut, rule.Rule))
 			continue
 		}
+		if within(topmost, "/proc") && rule.Access&policy.Write == 0 {
+			// Folders of processes come and go: /proc can only be granted as a whole.
+			c.plan.Notes = append(c.plan.Notes, fmt.Sprintf("%s inside %s is decided at each call; landlock does not hold it", cut, rule.Rule))
+			continue
+		}
 		excluded = append(excluded, topmost)
 	}
 	c.beside(rule.Path, excluded, rule.Access)
