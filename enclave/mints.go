@@ -5,12 +5,12 @@ import (
 	"errors"
 	"io"
 	"sync"
-	"sync/atomic"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/raypher/raypher/enclave/mint"
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
 )
 
@@ -18,7 +18,7 @@ import (
 const (
 	MaxBundled   = 256     // requests in one message
 	MaxMinting   = 1024    // requests of all streams that are being answered; more wait unread
-	keptWorkers  = 128     // goroutines that wait for the next request
+	keptWorkers  = 128     // goroutines that wait for the next request that needs one
 	bundledBytes = 1 << 20 // of results in one message, as soon as they exceed it; one result is much smaller
 )
 
@@ -26,27 +26,24 @@ const (
 // touch the others. Results that are ready together, as a group commit makes them, travel together.
 func (s *Server) MintStream(stream enclavev1.Enclave_MintStreamServer) error {
 	ctx, cancel := context.WithCancel(stream.Context())
-	results := &outbox{changed: make(chan struct{}, 1), room: make(chan struct{}, MaxMinting)}
+	results := newOutbox()
 	sent := make(chan error, 1)
 	go func() {
-		err := results.send(ctx, stream)
-		cancel()
-		sent <- err
+		defer cancel()
+		sent <- results.send(ctx, stream)
 	}()
-	var workers sync.WaitGroup
-	err := s.receive(ctx, stream, results, &workers)
-	workers.Wait() // each ends with its own deadline, or earlier with the stream
-	results.close()
-	sendErr := <-sent
-	cancel()
+	err := s.receive(ctx, stream, results)
 	if errors.Is(err, io.EOF) {
-		return sendErr
+		results.close() // what was asked is answered first
+		return <-sent
 	}
+	cancel()
+	<-sent
 	return err
 }
 
-// receive reads bundles and starts a worker for each request.
-func (s *Server) receive(ctx context.Context, stream enclavev1.Enclave_MintStreamServer, results *outbox, workers *sync.WaitGroup) error {
+// receive reads bundles and sees to each request in them.
+func (s *Server) receive(ctx context.Context, stream enclavev1.Enclave_MintStreamServer, results *outbox) error {
 	for {
 		bundle, err := stream.Recv()
 		if err != nil {
@@ -56,36 +53,13 @@ func (s *Server) receive(ctx context.Context, stream enclavev1.Enclave_MintStrea
 		if len(requests) == 0 || len(requests) > MaxBundled {
 			return status.Errorf(codes.InvalidArgument, "mint stream: %d requests in one message, use 1 to %d", len(requests), MaxBundled)
 		}
-		if err := s.answer(ctx, requests, results, workers); err != nil {
-			return err
+		for _, request := range requests {
+			if !acquire(ctx, results.room) || !acquire(ctx, s.minting) {
+				return ctx.Err()
+			}
+			s.answer(ctx, request, results)
 		}
 	}
-}
-
-// answer starts a worker for each request of a bundle. They came together and share one deadline.
-func (s *Server) answer(ctx context.Context, requests []*enclavev1.NumberedMintRequest, results *outbox, workers *sync.WaitGroup) error {
-	deadline, cancel := context.WithTimeout(ctx, CallTimeout)
-	left := new(atomic.Int64)
-	left.Store(int64(len(requests)))
-	done := func(n int) {
-		if left.Add(int64(-n)) == 0 {
-			cancel()
-		}
-	}
-	for i, request := range requests {
-		if !acquire(ctx, results.room) || !acquire(ctx, s.minting) {
-			done(len(requests) - i)
-			return ctx.Err()
-		}
-		workers.Add(1)
-		s.work(func() {
-			defer workers.Done()
-			results.put(s.mintOne(deadline, request))
-			<-s.minting
-			done(1)
-		})
-	}
-	return nil
 }
 
 func acquire(ctx context.Context, tokens chan struct{}) bool {
@@ -97,8 +71,61 @@ func acquire(ctx context.Context, tokens chan struct{}) bool {
 	}
 }
 
-// work runs a job beside the caller, on a goroutine that has nothing to do where there is one: growing the stack of a new one
-// costs a twentieth of a visa.
+// answer puts the result of a request into the outbox, sooner or later. A request like an earlier one goes into the journal
+// from here; one that has to be narrowed first gets a goroutine.
+func (s *Server) answer(ctx context.Context, request *enclavev1.NumberedMintRequest, results *outbox) {
+	number := request.GetNumber()
+	taken, err := s.tryMint(request.GetRequest(), func(t *mint.Ticket) {
+		results.put(func() *enclavev1.MintResult {
+			reply, err := s.visa(t)
+			return result(number, reply, err)
+		})
+		<-s.minting
+	})
+	if taken {
+		return
+	}
+	if err != nil {
+		results.put(func() *enclavev1.MintResult { return result(number, nil, err) })
+		<-s.minting
+		return
+	}
+	s.work(func() {
+		ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+		defer cancel()
+		reply, err := s.mintNow(ctx, request.GetRequest())
+		results.put(func() *enclavev1.MintResult { return result(number, reply, err) })
+		<-s.minting
+	})
+}
+
+func result(number uint64, reply *enclavev1.MintReply, err error) *enclavev1.MintResult {
+	if err != nil {
+		told := status.Convert(asStatus(err))
+		return &enclavev1.MintResult{Number: number, Code: uint32(told.Code()), Message: told.Message()}
+	}
+	return &enclavev1.MintResult{Number: number, Reply: reply}
+}
+
+// The next three turn a panic into an error of the one request. The interceptors see only the goroutine of the stream.
+
+func (s *Server) tryMint(r *enclavev1.MintRequest, then func(*mint.Ticket)) (taken bool, err error) {
+	defer s.recovered(enclavev1.Enclave_MintStream_FullMethodName, &err)
+	return s.mint.TryMint(r, then)
+}
+
+func (s *Server) mintNow(ctx context.Context, r *enclavev1.MintRequest) (reply *enclavev1.MintReply, err error) {
+	defer s.recovered(enclavev1.Enclave_MintStream_FullMethodName, &err)
+	return s.mint.Mint(ctx, r)
+}
+
+func (s *Server) visa(t *mint.Ticket) (reply *enclavev1.MintReply, err error) {
+	defer s.recovered(enclavev1.Enclave_MintStream_FullMethodName, &err)
+	return t.Visa()
+}
+
+// work runs a job beside the caller, on a goroutine that has nothing to do where there is one, which has a stack of the right
+// size already.
 func (s *Server) work(job func()) {
 	select {
 	case s.jobs <- job:
@@ -123,23 +150,7 @@ func (s *Server) work(job func()) {
 	}
 }
 
-// mintOne answers one request of a bundle as Mint would have.
-func (s *Server) mintOne(ctx context.Context, request *enclavev1.NumberedMintRequest) *enclavev1.MintResult {
-	reply, err := s.mintGuarded(ctx, request.GetRequest())
-	result := &enclavev1.MintResult{Number: request.GetNumber(), Reply: reply}
-	if err != nil {
-		told := status.Convert(asStatus(err))
-		result.Reply, result.Code, result.Message = nil, uint32(told.Code()), told.Message()
-	}
-	return result
-}
-
-func (s *Server) mintGuarded(ctx context.Context, request *enclavev1.MintRequest) (reply *enclavev1.MintReply, err error) {
-	defer s.recovered(enclavev1.Enclave_MintStream_FullMethodName, &err)
-	return s.mint.Mint(ctx, request)
-}
-
-// outbox gathers results until the stream can take them.
+// outbox gathers what makes the results of one stream until the stream can take them.
 type outbox struct {
 	changed chan struct{} // holds one token when there is something to look at
 	// room holds a token for each request whose result was not sent yet: a parent that asks and does not read is not read
@@ -147,17 +158,23 @@ type outbox struct {
 	room chan struct{}
 
 	mu     sync.Mutex
-	ready  []*enclavev1.MintResult
+	ready  []func() *enclavev1.MintResult
 	closed bool
 }
 
-func (o *outbox) put(r *enclavev1.MintResult) {
+func newOutbox() *outbox {
+	return &outbox{changed: make(chan struct{}, 1), room: make(chan struct{}, MaxMinting)}
+}
+
+// put never blocks.
+func (o *outbox) put(r func() *enclavev1.MintResult) {
 	o.mu.Lock()
 	o.ready = append(o.ready, r)
 	o.mu.Unlock()
 	o.wake()
 }
 
+// close says that nothing more is asked.
 func (o *outbox) close() {
 	o.mu.Lock()
 	o.closed = true
@@ -172,28 +189,34 @@ func (o *outbox) wake() {
 	}
 }
 
-func (o *outbox) take() (ready []*enclavev1.MintResult, closed bool) {
+// take returns what is ready; last: the outbox is closed and nothing else will come.
+func (o *outbox) take() (ready []func() *enclavev1.MintResult, last bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	ready, o.ready = o.ready, nil
-	return ready, o.closed
+	return ready, o.closed && len(o.room) == len(ready)
 }
 
-// send sends what is ready until the outbox is closed and empty, or the stream ends.
+// send sends what is ready until the outbox is closed and everything was answered, or the stream ends.
 func (o *outbox) send(ctx context.Context, stream enclavev1.Enclave_MintStreamServer) error {
 	for {
-		ready, closed := o.take()
+		ready, last := o.take()
 		for len(ready) > 0 {
-			n := bundle(ready)
-			if err := stream.Send(&enclavev1.MintResults{Results: ready[:n]}); err != nil {
+			bundle := new(enclavev1.MintResults)
+			for size := 0; len(bundle.Results) < min(len(ready), MaxBundled) && size <= bundledBytes; {
+				r := ready[len(bundle.Results)]()
+				size += proto.Size(r)
+				bundle.Results = append(bundle.Results, r)
+			}
+			if err := stream.Send(bundle); err != nil {
 				return err
 			}
-			for range n {
+			ready = ready[len(bundle.Results):]
+			for range bundle.Results {
 				<-o.room
 			}
-			ready = ready[n:]
 		}
-		if closed {
+		if last {
 			return nil
 		}
 		select {
@@ -202,15 +225,4 @@ func (o *outbox) send(ctx context.Context, stream enclavev1.Enclave_MintStreamSe
 			return ctx.Err()
 		}
 	}
-}
-
-// bundle is how many results fit into one message.
-func bundle(ready []*enclavev1.MintResult) int {
-	bytes := 0
-	for i, r := range ready {
-		if bytes += proto.Size(r); i == MaxBundled || i > 0 && bytes > bundledBytes {
-			return i
-		}
-	}
-	return len(ready)
 }

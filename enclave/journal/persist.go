@@ -268,9 +268,19 @@ func (s *Sequencer) detach(a *attachment) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stream == a {
-		s.stream = nil
+		s.stream, s.detached = nil, time.Now()
 		s.opts.Log.Warn("journal store detached: nothing is minted until it is back", "epoch", s.opts.Epoch, "unacknowledged", len(s.unacked))
 		s.notify()
+		time.AfterFunc(AckTimeout, s.expire)
+	}
+}
+
+// expire ends the calls that wait for a store that has been gone for AckTimeout.
+func (s *Sequencer) expire() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stream == nil && time.Since(s.detached) >= AckTimeout {
+		s.abandon(ErrNoStore)
 	}
 }
 

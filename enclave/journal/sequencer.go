@@ -79,13 +79,16 @@ type Sequencer struct {
 	stopped  context.Context
 	wait     sync.WaitGroup
 
-	beginning sync.Mutex // one stream at a time attaches; taken before mu
+	gate      sync.RWMutex // held for writing by Close, for reading while TryAppend queues
+	beginning sync.Mutex   // one stream at a time attaches; taken before mu
 
 	mu          sync.Mutex
 	changed     chan struct{} // closed and replaced when something below changes
 	closed      bool
 	stream      *attachment
+	detached    time.Time // since when stream is nil
 	began       *origin   // what entry 0 says; nil before the first Attach
+	carry       *pending  // taken from the queue and too large for the last batch; it begins the next one
 	unacked     []*commit // oldest first; at most Window
 	sent        uint64    // entries that any stream was sent
 	acked       uint64    // entries that the store has
@@ -104,7 +107,8 @@ type pending struct {
 	entries [][]byte
 	leaves  []journal.Hash
 	bytes   int64
-	done    chan struct{} // closed when commit or err is set
+	done    chan struct{}  // closed when commit or err is set; nil with then
+	then    func(*pending) // called instead, with the sequencer's lock held
 	commit  *commit
 	first   uint64
 	err     error
@@ -146,9 +150,11 @@ func New(opts Options) (*Sequencer, error) {
 
 // Close stops the writer and cuts the stream. Callers that wait get ErrClosed. It is idempotent.
 func (s *Sequencer) Close() {
+	s.gate.Lock()
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
+	s.gate.Unlock()
 	s.stop()
 	s.wait.Wait()
 
@@ -158,22 +164,35 @@ func (s *Sequencer) Close() {
 		s.stream.cut(ErrClosed)
 		s.stream = nil
 	}
+	s.abandon(ErrClosed)
+	s.unacked = nil
+	s.notify()
+}
+
+// abandon ends every call that waits; s.mu is held. Batches stay and are sent to the next store.
+func (s *Sequencer) abandon(err error) {
+	end := func(p *pending) {
+		s.room.Release(p.bytes)
+		p.finish(nil, err)
+	}
 	for _, c := range s.unacked {
 		for _, p := range c.callers {
-			p.finish(nil, ErrClosed)
+			end(p)
 		}
+		c.callers = nil
 	}
-	s.unacked = nil
+	if s.carry != nil {
+		end(s.carry)
+		s.carry = nil
+	}
 	for {
 		select {
 		case p := <-s.queue:
-			p.finish(nil, ErrClosed)
-			continue
+			end(p)
 		default:
+			return
 		}
-		break
 	}
-	s.notify()
 }
 
 // Size is how many entries of this epoch the store has acknowledged.
@@ -211,6 +230,7 @@ func (s *Sequencer) Append(ctx context.Context, entries ...[]byte) (*Placed, err
 	if err != nil {
 		return nil, err
 	}
+	p.done = make(chan struct{})
 	if err := s.open(); err != nil {
 		return nil, err
 	}
@@ -237,17 +257,57 @@ func (s *Sequencer) Append(ctx context.Context, entries ...[]byte) (*Placed, err
 	case <-s.stopped.Done():
 		return nil, ErrClosed
 	}
+	return s.placed(p)
+}
+
+func (s *Sequencer) placed(p *pending) (*Placed, error) {
 	if p.err != nil {
 		return nil, p.err
 	}
 	return &Placed{Epoch: s.opts.Epoch, First: p.first, Head: p.commit.head, batch: p.commit.batch}, nil
 }
 
+// Pending is what TryAppend began.
+type Pending struct {
+	s *Sequencer
+	p *pending
+}
+
+// Placed is the outcome, once then was called.
+func (p *Pending) Placed() (*Placed, error) { return p.s.placed(p.p) }
+
+// TryAppend is Append for a caller that does not want to wait: then is called once the outcome is known, within twice
+// AckTimeout. It must not block nor call the sequencer. taken is false, and then is not called, when there is no room at the
+// moment; an error likewise means that nothing was begun.
+func (s *Sequencer) TryAppend(then func(*Pending), entries ...[]byte) (taken bool, err error) {
+	p, err := newPending(entries)
+	if err != nil {
+		return false, err
+	}
+	p.then = func(*pending) { then(&Pending{s, p}) }
+	// The gate keeps Close from missing what is queued here.
+	s.gate.RLock()
+	defer s.gate.RUnlock()
+	if err := s.open(); err != nil {
+		return false, err
+	}
+	if !s.room.TryAcquire(p.bytes) {
+		return false, nil
+	}
+	select {
+	case s.queue <- p:
+		return true, nil
+	default:
+		s.room.Release(p.bytes)
+		return false, nil
+	}
+}
+
 func newPending(entries [][]byte) (*pending, error) {
 	if len(entries) == 0 || len(entries) > MaxAppend {
 		return nil, fmt.Errorf("journal: %d entries, expected 1 to %d: %w", len(entries), MaxAppend, ErrTooLarge)
 	}
-	p := &pending{entries: entries, leaves: make([]journal.Hash, len(entries)), done: make(chan struct{})}
+	p := &pending{entries: entries, leaves: make([]journal.Hash, len(entries))}
 	for i, e := range entries {
 		if len(e) > journal.MaxEntrySize {
 			return nil, fmt.Errorf("journal: entry of %d bytes, at most %d: %w", len(e), journal.MaxEntrySize, ErrTooLarge)
@@ -277,6 +337,10 @@ func (s *Sequencer) open() error {
 // finish tells the caller the outcome. It is called once.
 func (p *pending) finish(c *commit, err error) {
 	p.commit, p.err = c, err
+	if p.then != nil {
+		p.then(p)
+		return
+	}
 	close(p.done)
 }
 

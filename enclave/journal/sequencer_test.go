@@ -420,3 +420,93 @@ func TestSignerFails(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// tryOne begins a TryAppend and returns where its outcome will come.
+func tryOne(t *testing.T, s *Sequencer, text string) (entry []byte, result chan outcome) {
+	t.Helper()
+	entry, err := journal.NewEntry(journal.TypeVerdict, time.Unix(1, 0), []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	result = make(chan outcome, 1)
+	taken, err := s.TryAppend(func(p *Pending) {
+		placed, err := p.Placed()
+		result <- outcome{placed, err}
+	}, entry)
+	if err != nil || !taken {
+		t.Fatalf("taken %v, %v", taken, err)
+	}
+	return entry, result
+}
+
+// Who does not wait gets the same: nothing before the acknowledgement, then a receipt that proves the entry.
+func TestTryAppend(t *testing.T) {
+	s, p, _ := begun(t)
+	entry, result := tryOne(t, s, "one")
+	b := p.batch(t)
+	held(t, result, "before the acknowledgement")
+	p.ack(s.opts.Epoch, end(b))
+	o := released(t, result)
+	if o.err != nil {
+		t.Fatal(o.err)
+	}
+	receipt := o.placed.Receipt(0)
+	if _, err := receipt.Verify(entry, s.key); err != nil {
+		t.Error(err)
+	}
+
+	_, result = tryOne(t, s, "closed before it was acknowledged")
+	s.Close()
+	if o := released(t, result); !errors.Is(o.err, ErrClosed) {
+		t.Errorf("%+v", o)
+	}
+	if taken, err := s.TryAppend(nil, entry); taken || !errors.Is(err, ErrClosed) {
+		t.Errorf("after Close: taken %v, %v", taken, err)
+	}
+}
+
+// A full queue is said at once, and nothing was begun.
+func TestTryAppendWithoutRoom(t *testing.T) {
+	s, p, _ := begun(t)
+	_, first := tryOne(t, s, "fills the window")
+	b := p.batch(t)
+	for len(s.queue) < MaxQueued {
+		tryOne(t, s, "waits")
+	}
+	if taken, err := s.TryAppend(func(*Pending) { t.Error("called") }, []byte("x")); taken || err != nil {
+		t.Errorf("taken %v, %v", taken, err)
+	}
+	p.ack(s.opts.Epoch, end(b))
+	if o := released(t, first); o.err != nil {
+		t.Error(o.err)
+	}
+}
+
+// Calls do not wait for ever for a store that does not come back, and their batch is not lost when it does.
+func TestStoreGoneForLong(t *testing.T) {
+	s, p, _ := begun(t)
+	_, sent := appendOne(t, s, "sent")
+	b := p.batch(t)
+	_, queued := tryOne(t, s, "queued")
+	p.cancel()
+	p.end(t)
+	s.expire()
+	held(t, sent, "gone for a moment")
+	s.mu.Lock()
+	s.detached = s.detached.Add(-AckTimeout)
+	s.mu.Unlock()
+	s.expire()
+	for _, r := range []chan outcome{sent, queued} {
+		if o := released(t, r); !errors.Is(o.err, ErrNoStore) {
+			t.Errorf("%+v", o)
+		}
+	}
+	p = connect(t, s)
+	p.attach(&enclavev1.Attach{Epoch: s.opts.Epoch[:], Size: 1, SignedHead: s.lastHead})
+	again := p.batch(t)
+	if end(again) != end(b) {
+		t.Error("the batch was lost")
+	}
+	p.ack(s.opts.Epoch, end(again))
+	waitSize(t, s, end(b))
+}

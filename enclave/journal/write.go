@@ -16,9 +16,8 @@ import (
 func (s *Sequencer) write() {
 	defer s.wait.Done()
 	var (
-		tree  journal.Tree
-		carry *pending // taken from the queue and too large for the last batch
-		last  pace
+		tree journal.Tree
+		last pace
 	)
 	for begun := false; !begun; {
 		select {
@@ -28,12 +27,8 @@ func (s *Sequencer) write() {
 			return
 		}
 	}
-	for {
-		if !s.waitForWindow() {
-			break
-		}
-		first := carry
-		carry = nil
+	for s.waitForWindow() {
+		first := s.takeCarry()
 		if first == nil {
 			select {
 			case first = <-s.queue:
@@ -45,15 +40,20 @@ func (s *Sequencer) write() {
 			first.finish(nil, ErrClosed)
 			return
 		}
-		var calls []*pending
-		calls, carry = s.gather(first)
+		calls := s.gather(first)
 		began := time.Now()
 		s.commit(&tree, calls)
 		last = pace{signing: time.Since(began), calls: len(calls)}
 	}
-	if carry != nil {
-		carry.finish(nil, ErrClosed)
-	}
+}
+
+// takeCarry returns the call that was too large for the last batch, if there is one.
+func (s *Sequencer) takeCarry() *pending {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.carry
+	s.carry = nil
+	return p
 }
 
 // waitForWindow returns when another batch may be made; false: the sequencer is closed.
@@ -74,20 +74,23 @@ func (s *Sequencer) waitForWindow() bool {
 }
 
 // gather takes what waits already, up to the bounds of a batch.
-func (s *Sequencer) gather(first *pending) (calls []*pending, carry *pending) {
-	calls = []*pending{first}
+func (s *Sequencer) gather(first *pending) []*pending {
+	calls := []*pending{first}
 	entries, bytes := len(first.entries), first.bytes
 	for {
 		select {
 		case p := <-s.queue:
 			if entries+len(p.entries) > MaxBatchEntries || bytes+p.bytes > MaxBatchBytes {
-				return calls, p
+				s.mu.Lock()
+				s.carry = p
+				s.mu.Unlock()
+				return calls
 			}
 			calls = append(calls, p)
 			entries += len(p.entries)
 			bytes += p.bytes
 		default:
-			return calls, nil
+			return calls
 		}
 	}
 }
@@ -167,6 +170,7 @@ func (s *Sequencer) begin(ctx context.Context, predecessor *journal.Predecessor)
 	if err != nil {
 		return err
 	}
+	p.done = make(chan struct{})
 	if err := s.room.Acquire(ctx, p.bytes); err != nil {
 		return err
 	}

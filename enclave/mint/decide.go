@@ -25,21 +25,12 @@ type decision struct {
 	maxTTL     uint32       // of the grant; 0: no bound of its own
 }
 
-// decide narrows, or remembers that it has done so for the same request under the same ceiling.
-func (m *Mint) decide(c *ceiling.Ceiling, r *enclavev1.MintRequest) (*decision, error) {
-	key := decisionKey(c, r)
-	if d := m.decisions.get(key); d != nil {
-		return d, nil
-	}
+// decide checks the key of the agent and narrows.
+func decide(c *ceiling.Ceiling, r *enclavev1.MintRequest) (*decision, error) {
 	if _, err := visa.ParseConfirmationKey(r.GetConfirmationKey()); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	d, err := narrow(c, r)
-	if err != nil {
-		return nil, err
-	}
-	m.decisions.put(key, d)
-	return d, nil
+	return narrow(c, r)
 }
 
 // decisionKey covers everything that narrow and the check of the confirmation key read, each part with its length.

@@ -37,6 +37,9 @@ var (
 	ErrRate    = errors.New("too many visas")
 )
 
+// errUndecided: the narrowing has to be done first.
+var errUndecided = errors.New("not decided yet")
+
 // Options of a mint.
 type Options struct {
 	Configuration *startconf.Configuration
@@ -73,6 +76,57 @@ func New(opts Options) *Mint {
 
 // Mint answers one request. Errors wrap ErrInvalid, ErrDenied, ErrRate, ceiling.ErrNone or those of package sequencer.
 func (m *Mint) Mint(ctx context.Context, r *enclavev1.MintRequest) (*enclavev1.MintReply, error) {
+	d, err := m.draft(r, false)
+	if err != nil {
+		return nil, err
+	}
+	placed, err := m.opts.Journal.Append(ctx, d.entry)
+	if err != nil {
+		return nil, err
+	}
+	return d.visa(placed)
+}
+
+// Ticket is a visa that is on its way into the journal.
+type Ticket struct {
+	draft   *draft
+	pending *sequencer.Pending
+}
+
+// Visa is the outcome, once the ticket was handed back.
+func (t *Ticket) Visa() (*enclavev1.MintReply, error) {
+	placed, err := t.pending.Placed()
+	if err != nil {
+		return nil, err
+	}
+	return t.draft.visa(placed)
+}
+
+// TryMint is Mint for a caller that does not want to wait: then is called with a ticket once the outcome is known. It must
+// not block nor call the mint. taken is false, and then is not called, when the answer needs time: a narrowing that was not
+// decided before, or a full journal. An error means that the request was answered by it.
+func (m *Mint) TryMint(r *enclavev1.MintRequest, then func(*Ticket)) (taken bool, err error) {
+	d, err := m.draft(r, true)
+	if errors.Is(err, errUndecided) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return m.opts.Journal.TryAppend(func(p *sequencer.Pending) { then(&Ticket{d, p}) }, d.entry)
+}
+
+// draft is a visa without its proof.
+type draft struct {
+	entry    []byte
+	claims   *visa.Claims
+	decision *decision
+	lifetime uint32 // seconds
+}
+
+// draft checks a request and writes the entry that would grant it. quick: only if the narrowing was decided before, else
+// errUndecided.
+func (m *Mint) draft(r *enclavev1.MintRequest, quick bool) (*draft, error) {
 	if err := check(r); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
@@ -80,18 +134,20 @@ func (m *Mint) Mint(ctx context.Context, r *enclavev1.MintRequest) (*enclavev1.M
 	if err != nil {
 		return nil, err
 	}
-	now := m.opts.Now()
-	subject := m.subject(r)
-	// The agent's own rate first: what it is refused for takes nothing from the others.
-	if !m.agentRates.take(subject, now) {
-		return nil, fmt.Errorf("%w: more than %d a second for %s: try again", ErrRate, m.opts.Configuration.AgentRate, subject)
+	key := decisionKey(current, r)
+	d := m.decisions.get(key)
+	if d == nil && quick {
+		return nil, errUndecided
 	}
-	if !m.rate.take(now) {
-		return nil, fmt.Errorf("%w: more than %d a second on this host: try again", ErrRate, m.opts.Configuration.Rate)
-	}
-	d, err := m.decide(current, r)
-	if err != nil {
+	now, subject := m.opts.Now(), m.subject(r)
+	if err := m.admit(subject, now); err != nil {
 		return nil, err
+	}
+	if d == nil {
+		if d, err = decide(current, r); err != nil {
+			return nil, err
+		}
+		m.decisions.put(key, d)
 	}
 	lifetime, err := m.lifetime(d, r.GetTtlSeconds())
 	if err != nil {
@@ -106,17 +162,29 @@ func (m *Mint) Mint(ctx context.Context, r *enclavev1.MintRequest) (*enclavev1.M
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	placed, err := m.opts.Journal.Append(ctx, entry)
-	if err != nil {
-		return nil, err
+	return &draft{entry: entry, claims: claims, decision: d, lifetime: lifetime}, nil
+}
+
+// admit takes one visa from the rates. The agent's own comes first: what it is refused for takes nothing from the others.
+func (m *Mint) admit(subject string, now time.Time) error {
+	if !m.agentRates.take(subject, now) {
+		return fmt.Errorf("%w: more than %d a second for %s: try again", ErrRate, m.opts.Configuration.AgentRate, subject)
 	}
+	if !m.rate.take(now) {
+		return fmt.Errorf("%w: more than %d a second on this host: try again", ErrRate, m.opts.Configuration.Rate)
+	}
+	return nil
+}
+
+// visa puts the proof to the entry.
+func (d *draft) visa(placed *sequencer.Placed) (*enclavev1.MintReply, error) {
 	receipt := placed.Receipt(0)
-	encoded, err := visa.Encode(entry, &receipt)
+	encoded, err := visa.Encode(d.entry, &receipt)
 	if err != nil {
 		return nil, fmt.Errorf("mint: %w", err)
 	}
 	return &enclavev1.MintReply{
-		Visa: encoded, Permit: d.canonical, LifetimeSeconds: lifetime, ExpiresUnix: claims.ExpiresAt, PolicyHash: claims.PolicyHash,
+		Visa: encoded, Permit: d.decision.canonical, LifetimeSeconds: d.lifetime, ExpiresUnix: d.claims.ExpiresAt, PolicyHash: d.claims.PolicyHash,
 	}, nil
 }
 

@@ -445,3 +445,34 @@ func FuzzMintRequest(f *testing.F) {
 		}
 	})
 }
+
+// Who does not wait gets the same visa, for requests that were decided before; others are told to wait.
+func TestTryMint(t *testing.T) {
+	m, key := newMint(t, &startconf.Configuration{}, nil)
+	r := goodRequest(t)
+	if taken, err := m.TryMint(r, func(*Ticket) { t.Error("called") }); taken || err != nil {
+		t.Fatalf("undecided: taken %v, %v", taken, err)
+	}
+	if _, err := m.Mint(context.Background(), r); err != nil {
+		t.Fatal(err)
+	}
+	tickets := make(chan *Ticket, 1)
+	if taken, err := m.TryMint(r, func(ticket *Ticket) { tickets <- ticket }); !taken || err != nil {
+		t.Fatalf("decided: taken %v, %v", taken, err)
+	}
+	reply, err := (<-tickets).Visa()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := visa.Verify(reply.GetVisa(), visa.Options{Keys: []*journal.Key{key}, AllowSoftware: true}); err != nil {
+		t.Error(err)
+	}
+	r.TtlSeconds = 121
+	if taken, err := m.TryMint(r, nil); taken || !errors.Is(err, ErrDenied) {
+		t.Errorf("refused: taken %v, %v", taken, err)
+	}
+	r.Name = ""
+	if taken, err := m.TryMint(r, nil); taken || !errors.Is(err, ErrInvalid) {
+		t.Errorf("invalid: taken %v, %v", taken, err)
+	}
+}
