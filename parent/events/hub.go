@@ -21,11 +21,13 @@ import (
 
 // Bounds of the hub.
 const (
-	foldFor     = time.Second            // equal verdicts within this time become one entry
-	foldTick    = 100 * time.Millisecond // how often finished folds are looked for
-	burst       = 256                    // entries of one agent for one operation at once, before these are told apart no longer
-	rate        = 5.0                    // and so many a second in the long run: an agent must not fill the disk
-	maxKinds    = 64                     // operations of one agent that have such a budget of their own; the others share one
+	foldFor  = time.Second            // equal verdicts within this time become one entry
+	foldTick = 100 * time.Millisecond // how often finished folds are looked for
+	// Entries of one agent for one operation, at once and a second in the long run, before its targets are told apart no longer:
+	// an agent must not fill the disk. It is more than the broker lets through, which makes an agent wait.
+	burst       = 512
+	rate        = 20.0
+	maxKinds    = 64 // operations of one agent that have such a budget of their own; the others share one
 	maxCounters = 4096
 	maxPending  = 65536           // verdicts that wait to be recorded
 	maxBatch    = 256             // verdicts in one call to the enclave
