@@ -234,11 +234,14 @@ func TestUngovernedFilesOfRoot(t *testing.T) {
 	a := newAgent(t, 0, "mode: enforce\n")
 	a.mkdir("a/sub")
 	a.mkdir("b")
-	a.write("a/file", "granted")
+	a.write("c/file", "granted")
 	a.write("state/journal/0", "an entry")
 	cgroup := cgroup2Mount(t)
 	a.secondMount("bpf", "pins")
 	a.mkdir("pins/guard")
+	a.mkdir("a/alias")
+	a.must(unix.Mount(a.folder+"/state", a.folder+"/a/alias", "", unix.MS_BIND, ""))
+	defer unix.Unmount(a.folder+"/a/alias", 0)
 	a.probeTable([]conformance{
 		{"leave the cgroup", action{"open", cgroup + "/cgroup.procs", "w"}, "EACCES", ""},
 		{"another cgroup", action{"mkdir", cgroup + "/raypher-test-mine"}, "EACCES", ""},
@@ -247,17 +250,19 @@ func TestUngovernedFilesOfRoot(t *testing.T) {
 		{"remove from bpffs", action{"rmdir", "FOLDER/pins/guard"}, "EACCES", ""},
 		{"make in bpffs", action{"mkdir", "FOLDER/pins/mine"}, "EACCES", ""},
 		{"read the state", action{"open", "FOLDER/state/journal/0", "r"}, "EACCES", ""},
+		{"read it where it is mounted too", action{"open", "FOLDER/a/alias/journal/0", "r"}, "EACCES", ""},
+		{"remove from it there", action{"unlink", "FOLDER/a/alias/journal/0"}, "EACCES", ""},
 		{"write the state", action{"open", "FOLDER/state/journal/0", "w"}, "EACCES", ""},
 		{"remove from the state", action{"unlink", "FOLDER/state/journal/0"}, "EACCES", ""},
 		{"make in the state", action{"put", "FOLDER/state/journal/1", "w,creat", "x"}, "EACCES", ""},
 		{"rename the state", action{"rename", "FOLDER/state", "FOLDER/a/state"}, "EACCES", ""},
 		{"exchange the state", action{"exchange", "FOLDER/state", "FOLDER/a/sub"}, "EACCES", ""},
-		{"rename what the state lies in", action{"rename", "FOLDER", "FOLDER-moved"}, "EACCES", ""},
+		{"rename what they lie in", action{"rename", "FOLDER", "FOLDER-moved"}, "EACCES", ""},
 		{"forge a record", action{"put", "FOLDER/run/forged.json", "w,creat", "x"}, "EACCES", ""},
 		{"replace the daemon's socket", action{"rename", "FOLDER/run/verdicts", "FOLDER/run/away"}, "EACCES", ""},
-		{"link it out", action{"link", "FOLDER/state/journal/0", "FOLDER/a/entry"}, "EXDEV", ""},
-		{"write beside", action{"put", "FOLDER/a/new", "w,creat", "x"}, "ok", ""},
-		{"rename beside", action{"rename", "FOLDER/a/file", "FOLDER/b/file"}, "ok", ""},
+		{"link it out", action{"link", "FOLDER/state/journal/0", "FOLDER/b/entry"}, "EXDEV", ""},
+		{"write beside", action{"put", "FOLDER/a/sub/new", "w,creat", "x"}, "ok", ""},
+		{"rename beside", action{"rename", "FOLDER/c/file", "FOLDER/b/file"}, "ok", ""},
 		{"read beside", action{"content", "FOLDER/b/file", "granted"}, "ok", ""},
 		{"run anything", action{"exec", "/bin/true"}, "ok", ""},
 		{"a signal to outside", action{"kill", strconv.Itoa(os.Getpid()), "0"}, "EPERM", ""},
@@ -368,12 +373,32 @@ func TestSilenceRefuses(t *testing.T) {
 		{"another option", action{"join", "0"}, "ok", ""},
 		{"shared memory", call("shmget", "0", "4096", "0x3b6"), "EPERM", "syscall shmget"},
 		{"a message queue", call("mq_open", "0", "0"), "EPERM", "syscall mq_open"},
+		{"an attribute by path", action{"getxattr", "/etc/passwd"}, "ENOTSUP", ""},
 	})
 	a = newAgent(t, os.Getuid(), bypassPolicy+"syscalls: {setsockopt: allow, shmget: log, shmctl: allow}\n")
 	a.probeTable([]conformance{
 		{"join a group", action{"join", "4"}, "ok", ""},
 		{"shared memory that nobody has", call("shmget", "0x7e57ab1e", "4096", "0"), "ENOENT", "syscall shmget"},
 		{"attach", call("shmat", "0x7fffffff", "0", "0"), "EPERM", "syscall shmat"},
+	})
+}
+
+func TestNotes(t *testing.T) {
+	asUsers(t, func(t *testing.T, uid int) {
+		for _, tt := range []struct {
+			policy, note string
+			root         bool // only said to root
+		}{
+			{"mode: enforce\nfilesystem: {read: [LIBRARIES, SELF], write: [FOLDER/**], exec: [SELF]}\n", "it can change the rules of its next run", false},
+			{"mode: enforce\n", "the policy governs no files: as root", true},
+		} {
+			a := newAgent(t, uid, tt.policy)
+			a.flags = []string{"--loud"}
+			_, stderr, code := a.run(a.self, roleProbe, "exit")
+			if said := strings.Contains(stderr, tt.note); code != 0 || said != (uid == 0 || !tt.root) {
+				t.Errorf("status %d, said %q: %v\n%s", code, tt.note, said, stderr)
+			}
+		}
 	})
 }
 
