@@ -173,6 +173,13 @@ func (b *Broker) watch() {
 		}
 	}
 	b.watching.Store(false)
+	// Someone may have come to be busy just before and found this one still watching.
+	b.mutex.Lock()
+	stuck := b.idle == 0
+	b.mutex.Unlock()
+	if stuck && b.watching.CompareAndSwap(false, true) {
+		go b.watch()
+	}
 }
 
 func (b *Broker) waiting() (needed bool) {
