@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -173,6 +174,51 @@ func TestFreezeBelongsToTheWarden(t *testing.T) {
 		if uid := info.Sys().(*syscall.Stat_t).Uid; uid != want {
 			t.Errorf("%s belongs to %d, want %d", file, uid, want)
 		}
+	}
+}
+
+// What tells a warden from an operator on the whole host must not be its user's to change.
+func TestWardensAreKnownByTheirCgroup(t *testing.T) {
+	p, other := open(t), open(t)
+	cmd := exec.Command("sleep", "1000")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 12345, Gid: 12345}}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	t.Cleanup(func() { cmd.Process.Kill() })
+	is := func(what string, ask func(int) (bool, error), want bool) {
+		t.Helper()
+		if got, err := ask(cmd.Process.Pid); got != want || err != nil {
+			t.Errorf("%s: %v, %v", what, got, err)
+		}
+	}
+	is("a process outside governed", p.Governed, false)
+	if err := p.AddWarden(cmd.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	is("a warden of its own", p.IsWarden, true)
+	is("a warden of another", other.IsWarden, false)
+	is("a warden governed", p.Governed, true)
+	is("a warden governed, asked by another", other.Governed, true)
+	if _, inside, err := p.Contains(cmd.Process.Pid); inside || err != nil {
+		t.Errorf("a warden is inside an agent: %v", err)
+	}
+	out := exec.Command("/bin/sh", "-c", `echo "$1" > "$2"`, "sh", strconv.Itoa(cmd.Process.Pid), filepath.Join(p.mounts.Unified, "cgroup.procs"))
+	out.SysProcAttr = cmd.SysProcAttr
+	if err := out.Run(); err == nil {
+		t.Error("the warden's user took it out")
+	}
+	is("a warden that its user wants out", p.IsWarden, true)
+
+	// Without agents it guards nothing any more.
+	if err := p.Remove(); err != nil {
+		t.Error(err)
+	}
+	<-ended
+	if _, err := os.Stat(p.wardens); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the folder of the wardens is left: %v", err)
 	}
 }
 
