@@ -179,6 +179,9 @@ func TestVerdictsBecomeEvidence(t *testing.T) {
 			t.Fatal(err)
 		}
 		v := decoded(t, e.Verdict)
+		if v.Operation == "lost" {
+			continue // the verdict that cannot be read; it is looked for below
+		}
 		seen[v.Target] += v.Count
 		if v.AgentID != w.grant().AgentId || v.Subject != w.grant().Subject || len(v.VisaID) == 0 {
 			t.Errorf("an event of another agent: %+v", v)
