@@ -151,4 +151,10 @@ func TestPrivatePair(t *testing.T) {
 	if !strings.Contains(got.stdout, "works") || strings.Contains(got.stdout, "WORTH-STEALING") || got.code != 1 {
 		t.Errorf("status %d, stdout %q\n%s", got.code, got.stdout, got.stderr)
 	}
+	// That the pair ends with its run is nothing to tell.
+	for _, word := range []string{"away", "did not reach"} {
+		if strings.Contains(got.stderr, word) {
+			t.Errorf("the end of the pair was told:\n%s", got.stderr)
+		}
+	}
 }
