@@ -199,6 +199,12 @@ func (p *Pair) sweep() error {
 	for _, name := range names {
 		if group, findErr := cgroups.Find(name); findErr == nil {
 			err = errors.Join(err, group.Kill())
+			if empty, watchErr := group.Empty(); watchErr == nil {
+				select {
+				case <-empty:
+				case <-time.After(patience):
+				}
+			}
 		}
 	}
 	return errors.Join(err, cgroups.Remove(), os.RemoveAll(paths.Pins))
