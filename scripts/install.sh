@@ -32,6 +32,11 @@ install -d -m 0755 /run/raypher /var/lib/raypher
 install -d -m 0700 -o raypher-enclave -g raypher-enclave /run/raypher/enclave
 install -d -m 0700 -o raypher-enclave -g raypher-enclave /var/lib/raypher/enclave
 install -d -m 0700 /var/lib/raypher/journal
+# The enclave serves one caller: the raypherd of this host.
+if [ ! -e /etc/raypher/enclave/ibev.conf ]; then
+	install -d -m 0755 /etc/raypher/enclave
+	"$prefix/bin/raypherd" --caller-key >/etc/raypher/enclave/ibev.conf
+fi
 if [ -d /run/systemd/system ]; then
 	systemctl daemon-reload
 	echo "start it with: systemctl enable --now raypher-enclave raypherd"
