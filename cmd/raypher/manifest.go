@@ -111,7 +111,7 @@ func manifestInitCommand() *cobra.Command {
 	var id, version string
 	c := &cobra.Command{
 		Use:   "init [FOLDER]",
-		Short: "Write a manifest that asks for nothing, to fill in and sign",
+		Short: "Write a manifest that asks to read its own folder, to fill in and sign",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			file, err := locateManifest(args)
