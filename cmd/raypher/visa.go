@@ -172,7 +172,8 @@ func visaRequestCommand() *cobra.Command {
 		Use:   "request",
 		Short: "Ask, from inside an agent, for a visa on a narrower intent",
 		Long: `Ask, from inside an agent, for a visa on an intent: a policy within the permit that the run started with. Whatever lies beyond it is
-refused, item by item. With --hold the guard itself narrows to the intent until the next request.`,
+refused, item by item. With --hold the guard itself narrows to the intent until the next request: to make that one with raypher, the
+intent must grant reading and executing it.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			var err error
