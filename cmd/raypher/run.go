@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -17,7 +18,8 @@ func runCommand() *cobra.Command {
 status are the program's own. One line on the standard error says each refused action.
 
 Where raypherd runs, members of its group run agents as themselves. Where it does not, root gets a
-private pair for this run.
+private pair for this run. RAYPHER_RUN_DIR names the run folder of a raypherd that was started with
+--run-dir.
 
 The exit status is the program's; 125 when the guard could not be set up, 126 when the program cannot
 be executed or the policy does not let it, 127 when it is not found. In all three cases it was not
@@ -25,9 +27,15 @@ started.`,
 		Example: `  raypher run --policy policy.yaml -- bash
   raypher run --policy policy.yaml --manifest clawmanifest.json -- openclaw agent --local -m "hello"
   raypher run --policy policy.yaml --dry-run -- make`,
-		Args:                  cobra.MinimumNArgs(1),
+		Args:                  cobra.ArbitraryArgs,
 		DisableFlagsInUseLine: true,
 		RunE: func(_ *cobra.Command, args []string) error {
+			switch {
+			case len(args) == 0:
+				return notStarted(errors.New("run: no program: raypher run --policy policy.yaml -- program [arguments...]"))
+			case o.Quiet && o.JSON:
+				return notStarted(errors.New("run: --quiet and --json exclude each other: choose one"))
+			}
 			o.Argv = args
 			err := launch.Run(o)
 			var f *launch.Failure
@@ -46,6 +54,11 @@ started.`,
 	flags.BoolVar(&o.DryRun, "dry-run", false, "refuse nothing, report what would have been refused")
 	flags.BoolVar(&o.Quiet, "quiet", false, "print neither the first line nor refused actions")
 	flags.BoolVar(&o.JSON, "json", false, "print them as one JSON object a line")
-	c.MarkFlagsMutuallyExclusive("quiet", "json")
+	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		return notStarted(fmt.Errorf("run: %w: see raypher run --help", err))
+	})
 	return c
 }
+
+// notStarted is the failure of a run whose command line is wrong: never to be taken for the program's own exit status.
+func notStarted(err error) error { return &exitError{code: launch.CodeGuard, err: err} }

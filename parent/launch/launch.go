@@ -123,6 +123,11 @@ func (r *runner) read() (*parentv1.Launch, error) {
 	if l.WorkingDirectory, err = os.Getwd(); err != nil {
 		l.WorkingDirectory = ""
 	}
+	if l.ManifestSigners != "" { // raypherd works in another folder
+		if l.ManifestSigners, err = filepath.Abs(l.ManifestSigners); err != nil {
+			return nil, fmt.Errorf("signers %s: %w", r.options.ManifestSigners, err)
+		}
+	}
 	if l.Home = os.Getenv("HOME"); !filepath.IsAbs(l.Home) {
 		l.Home = "/"
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -96,7 +97,7 @@ func explain(err error) error {
 	if !ok {
 		return err
 	}
-	if s.Code() == codes.Unavailable {
+	if s.Code() == codes.Unavailable && !strings.Contains(s.Message(), "enclave") { // raypherd itself answers that its enclave does not
 		return fmt.Errorf("raypherd cannot be reached: %s: is it running, and are you in its group?", s.Message())
 	}
 	return errors.New(s.Message())

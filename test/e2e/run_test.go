@@ -41,6 +41,28 @@ func TestExitStatus(t *testing.T) {
 	}
 }
 
+// TestWrongUsage: a command line that is wrong never looks like a program's own status, nor like a yes.
+func TestWrongUsage(t *testing.T) {
+	m := newMachine(t)
+	for _, test := range []struct {
+		arguments []string
+		want      int
+	}{
+		{[]string{"run"}, 125},
+		{[]string{"run", "--bogus", "--", "true"}, 125},
+		{[]string{"run", "--quiet", "--json", "--", "true"}, 125},
+		{[]string{"policy", "frob"}, 2},
+		{[]string{"evidence", "frob"}, 2},
+		{[]string{"--version"}, 0},
+	} {
+		cmd := m.command(t.Context(), test.arguments...)
+		_ = cmd.Run()
+		if code := cmd.ProcessState.ExitCode(); code != test.want {
+			t.Errorf("%q: status %d, want %d", test.arguments, code, test.want)
+		}
+	}
+}
+
 // TestSignalledProgram: a program that dies of a signal looks as without the guard to who waits for it.
 func TestSignalledProgram(t *testing.T) {
 	m := newMachine(t)
