@@ -7,6 +7,10 @@ cd "$(dirname "$0")/.."
 if [ "$(id -u)" != 0 ]; then
 	echo "test: not root: what needs namespaces, cgroups or BPF will be skipped, in words" >&2
 fi
+# As the Makefile builds: what one step compiles, the others find.
+export CGO_ENABLED=0
+export GOFLAGS="${GOFLAGS:+$GOFLAGS }-trimpath"
+
 began=$(date +%s)
 step() { printf '\n=== %s (at %ss)\n' "$1" "$(($(date +%s) - began))"; }
 
