@@ -97,7 +97,7 @@ func explain(err error) error {
 	if !ok {
 		return err
 	}
-	if s.Code() == codes.Unavailable && !strings.Contains(s.Message(), "enclave") { // raypherd itself answers that its enclave does not
+	if s.Code() == codes.Unavailable && !strings.HasPrefix(s.Message(), "the enclave ") { // not raypherd, which answers for its enclave so
 		return fmt.Errorf("raypherd cannot be reached: %s: is it running, and are you in its group?", s.Message())
 	}
 	return errors.New(s.Message())
