@@ -3,12 +3,7 @@
 //
 // # Bundle
 //
-// COSE_Sign1 (RFC 9052 section 4.2), tag 18, deterministic CBOR, external data empty, unprotected header empty.
-//
-//	protected header
-//	1   alg  -8 (EdDSA, Ed25519) or -7 (ES256 with s in the lower half, so that a signature has one form)
-//	4   kid  bstr, SHA-256 of the operator key's PKIX DER
-//	16  typ  "application/raypher-ceiling+cbor" (RFC 9596)
+// A COSE_Sign1 as package sign1 makes it, of type application/raypher-ceiling+cbor.
 //
 //	payload, a map
 //	1  version       uint, at least 1

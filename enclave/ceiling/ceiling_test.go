@@ -14,6 +14,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/raypher/raypher/internal/sign1"
 )
 
 const source1 = `
@@ -320,7 +322,7 @@ func FuzzOpen(f *testing.F) {
 		keys = append(keys, public(f, key))
 		f.Add(sign(f, fromSource(f, source1), key))
 	}
-	f.Add([]byte{tagSign1, 0x84, 0x40, 0xa0, 0x40, 0x40})
+	f.Add([]byte{sign1.Tag, 0x84, 0x40, 0xa0, 0x40, 0x40})
 	f.Fuzz(func(t *testing.T, bundle []byte) {
 		c, err := Open(bundle, keys)
 		if err == nil && c.check() != nil {
