@@ -54,9 +54,9 @@ func printAgents(out io.Writer, agents []*parentv1.AgentStatus) error {
 		return err
 	}
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "AGENT\tSTATE\tMODE\tUID\tPROCESSES\tBLOCKED\tRUNS\tVISA ENDS IN\tSUBJECT\tPROGRAM")
+	fmt.Fprintln(table, "AGENT\tNAME\tSTATE\tMODE\tUID\tPROCESSES\tBLOCKED\tRUNS\tVISA ENDS IN\tSUBJECT\tPROGRAM")
 	for _, a := range agents {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s\t%s\t%s\n", a.AgentId, a.State, a.Mode, a.Uid, a.Processes, a.Blocked,
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s\t%s\t%s\n", a.AgentId, evidence.Printable(a.Name), a.State, a.Mode, a.Uid, a.Processes, a.Blocked,
 			time.Since(time.Unix(a.StartedUnix, 0)).Round(time.Second), time.Until(time.Unix(a.ExpiresUnix, 0)).Round(time.Second),
 			evidence.Printable(a.Subject), evidence.Printable(a.Program))
 	}
@@ -67,9 +67,20 @@ func agentsStopCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "stop AGENT...",
 		Short: "End agents with everything that runs in them",
+		Long:  "End agents with everything that runs in them. AGENT is an id, the beginning of one, or a name; it must mean one agent.",
 		Args:  cobra.MinimumNArgs(1),
-		RunE: func(c *cobra.Command, ids []string) error {
+		RunE: func(c *cobra.Command, words []string) error {
 			return withOperator(func(operator parentv1.OperatorClient) error {
+				running, err := runningAgents(c.Context(), operator)
+				if err != nil {
+					return err
+				}
+				ids := make([]string, len(words)) // all are known before the first is ended
+				for i, word := range words {
+					if ids[i], err = theOne(word, running); err != nil {
+						return err
+					}
+				}
 				for _, id := range ids {
 					if _, err := operator.StopAgent(c.Context(), &parentv1.StopAgentRequest{AgentId: id}); err != nil {
 						return err

@@ -70,6 +70,9 @@ func evidenceListCommand() *cobra.Command {
 			} else {
 				items, err = listFromDaemon(c.Context(), &filter)
 			}
+			if err == nil {
+				items, err = ofAgent(filter.agent, items)
+			}
 			if err != nil {
 				return err
 			}
@@ -80,7 +83,7 @@ func evidenceListCommand() *cobra.Command {
 		},
 	}
 	journals.add(c.Flags())
-	c.Flags().StringVar(&filter.agent, "agent", "", "only this agent")
+	c.Flags().StringVar(&filter.agent, "agent", "", "only agents of this id, beginning of an id, or name")
 	c.Flags().DurationVar(&filter.since, "since", 0, "only entries of the last period, for example 10m")
 	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON object per line")
 	return c
@@ -91,9 +94,14 @@ func listStored(journals *journalFlags, filter *listFilter) ([]listItem, error) 
 	if err != nil {
 		return nil, err
 	}
+	return verdictsIn(stores, filter)
+}
+
+// verdictsIn returns the verdicts of some journals by their time.
+func verdictsIn(stores []storedJournal, filter *listFilter) ([]listItem, error) {
 	var items []listItem
 	for _, store := range stores {
-		selected := audit.Filter{Types: []journal.Type{journal.TypeVerdict}, Agent: filter.agent, Since: filter.start()}
+		selected := audit.Filter{Types: []journal.Type{journal.TypeVerdict}, Since: filter.start()}
 		for record, err := range store.Entries(selected) {
 			if err != nil {
 				return nil, err
@@ -157,6 +165,9 @@ func evidenceExportCommand() *cobra.Command {
 			if all == (len(args) == 1) {
 				return errors.New("evidence export: name one entry, or say --all")
 			}
+			if agent != "" && !all {
+				return errors.New("evidence export: --agent chooses among all verdicts: say --all")
+			}
 			if out == "" && all {
 				out = "."
 			}
@@ -189,7 +200,7 @@ func evidenceExportCommand() *cobra.Command {
 	journals.add(c.Flags())
 	c.Flags().StringVarP(&out, "output", "o", "", "file to write; with --all the folder (default: the current one)")
 	c.Flags().BoolVar(&all, "all", false, "every verdict, each in a file of its own")
-	c.Flags().StringVar(&agent, "agent", "", "with --all: only this agent")
+	c.Flags().StringVar(&agent, "agent", "", "with --all: only agents of this id, beginning of an id, or name")
 	return c
 }
 
@@ -214,36 +225,52 @@ func exportAll(c *cobra.Command, journals *journalFlags, agent, folder string) e
 	if os.Geteuid() != 0 && !journals.named() {
 		return errors.New("evidence export --all: reads the journals of this host from disk: run it as root, or name a folder that you can read with --state-dir")
 	}
-	if err := os.MkdirAll(folder, 0o755); err != nil {
-		return err
-	}
 	stores, err := journals.open()
 	if err != nil {
 		return err
 	}
-	var names bytes.Buffer
+	var items []listItem
+	in := map[string]storedJournal{} // by epoch
 	for _, store := range stores {
-		for record, err := range store.Entries(audit.Filter{Types: []journal.Type{journal.TypeVerdict}, Agent: agent}) {
-			if err != nil {
-				return err
-			}
-			bundle, err := store.Export(record.Epoch, record.Index)
-			if err != nil {
-				return err
-			}
-			data, err := bundle.Encode()
-			if err != nil {
-				return err
-			}
-			name := filepath.Join(folder, fmt.Sprintf("%.8s-%d.evidence", record.Epoch.String(), record.Index))
-			if err := os.WriteFile(name, data, 0o644); err != nil {
-				return err
-			}
-			fmt.Fprintln(&names, name)
+		for _, epoch := range store.Epochs() {
+			in[epoch.String()] = store
 		}
+	}
+	if items, err = verdictsIn(stores, &listFilter{}); err == nil {
+		items, err = ofAgent(agent, items)
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return err
+	}
+	var names bytes.Buffer
+	for i := range items {
+		name := filepath.Join(folder, fmt.Sprintf("%.8s-%d.evidence", items[i].Epoch, items[i].Index))
+		if err := exportTo(name, in[items[i].Epoch].Store, &items[i]); err != nil {
+			return err
+		}
+		fmt.Fprintln(&names, name)
 	}
 	_, err = c.OutOrStdout().Write(names.Bytes())
 	return err
+}
+
+func exportTo(file string, store *audit.Store, item *listItem) error {
+	epoch, err := hex.DecodeString(item.Epoch)
+	if err != nil {
+		return err
+	}
+	bundle, err := store.Export(journal.EpochID(epoch), item.Index)
+	if err != nil {
+		return err
+	}
+	data, err := bundle.Encode()
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, data, 0o644)
 }
 
 func evidenceVerifyCommand() *cobra.Command {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"strings"
 
 	"github.com/raypher/raypher/journal"
@@ -16,15 +17,20 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 )
 
-// withOperator calls raypherd's Operator service on its unix socket, which identifies the caller by its credentials.
+// withOperator calls raypherd's Operator service on its unix socket, which identifies the caller by its credentials. What raypherd
+// refuses is said with its address; the caller's own errors are passed on.
 func withOperator(call func(parentv1.OperatorClient) error) error {
 	paths, err := instance.FromEnvironment()
 	if err != nil {
 		return err
+	}
+	if os.Getenv(instance.AgentIDVariable) != "" {
+		return errors.New("this is a governed program: it cannot operate raypherd: ask from outside the agent")
 	}
 	if err := unix.Access(paths.Socket, unix.R_OK|unix.W_OK); err != nil {
 		return noDaemon(paths.Socket, err)
@@ -34,18 +40,30 @@ func withOperator(call func(parentv1.OperatorClient) error) error {
 		return fmt.Errorf("raypherd: %w", err)
 	}
 	defer connection.Close()
-	if err := call(parentv1.NewOperatorClient(connection)); err != nil {
-		return fmt.Errorf("raypherd at %s: %s", paths.Socket, status.Convert(err).Message())
+	err = call(parentv1.NewOperatorClient(connection))
+	said, isStatus := err.(interface{ GRPCStatus() *status.Status })
+	switch {
+	case !isStatus:
+		return err
+	case said.GRPCStatus().Code() == codes.Unavailable && instance.Reach(paths.Socket) != nil:
+		return noDaemon(paths.Socket, instance.Reach(paths.Socket))
 	}
-	return nil
+	return fmt.Errorf("raypherd at %s: %s", paths.Socket, said.GRPCStatus().Message())
 }
 
+// noDaemon explains why the socket cannot be used.
 func noDaemon(socket string, err error) error {
+	start := "start it, or name the --run-dir of the one that runs in " + instance.RunVariable
+	if os.Getenv(instance.RunVariable) != "" {
+		start = "start it, or correct " + instance.RunVariable
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("raypherd does not run: %s: %w: start it, or read what is on disk as root", socket, err)
+		return fmt.Errorf("raypherd does not run: %s: %w: %s", socket, err, start)
+	case errors.Is(err, unix.ECONNREFUSED):
+		return fmt.Errorf("raypherd does not run: nobody serves %s, which an earlier one left: %s", socket, start)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%s: %w: only root and group %s may ask raypherd", socket, err, instance.Group)
+		return fmt.Errorf("%s: %w: %s", socket, err, instance.WhoMayAsk(socket))
 	}
 	return fmt.Errorf("%s: %w", socket, err)
 }
@@ -54,7 +72,7 @@ func listFromDaemon(ctx context.Context, filter *listFilter) ([]listItem, error)
 	var items []listItem
 	start := filter.start()
 	err := withOperator(func(operator parentv1.OperatorClient) error {
-		stream, err := operator.ListEvidence(ctx, &parentv1.ListEvidenceRequest{AgentId: filter.agent})
+		stream, err := operator.ListEvidence(ctx, &parentv1.ListEvidenceRequest{})
 		if err != nil {
 			return err
 		}

@@ -41,14 +41,10 @@ func locateManifest(args []string) (file string, err error) {
 	if len(args) == 1 {
 		file = args[0]
 	}
-	info, err := os.Stat(file)
-	if err != nil {
-		return "", fmt.Errorf("manifest: %w", err)
+	if _, err := os.Stat(file); err != nil {
+		return "", fmt.Errorf("manifest: %w: name the skill's folder, or the manifest in it", err)
 	}
-	if info.IsDir() {
-		file = filepath.Join(file, manifest.FileName)
-	}
-	return filepath.Abs(file)
+	return filepath.Abs(manifest.In(file))
 }
 
 func readSkill(args []string) (*skill, error) {

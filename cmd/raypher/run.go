@@ -48,7 +48,7 @@ started.`,
 	flags := c.Flags()
 	flags.SetInterspersed(false) // what follows the program is its own
 	flags.StringVar(&o.PolicyPath, "policy", "", "policy of this run (default: the host's)")
-	flags.StringVar(&o.ManifestPath, "manifest", "", "clawmanifest.json that narrows the policy")
+	flags.StringVar(&o.ManifestPath, "manifest", "", "skill whose clawmanifest.json narrows the policy: its folder, or that file")
 	flags.StringVar(&o.ManifestSigners, "signers", "", "folder with the keys of those whose manifests are trusted (default: the host's)")
 	flags.StringVar(&o.Name, "name", "", "name of the agent (default: the program's)")
 	flags.BoolVar(&o.DryRun, "dry-run", false, "refuse nothing, report what would have been refused")

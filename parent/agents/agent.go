@@ -138,7 +138,7 @@ func (a *Agent) Status() *parentv1.AgentStatus {
 	}
 	pids, _ := a.group.Processes() // an agent that just ended has none
 	return &parentv1.AgentStatus{
-		AgentId: a.id, Subject: a.subject, Uid: a.uid, Program: a.program,
+		AgentId: a.id, Name: a.name, Subject: a.subject, Uid: a.uid, Program: a.program,
 		StartedUnix: a.started.Unix(), ExpiresUnix: g.expires, Processes: uint32(len(pids)),
 		Blocked: a.blocked.Load(), State: word, Mode: string(mode(g.permit)),
 	}

@@ -9,11 +9,16 @@ package instance
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
+	"os/user"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
 )
 
 // The folders of the system's daemon.
@@ -122,6 +127,37 @@ func At(run, state string) (Paths, error) {
 // the system's unless the run folder says otherwise; a caller that is no daemon has no use for it.
 func FromEnvironment() (Paths, error) {
 	return At(os.Getenv(RunVariable), "")
+}
+
+// Reach says whether a stream socket is served at path, without connecting to it: a datagram socket cannot be connected to it,
+// and the kernel says that this is why (net/unix/af_unix.c, unix_find_bsd).
+func Reach(path string) error {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	err = unix.Connect(fd, &unix.SockaddrUnix{Name: path})
+	if errors.Is(err, unix.EPROTOTYPE) {
+		return nil
+	}
+	if err == nil {
+		err = unix.EPROTOTYPE
+	}
+	return err
+}
+
+// WhoMayAsk says in words who may connect to a raypherd's socket, as the socket's mode has it.
+func WhoMayAsk(socket string) string {
+	var st unix.Stat_t
+	if err := unix.Stat(socket, &st); err != nil || st.Mode&0o060 != 0o060 || st.Gid == 0 {
+		return "only root may ask this raypherd: run as root"
+	}
+	name := strconv.Itoa(int(st.Gid))
+	if g, err := user.LookupGroupId(name); err == nil {
+		name = g.Name
+	}
+	return fmt.Sprintf("only root and group %s may ask this raypherd: join it (`adduser USER %s`, then log in again), or run as root", name, name)
 }
 
 // Closed lists the folders that no agent may open, whatever its permit grants: run and state folders of the instance and of

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/raypher/raypher/manifest"
 	"github.com/raypher/raypher/parent/guard/floor"
 	"github.com/raypher/raypher/parent/instance"
 	"github.com/raypher/raypher/parent/warden"
@@ -24,7 +25,7 @@ import (
 // Options of a run.
 type Options struct {
 	PolicyPath      string // empty: the host's policy
-	ManifestPath    string // empty: none
+	ManifestPath    string // a manifest, or the folder with it; empty: none
 	ManifestSigners string // folder; empty: the host's
 	Name            string // of the agent; empty: the program's
 	DryRun          bool
@@ -85,8 +86,9 @@ func (r *runner) run() (err error) {
 	if err != nil {
 		return err
 	}
+	var note string
 	if r.socket = r.options.Socket; r.socket == "" {
-		if r.socket, err = findDaemon(); err != nil {
+		if r.socket, note, err = findDaemon(); err != nil {
 			return err
 		}
 	}
@@ -104,6 +106,9 @@ func (r *runner) run() (err error) {
 	}
 	if r.plan, err = floor.Compile(r.permit, r.limits); err != nil {
 		return err
+	}
+	if note != "" {
+		r.plan.Notes = append(r.plan.Notes, note)
 	}
 	r.plan.Notes = append(r.plan.Notes, r.ownRules()...)
 	r.announce()
@@ -133,16 +138,17 @@ func (r *runner) read() (*parentv1.Launch, error) {
 	}
 	if path := r.options.PolicyPath; path != "" {
 		if l.Policy, err = os.ReadFile(path); err != nil {
-			return nil, fmt.Errorf("policy: %w", err)
+			return nil, fmt.Errorf("policy: %w: name a policy file: raypher policy check tells whether one is good", err)
 		}
 		if len(l.Policy) == 0 {
 			return nil, fmt.Errorf("policy: %s is empty", path)
 		}
 		l.PolicyPath = path
 	}
-	if path := r.options.ManifestPath; path != "" {
+	if path := manifest.In(r.options.ManifestPath); path != "" {
+		r.options.ManifestPath = path
 		if l.Manifest, err = os.ReadFile(path); err != nil {
-			return nil, fmt.Errorf("manifest: %w", err)
+			return nil, fmt.Errorf("manifest: %w: name the skill's folder, or the manifest in it", err)
 		}
 		if len(l.Manifest) == 0 {
 			return nil, fmt.Errorf("manifest: %s is empty", path)

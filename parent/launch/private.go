@@ -19,40 +19,27 @@ import (
 // privateTimeout is how long a private pair may take to come up: it makes its keys first.
 const privateTimeout = 20 * time.Second
 
-// findDaemon returns the socket of the raypherd that serves this run. Where none runs, root gets a private pair.
-func findDaemon() (socket string, err error) {
+// findDaemon returns the socket of the raypherd that serves this run. Where none does, root gets a private pair; the note says so
+// when one was expected.
+func findDaemon() (socket, note string, err error) {
 	paths, err := instance.FromEnvironment()
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
-	err = reach(paths.Socket)
+	err = instance.Reach(paths.Socket)
 	switch {
 	case err == nil:
-		return paths.Socket, nil
+		return paths.Socket, "", nil
 	case errors.Is(err, unix.EACCES):
-		return "", fmt.Errorf("raypherd at %s: %w: join group %s", paths.Socket, err, instance.Group)
+		return "", "", fmt.Errorf("raypherd at %s: %w: %s", paths.Socket, err, instance.WhoMayAsk(paths.Socket))
 	case os.Geteuid() != 0:
-		return "", fmt.Errorf("no raypherd at %s: %w: start it, or run as root", paths.Socket, err)
+		return "", "", fmt.Errorf("no raypherd at %s: %w: start it, or run as root", paths.Socket, err)
 	}
-	return startPrivate()
-}
-
-// reach says whether a stream socket is served at path, without connecting to it: a datagram socket cannot be connected to it,
-// and the kernel says that this is why (net/unix/af_unix.c, unix_find_bsd).
-func reach(path string) error {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
+	if !errors.Is(err, unix.ENOENT) || os.Getenv(instance.RunVariable) != "" {
+		note = fmt.Sprintf("no raypherd answers at %s (%v): a private pair serves this run", paths.Socket, err)
 	}
-	defer unix.Close(fd)
-	err = unix.Connect(fd, &unix.SockaddrUnix{Name: path})
-	if errors.Is(err, unix.EPROTOTYPE) {
-		return nil
-	}
-	if err == nil {
-		err = unix.EPROTOTYPE
-	}
-	return err
+	socket, err = startPrivate()
+	return socket, note, err
 }
 
 // startPrivate starts raypherd for this run alone. It ends with the run.
@@ -103,7 +90,7 @@ func waitFor(socket string, pid int) error {
 	}
 	defer unix.Close(pidfd)
 	for deadline := time.Now().Add(privateTimeout); ; {
-		err := reach(socket)
+		err := instance.Reach(socket)
 		if err == nil {
 			return nil
 		}

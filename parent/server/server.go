@@ -159,6 +159,7 @@ func (s *Server) Serve(ctx context.Context) error {
 			first = errors.Join(first, err)
 		}
 	}
+	first = errors.Join(first, s.removeSockets())
 	if first != nil {
 		return fmt.Errorf("serving: %w", first)
 	}
@@ -184,6 +185,17 @@ func (s *Server) stop() {
 		}
 		<-done
 	}
+}
+
+// removeSockets takes the paths away, so that who looks for a raypherd is told that there is none. The caller holds the
+// instance's lock: they are this raypherd's.
+func (s *Server) removeSockets() (err error) {
+	for _, path := range []string{s.options.Paths.Socket, s.options.Paths.AgentSocket} {
+		if e := os.Remove(path); e != nil && !errors.Is(e, fs.ErrNotExist) {
+			err = errors.Join(err, fmt.Errorf("socket of the daemon: %w", e))
+		}
+	}
+	return err
 }
 
 func (s *Server) close() {

@@ -1509,6 +1509,7 @@ type AgentStatus struct {
 	Blocked       uint64                 `protobuf:"varint,8,opt,name=blocked,proto3" json:"blocked,omitempty"`
 	State         string                 `protobuf:"bytes,9,opt,name=state,proto3" json:"state,omitempty"` // running | frozen | closed | ending
 	Mode          string                 `protobuf:"bytes,10,opt,name=mode,proto3" json:"mode,omitempty"`
+	Name          string                 `protobuf:"bytes,11,opt,name=name,proto3" json:"name,omitempty"` // the last part of the subject
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1609,6 +1610,13 @@ func (x *AgentStatus) GetState() string {
 func (x *AgentStatus) GetMode() string {
 	if x != nil {
 		return x.Mode
+	}
+	return ""
+}
+
+func (x *AgentStatus) GetName() string {
+	if x != nil {
+		return x.Name
 	}
 	return ""
 }
@@ -2267,7 +2275,7 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x13\n" +
 	"\x11ListAgentsRequest\"I\n" +
 	"\x0fListAgentsReply\x126\n" +
-	"\x06agents\x18\x01 \x03(\v2\x1e.raypher.parent.v1.AgentStatusR\x06agents\"\x96\x02\n" +
+	"\x06agents\x18\x01 \x03(\v2\x1e.raypher.parent.v1.AgentStatusR\x06agents\"\xaa\x02\n" +
 	"\vAgentStatus\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x12\x10\n" +
@@ -2279,7 +2287,8 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\ablocked\x18\b \x01(\x04R\ablocked\x12\x14\n" +
 	"\x05state\x18\t \x01(\tR\x05state\x12\x12\n" +
 	"\x04mode\x18\n" +
-	" \x01(\tR\x04mode\"-\n" +
+	" \x01(\tR\x04mode\x12\x12\n" +
+	"\x04name\x18\v \x01(\tR\x04name\"-\n" +
 	"\x10StopAgentRequest\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\"\x10\n" +
 	"\x0eStopAgentReply\"B\n" +
