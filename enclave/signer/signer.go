@@ -1,9 +1,10 @@
 // Package signer is the contract between the trusted service and the key that signs its journal. One implementation exists
-// per tier: software (a key file), and later tpm and nitro. All of them run the same conformance test, signertest.Run.
+// per tier: software (key files) and tpm, and later nitro. All of them run the same conformance test, signertest.Run, and those
+// that hold further keys signertest.RunKeyring.
 //
 // The key signs tree heads, statements about itself, and the certificate of the enclave's TLS key. What is signed never
 // collides between the three: a COSE Sig_structure begins with the text "Signature1" (RFC 9052 section 4.4), a certificate
-// with an ASN.1 SEQUENCE.
+// with an ASN.1 SEQUENCE. Further keys (Keyring) sign one kind of thing each.
 package signer
 
 import (
@@ -19,14 +20,17 @@ const (
 	DigestSize    = 32 // SHA-256
 	SignatureSize = 64 // r || s, each 32 bytes big-endian (RFC 9053 section 2.1)
 	MaxNonce      = journal.MaxNonceSize
+	MaxKeyName    = 512 // of a further key
 )
 
 // Errors that callers tell apart. An implementation wraps them with what it knows.
 var (
 	// ErrClosed: the signer was closed; nothing will ever be signed again.
 	ErrClosed = errors.New("signer is closed")
-	// ErrInput: digest, or nonce has the wrong size. A bug of the caller; nothing was signed.
+	// ErrInput: digest, nonce or name of a key has the wrong size. A bug of the caller; nothing was signed.
 	ErrInput = errors.New("input of the wrong size")
+	// ErrFull: MaxKeys further keys exist.
+	ErrFull = errors.New("no further key can be made")
 	// ErrDevice: the device that holds the key failed. The caller may try again; the same digest may then have two
 	// different valid signatures.
 	ErrDevice = errors.New("signing device failed")

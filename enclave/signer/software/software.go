@@ -31,21 +31,31 @@ const (
 
 // Key is the software signer.
 type Key struct {
+	dir     string
 	mu      sync.RWMutex // held for reading while signing; Close waits
 	private *ecdsa.PrivateKey
 	public  *ecdsa.PublicKey
+	further map[string]*further
 	now     func() time.Time
 }
 
-var _ signer.Signer = (*Key)(nil)
+var _ signer.Keyring = (*Key)(nil)
 
 // Open reads the key in folder dir, or makes one when there is none; made says which. The file appears whole or not at all,
 // and of two processes that start at once one wins and both use its key.
 func Open(dir string) (key *Key, made bool, err error) {
-	path := filepath.Join(dir, KeyFile)
+	key, made, err = openFile(filepath.Join(dir, KeyFile))
+	if err != nil {
+		return nil, false, err
+	}
+	key.dir, key.further = dir, make(map[string]*further)
+	return key, made, nil
+}
+
+func openFile(path string) (key *Key, made bool, err error) {
 	private, err := read(path)
 	if errors.Is(err, os.ErrNotExist) {
-		made, err = create(dir, path)
+		made, err = create(filepath.Dir(path), path)
 		if err == nil {
 			private, err = read(path)
 		}
@@ -191,5 +201,44 @@ func (k *Key) Close() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.private = nil
+	for _, f := range k.further {
+		f.Key.Close()
+	}
 	return nil
 }
+
+// Key implements signer.Keyring: each key is a file of its own, as little protected as the first.
+func (k *Key) Key(ctx context.Context, name string) (signer.Signer, error) {
+	if err := signer.CheckName(name); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("key %q: %w", name, err)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.private == nil {
+		return nil, fmt.Errorf("key %q: %w", name, signer.ErrClosed)
+	}
+	if f := k.further[name]; f != nil {
+		return f, nil
+	}
+	path := signer.KeyPath(k.dir, name)
+	if _, err := os.Lstat(path); errors.Is(err, os.ErrNotExist) {
+		if err := signer.RoomForKey(k.dir); err != nil {
+			return nil, err
+		}
+	}
+	key, _, err := openFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("key %q: %w", name, err)
+	}
+	k.further[name] = &further{key}
+	return k.further[name], nil
+}
+
+// further is a further key, which ends with its keyring.
+type further struct{ *Key }
+
+// Close implements signer.Signer.
+func (further) Close() error { return nil }

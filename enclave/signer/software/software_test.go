@@ -14,7 +14,7 @@ import (
 
 func TestConformance(t *testing.T) {
 	dir := t.TempDir()
-	signertest.Run(t, signertest.Target{
+	target := signertest.Target{
 		Open: func(t *testing.T) signer.Signer {
 			k, _, err := Open(dir)
 			if err != nil {
@@ -31,7 +31,9 @@ func TestConformance(t *testing.T) {
 			}
 			return signertest.Proven{Key: key, Nonce: s.Nonce, Binding: signer.Binding{Epoch: s.Epoch, Configuration: s.ConfigurationHash}}, nil
 		},
-	})
+	}
+	signertest.Run(t, target)
+	signertest.RunKeyring(t, target)
 }
 
 func TestRefusesKeyFiles(t *testing.T) {

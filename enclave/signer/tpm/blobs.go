@@ -27,20 +27,22 @@ type blobs struct {
 	Public  []byte `cbor:"2,keyasint"` // TPMT_PUBLIC
 	Private []byte `cbor:"3,keyasint"` // TPM2B_PRIVATE's content, encrypted by the TPM to itself
 	Primary []byte `cbor:"4,keyasint"` // name of the primary key above it
+
+	path string // for messages
 }
 
 // readBlobs returns nil and no error when there is no file.
-func readBlobs(dir string) (*blobs, error) {
-	text, err := readState(filepath.Join(dir, blobsFile), maxBlobsFile)
+func readBlobs(path string) (*blobs, error) {
+	text, err := readState(path, maxBlobsFile)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	b := new(blobs)
+	b := &blobs{path: path}
 	if err := cbor.Unmarshal(text, b); err != nil || b.Version != blobsVersion || len(b.Public) == 0 || len(b.Private) == 0 {
-		return nil, fmt.Errorf("%s: not a key file: restore it, or move it away for a new key", filepath.Join(dir, blobsFile))
+		return nil, fmt.Errorf("%s: not a key file: restore it, or move it away for a new key", path)
 	}
 	return b, nil
 }
@@ -63,12 +65,13 @@ func readState(path string, limit int64) ([]byte, error) {
 }
 
 // write keeps the blobs: the file appears whole or not at all. made is false when there is one already.
-func (b *blobs) write(dir string) (made bool, err error) {
+func (b *blobs) write(path string) (made bool, err error) {
+	dir := filepath.Dir(path)
 	text, err := cbor.Marshal(b)
 	if err != nil {
 		return false, err
 	}
-	f, err := os.CreateTemp(dir, blobsFile+".new-*") // mode 0600
+	f, err := os.CreateTemp(dir, filepath.Base(path)+".new-*") // mode 0600
 	if err != nil {
 		return false, fmt.Errorf("keep key: %w", err)
 	}
@@ -83,7 +86,7 @@ func (b *blobs) write(dir string) (made bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("keep key: %w", err)
 	}
-	if err := os.Link(f.Name(), filepath.Join(dir, blobsFile)); errors.Is(err, os.ErrExist) {
+	if err := os.Link(f.Name(), path); errors.Is(err, os.ErrExist) {
 		return false, nil
 	} else if err != nil {
 		return false, fmt.Errorf("keep key: %w", err)

@@ -28,6 +28,11 @@ const quoteAttempts = 5
 // Evidence implements signer.Signer: a bundle of package attest/tpm. It takes the time of an AK, two signatures and a dozen of
 // small commands, a second or so on slow chips, during which nothing else is signed.
 func (k *Key) Evidence(ctx context.Context, nonce []byte, binding signer.Binding) (*journal.KeyEvidence, error) {
+	return k.evidenceOf(ctx, k.withKey, k.area, nonce, binding)
+}
+
+// evidenceOf makes the bundle of the key that with loads.
+func (k *Key) evidenceOf(ctx context.Context, with using, area, nonce []byte, binding signer.Binding) (*journal.KeyEvidence, error) {
 	if len(nonce) > signer.MaxNonce {
 		return nil, fmt.Errorf("evidence: nonce of %d bytes: %w", len(nonce), signer.ErrInput)
 	}
@@ -35,11 +40,11 @@ func (k *Key) Evidence(ctx context.Context, nonce []byte, binding signer.Binding
 		return nil, fmt.Errorf("evidence: %w", signer.ErrClosed)
 	}
 	b := &attest.Bundle{
-		Version: attest.Version, KeyPublic: k.area, Epoch: binding.Epoch, Configuration: binding.Configuration,
+		Version: attest.Version, KeyPublic: area, Epoch: binding.Epoch, Configuration: binding.Configuration,
 		Nonce: nonce, Time: time.Now().UnixNano(),
 	}
 	err := k.owner.do(ctx, func(tpm transport.TPM) error {
-		return k.withKey(tpm, func(l *loaded) error { return k.fill(tpm, l, b) })
+		return with(tpm, func(l *loaded) error { return k.fill(tpm, l, b) })
 	})
 	if err != nil {
 		return nil, fmt.Errorf("evidence: %w", deviceError(err))

@@ -69,23 +69,38 @@ func mustSign(t testing.TB, k *Key) {
 	}
 }
 
+// Every code that package words knows, from the command that signs. The next step is in the error, and afterwards all is well.
 func TestRefusals(t *testing.T) {
+	b := &between{TPMCloser: device(t, plain(t))}
+	k := open(t, b, t.TempDir(), Configuration{})
+	tried := map[tpm2.TPMRC]bool{}
 	for _, c := range []struct {
-		name string
 		code tpm2.TPMRC
 		want string
 	}{
-		{"lockout", tpm2.TPMRCLockout, "tpm2_dictionarylockout"},
-		{"busy for good", tpm2.TPMRCRetry, "try again"},
-		{"failure mode", tpm2.TPMRCFailure, "power the machine off and on"},
-		{"firmware upgrade", tpm2.TPMRCUpgrade, "finish it with the vendor's tool"},
-		{"no room", tpm2.TPMRCObjectMemory, "tpm2_flushcontext"},
-		{"unknown command", tpm2.TPMRCCommandCode, "firmware"},
-		{"hierarchy off", tpm2.TPMRCHierarchy, "firmware's setup"},
+		{tpm2.TPMRCLockout, "tpm2_dictionarylockout --clear-lockout"},
+		{tpm2.TPMRCRetry, "look for another process that floods it"},
+		{tpm2.TPMRCYielded, "try again"},
+		{tpm2.TPMRCTesting, "try again in a minute"},
+		{tpm2.TPMRCFailure, "power the machine off and on"},
+		{tpm2.TPMRCUpgrade, "finish it with the vendor's tool"},
+		{tpm2.TPMRCInitialize, "update the machine's firmware"},
+		{tpm2.TPMRCObjectMemory, "tpm2_flushcontext --transient-object"},
+		{tpm2.TPMRCSessionMemory, "tpm2_flushcontext --loaded-session"},
+		{tpm2.TPMRCSessionHandles, "tpm2_flushcontext --saved-session"},
+		{tpm2.TPMRCMemory, "stop other users of it"},
+		{tpm2.TPMRCAuthFail, "tpm2_changeauth"},
+		{tpm2.TPMRCBadAuth, "tpm2_changeauth"},
+		{tpm2.TPMRCHierarchy, "enable it in the firmware's setup"},
+		{tpm2.TPMRCDisabled, "enable the TPM in the firmware's setup"},
+		{tpm2.TPMRCCommandCode, "firmware of revision 1.16 or later"},
+		{tpm2.TPMRCCurve, "knows no P-256"},
+		{tpm2.TPMRCScheme, "knows no ECDSA with SHA-256"},
+		{tpm2.TPMRCIntegrity, "move the key file away"},
+		{tpm2.TPMRCNVUnavailable, "memory is not available just now"},
+		{tpm2.TPMRCNVRate, "wait a few seconds"},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			b := &between{TPMCloser: device(t, plain(t))}
-			k := open(t, b, t.TempDir(), Configuration{})
+		t.Run(c.code.Error(), func(t *testing.T) {
 			b.set(func(command []byte, send func() ([]byte, error)) ([]byte, error) {
 				if commandCode(command) == tpm2.TPMCCSign {
 					return saying(c.code), nil
@@ -99,6 +114,12 @@ func TestRefusals(t *testing.T) {
 			b.set(nil)
 			mustSign(t, k)
 		})
+		tried[c.code] = true
+	}
+	for _, a := range advice {
+		if !tried[a.code] {
+			t.Errorf("%v: advice that no test holds", a.code)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -54,21 +55,28 @@ func (k *Key) source(tpm transport.TPM) (s source, made bool, err error) {
 	case c.KeyHandle != 0:
 		return persistentSource{c.KeyHandle}, false, nil
 	}
-	b, err := readBlobs(k.state)
+	path := filepath.Join(k.state, blobsFile)
+	b, err := readBlobs(path)
 	if err != nil || b != nil {
 		return b, false, err
 	}
 	if k.area != nil {
 		return nil, false, errors.New("its blobs are gone from the state folder: restore them, or start again for a new key")
 	}
+	return makeBlobs(tpm, path)
+}
+
+// makeBlobs makes a new key and keeps it at path.
+func makeBlobs(tpm transport.TPM, path string) (b *blobs, made bool, err error) {
 	if b, err = createBlobs(tpm); err != nil {
 		return nil, false, err
 	}
-	if made, err = b.write(k.state); err != nil {
+	b.path = path
+	if made, err = b.write(path); err != nil {
 		return nil, false, err
 	}
 	if !made { // another process was faster, and its key is the key
-		b, err = readBlobs(k.state)
+		b, err = readBlobs(path)
 	}
 	return b, made, err
 }
@@ -167,32 +175,50 @@ func createBlobs(tpm transport.TPM) (*blobs, error) {
 	return b, nil
 }
 
-// load implements source. The primary key must be the one of the first start, which whoever sits between this process and
-// the TPM cannot imitate.
+// load implements source, with a session of its own.
 func (b *blobs) load(tpm transport.TPM) (*loaded, error) {
-	p, err := makePrimary(tpm, tpm2.TPMRHOwner)
+	p, err := b.makeParent(tpm)
 	if err != nil {
 		return nil, err
 	}
 	defer flush(tpm, p.handle)
-	if !bytes.Equal(p.name.Buffer, b.Primary) {
-		return nil, fmt.Errorf("the key in %s is of another TPM, or this one was cleared: move the file away, then a new key is made", blobsFile)
-	}
-	l := &loaded{area: b.Public}
+	l := new(loaded)
 	if err := l.openSession(tpm, p); err != nil {
 		return nil, err
 	}
+	if err := b.loadUnder(tpm, p, l); err != nil {
+		l.flush(tpm)
+		return nil, err
+	}
+	return l, nil
+}
+
+// makeParent makes the primary key. It must be the one of the first start, which whoever sits between this process and the TPM
+// cannot imitate.
+func (b *blobs) makeParent(tpm transport.TPM) (*primary, error) {
+	p, err := makePrimary(tpm, tpm2.TPMRHOwner)
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(p.name.Buffer, b.Primary) {
+		flush(tpm, p.handle)
+		return nil, fmt.Errorf("the key in %s is of another TPM, or this one was cleared: move the file away, then a new key is made", b.path)
+	}
+	return p, nil
+}
+
+// loadUnder loads the key into l, which has a session.
+func (b *blobs) loadUnder(tpm transport.TPM, p *primary, l *loaded) error {
 	response, err := execute(tpm, tpm2.Load{
 		ParentHandle: tpm2.AuthHandle{Handle: p.handle, Name: p.name, Auth: l.session},
 		InPrivate:    tpm2.TPM2BPrivate{Buffer: b.Private},
 		InPublic:     tpm2.BytesAs2B[tpm2.TPMTPublic](b.Public),
 	})
 	if err != nil {
-		l.flush(tpm)
-		return nil, fmt.Errorf("load signing key: %w", err)
+		return fmt.Errorf("load signing key: %w", err)
 	}
-	l.handle, l.name = response.ObjectHandle, response.Name
-	return l, nil
+	l.handle, l.name, l.area = response.ObjectHandle, response.Name, b.Public
+	return nil
 }
 
 // persistentSource is a key that somebody has made persistent (tpm2_evictcontrol).

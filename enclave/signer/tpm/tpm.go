@@ -49,15 +49,17 @@ type Key struct {
 	endorsement   []byte // EK certificate, DER
 	closed        atomic.Bool
 
-	loaded *loaded // of the owner's goroutine; nil: to be loaded again
+	// Of the owner's goroutine.
+	loaded  *loaded // nil: to be loaded again
+	further map[string]*Further
 }
 
-var _ signer.Signer = (*Key)(nil)
+var _ signer.Keyring = (*Key)(nil)
 
 // Open finds the key, or makes it; made says which. It takes what the TPM takes to make a primary key: a tenth of a second
 // to some seconds. On an error the device is closed.
 func Open(ctx context.Context, o Options) (key *Key, made bool, err error) {
-	k := &Key{state: o.State, configuration: o.Configuration}
+	k := &Key{state: o.State, configuration: o.Configuration, further: make(map[string]*Further)}
 	k.owner = own(o.TPM, func(tpm transport.TPM) {
 		if k.loaded != nil {
 			k.loaded.flush(tpm)
@@ -97,16 +99,23 @@ func (k *Key) Tier() string { return journal.TierTPM }
 
 // Sign implements signer.Signer. Real chips take 17 to 190 milliseconds.
 func (k *Key) Sign(ctx context.Context, digest []byte) ([]byte, error) {
+	return k.signWith(ctx, k.withKey, k.public.Key, digest)
+}
+
+// using runs its argument with one loaded key, in the owner's goroutine.
+type using func(transport.TPM, func(*loaded) error) error
+
+// signWith signs with the key that with loads.
+func (k *Key) signWith(ctx context.Context, with using, public *ecdsa.PublicKey, digest []byte) (signature []byte, err error) {
 	if len(digest) != signer.DigestSize {
 		return nil, fmt.Errorf("sign: digest of %d bytes: %w", len(digest), signer.ErrInput)
 	}
 	if k.closed.Load() {
 		return nil, fmt.Errorf("sign: %w", signer.ErrClosed)
 	}
-	var signature []byte
-	err := k.owner.do(ctx, func(tpm transport.TPM) error {
-		return k.withKey(tpm, func(l *loaded) (err error) {
-			signature, err = k.sign(tpm, l, digest)
+	err = k.owner.do(ctx, func(tpm transport.TPM) error {
+		return with(tpm, func(l *loaded) (err error) {
+			signature, err = l.sign(tpm, public, digest)
 			return err
 		})
 	})
@@ -117,7 +126,7 @@ func (k *Key) Sign(ctx context.Context, digest []byte) ([]byte, error) {
 }
 
 // sign asks the TPM, and believes its signature only when it verifies.
-func (k *Key) sign(tpm transport.TPM, l *loaded, digest []byte) ([]byte, error) {
+func (l *loaded) sign(tpm transport.TPM, public *ecdsa.PublicKey, digest []byte) ([]byte, error) {
 	response, err := execute(tpm, tpm2.Sign{
 		KeyHandle: l.auth(),
 		Digest:    tpm2.TPM2BDigest{Buffer: digest},
@@ -135,7 +144,7 @@ func (k *Key) sign(tpm transport.TPM, l *loaded, digest []byte) ([]byte, error) 
 		return nil, err
 	}
 	r, s := new(big.Int).SetBytes(signature[:32]), new(big.Int).SetBytes(signature[32:])
-	if !ecdsa.Verify(k.public.Key, digest, r, s) {
+	if !ecdsa.Verify(public, digest, r, s) {
 		return nil, errors.New("the TPM's signature does not verify: it answers garbage")
 	}
 	return signature, nil

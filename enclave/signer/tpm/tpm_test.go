@@ -72,7 +72,7 @@ func TestConformance(t *testing.T) {
 	activate(t, first, roots)
 	name := akName(t, first)
 
-	signertest.Run(t, signertest.Target{
+	target := signertest.Target{
 		Open: func(t *testing.T) signer.Signer {
 			// The simulator takes one client at a time, so each signer gets the same TPM anew, as after a restart.
 			return open(t, device(t, tpmtest.Start(t, copyState(t, machine))), state, Configuration{})
@@ -90,5 +90,7 @@ func TestConformance(t *testing.T) {
 			}
 			return signertest.Proven{Key: r.Key, Nonce: r.Nonce, Binding: signer.Binding{Epoch: r.Epoch, Configuration: r.Configuration}}, nil
 		},
-	})
+	}
+	signertest.Run(t, target)
+	signertest.RunKeyring(t, target)
 }
