@@ -16,6 +16,8 @@
 //	   5  binaries   array of bstr, SHA-256 of programs that may be started; empty: any
 //	   6  max ttl    uint, seconds; 0: what the enclave is configured for
 //	   7  permit     bstr, canonical form of a policy, in which ~ stands for the agent's home
+//	   8  own key    true: the namespace, which is then no pattern, has a key of its own; else absent
+//	   9  tls keys   true: its agents may have a TLS key of their own; else absent
 package ceiling
 
 import (
@@ -41,6 +43,7 @@ const (
 	MaxBinaries = 4096 // of one grant
 	MaxText     = 256  // bytes of a pattern, name or domain
 	MaxTTL      = 86400
+	MaxOwnKeys  = 8 // namespaces with keys of their own: each costs a batch with its visas a signature
 )
 
 // Errors that callers tell apart.
@@ -67,6 +70,32 @@ type Grant struct {
 	Binaries      [][sha256.Size]byte
 	MaxTTLSeconds uint32
 	Permit        *policy.Policy
+	// OwnKey: heads over the visas of this namespace are also signed with a key that signs for no other namespace.
+	OwnKey bool
+	// TLSKeys: the agents may authenticate with TLS keys that lie in the signer.
+	TLSKeys bool
+}
+
+// OwnKey says whether the ceiling gives the namespace a key of its own.
+func (c *Ceiling) OwnKey(namespace string) bool {
+	return slices.ContainsFunc(c.Grants, func(g *Grant) bool { return g.OwnKey && g.Namespace == namespace })
+}
+
+// TLSKeys says whether some grant for this agent allows TLS keys; nil: it does.
+func (c *Ceiling) TLSKeys(r Request) error {
+	var reasons []error
+	for i, g := range c.Grants {
+		err := g.Match(r)
+		switch {
+		case err == nil && g.TLSKeys:
+			return nil
+		case err == nil:
+			err = errors.New("is for this agent and does not say tls_keys: true")
+		}
+		reasons = append(reasons, fmt.Errorf("grant %d: %w", i+1, err))
+	}
+	const shown = 8
+	return errors.Join(reasons[:min(len(reasons), shown)]...)
 }
 
 // Request is who asks, as the parent says.
@@ -131,6 +160,8 @@ type wireGrant struct {
 	Binaries  [][]byte `cbor:"5,keyasint"`
 	MaxTTL    uint32   `cbor:"6,keyasint"`
 	Permit    []byte   `cbor:"7,keyasint"`
+	OwnKey    bool     `cbor:"8,keyasint,omitempty"`
+	TLSKeys   bool     `cbor:"9,keyasint,omitempty"`
 }
 
 type wireCeiling struct {
@@ -184,7 +215,7 @@ func decodeStrict(data []byte, v any) error {
 func (c *Ceiling) payload() []byte {
 	w := wireCeiling{Version: c.Version, TrustDomain: c.TrustDomain, Grants: make([]wireGrant, len(c.Grants))}
 	for i, g := range c.Grants {
-		wg := wireGrant{Namespace: g.Namespace, Agents: g.Agents, UIDs: g.UIDs, Users: g.Users, MaxTTL: g.MaxTTLSeconds, Permit: g.Permit.Canonical()}
+		wg := wireGrant{Namespace: g.Namespace, Agents: g.Agents, UIDs: g.UIDs, Users: g.Users, MaxTTL: g.MaxTTLSeconds, Permit: g.Permit.Canonical(), OwnKey: g.OwnKey, TLSKeys: g.TLSKeys}
 		for _, b := range g.Binaries {
 			wg.Binaries = append(wg.Binaries, b[:])
 		}
@@ -205,7 +236,7 @@ func decode(payload []byte) (*Ceiling, error) {
 		if err != nil {
 			return nil, fmt.Errorf("grant %d: permit: %w", i+1, err)
 		}
-		g := &Grant{Namespace: wg.Namespace, Agents: wg.Agents, UIDs: wg.UIDs, Users: wg.Users, MaxTTLSeconds: wg.MaxTTL, Permit: permit}
+		g := &Grant{Namespace: wg.Namespace, Agents: wg.Agents, UIDs: wg.UIDs, Users: wg.Users, MaxTTLSeconds: wg.MaxTTL, Permit: permit, OwnKey: wg.OwnKey, TLSKeys: wg.TLSKeys}
 		for _, b := range wg.Binaries {
 			if len(b) != sha256.Size {
 				return nil, fmt.Errorf("grant %d: program hash of %d bytes", i+1, len(b))
@@ -227,10 +258,17 @@ func (c *Ceiling) check() error {
 	case len(c.Grants) == 0 || len(c.Grants) > MaxGrants:
 		return fmt.Errorf("grants: %d, use 1 to %d", len(c.Grants), MaxGrants)
 	}
+	owners := map[string]bool{}
 	for i, g := range c.Grants {
 		if err := g.check(); err != nil {
 			return fmt.Errorf("grant %d: %w", i+1, err)
 		}
+		if g.OwnKey {
+			owners[g.Namespace] = true
+		}
+	}
+	if len(owners) > MaxOwnKeys {
+		return fmt.Errorf("own_key: %d namespaces, at most %d", len(owners), MaxOwnKeys)
 	}
 	return nil
 }
@@ -247,6 +285,8 @@ func (g *Grant) check() error {
 		return fmt.Errorf("binaries: %d, at most %d", len(g.Binaries), MaxBinaries)
 	case g.MaxTTLSeconds > MaxTTL:
 		return fmt.Errorf("max_ttl_seconds: %d, at most %d", g.MaxTTLSeconds, MaxTTL)
+	case g.OwnKey && strings.ContainsAny(g.Namespace, "*?"):
+		return fmt.Errorf("own_key: namespace %q is a pattern: give each namespace with a key of its own a grant that names it", g.Namespace)
 	case g.Permit == nil:
 		return errors.New("permit is missing")
 	}

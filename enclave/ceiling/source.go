@@ -30,6 +30,8 @@ type sourceGrant struct {
 	Users         []string `yaml:"users"`
 	Binaries      []string `yaml:"binaries"`
 	MaxTTLSeconds uint32   `yaml:"max_ttl_seconds"`
+	OwnKey        bool     `yaml:"own_key"`
+	TLSKeys       bool     `yaml:"tls_keys"`
 	Permit        ast.Node `yaml:"permit"`
 }
 
@@ -62,7 +64,7 @@ func ParseSource(name string, text []byte) (*Ceiling, error) {
 }
 
 func (sg *sourceGrant) grant(name string) (*Grant, error) {
-	g := &Grant{Namespace: sg.Namespace, Agents: sg.Agents, UIDs: sg.UIDs, Users: sg.Users, MaxTTLSeconds: sg.MaxTTLSeconds}
+	g := &Grant{Namespace: sg.Namespace, Agents: sg.Agents, UIDs: sg.UIDs, Users: sg.Users, MaxTTLSeconds: sg.MaxTTLSeconds, OwnKey: sg.OwnKey, TLSKeys: sg.TLSKeys}
 	for _, b := range sg.Binaries {
 		digits, ok := strings.CutPrefix(b, "sha256:")
 		raw, err := hex.DecodeString(digits)
@@ -93,6 +95,8 @@ func (c *Ceiling) Source() ([]byte, error) {
 		Users         []string `yaml:"users,flow,omitempty"`
 		Binaries      []string `yaml:"binaries,omitempty"`
 		MaxTTLSeconds uint32   `yaml:"max_ttl_seconds,omitempty"`
+		OwnKey        bool     `yaml:"own_key,omitempty"`
+		TLSKeys       bool     `yaml:"tls_keys,omitempty"`
 		Permit        any      `yaml:"permit"`
 	}
 	out := struct {
@@ -105,7 +109,7 @@ func (c *Ceiling) Source() ([]byte, error) {
 		if err := yaml.Unmarshal(g.Permit.Canonical(), &permit); err != nil {
 			return nil, fmt.Errorf("show ceiling: %w", err)
 		}
-		og := grant{Namespace: g.Namespace, Agents: g.Agents, UIDs: g.UIDs, Users: g.Users, MaxTTLSeconds: g.MaxTTLSeconds, Permit: permit}
+		og := grant{Namespace: g.Namespace, Agents: g.Agents, UIDs: g.UIDs, Users: g.Users, MaxTTLSeconds: g.MaxTTLSeconds, OwnKey: g.OwnKey, TLSKeys: g.TLSKeys, Permit: permit}
 		for _, b := range g.Binaries {
 			og.Binaries = append(og.Binaries, "sha256:"+hex.EncodeToString(b[:]))
 		}
