@@ -19,6 +19,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/gowebpki/jcs"
 )
@@ -73,10 +74,16 @@ type Signature struct {
 }
 
 var (
-	skillIDSyntax = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$`)
-	versionSyntax = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}$`)
-	digestSyntax  = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+	skillIDSyntax = syntax(`^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$`)
+	versionSyntax = syntax(`^[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}$`)
+	digestSyntax  = syntax(`^sha256:[0-9a-f]{64}$`)
 )
+
+// syntax is an expression that is compiled when it is first asked for: a start of `raypher run` pays for every package that is
+// linked into it, and needs none of these.
+func syntax(expression string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expression) })
+}
 
 // Parse reads a manifest. It does not look at the signature's validity nor at any file. The error is policy.Errors, everything that
 // is wrong at once, unless the document is not JSON at all.
@@ -160,8 +167,8 @@ func article(k kind) string {
 func (d *document) manifest(root *node) *Manifest {
 	m := new(Manifest)
 	d.object("", root, map[string]field{
-		"skill_id":    {`add "skill_id": "<name>"`, d.matching(&m.SkillID, skillIDSyntax, 128, `letters, digits and . _ -, with / between parts, such as "acme/weather"`)},
-		"version":     {`add "version": "1.0.0"`, d.matching(&m.Version, versionSyntax, 64, `letters, digits and . + _ -, such as "1.0.0"`)},
+		"skill_id":    {`add "skill_id": "<name>"`, d.matching(&m.SkillID, skillIDSyntax(), 128, `letters, digits and . _ -, with / between parts, such as "acme/weather"`)},
+		"version":     {`add "version": "1.0.0"`, d.matching(&m.Version, versionSyntax(), 64, `letters, digits and . + _ -, such as "1.0.0"`)},
 		"permissions": {`add "permissions": {}, which asks for nothing`, func(w string, n *node) { d.permissions(w, n, &m.Asks) }},
 		"hashes":      {"", func(w string, n *node) { m.Hashes = d.hashes(w, n) }},
 		"signature":   {"", func(w string, n *node) { m.Signature = d.signature(w, n) }},
@@ -259,7 +266,7 @@ func (d *document) hashes(where string, n *node) map[string]string {
 		}
 		var digest string
 		d.text(&digest)(fmt.Sprintf("%s[%q]", where, m.key), m.value)
-		if digest != "" && !digestSyntax.MatchString(digest) {
+		if digest != "" && !digestSyntax().MatchString(digest) {
 			d.problem(m.value, `write "sha256:" and 64 lower-case hex digits`, "%s[%q] is not a SHA-256 digest", where, m.key)
 		}
 		hashes[m.key] = digest

@@ -46,7 +46,7 @@ func (m *Manifest) Sign(key ed25519.PrivateKey, name string) error {
 	if len(key) != ed25519.PrivateKeySize {
 		return fmt.Errorf("sign the manifest: the key has %d bytes, an Ed25519 private key has %d", len(key), ed25519.PrivateKeySize)
 	}
-	if !signerSyntax.MatchString(name) {
+	if !signerSyntax().MatchString(name) {
 		return fmt.Errorf("sign the manifest: signer %q: names are up to 71 of letters, digits, dot, colon, hyphen and underscore", name)
 	}
 	signed := *m

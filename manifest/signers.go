@@ -13,7 +13,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"syscall"
 )
@@ -25,7 +24,7 @@ const (
 )
 
 // signerSyntax holds for names and for key ids.
-var signerSyntax = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,70}$`)
+var signerSyntax = syntax(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,70}$`)
 
 // Signer is one trusted author.
 type Signer struct {
@@ -99,7 +98,7 @@ func LoadSigners(dir string) (Signers, error) {
 		switch {
 		case err != nil:
 			problems = append(problems, err)
-		case !signerSyntax.MatchString(name):
+		case !signerSyntax().MatchString(name):
 			problems = append(problems, fmt.Errorf("trusted signer %q: use letters, digits and . _ - for the name", name))
 		case len(signers) == maxSigners:
 			return nil, fmt.Errorf("trusted signers: more than %d in %s", maxSigners, dir)
@@ -188,7 +187,7 @@ func readPEM(file, blockType string) ([]byte, error) {
 // GenerateKey writes a new key pair to dir: <name>.key (0600, stays with the author) and <name>.pub (for those who trust it).
 // Existing files are never overwritten.
 func GenerateKey(dir, name string) (public ed25519.PublicKey, err error) {
-	if !signerSyntax.MatchString(name) {
+	if !signerSyntax().MatchString(name) {
 		return nil, fmt.Errorf("key pair %q: use up to 71 letters, digits and . _ - for the name", name)
 	}
 	public, private, err := ed25519.GenerateKey(rand.Reader)

@@ -30,9 +30,7 @@ const (
 	maxPayload = 64 << 20
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-func checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
+func checksum(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
 
 func fileHeader(epoch journal.EpochID) []byte {
 	b := append([]byte(fileMagic), epoch[:]...)

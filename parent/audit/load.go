@@ -9,11 +9,13 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"sync"
 
 	"github.com/raypher/raypher/journal"
 )
 
-var fileName = regexp.MustCompile(`^([0-9]{6,9})-([0-9a-f]{32})\.journal$`)
+// fileName is compiled when a journal is read: the CLI is linked with this package, and most of its commands read none.
+var fileName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^([0-9]{6,9})-([0-9a-f]{32})\.journal$`) })
 
 // load reads and checks every epoch in the folder.
 func (s *Store) load() error {
@@ -23,7 +25,7 @@ func (s *Store) load() error {
 	}
 	var found []*epoch
 	for _, name := range names {
-		parts := fileName.FindStringSubmatch(name.Name())
+		parts := fileName().FindStringSubmatch(name.Name())
 		if parts == nil {
 			continue
 		}
@@ -109,7 +111,7 @@ func (e *epoch) readHeader(file *os.File, size int64) error {
 	if err != nil {
 		return &brokenFrame{0, err.Error()}
 	}
-	if named := fileName.FindStringSubmatch(filepath.Base(e.path))[2]; named != id.String() {
+	if named := fileName().FindStringSubmatch(filepath.Base(e.path))[2]; named != id.String() {
 		return &brokenFrame{0, "the file is named after another epoch"}
 	}
 	e.id, e.end = id, int64(fileHeaderSize)

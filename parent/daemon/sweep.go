@@ -41,7 +41,7 @@ func sweep(p instance.Paths, log *slog.Logger) {
 	}
 	for _, e := range entries {
 		id := e.Name()
-		if !instance.ValidID.MatchString(id) || filepath.Join(folder, id) == p.Run {
+		if !instance.ValidID(id) || filepath.Join(folder, id) == p.Run {
 			continue
 		}
 		left, err := instance.PrivateIn(filepath.Dir(folder), p.State, id)

@@ -14,9 +14,9 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -75,10 +75,12 @@ type Paths struct {
 // Default returns the paths of the system's daemon.
 func Default() Paths { return at(DefaultRun, DefaultState, "raypher") }
 
-// ValidID says what a private run may be called: it becomes part of file names.
-var ValidID = regexp.MustCompile(`^[a-z0-9]{4,32}$`)
+// ValidID says whether a private run may be called so: 4 to 32 lower case letters or digits, as it becomes part of file names.
+func ValidID(id string) bool {
+	return len(id) >= 4 && len(id) <= 32 && strings.Trim(id, "abcdefghijklmnopqrstuvwxyz0123456789") == ""
+}
 
-// Private returns the paths of the private pair of one run. The id must match ValidID.
+// Private returns the paths of the private pair of one run. The id must be a ValidID.
 func Private(id string) (Paths, error) {
 	return PrivateIn(DefaultRun, DefaultState, id)
 }
@@ -94,7 +96,7 @@ func PrivateSockets() []string {
 
 // PrivateIn is Private below other folders than the system's.
 func PrivateIn(run, state, id string) (Paths, error) {
-	if !ValidID.MatchString(id) {
+	if !ValidID(id) {
 		return Paths{}, fmt.Errorf("private instance %q: the id must be 4 to 32 lower case letters or digits", id)
 	}
 	p := at(filepath.Join(run, "private", id), filepath.Join(state, "runs", id), "raypher-"+id)
