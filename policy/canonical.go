@@ -47,8 +47,8 @@ func ParseCanonical(data []byte) (*Policy, error) {
 	}
 	v := validation{}
 	v.policy(&p)
-	if len(v.problems) > 0 {
-		return nil, v.errors("", nil)
+	if err := v.errors(); err != nil {
+		return nil, err
 	}
 	if !bytes.Equal(p.Canonical(), data) {
 		return nil, ErrNotCanonical

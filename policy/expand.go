@@ -38,8 +38,9 @@ func (p *Policy) Expand(home string) (*Policy, error) {
 		expanded.Network = &network
 	}
 	v := validation{}
-	if v.policy(&expanded); len(v.problems) > 0 {
-		return nil, fmt.Errorf("with ~ as %s: %w", home, v.errors("", nil))
+	v.policy(&expanded)
+	if err := v.errors(); err != nil {
+		return nil, fmt.Errorf("with ~ as %s: %w", home, err)
 	}
 	return expanded.normalised(), nil
 }

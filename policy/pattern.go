@@ -41,23 +41,6 @@ const (
 	pieceStar              // *: any characters, also none
 )
 
-// fault is what is wrong with one value and how to mend it.
-type fault struct {
-	message string
-	fix     string
-}
-
-func (f *fault) Error() string {
-	if f.fix == "" {
-		return f.message
-	}
-	return f.message + ": " + f.fix
-}
-
-func faultf(fix, format string, args ...any) *fault {
-	return &fault{message: fmt.Sprintf(format, args...), fix: fix}
-}
-
 // lexeme is one unit of a pattern's text: a literal character, or one of the signs / ? * { , } and ** (deep).
 type lexeme struct {
 	kind lexemeKind
@@ -90,13 +73,13 @@ func parsePattern(text string) ([]pattern, *fault) {
 	}
 	alternatives, f := expandBraces(lexemes)
 	if f != nil {
-		return nil, faultf(f.fix, "path %q: %s", text, f.message)
+		return nil, faultf(f.Fix, "path %q: %s", text, f.Message)
 	}
 	patterns := make([]pattern, 0, len(alternatives))
 	for _, alternative := range alternatives {
 		components, f := splitComponents(alternative)
 		if f != nil {
-			return nil, faultf(f.fix, "path %q: %s", text, f.message)
+			return nil, faultf(f.Fix, "path %q: %s", text, f.Message)
 		}
 		patterns = append(patterns, pattern{home: home, components: components})
 	}

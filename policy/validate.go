@@ -15,62 +15,6 @@ const (
 	maxProcesses    = 1 << 22 // PID_MAX_LIMIT of include/linux/threads.h
 )
 
-// Problem is one mistake in a policy file. Line and Column start at 1; 0: not known.
-type Problem struct {
-	File    string `json:"file"`
-	Line    int    `json:"line"`
-	Column  int    `json:"column"`
-	Message string `json:"message"`
-	Fix     string `json:"fix,omitempty"`
-}
-
-func (p *Problem) String() string {
-	var b strings.Builder
-	if p.File != "" {
-		b.WriteString(p.File)
-		b.WriteByte(':')
-	}
-	if p.Line > 0 {
-		fmt.Fprintf(&b, "%d:%d:", p.Line, p.Column)
-	}
-	if b.Len() > 0 {
-		b.WriteByte(' ')
-	}
-	b.WriteString(p.Message)
-	if p.Fix != "" {
-		b.WriteString(": ")
-		b.WriteString(p.Fix)
-	}
-	return b.String()
-}
-
-// Errors are all the mistakes of one file, in the order of the file.
-type Errors []*Problem
-
-// maxErrorLines bounds the text of an error that lists what a hostile file can make long.
-const maxErrorLines = 100
-
-// Error is one line for each of the first mistakes; the slice has them all.
-func (e Errors) Error() string {
-	lines := make([]string, 0, min(len(e), maxErrorLines+1))
-	for i, p := range e {
-		if i == maxErrorLines {
-			lines = append(lines, fmt.Sprintf("and %d more", len(e)-i))
-			break
-		}
-		lines = append(lines, p.String())
-	}
-	return strings.Join(lines, "\n")
-}
-
-// location is the place of a value in a policy, for example filesystem.read[2] or syscalls.ptrace.
-type location string
-
-// key is the place of the key itself, where location is that of its value.
-func (l location) key() location { return l + "@" }
-
-func (l location) item(i int) location { return location(fmt.Sprintf("%s[%d]", l, i)) }
-
 // validation checks the values of a policy that has the right shape. It does not stop at the first problem.
 type validation struct {
 	problems     []located
@@ -88,24 +32,15 @@ func (v *validation) report(at location, f *fault) {
 	}
 }
 
-// errors gives each problem its position in a file.
-func (v *validation) errors(file string, positions map[location]position) Errors {
+// errors are the problems of a policy that is no file: they are named by their places. Nil when there are none.
+func (v *validation) errors() error {
+	if len(v.problems) == 0 {
+		return nil
+	}
 	problems := make(Errors, 0, len(v.problems))
 	for _, p := range v.problems {
-		problem := &Problem{File: file, Message: p.fault.message, Fix: p.fault.fix}
-		if where, ok := positions[p.at]; ok {
-			problem.Line, problem.Column = where.line, where.column
-		} else {
-			problem.Message = strings.TrimSuffix(string(p.at), "@") + ": " + problem.Message
-		}
-		problems = append(problems, problem)
+		problems = append(problems, &Problem{Message: strings.TrimSuffix(string(p.at), "@") + ": " + p.fault.Message, Fix: p.fault.Fix})
 	}
-	slices.SortStableFunc(problems, func(a, b *Problem) int {
-		if a.Line != b.Line {
-			return a.Line - b.Line
-		}
-		return a.Column - b.Column
-	})
 	return problems
 }
 
@@ -116,7 +51,7 @@ func (v *validation) policy(p *Policy) {
 	for _, name := range sortedKeys(p.Syscalls) {
 		at := location("syscalls." + name)
 		if _, known := syscallTable[name]; !known {
-			v.report(at.key(), unknownSyscall(name, len(v.problems) < maxErrorLines))
+			v.report(at.Key(), unknownSyscall(name, len(v.problems) < maxErrorLines))
 			continue
 		}
 		if p.Syscalls[name] == "" {
@@ -150,7 +85,7 @@ func (v *validation) list(at location, items []string, check func(string) *fault
 		return
 	}
 	for i, item := range items {
-		v.report(at.item(i), check(item))
+		v.report(at.Item(i), check(item))
 	}
 }
 
@@ -202,12 +137,4 @@ func withinLimit(value *uint64, highest uint64) *fault {
 		return nil
 	}
 	return faultf("leave the key out for no limit", "%d is not between 1 and %d", *value, highest)
-}
-
-// shorten keeps messages readable when the value is not.
-func shorten(text string) string {
-	if len(text) <= 80 {
-		return text
-	}
-	return text[:77] + "..."
 }
