@@ -25,11 +25,14 @@ const (
 	TypeReservation Type = 7
 	TypeSettlement  Type = 8
 	TypeSnapshot    Type = 9
+	TypeKey         Type = 10
+	TypeTLS         Type = 11
 )
 
 var typeNames = map[Type]string{
 	TypeEpoch: "epoch", TypeVisa: "visa", TypeVerdict: "verdict", TypeApproval: "approval", TypeCeiling: "ceiling",
 	TypeLease: "lease", TypeReservation: "reservation", TypeSettlement: "settlement", TypeSnapshot: "snapshot",
+	TypeKey: "key", TypeTLS: "tls",
 }
 
 // String names the type; one that this version does not know reads "type 17".

@@ -237,7 +237,7 @@ func FuzzDecoders(f *testing.F) {
 	start, _ := journal.Decode(log.Start)
 	verdict, _ := journal.EncodeVerdict(sample)
 	for _, seed := range [][]byte{log.Start, start.Payload, verdict, b.SignedHead, b.Receipt(1).Encode(), log.KeyEvidence().Encode(),
-		log.KeyEvidence().Document, journal.CeilingInstalled{Version: 3}.Encode()} {
+		log.KeyEvidence().Document, journal.CeilingInstalled{Version: 3}.Encode(), furtherKey(log), tlsUse()} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -262,7 +262,16 @@ func FuzzDecoders(f *testing.F) {
 		if c, err := journal.DecodeCeilingInstalled(data); err == nil {
 			same(t, data)(c.Encode(), nil)
 		}
+		if k, err := journal.DecodeFurtherKey(data); err == nil {
+			same(t, data)(k.Encode())
+		}
+		if u, err := journal.DecodeTLSUse(data); err == nil {
+			same(t, data)(u.Encode())
+		}
 		journal.VerifyStatement(data)
+		if _, err := journal.VerifyNamespaceHead(data, log.Key); err == nil {
+			t.Error("a head for a namespace verifies that nobody signed")
+		}
 		if _, err := journal.VerifyHead(data, log.Key); err == nil && !bytes.Equal(data, b.SignedHead) {
 			t.Error("another head verifies")
 		}
@@ -276,4 +285,16 @@ func same(t *testing.T, want []byte) func([]byte, error) {
 			t.Errorf("accepted %x, encodes as %x: %v", want, got, err)
 		}
 	}
+}
+
+func furtherKey(log *journaltest.Log) []byte {
+	f := journal.FurtherKey{Purpose: journal.PurposeNamespace, Name: "dev", PublicKey: log.Key.PKIX(), KeyEvidence: *log.KeyEvidence()}
+	raw, _ := f.Encode()
+	return raw
+}
+
+func tlsUse() []byte {
+	u := journal.TLSUse{Use: journal.UseCertificate, Subject: "spiffe://d/ns/n/agent/a", AgentID: "a", VisaID: make([]byte, 16), Detail: []byte{1}}
+	raw, _ := u.Encode()
+	return raw
 }

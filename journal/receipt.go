@@ -56,8 +56,20 @@ func DecodeReceipt(data []byte) (*Receipt, error) {
 	if len(data) > maxReceiptSize {
 		return nil, fmt.Errorf("receipt: %d bytes, the limit is %d", len(data), maxReceiptSize)
 	}
+	r, rest, err := CutReceipt(data)
+	if err == nil && len(rest) > 0 {
+		err = fmt.Errorf("receipt: %w", strictcbor.ErrEncoding)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// CutReceipt reads the receipt that data begins with, and returns what follows it.
+func CutReceipt(data []byte) (r *Receipt, rest []byte, err error) {
 	c := cborscan.New(data)
-	r := new(Receipt)
+	r = new(Receipt)
 	c.Map(4)
 	c.Key(1)
 	c.Fixed(r.Epoch[:])
@@ -70,10 +82,10 @@ func DecodeReceipt(data []byte) (*Receipt, error) {
 	}
 	c.Key(4)
 	r.SignedHead = c.Bytes()
-	if !c.End() {
-		return nil, fmt.Errorf("receipt: %w", strictcbor.ErrEncoding)
+	if !c.OK() {
+		return nil, nil, fmt.Errorf("receipt: %w", strictcbor.ErrEncoding)
 	}
-	return r, nil
+	return r, c.Rest(), nil
 }
 
 // Verify checks the head's signature and that the entry, as encoded, lies under it. It returns the head.

@@ -14,6 +14,8 @@
 //
 //	1  entry    bstr: the journal entry of type visa, whose payload is the claims
 //	2  receipt  map, see package journal
+//	3  head     bstr: the head of the receipt once more, for the visa's namespace and signed by that namespace's own key
+//	            (package journal, NamespaceHead); absent where the namespace has none
 //
 // # Claims
 //
@@ -205,12 +207,27 @@ const maxTime = 253402300799
 
 // Encode puts a visa together. The entry is the journal entry as encoded, the receipt proves it.
 func Encode(entry []byte, receipt *journal.Receipt) ([]byte, error) {
-	o := make(cborscan.Output, 0, len(entry)+34*len(receipt.Path)+len(receipt.SignedHead)+80)
-	o.Map(2)
+	return EncodeNamespaced(entry, receipt, nil)
+}
+
+// EncodeNamespaced is Encode for a visa whose namespace has a key of its own: namespaceHead is the receipt's head once more, by that
+// key; nil where there is none.
+func EncodeNamespaced(entry []byte, receipt *journal.Receipt, namespaceHead []byte) ([]byte, error) {
+	o := make(cborscan.Output, 0, len(entry)+34*len(receipt.Path)+len(receipt.SignedHead)+len(namespaceHead)+84)
+	pairs := uint64(2)
+	if namespaceHead != nil {
+		pairs = 3
+	}
+	o.Map(pairs)
 	o.Uint(1)
 	o.Bytes(entry)
 	o.Uint(2)
-	data := receipt.AppendTo(o)
+	o = receipt.AppendTo(o)
+	if namespaceHead != nil {
+		o.Uint(3)
+		o.Bytes(namespaceHead)
+	}
+	data := []byte(o)
 	if len(data) > MaxSize {
 		return nil, fmt.Errorf("visa: %d bytes, the limit is %d", len(data), MaxSize)
 	}
@@ -219,7 +236,7 @@ func Encode(entry []byte, receipt *journal.Receipt) ([]byte, error) {
 
 // Split takes a visa apart: the journal entry, the receipt and the claims, none of them verified.
 func Split(data []byte) (entry []byte, receipt *journal.Receipt, claims *Claims, err error) {
-	if entry, receipt, err = open(bytes.Clone(data)); err != nil {
+	if entry, receipt, _, err = open(bytes.Clone(data)); err != nil {
 		return nil, nil, nil, err
 	}
 	if claims, err = claimsOf(entry); err != nil {
@@ -235,24 +252,37 @@ func Read(data []byte) (*Claims, error) {
 	return claims, err
 }
 
-// open reads the outer form; what it returns points into data.
-func open(data []byte) (entry []byte, receipt *journal.Receipt, _ error) {
+// open reads the outer form; what it returns points into data. namespaceHead is nil where there is none.
+func open(data []byte) (entry []byte, receipt *journal.Receipt, namespaceHead []byte, err error) {
 	if len(data) == 0 || len(data) > MaxSize {
-		return nil, nil, fmt.Errorf("%w: %d bytes, expected 1 to %d", ErrMalformed, len(data), MaxSize)
+		return nil, nil, nil, fmt.Errorf("%w: %d bytes, expected 1 to %d", ErrMalformed, len(data), MaxSize)
+	}
+	const mapOf3 = 0xa3 // RFC 8949 section 3.1
+	pairs := uint64(2)
+	if data[0] == mapOf3 {
+		pairs = 3
 	}
 	c := cborscan.New(data)
-	c.Map(2)
+	c.Map(pairs)
 	c.Key(1)
 	entry = c.Bytes()
 	c.Key(2)
 	if !c.OK() {
-		return nil, nil, fmt.Errorf("%w: not the expected map in deterministic encoding", ErrMalformed)
+		return nil, nil, nil, fmt.Errorf("%w: not the expected map in deterministic encoding", ErrMalformed)
 	}
-	receipt, err := journal.DecodeReceipt(c.Rest())
+	receipt, rest, err := journal.CutReceipt(c.Rest())
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w: %v", ErrMalformed, err)
+		return nil, nil, nil, fmt.Errorf("%w: %v", ErrMalformed, err)
 	}
-	return entry, receipt, nil
+	c = cborscan.New(rest)
+	if pairs == 3 {
+		c.Key(3)
+		namespaceHead = c.Bytes()
+	}
+	if !c.End() || pairs == 3 && (len(namespaceHead) == 0 || len(namespaceHead) > journal.MaxSignedHeadSize) {
+		return nil, nil, nil, fmt.Errorf("%w: after the receipt", ErrMalformed)
+	}
+	return entry, receipt, namespaceHead, nil
 }
 
 func claimsOf(entry []byte) (*Claims, error) {

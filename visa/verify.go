@@ -32,7 +32,7 @@ const MaxSkew = 5 * time.Minute
 type Options struct {
 	Now           time.Time      // the moment to decide for; zero: the present
 	Skew          time.Duration  // clock difference that is forgiven, at most MaxSkew
-	Keys          []*journal.Key // the enclave keys that are trusted, at least one
+	Keys          []*journal.Key // the keys that are trusted, at least one: of enclaves, or of namespaces of theirs
 	Audience      string         // who is asking: a visa that names an audience must name this one
 	NeedAudience  bool           // refuse visas that name none
 	Nonce         []byte         // not empty: the visa must hold exactly this
@@ -41,7 +41,8 @@ type Options struct {
 }
 
 // Verify checks a visa offline: the head's signature by one of the trusted keys, the proof, then tier, time, audience and
-// nonce. The error wraps the sentinel of the check that failed; without one the claims hold.
+// nonce. An enclave's key may sign for every namespace; a namespace's own key counts for visas of that namespace only, by the head
+// that names it. The error wraps the sentinel of the check that failed; without one the claims hold.
 func Verify(data []byte, o Options) (*Claims, error) {
 	return (&Verifier{options: o}).Verify(data)
 }
@@ -52,9 +53,15 @@ type Verifier struct {
 	options Options
 
 	mu    sync.RWMutex
-	heads map[[32]byte]*journal.Head // by SHA-256 of the signed head's bytes: a cache of results, no replay key
-	order [][32]byte                 // ring of what is in heads; the oldest is at next once it is full
+	heads map[[32]byte]*verified // by SHA-256 of the signed head's bytes: a cache of results, no replay key
+	order [][32]byte             // ring of what is in heads; the oldest is at next once it is full
 	next  int
+}
+
+// verified is a head whose signature is that of a trusted key.
+type verified struct {
+	head      *journal.Head
+	namespace string // whose key signed it, and for whose visas alone it counts; empty: the enclave's, for all
 }
 
 // knownHeads bounds what a Verifier remembers: about 0.5 KiB each.
@@ -62,7 +69,7 @@ const knownHeads = 1024
 
 // NewVerifier returns a verifier for o. A zero Now means the present at each call. The keys must not be changed.
 func NewVerifier(o Options) *Verifier {
-	return &Verifier{options: o, heads: make(map[[32]byte]*journal.Head)}
+	return &Verifier{options: o, heads: make(map[[32]byte]*verified)}
 }
 
 // Verify checks one visa, as the function of the same name does.
@@ -74,22 +81,25 @@ func (v *Verifier) Verify(data []byte) (*Claims, error) {
 	if len(o.Keys) == 0 {
 		return nil, fmt.Errorf("%w: no enclave key was given to check it with", ErrKey)
 	}
-	entry, receipt, err := open(data)
+	entry, receipt, namespaceHead, err := open(data)
 	if err != nil {
 		return nil, err
 	}
-	head, err := v.head(receipt.SignedHead)
+	known, err := v.head(receipt.SignedHead, verifyHead)
+	if namespaceHead != nil && errors.Is(err, ErrKey) {
+		known, err = v.head(namespaceHead, verifyNamespaceHead)
+	}
 	if err != nil {
 		return nil, err
 	}
-	if err := receipt.VerifyUnder(entry, head); err != nil {
+	if err := receipt.VerifyUnder(entry, known.head); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrProof, err)
 	}
 	claims, err := claimsOf(entry)
 	if err != nil {
 		return nil, err
 	}
-	if err := claims.agreesWith(head); err != nil {
+	if err := claims.agreesWith(known); err != nil {
 		return nil, err
 	}
 	if err := claims.acceptedBy(o); err != nil {
@@ -99,18 +109,18 @@ func (v *Verifier) Verify(data []byte) (*Claims, error) {
 }
 
 // head verifies a signed head, or knows that it has done so.
-func (v *Verifier) head(signed []byte) (*journal.Head, error) {
+func (v *Verifier) head(signed []byte, verify func([]byte, []*journal.Key) (*verified, error)) (*verified, error) {
 	if v.heads == nil {
-		return verifyHead(signed, v.options.Keys)
+		return verify(signed, v.options.Keys)
 	}
 	id := sha256.Sum256(signed)
 	v.mu.RLock()
-	head := v.heads[id]
+	known := v.heads[id]
 	v.mu.RUnlock()
-	if head != nil {
-		return head, nil
+	if known != nil {
+		return known, nil
 	}
-	head, err := verifyHead(signed, v.options.Keys)
+	known, err := verify(signed, v.options.Keys)
 	if err != nil {
 		return nil, err
 	}
@@ -119,36 +129,62 @@ func (v *Verifier) head(signed []byte) (*journal.Head, error) {
 	switch {
 	case v.heads[id] != nil: // another caller was faster
 	case len(v.order) < knownHeads:
-		v.order, v.heads[id] = append(v.order, id), head
+		v.order, v.heads[id] = append(v.order, id), known
 	default:
 		delete(v.heads, v.order[v.next])
-		v.order[v.next], v.heads[id] = id, head
+		v.order[v.next], v.heads[id] = id, known
 		v.next = (v.next + 1) % knownHeads
 	}
-	return head, nil
+	return known, nil
 }
 
-func verifyHead(signed []byte, keys []*journal.Key) (*journal.Head, error) {
+func verifyHead(signed []byte, keys []*journal.Key) (*verified, error) {
 	_, signer, err := journal.ReadHead(signed)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %v", ErrMalformed, err)
 	}
+	key, err := trusted(signer, keys)
+	if err != nil {
+		return nil, err
+	}
+	head, err := journal.VerifyHead(signed, key)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrKey, err)
+	}
+	return &verified{head: head}, nil
+}
+
+func verifyNamespaceHead(signed []byte, keys []*journal.Key) (*verified, error) {
+	signer, err := journal.NamespaceHeadKey(signed)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %v", ErrMalformed, err)
+	}
+	key, err := trusted(signer, keys)
+	if err != nil {
+		return nil, err
+	}
+	h, err := journal.VerifyNamespaceHead(signed, key)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrKey, err)
+	}
+	return &verified{&h.Head, h.Namespace}, nil
+}
+
+func trusted(signer [32]byte, keys []*journal.Key) (*journal.Key, error) {
 	for _, key := range keys {
-		if key.ID() != signer {
-			continue
+		if key.ID() == signer {
+			return key, nil
 		}
-		head, err := journal.VerifyHead(signed, key)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrKey, err)
-		}
-		return head, nil
 	}
 	return nil, fmt.Errorf("%w: key %x", ErrKey, signer)
 }
 
 // agreesWith refuses claims that say something else of the enclave than the head it signed.
-func (c *Claims) agreesWith(head *journal.Head) error {
+func (c *Claims) agreesWith(known *verified) error {
+	head := known.head
 	switch {
+	case known.namespace != "" && c.Namespace != known.namespace:
+		return fmt.Errorf("%w: the claims say namespace %q, the key signs for %q alone", ErrKey, c.Namespace, known.namespace)
 	case c.Tier != head.Tier:
 		return fmt.Errorf("%w: the claims say tier %q, the signed tree head %q", ErrProof, c.Tier, head.Tier)
 	case !bytes.Equal(c.Epoch, head.Epoch[:]):
