@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/raypher/raypher/attest"
+	"github.com/raypher/raypher/attest/golden"
 )
 
 // Bounds of documents. Where no other source is named they are those of attestation_process.md, section 2.2, of
@@ -49,6 +50,7 @@ type Document struct {
 	UserData  []byte      // the same
 	Nonce     []byte      // the same
 	NotAfter  time.Time   // the end of the certificate that signed the document, about three hours after its start
+	Golden    *golden.Set // that allows the PCRs; nil where Expected has no list
 }
 
 // InstanceID is the EC2 instance that the enclave runs on, as in "i-0123456789abcdef0".

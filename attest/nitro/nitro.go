@@ -24,27 +24,30 @@ import (
 	"time"
 
 	"github.com/raypher/raypher/attest"
+	"github.com/raypher/raypher/attest/golden"
+	"github.com/raypher/raypher/journal"
 )
 
 // The checks, in the order in which they run.
 const (
-	CheckSize          attest.Check = "size"           // at most MaxDocumentSize bytes
-	CheckEncoding      attest.Check = "encoding"       // strict CBOR, in the outer structure and in the payload
-	CheckCOSE          attest.Check = "cose"           // exactly four elements, this header, this size of signature
-	CheckFields        attest.Check = "fields"         // names, presence and bounds of the payload's fields
-	CheckRoot          attest.Check = "root"           // the bundle begins with a trusted root
-	CheckLeaf          attest.Check = "leaf"           // the signing certificate: P-384, no CA, digitalSignature
-	CheckChain         attest.Check = "chain"          // each certificate may issue the next, and did
-	CheckValidity      attest.Check = "validity"       // every certificate is valid at the time of the check
-	CheckRevocation    attest.Check = "revocation"     // with revocation lists only
-	CheckSignature     attest.Check = "signature"      // the leaf's key signed the document
-	CheckInstance      attest.Check = "instance"       // PCR4 belongs to the instance in module_id
-	CheckDebug         attest.Check = "debug"          // PCR0 to PCR2 are not all zero
-	CheckTimestamp     attest.Check = "timestamp"      // inside the leaf's validity
-	CheckFreshness     attest.Check = "freshness"      // not older than MaxAge, not from the future
-	CheckNonce         attest.Check = "nonce"          // the wanted one
-	CheckPCR           attest.Check = "pcr"            // the wanted ones
-	CheckSecondOpinion attest.Check = "second opinion" // github.com/hf/nitrite accepts it and reads the same in it
+	CheckSize          attest.Check = "size"             // at most MaxDocumentSize bytes
+	CheckEncoding      attest.Check = "encoding"         // strict CBOR, in the outer structure and in the payload
+	CheckCOSE          attest.Check = "cose"             // exactly four elements, this header, this size of signature
+	CheckFields        attest.Check = "fields"           // names, presence and bounds of the payload's fields
+	CheckRoot          attest.Check = "root"             // the bundle begins with a trusted root
+	CheckLeaf          attest.Check = "leaf"             // the signing certificate: P-384, no CA, digitalSignature
+	CheckChain         attest.Check = "chain"            // each certificate may issue the next, and did
+	CheckValidity      attest.Check = "validity"         // every certificate is valid at the time of the check
+	CheckRevocation    attest.Check = "revocation"       // with revocation lists only
+	CheckSignature     attest.Check = "signature"        // the leaf's key signed the document
+	CheckInstance      attest.Check = "instance"         // PCR4 belongs to the instance in module_id
+	CheckDebug         attest.Check = "debug"            // PCR0 to PCR2 are not all zero
+	CheckTimestamp     attest.Check = "timestamp"        // inside the leaf's validity
+	CheckFreshness     attest.Check = "freshness"        // not older than MaxAge, not from the future
+	CheckNonce         attest.Check = "nonce"            // the wanted one
+	CheckPCR           attest.Check = "pcr"              // the wanted ones
+	CheckGolden        attest.Check = golden.CheckValues // with Golden only: the PCRs are those of a golden set, or golden.CheckValidity
+	CheckSecondOpinion attest.Check = "second opinion"   // github.com/hf/nitrite accepts it and reads the same in it
 )
 
 // DefaultMaxAge is how old a document may be where Expected names no age.
@@ -76,6 +79,7 @@ type Expected struct {
 	MaxAge     time.Duration // of the document at that time; zero: DefaultMaxAge
 	Nonce      []byte        // nil: any or none
 	PCRs       map[int]PCR   // these registers must be in the document with these values
+	Golden     *golden.List  // the PCRs must be those of one of its sets; nil: they are not judged
 	AllowDebug bool          // accept enclaves in debug mode, which hide nothing from their host
 }
 
@@ -213,7 +217,21 @@ func (d *Document) judge(leaf *x509.Certificate, e *Expected) error {
 			return attest.Refuse(CheckPCR, "PCR%d is %x, expected %x", index, got[:], want[:])
 		}
 	}
-	return nil
+	if e.Golden == nil {
+		return nil
+	}
+	var err error
+	d.Golden, err = e.Golden.Match(journal.TierNitro, e.At, d.GoldenValues())
+	return err
+}
+
+// GoldenValues are the PCRs as package golden compares them.
+func (d *Document) GoldenValues() golden.Values {
+	values := make(golden.Values, len(d.PCRs))
+	for index, value := range d.PCRs {
+		values[uint64(index)] = value[:]
+	}
+	return values
 }
 
 // stamp is a time as documents have it, in milliseconds.
@@ -236,4 +254,17 @@ func ParseRoots(text []byte) ([]*x509.Certificate, error) {
 		return nil, errors.New("no PEM block of type CERTIFICATE")
 	}
 	return roots, nil
+}
+
+// Claimed reads a document without verifying anything but its form: what it returns is a claim that anybody can make. It is for
+// showing what a document says and for comparing it with golden sets.
+func Claimed(document []byte) (*Document, error) {
+	if len(document) > MaxDocumentSize {
+		return nil, attest.Refuse(CheckSize, "more than %d bytes", MaxDocumentSize)
+	}
+	s, err := unseal(bytes.Clone(document))
+	if err != nil {
+		return nil, err
+	}
+	return &s.document, nil
 }

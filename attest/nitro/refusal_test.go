@@ -15,8 +15,10 @@ import (
 	"github.com/fxamacker/cbor/v2"
 
 	"github.com/raypher/raypher/attest"
+	"github.com/raypher/raypher/attest/golden"
 	"github.com/raypher/raypher/attest/nitro"
 	"github.com/raypher/raypher/attest/nitro/nitrotest"
+	"github.com/raypher/raypher/journal"
 )
 
 // world is a PKI, an enclave's certificate and the time.
@@ -401,6 +403,26 @@ var meaningCases = []refused{
 	{name: "a part of the nonce", want: nitro.CheckNonce, other: true, ask: func(_ *world, e *nitro.Expected) { e.Nonce = []byte("non") }},
 	{name: "another PCR", want: nitro.CheckPCR, other: true, ask: func(_ *world, e *nitro.Expected) { e.PCRs = map[int]nitro.PCR{0: {}} }},
 	{name: "a PCR that is not there", want: nitro.CheckPCR, other: true, ask: func(_ *world, e *nitro.Expected) { e.PCRs = map[int]nitro.PCR{16: {}} }},
+	{name: "an image that is not golden", want: nitro.CheckGolden, other: true, ask: func(w *world, e *nitro.Expected) { e.Golden = goldenList(w, "another image", journal.TierNitro) }},
+	{name: "golden values of TPMs", want: nitro.CheckGolden, other: true, ask: func(w *world, e *nitro.Expected) { e.Golden = goldenList(w, "image", journal.TierTPM) }},
+	{name: "a golden list that has expired", want: golden.CheckValidity, other: true, ask: func(w *world, e *nitro.Expected) {
+		e.Golden = goldenList(w, "image", journal.TierNitro)
+		e.Golden.NotAfter = w.At.Add(-time.Second)
+	}},
+}
+
+// goldenList has one set: PCR0 of an image.
+func goldenList(w *world, image, tier string) *golden.List {
+	set := &golden.Set{Name: "release 1", Tier: tier, NotAfter: w.At, PCRs: []golden.Register{{Index: 0, Values: [][]byte{nitrotest.PCR(image)}}}}
+	return &golden.List{Version: 1, NotAfter: w.At, Sets: []*golden.Set{set}}
+}
+
+func TestGolden(t *testing.T) {
+	w := newWorld(t)
+	d, err := w.verifier(t).Verify(w.Draft(w.leaf).Seal(t), nitro.Expected{At: w.At, Golden: goldenList(w, "image", journal.TierNitro)})
+	if err != nil || d.Golden == nil || d.Golden.Name != "release 1" {
+		t.Errorf("%+v, %v", d, err)
+	}
 }
 
 func debug(_ *testing.T, _ *world, d *nitrotest.Draft) {

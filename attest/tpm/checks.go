@@ -1,6 +1,9 @@
 package tpm
 
-import "github.com/raypher/raypher/attest"
+import (
+	"github.com/raypher/raypher/attest"
+	"github.com/raypher/raypher/attest/golden"
+)
 
 // The checks, in the order of Verify. A refusal names the first that fails.
 const (
@@ -16,6 +19,7 @@ const (
 	// CheckActivation: somebody who is trusted has checked that the AK lies in the TPM of the EK. Without it an EK
 	// certificate of one machine and an AK of another, or of no TPM at all, would pass: the cuckoo.
 	CheckActivation attest.Check = "activation"
-	CheckGolden     attest.Check = "golden"    // with Golden only: the PCRs have allowed values
-	CheckEventLog   attest.Check = "event log" // with EventLog only: its replay gives the quoted PCRs
+	// With Golden only; golden.CheckValidity may stand in its place.
+	CheckGolden   attest.Check = golden.CheckValues // the PCRs are those of a golden set
+	CheckEventLog attest.Check = "event log"        // with EventLog only: its replay gives the quoted PCRs
 )

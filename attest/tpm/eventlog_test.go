@@ -124,16 +124,3 @@ func FuzzEventLog(f *testing.F) {
 		}
 	})
 }
-
-func TestGolden(t *testing.T) {
-	value := "000000000000000000000000000000000000000000000000000000000000000a"
-	g, err := ParseGolden([]byte("# machine\n7 = " + value + " " + value + "\n\n 0=" + value + " # firmware 1.2\n7 = " + value))
-	if err != nil || len(g[7]) != 3 || len(g[0]) != 1 {
-		t.Errorf("%v, %v", g, err)
-	}
-	for _, bad := range []string{"", "# nothing", "7", "7 =", "7 = 00", "24 = " + value, "-1 = " + value, "x = " + value, "7 = " + value + "0"} {
-		if _, err := ParseGolden([]byte(bad)); err == nil {
-			t.Errorf("%q is taken", bad)
-		}
-	}
-}

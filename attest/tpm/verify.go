@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/raypher/raypher/attest"
+	"github.com/raypher/raypher/attest/golden"
 	"github.com/raypher/raypher/journal"
 )
 
@@ -35,9 +36,9 @@ type Options struct {
 	ActivatedAKs [][]byte
 	// Activators are trusted to have run it.
 	Activators []*ecdsa.PublicKey
-	// Golden are allowed values; each PCR that it names must be quoted and have one of its values. Empty: PCRs are
-	// reported and not judged.
-	Golden Golden
+	// Golden are the reference values: the quoted PCRs must be those of one of its sets. Nil: PCRs are reported and not
+	// judged.
+	Golden *golden.List
 	// EventLog is the firmware's log, TCG PC Client format; its replay must give the quoted PCRs. Empty: none.
 	EventLog []byte
 }
@@ -58,6 +59,7 @@ type Result struct {
 	Clock           uint64 // milliseconds that the TPM was powered since it was cleared
 	Safe            bool   // the clock has not gone back
 	FirmwareVersion uint64
+	Golden          *golden.Set // that allows the PCRs; nil where Options have no list
 }
 
 // Verify checks a document of the tier tpm. A refusal is an *attest.Refusal that names the check; without an error
@@ -83,7 +85,10 @@ func Verify(document []byte, o Options) (*Result, error) {
 	if err := o.activated(b, r.AKName); err != nil {
 		return nil, err
 	}
-	if err := o.measured(b); err != nil {
+	if r.Golden, err = o.matchGolden(b.PCRs); err != nil {
+		return nil, err
+	}
+	if err := o.explained(b); err != nil {
 		return nil, err
 	}
 	return r, nil
@@ -273,10 +278,8 @@ func checkSelection(s tpm2.TPMLPCRSelection, pcrs []PCR) error {
 	return nil
 }
 
-func (o *Options) measured(b *Bundle) error {
-	if err := o.Golden.check(b.PCRs); err != nil {
-		return err
-	}
+// explained replays the event log, where there is one.
+func (o *Options) explained(b *Bundle) error {
 	if len(o.EventLog) == 0 {
 		return nil
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"testing"
@@ -14,18 +15,31 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/raypher/raypher/attest"
+	"github.com/raypher/raypher/attest/golden"
+	"github.com/raypher/raypher/journal"
 )
 
 func TestVerify(t *testing.T) {
 	m := newMachine(t)
-	r, err := Verify(m.make(t), m.options())
+	o := m.options()
+	o.Golden = list(7, sha256.Sum256([]byte{7}))
+	r, err := Verify(m.make(t), o)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if r.Golden == nil || r.Golden.Name != "machine" {
+		t.Errorf("golden set %v", r.Golden)
 	}
 	if !r.Key.Public().Equal(&m.key.PublicKey) || string(r.Nonce) != nonce || r.Epoch[0] != 1 || r.Configuration[0] != 2 || !r.Time.Equal(noon) ||
 		len(r.PCRs) != 8 || r.ResetCount != 3 || r.RestartCount != 1 || !r.Safe || r.FirmwareVersion != 7 || r.EKCertificate == nil {
 		t.Errorf("%+v", r)
 	}
+}
+
+// list is a golden list with one set of one PCR.
+func list(pcr uint64, value [32]byte) *golden.List {
+	set := &golden.Set{Name: "machine", Tier: journal.TierTPM, NotAfter: noon, PCRs: []golden.Register{{Index: pcr, Values: [][]byte{value[:]}}}}
+	return &golden.List{Version: 1, NotAfter: noon, Sets: []*golden.Set{set}}
 }
 
 // Each row bends one thing of an honest machine, and names the check that must refuse it.
@@ -143,8 +157,16 @@ func TestRefusals(t *testing.T) {
 		{"no certificate", func(m *machine, o *Options) { m.ek = []byte("no certificate") }, CheckEndorsement},
 
 		{"AK that nobody has activated", func(m *machine, o *Options) { o.ActivatedAKs = [][]byte{nameOf([]byte("another"))} }, CheckActivation},
-		{"other measurements", func(m *machine, o *Options) { o.Golden = Golden{7: {{1}}} }, CheckGolden},
-		{"golden values of a PCR that is not quoted", func(m *machine, o *Options) { o.Golden = Golden{11: {{1}}} }, CheckGolden},
+		{"other measurements", func(m *machine, o *Options) { o.Golden = list(7, [32]byte{1}) }, CheckGolden},
+		{"golden values of a PCR that is not quoted", func(m *machine, o *Options) { o.Golden = list(11, [32]byte{1}) }, CheckGolden},
+		{"golden values of enclaves", func(m *machine, o *Options) {
+			o.Golden = list(7, sha256.Sum256([]byte{7}))
+			o.Golden.Sets[0].Tier = journal.TierNitro
+		}, CheckGolden},
+		{"a golden list that has expired", func(m *machine, o *Options) {
+			o.Golden = list(7, sha256.Sum256([]byte{7}))
+			o.Golden.NotAfter = noon.Add(-time.Second)
+		}, golden.CheckValidity},
 		{"a log of other measurements", func(m *machine, o *Options) { o.EventLog = eventLog(logged{4, 1, digestOf("boot loader")}) }, CheckEventLog},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/raypher/raypher/attest/golden"
 	"github.com/raypher/raypher/attest/nitro"
 	"github.com/raypher/raypher/evidence"
 	"github.com/raypher/raypher/journal"
@@ -22,7 +23,7 @@ func attestCommand() *cobra.Command {
 		Use:   "attest",
 		Short: "Verify what hardware says about the place where an enclave key lives",
 	}
-	c.AddCommand(attestVerifyCommand(), attestFetchCommand(), attestChallengeCommand(), attestRecordCommand())
+	c.AddCommand(attestVerifyCommand(), attestFetchCommand(), attestChallengeCommand(), attestRecordCommand(), attestGoldenCommand())
 	return c
 }
 
@@ -82,6 +83,7 @@ type nitroFlags struct {
 	nonce, at          string
 	maxAge             time.Duration
 	allowDebug         bool
+	golden             goldenFlags // of both tiers
 }
 
 func (f *nitroFlags) add(flags *pflag.FlagSet) {
@@ -92,9 +94,19 @@ func (f *nitroFlags) add(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&f.pcrs, "pcr", nil, "a register's wanted value, INDEX=HEX (may be repeated)")
 	flags.BoolVar(&f.allowDebug, "allow-debug", false, "accept an enclave in debug mode, which hides nothing from its host")
 	flags.DurationVar(&f.maxAge, "max-age", nitro.DefaultMaxAge, "how old the document may be at the time of the check")
+	f.golden.add(flags)
 }
 
 func (f *nitroFlags) verify(name string, flags *pflag.FlagSet, in io.Reader) (*nitro.Document, error) {
+	document, err := readDocument(name, in)
+	if err != nil {
+		return nil, err
+	}
+	return f.judge(document, flags)
+}
+
+// judge verifies a document by the flags.
+func (f *nitroFlags) judge(document []byte, flags *pflag.FlagSet) (*nitro.Document, error) {
 	config, err := f.config()
 	if err != nil {
 		return nil, err
@@ -103,13 +115,12 @@ func (f *nitroFlags) verify(name string, flags *pflag.FlagSet, in io.Reader) (*n
 	if err != nil {
 		return nil, err
 	}
+	if expected.Golden, err = f.golden.load(flags); err != nil {
+		return nil, err
+	}
 	verifier, err := nitro.NewVerifier(config)
 	if err != nil {
 		return nil, fmt.Errorf("--crl: %w", err)
-	}
-	document, err := readDocument(name, in)
-	if err != nil {
-		return nil, err
 	}
 	return verifier.Verify(document, expected)
 }
@@ -199,6 +210,15 @@ type nitroView struct {
 	UserData  *string           `json:"user_data"`
 	Nonce     *string           `json:"nonce"`
 	Debug     bool              `json:"debug"`
+	Golden    string            `json:"golden_set,omitempty"` // with --golden: the set that matches
+}
+
+// nameOfSet is empty where nothing was compared.
+func nameOfSet(s *golden.Set) string {
+	if s == nil {
+		return ""
+	}
+	return s.Name
 }
 
 func newNitroView(d *nitro.Document) *nitroView {
@@ -218,6 +238,7 @@ func newNitroView(d *nitro.Document) *nitroView {
 		UserData:  optional(d.UserData),
 		Nonce:     optional(d.Nonce),
 		Debug:     d.Debug,
+		Golden:    nameOfSet(d.Golden),
 	}
 	for index, value := range d.PCRs {
 		v.PCRs[strconv.Itoa(index)] = hex.EncodeToString(value[:])
@@ -231,6 +252,9 @@ func printNitro(out io.Writer, d *nitro.Document) error {
 	fmt.Fprintf(&text, "tier        %s\nmodule      %s\nmade        %s\n", v.Tier, evidence.Printable(v.ModuleID), v.Timestamp)
 	if d.Debug {
 		fmt.Fprintf(&text, "debug       yes: the enclave hides nothing from its host\n")
+	}
+	if v.Golden != "" {
+		fmt.Fprintf(&text, "golden      set %q\n", v.Golden)
 	}
 	for index := range 32 {
 		if value, ok := d.PCRs[index]; ok && value != (nitro.PCR{}) {

@@ -23,13 +23,12 @@ import (
 
 // tpmFlags say what a bundle of tier tpm is held to, besides the flags that it shares with the documents of Nitro.
 type tpmFlags struct {
-	golden, eventLog      string
+	eventLog              string
 	activated, activators []string
 	withoutNonce          bool
 }
 
 func (f *tpmFlags) add(flags *pflag.FlagSet) {
-	flags.StringVar(&f.golden, "golden", "", "with --tpm: file of allowed PCR values, lines `PCR = HEX`")
 	flags.StringVar(&f.eventLog, "event-log", "", "with --tpm: the firmware's event log (binary_bios_measurements), which must explain the PCRs")
 	flags.StringArrayVar(&f.activated, "activated", nil, "with --tpm: name of an attestation key that you have activated, in hexadecimal (may be repeated)")
 	flags.StringArrayVar(&f.activators, "activator", nil, "with --tpm: public key, PEM, of somebody who is trusted to have activated the attestation key (may be repeated)")
@@ -56,7 +55,7 @@ func (f *tpmFlags) options(shared *nitroFlags, flags *pflag.FlagSet) (tpm.Option
 	}
 	for _, other := range []string{"pcr", "crl", "allow-debug"} {
 		if flags.Changed(other) {
-			return o, fmt.Errorf("--%s: for Nitro documents only; --golden holds PCRs of a TPM", other)
+			return o, fmt.Errorf("--%s: for Nitro documents only; --golden says what PCRs of a TPM may be", other)
 		}
 	}
 	e, err := shared.expected(flags)
@@ -73,7 +72,7 @@ func (f *tpmFlags) options(shared *nitroFlags, flags *pflag.FlagSet) (tpm.Option
 	if err := f.trust(&o); err != nil {
 		return o, err
 	}
-	if err := f.readGolden(&o, flags); err != nil {
+	if o.Golden, err = shared.golden.load(flags); err != nil {
 		return o, err
 	}
 	if flags.Changed("event-log") {
@@ -85,20 +84,6 @@ func (f *tpmFlags) options(shared *nitroFlags, flags *pflag.FlagSet) (tpm.Option
 		}
 	}
 	return o, nil
-}
-
-func (f *tpmFlags) readGolden(o *tpm.Options, flags *pflag.FlagSet) error {
-	if !flags.Changed("golden") {
-		return nil
-	}
-	text, err := readBounded(f.golden, maxPKIFile)
-	if err != nil {
-		return fmt.Errorf("--golden: %w", err)
-	}
-	if o.Golden, err = tpm.ParseGolden(text); err != nil {
-		return fmt.Errorf("--golden %s: %w", f.golden, err)
-	}
-	return nil
 }
 
 // trust reads who has activated the attestation key.
@@ -132,15 +117,16 @@ func (f *tpmFlags) trust(o *tpm.Options) error {
 // evidenceFlags say how `evidence verify` judges keys of tier tpm: by the TPM's vendor and who has activated it, or by the
 // pinned key alone.
 type evidenceFlags struct {
-	root string
-	tpm  tpmFlags
+	root   string
+	tpm    tpmFlags
+	golden goldenFlags
 }
 
 func (f *evidenceFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.root, "root", "", "for tier tpm: folder with the certificates of the TPM's vendor")
 	flags.StringArrayVar(&f.tpm.activated, "activated", nil, "for tier tpm: name of an attestation key that you have activated, in hexadecimal (may be repeated)")
 	flags.StringArrayVar(&f.tpm.activators, "activator", nil, "for tier tpm: public key, PEM, of somebody who is trusted to have activated the attestation key (may be repeated)")
-	flags.StringVar(&f.tpm.golden, "golden", "", "for tier tpm: file of allowed PCR values")
+	f.golden.add(flags)
 }
 
 // verifiers returns what judges key evidence. Without roots a key of tier tpm counts only when it is pinned.
@@ -159,7 +145,7 @@ func (f *evidenceFlags) verifiers(flags *pflag.FlagSet, pinned bool) (map[string
 	if err := f.tpm.trust(&o); err != nil {
 		return nil, err
 	}
-	if err := f.tpm.readGolden(&o, flags); err != nil {
+	if o.Golden, err = f.golden.load(flags); err != nil {
 		return nil, err
 	}
 	return map[string]evidence.KeyVerifier{journal.TierTPM: tpm.KeyVerifier{Options: o}}, nil
@@ -182,6 +168,7 @@ type tpmView struct {
 	RestartCount    uint32            `json:"restart_count"`
 	ClockSafe       bool              `json:"clock_safe"`
 	FirmwareVersion string            `json:"firmware_version"`
+	Golden          string            `json:"golden_set,omitempty"` // with --golden: the set that matches
 }
 
 func newTPMView(r *tpm.Result) *tpmView {
@@ -191,6 +178,7 @@ func newTPMView(r *tpm.Result) *tpmView {
 		Epoch: r.Epoch.String(), Configuration: hex.EncodeToString(r.Configuration[:]), PCRs: map[string]string{},
 		AttestationKey: hex.EncodeToString(r.AKName), EKIssuer: r.EKCertificate.Issuer.String(), EKSerial: r.EKCertificate.SerialNumber.Text(16),
 		ResetCount: r.ResetCount, RestartCount: r.RestartCount, ClockSafe: r.Safe, FirmwareVersion: fmt.Sprintf("%016x", r.FirmwareVersion),
+		Golden: nameOfSet(r.Golden),
 	}
 	for _, p := range r.PCRs {
 		v.PCRs[strconv.FormatUint(p.Index, 10)] = hex.EncodeToString(p.Value[:])
@@ -204,6 +192,9 @@ func printTPM(out io.Writer, r *tpm.Result) error {
 	fmt.Fprintf(&text, "tier        %s\nkey         %s\nmade        %s (the enclave's clock)\nepoch       %s\n", v.Tier, v.Key, v.Timestamp, v.Epoch)
 	fmt.Fprintf(&text, "TPM         EK %s of %s, firmware %s\n", v.EKSerial, evidence.Printable(v.EKIssuer), v.FirmwareVersion)
 	fmt.Fprintf(&text, "boots       %d resets, %d restarts since\n", v.ResetCount, v.RestartCount)
+	if v.Golden != "" {
+		fmt.Fprintf(&text, "golden      set %q\n", v.Golden)
+	}
 	for _, p := range r.PCRs {
 		fmt.Fprintf(&text, "%-11s %x\n", "PCR"+strconv.FormatUint(p.Index, 10), p.Value[:])
 	}

@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/raypher/raypher/attest"
+	goldens "github.com/raypher/raypher/attest/golden"
 	attesttpm "github.com/raypher/raypher/attest/tpm"
 	"github.com/raypher/raypher/attest/tpm/tpmtest"
 	"github.com/raypher/raypher/enclave/signer"
@@ -101,6 +102,15 @@ func TestAttestTPM(t *testing.T) {
 	}
 	_, stranger := activatorKey(t)
 	zero := hex.EncodeToString(make([]byte, 32))
+	goldenKey, goldenPublic := operatorKey(t, dir, "golden")
+	golden := func(name, value string) string {
+		t.Helper()
+		source := file(name+".yaml", []byte("version: 1\nnot_after: 2049-01-01T00:00:00Z\nsets:\n  - {name: rack, tier: tpm, bank: sha256, pcrs: {0: \""+zero+"\", 7: \""+value+"\"}}\n"))
+		if _, err := attestRun("golden", "sign", source, "--key", goldenKey); err != nil {
+			t.Fatal(err)
+		}
+		return filepath.Join(dir, name+".golden")
+	}
 	base := []string{"verify", "--tpm", file("bundle", e.Document), "--root", ca.Roots, "--nonce", hex.EncodeToString(nonce), "--json"}
 	with := func(args ...string) []string { return append(slices.Clone(base), args...) }
 	for _, c := range []struct {
@@ -110,8 +120,14 @@ func TestAttestTPM(t *testing.T) {
 	}{
 		{"by the record", with("--activator", activator), ""},
 		{"by the verifier's own activation", with("--activated", hex.EncodeToString(name)), ""},
-		{"golden PCRs", with("--activator", activator, "--golden", file("golden", []byte("7 = "+zero+"\n0 = "+zero))), ""},
-		{"other PCRs", with("--activator", activator, "--golden", file("other", []byte("7 = 01"+zero[2:]))), attesttpm.CheckGolden},
+		{"golden PCRs", with("--activator", activator, "--golden", golden("good", zero), "--golden-key", goldenPublic), ""},
+		{"golden PCRs without a signature", with("--activator", activator, "--golden", filepath.Join(dir, "good.yaml"), "--golden-unsigned"), ""},
+		{"other PCRs", with("--activator", activator, "--golden", golden("other", "01"+zero[2:]), "--golden-key", goldenPublic), attesttpm.CheckGolden},
+		{"golden PCRs by a stranger", with("--activator", activator, "--golden", filepath.Join(dir, "good.golden"), "--golden-key", file("stranger2.pem", stranger)), goldens.CheckSignature},
+		{"golden PCRs without a signature, and a key", with("--activator", activator, "--golden", filepath.Join(dir, "good.yaml"), "--golden-key", goldenPublic), goldens.CheckSignature},
+		{"golden PCRs, and nobody who may sign them", with("--activator", activator, "--golden", filepath.Join(dir, "good.golden")), usage},
+		{"a golden key alone", with("--activator", activator, "--golden-key", goldenPublic), usage},
+		{"an empty golden file's name", with("--activator", activator, "--golden", "", "--golden-key", goldenPublic), usage},
 		{"a stranger's record", with("--activator", file("stranger.pem", stranger)), attesttpm.CheckActivation},
 		{"another nonce", with("--activator", activator, "--nonce", "00112233445566778899"), attesttpm.CheckNonce},
 		{"a log that explains nothing", with("--activator", activator, "--event-log", file("log", []byte("no log"))), attesttpm.CheckEventLog},
@@ -139,6 +155,14 @@ func TestAttestTPM(t *testing.T) {
 			t.Errorf("%s: error %v, want check %q", c.name, err, c.want)
 		}
 	}
+}
+
+// operatorKey makes a key pair with the command line and returns its files.
+func operatorKey(t *testing.T, dir, name string) (private, public string) {
+	t.Helper()
+	private = filepath.Join(dir, name+".key")
+	mustCall(t, ceilingCommand(), "keygen", private)
+	return private, private + ".pub"
 }
 
 // activatorKey is a key pair in PEM.
