@@ -49,9 +49,15 @@ func TestRefusals(t *testing.T) {
 		{"no sections", put16(26, 0), eif.CheckSections},
 		{"fewer sections than are described", put16(26, 5), eif.CheckSections},
 		{"more sections than are described", put16(26, 7), eif.CheckSections},
+		{"an offset of a section that is not counted", put64(offsets+8*6, 1), eif.CheckSections},
+		{"a size of a section that is not counted", put64(sizes+8*31, 1), eif.CheckSections},
 		{"a size beyond the end", put64(sizes, uint64(len(good))), eif.CheckSections},
 		{"a size that overflows", put64(sizes+8, math.MaxUint64), eif.CheckSections},
 		{"a size that overflows with its offset", put64(sizes+8, math.MaxUint64-uint64(at(1))+1), eif.CheckSections},
+		{"a size that overflows, in both headers", func(raw []byte) []byte {
+			size := math.MaxUint64 - uint64(at(3)+12) + 1 // so that the section would end at 0
+			return put64(at(3)+4, size)(put64(sizes+8*3, size)(raw))
+		}, eif.CheckSections},
 		{"an offset beyond the end", put64(offsets+8, math.MaxUint64), eif.CheckSections},
 		{"an offset inside the section before", put64(offsets+8, uint64(at(1)-1)), eif.CheckSections},
 		{"a gap", put64(offsets+8, uint64(at(1)+1)), eif.CheckSections},

@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"math/big"
+	"strings"
 	"testing"
 	"time"
 
@@ -109,15 +110,16 @@ func TestSignRefuses(t *testing.T) {
 		raw         []byte
 		key         *ecdsa.PrivateKey
 		certificate *x509.Certificate
+		want        string
 	}{
-		{"another one's certificate", raw, who.key, other.certificate},
-		{"a key on P-256", raw, small.key, small.certificate},
-		{"an image that is signed", ok(eif.Sign(raw, who.key, who.certificate))(t), who.key, who.certificate},
-		{"a damaged image", raw[:len(raw)-1], who.key, who.certificate},
+		{"another one's certificate", raw, who.key, other.certificate, "for another key"},
+		{"a key on P-256", raw, small.key, small.certificate, "P-384"},
+		{"an image that is signed", ok(eif.Sign(raw, who.key, who.certificate))(t), who.key, who.certificate, "already signed"},
+		{"a damaged image", raw[:len(raw)-1], who.key, who.certificate, "sections"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if _, err := eif.Sign(c.raw, c.key, c.certificate); err == nil {
-				t.Error("signed")
+			if _, err := eif.Sign(c.raw, c.key, c.certificate); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v, want %q", err, c.want)
 			}
 		})
 	}
@@ -178,6 +180,7 @@ func TestSignatureRefusals(t *testing.T) {
 		t.Fatalf("a good one: %v", err)
 	}
 	otherPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: other.certificate.Raw})
+	whoPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: who.certificate.Raw})
 	good := section{}.make(t, who, pcr0)
 	var list []any
 	if err := cbor.Unmarshal(good, &list); err != nil {
@@ -191,9 +194,9 @@ func TestSignatureRefusals(t *testing.T) {
 		"two signatures":               ok(cbor.Marshal(append(list, list[0])))(t),
 		"bytes after it":               append(bytes.Clone(good), 0),
 		"the certificate as bytes":     ok(cbor.Marshal([]map[string]any{{"signing_certificate": []byte("x"), "signature": []int{1}}}))(t),
-		"numbers that are no bytes":    ok(cbor.Marshal([]map[string]any{{"signing_certificate": []int{256}, "signature": []int{1}}}))(t),
+		"numbers that are no bytes":    above255(t, good),
 		"no certificate":               section{certificate: []byte("none")}.make(t, who, pcr0),
-		"two certificates":             section{certificate: append(bytes.Clone(otherPEM), otherPEM...)}.make(t, who, pcr0),
+		"two certificates":             section{certificate: append(bytes.Clone(whoPEM), otherPEM...)}.make(t, who, pcr0),
 		"another one's certificate":    section{certificate: otherPEM}.make(t, who, pcr0),
 		"a key on P-256":               section{}.make(t, small, pcr0),
 		"another image's PCR0":         section{}.make(t, who, flipped),
@@ -208,6 +211,17 @@ func TestSignatureRefusals(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) { refused(t, with(data), eif.CheckSignature) })
 	}
+}
+
+// above255 is the section with a number that would be right if its upper bits were cut off.
+func above255(t *testing.T, good []byte) []byte {
+	t.Helper()
+	var list opened
+	if err := cbor.Unmarshal(good, &list); err != nil {
+		t.Fatal(err)
+	}
+	list[0].Certificate[0] += 256
+	return ok(cbor.Marshal(list))(t)
 }
 
 // octetsOf is the message of the only signature of a decoded section.
