@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/raypher/raypher/enclave/ceiling"
+	"github.com/raypher/raypher/policy"
 	parentv1 "github.com/raypher/raypher/proto/parent/v1"
 )
 
@@ -98,6 +99,11 @@ func ceilingSignCommand() *cobra.Command {
 				return err
 			}
 			parsed, err := ceiling.ParseSource(args[0], text)
+			var problems policy.Errors
+			if errors.As(err, &problems) {
+				printProblems(c.ErrOrStderr(), problems)
+				return &exitError{code: 1}
+			}
 			if err != nil {
 				return err
 			}

@@ -248,52 +248,10 @@ func decode(payload []byte) (*Ceiling, error) {
 	return c, c.check()
 }
 
-// check holds the bounds for bundles and for sources.
+// check holds the bounds for bundles: the first mistake.
 func (c *Ceiling) check() error {
-	switch {
-	case c.Version == 0:
-		return errors.New("version: use a number from 1, larger than the last one")
-	case c.TrustDomain == "" || len(c.TrustDomain) > MaxText:
-		return fmt.Errorf("trust_domain: use 1 to %d bytes", MaxText)
-	case len(c.Grants) == 0 || len(c.Grants) > MaxGrants:
-		return fmt.Errorf("grants: %d, use 1 to %d", len(c.Grants), MaxGrants)
-	}
-	owners := map[string]bool{}
-	for i, g := range c.Grants {
-		if err := g.check(); err != nil {
-			return fmt.Errorf("grant %d: %w", i+1, err)
-		}
-		if g.OwnKey {
-			owners[g.Namespace] = true
-		}
-	}
-	if len(owners) > MaxOwnKeys {
-		return fmt.Errorf("own_key: %d namespaces, at most %d", len(owners), MaxOwnKeys)
-	}
-	return nil
-}
-
-func (g *Grant) check() error {
-	switch {
-	case g.Namespace == "" || len(g.Namespace) > MaxText:
-		return fmt.Errorf("namespace: use 1 to %d bytes; \"*\" matches every one", MaxText)
-	case len(g.Agents) == 0 || len(g.Agents) > MaxPatterns:
-		return fmt.Errorf("agents: %d patterns, use 1 to %d; \"*\" matches every one", len(g.Agents), MaxPatterns)
-	case len(g.UIDs)+len(g.Users) > MaxUsers:
-		return fmt.Errorf("uids and users: %d, at most %d", len(g.UIDs)+len(g.Users), MaxUsers)
-	case len(g.Binaries) > MaxBinaries:
-		return fmt.Errorf("binaries: %d, at most %d", len(g.Binaries), MaxBinaries)
-	case g.MaxTTLSeconds > MaxTTL:
-		return fmt.Errorf("max_ttl_seconds: %d, at most %d", g.MaxTTLSeconds, MaxTTL)
-	case g.OwnKey && strings.ContainsAny(g.Namespace, "*?"):
-		return fmt.Errorf("own_key: namespace %q is a pattern: give each namespace with a key of its own a grant that names it", g.Namespace)
-	case g.Permit == nil:
-		return errors.New("permit is missing")
-	}
-	for _, s := range slices.Concat(g.Agents, g.Users) {
-		if s == "" || len(s) > MaxText {
-			return fmt.Errorf("agents and users: use 1 to %d bytes each", MaxText)
-		}
+	if all := c.faults(); len(all) > 0 {
+		return fmt.Errorf("%s: %w", all[0].at, all[0].fault)
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/raypher/raypher/internal/sign1"
+	"github.com/raypher/raypher/policy"
 )
 
 const source1 = `
@@ -136,16 +137,26 @@ func TestSourceRoundTrip(t *testing.T) {
 	}
 }
 
+// Every mistake is named with its place and what to do, all at once.
 func TestSourceMistakes(t *testing.T) {
 	for _, c := range []struct{ name, from, to, want string }{
-		{"version 0", "version: 3", "version: 0", "version: use a number from 1"},
-		{"unknown key", "trust_domain:", "trustdomain:", "trustdomain"},
-		{"no grants", source1[strings.Index(source1, "grants:"):], "grants: []", "grants: 0"},
-		{"no agents", `agents: ["build-*", coder]`, "agents: []", "grant 1: agents: 0 patterns"},
+		{"version 0", "version: 3", "version: 0", "f:2:10: no version: write a number from 1"},
+		{"no version", "version: 3\n", "", "f:2:1: version: no version"},
+		{"unknown key", "trust_domain:", "trustdomain:", `f:3:1: unknown key "trustdomain": did you mean trust_domain?`},
+		{"a key twice", "version: 3", "version: 3\nversion: 4", `f:3:1: key "version" stands twice, first in line 2`},
+		{"no grants", source1[strings.Index(source1, "grants:"):], "grants: []", "f:4:9: 0 grants"},
+		{"no agents", `agents: ["build-*", coder]`, "agents: []", "f:6:13: 0 patterns"},
+		{"agents missing", "    agents: [\"*\"]\n", "", "f:17:5: grants[1].agents: 0 patterns"},
+		{"bad uid", "[1000, 1001]", "[1000, alice]", `f:7:18: "alice" is no uid`},
 		{"bad hash", "sha256:01", "sha256:0", "64 hexadecimal digits"},
-		{"bad permit", "mode: enforce", "mode: lenient", "f:11:"},
-		{"lifetime", "max_ttl_seconds: 120", "max_ttl_seconds: 1000000", "max_ttl_seconds"},
-		{"no permit", "    permit:\n      mode: audit\n", "", "grant 2: permit is missing"},
+		{"bad permit", "mode: enforce", "mode: lenient", `f:11:13: "lenient" is not known here: write enforce, audit or permissive`},
+		{"in a permit", "egress:", "egres:", `f:16:9: unknown key "egres": did you mean egress?`},
+		{"lifetime", "max_ttl_seconds: 120", "max_ttl_seconds: 1000000", "f:9:22: 1000000, at most 86400"},
+		{"long lifetime", "max_ttl_seconds: 120", "max_ttl_seconds: 100000000000", "at most 86400"},
+		{"no truth", "max_ttl_seconds: 120", "own_key: maybe", `f:9:14: text "maybe" where true or false is wanted`},
+		{"own key of a pattern", "agents: [\"*\"]", "agents: [\"*\"]\n    own_key: true", "is a pattern"},
+		{"no permit", "    permit:\n      mode: audit\n", "", "f:17:5: grants[1].permit: missing: write a policy under it"},
+		{"aliases", "[1000, 1001]", "[*a]", "unknown anchor"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			text := strings.Replace(source1, c.from, c.to, 1)
@@ -156,6 +167,12 @@ func TestSourceMistakes(t *testing.T) {
 				t.Errorf("error %v, want one with %q", err, c.want)
 			}
 		})
+	}
+	all := strings.NewReplacer("version: 3", "vresion: 3", "mode: enforce", "mode: lenient", "sha256:01", "sha1:01").Replace(source1)
+	_, err := ParseSource("f", []byte(all))
+	var problems policy.Errors
+	if !errors.As(err, &problems) || len(problems) != 4 { // the version is missing, too
+		t.Errorf("several mistakes at once: %v", err)
 	}
 }
 

@@ -3,87 +3,119 @@ package ceiling
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
+	"encoding/json"
 	"fmt"
+	"math"
+	"strconv"
 	"strings"
 
-	"github.com/goccy/go-yaml"
-	"github.com/goccy/go-yaml/ast"
+	"go.yaml.in/yaml/v4"
 
+	"github.com/raypher/raypher/internal/strictyaml"
 	"github.com/raypher/raypher/policy"
 )
 
 // MaxSource bounds the YAML form, in bytes.
 const MaxSource = 1 << 20
 
-// source is the YAML form that an operator writes and signs.
-type source struct {
-	Version     uint64        `yaml:"version"`
-	TrustDomain string        `yaml:"trust_domain"`
-	Grants      []sourceGrant `yaml:"grants"`
-}
-
-type sourceGrant struct {
-	Namespace     string   `yaml:"namespace"`
-	Agents        []string `yaml:"agents"`
-	UIDs          []uint32 `yaml:"uids"`
-	Users         []string `yaml:"users"`
-	Binaries      []string `yaml:"binaries"`
-	MaxTTLSeconds uint32   `yaml:"max_ttl_seconds"`
-	OwnKey        bool     `yaml:"own_key"`
-	TLSKeys       bool     `yaml:"tls_keys"`
-	Permit        ast.Node `yaml:"permit"`
-}
-
-// ParseSource reads the YAML form. name is the file's name for messages.
+// ParseSource reads the YAML form that an operator writes and signs. name is the file's name for messages. It is as strict as
+// policies are, and the error, of type policy.Errors, has all mistakes at once with their places.
 func ParseSource(name string, text []byte) (*Ceiling, error) {
-	if len(text) > MaxSource {
-		return nil, fmt.Errorf("%s: %d bytes, at most %d", name, len(text), MaxSource)
+	r, document, err := strictyaml.Load(strictyaml.File{
+		Name: name, What: "ceiling", Empty: "write version, trust_domain and grants", Limit: MaxSource,
+	}, text)
+	if err != nil {
+		return nil, err
 	}
-	var s source
-	if err := yaml.UnmarshalWithOptions(text, &s, yaml.Strict()); err != nil {
-		return nil, fmt.Errorf("%s: %s", name, strings.TrimSpace(yaml.FormatError(err, false, true)))
+	s := source{r}
+	c := s.ceiling(document)
+	for _, f := range c.faults() {
+		s.Report(f.at, f.fault)
 	}
-	c := &Ceiling{Version: s.Version, TrustDomain: s.TrustDomain}
-	var problems []error
-	for i, sg := range s.Grants {
-		g, err := sg.grant(name)
-		if err != nil {
-			problems = append(problems, fmt.Errorf("%s: grant %d: %w", name, i+1, err))
-			continue
-		}
-		c.Grants = append(c.Grants, g)
-	}
-	if len(problems) > 0 {
-		return nil, errors.Join(problems...)
-	}
-	if err := c.check(); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+	if err := s.Err(); err != nil {
+		return nil, err
 	}
 	return c, nil
 }
 
-func (sg *sourceGrant) grant(name string) (*Grant, error) {
-	g := &Grant{Namespace: sg.Namespace, Agents: sg.Agents, UIDs: sg.UIDs, Users: sg.Users, MaxTTLSeconds: sg.MaxTTLSeconds, OwnKey: sg.OwnKey, TLSKeys: sg.TLSKeys}
-	for _, b := range sg.Binaries {
-		digits, ok := strings.CutPrefix(b, "sha256:")
+// source turns YAML nodes into a Ceiling.
+type source struct{ *strictyaml.Reader }
+
+type fields = map[string]func(strictyaml.Place, *strictyaml.Node)
+
+func (s source) ceiling(n *strictyaml.Node) *Ceiling {
+	c := &Ceiling{}
+	s.Fields("", n, fields{
+		"version": func(at strictyaml.Place, n *strictyaml.Node) {
+			var version *uint64
+			if s.Number(at, n, &version); version != nil {
+				c.Version = *version
+			}
+		},
+		"trust_domain": func(at strictyaml.Place, n *strictyaml.Node) { s.Text(at, n, &c.TrustDomain) },
+		"grants": func(at strictyaml.Place, n *strictyaml.Node) {
+			s.Each(at, n, func(at strictyaml.Place, n *strictyaml.Node) {
+				if len(c.Grants) <= MaxGrants { // one more is what the bound refuses
+					c.Grants = append(c.Grants, s.grant(at, n))
+				}
+			})
+		},
+	})
+	return c
+}
+
+func (s source) grant(at strictyaml.Place, n *strictyaml.Node) *Grant {
+	g := &Grant{}
+	s.Fields(at, n, fields{
+		"namespace": func(at strictyaml.Place, n *strictyaml.Node) { s.Text(at, n, &g.Namespace) },
+		"agents":    func(at strictyaml.Place, n *strictyaml.Node) { s.List(at, n, &g.Agents, strictyaml.Items{}) },
+		"users":     func(at strictyaml.Place, n *strictyaml.Node) { s.List(at, n, &g.Users, strictyaml.Items{}) },
+		"uids":      func(at strictyaml.Place, n *strictyaml.Node) { g.UIDs = s.uids(at, n) },
+		"binaries":  func(at strictyaml.Place, n *strictyaml.Node) { g.Binaries = s.binaries(at, n) },
+		"max_ttl_seconds": func(at strictyaml.Place, n *strictyaml.Node) {
+			var seconds *uint64
+			if s.Number(at, n, &seconds); seconds != nil {
+				g.MaxTTLSeconds = uint32(min(*seconds, math.MaxUint32)) // too much is too much
+			}
+		},
+		"own_key":  func(at strictyaml.Place, n *strictyaml.Node) { s.Truth(at, n, &g.OwnKey) },
+		"tls_keys": func(at strictyaml.Place, n *strictyaml.Node) { s.Truth(at, n, &g.TLSKeys) },
+		"permit": func(at strictyaml.Place, n *strictyaml.Node) {
+			if g.Permit = policy.ReadSection(s.Reader, n); g.Permit == nil {
+				g.Permit = &policy.Policy{} // what is wrong with it was said
+			}
+		},
+	})
+	return g
+}
+
+func (s source) uids(at strictyaml.Place, n *strictyaml.Node) (uids []uint32) {
+	var texts []string
+	s.List(at, n, &texts, strictyaml.Items{Numbers: true})
+	for i, text := range texts {
+		uid, err := strconv.ParseUint(text, 10, 32)
+		if err != nil {
+			s.Report(at.Item(i), strictyaml.Faultf("write the number of a user, as id -u prints it", "%q is no uid", strictyaml.Shorten(text)))
+			continue
+		}
+		uids = append(uids, uint32(uid))
+	}
+	return uids
+}
+
+func (s source) binaries(at strictyaml.Place, n *strictyaml.Node) (hashes [][sha256.Size]byte) {
+	var texts []string
+	s.List(at, n, &texts, strictyaml.Items{})
+	for i, text := range texts {
+		digits, ok := strings.CutPrefix(text, "sha256:")
 		raw, err := hex.DecodeString(digits)
 		if !ok || err != nil || len(raw) != sha256.Size {
-			return nil, fmt.Errorf("binaries: %.80q is not sha256:<64 hexadecimal digits>", b)
+			s.Report(at.Item(i), strictyaml.Faultf("write what sha256sum prints of the program, after sha256:", "%q is not sha256:<64 hexadecimal digits>", strictyaml.Shorten(text)))
+			continue
 		}
-		g.Binaries = append(g.Binaries, [sha256.Size]byte(raw))
+		hashes = append(hashes, [sha256.Size]byte(raw))
 	}
-	if sg.Permit == nil {
-		return nil, errors.New("permit is missing: write a policy under it")
-	}
-	// The permit is read as a file of its own, moved down to its lines in this one.
-	above := strings.Repeat("\n", max(sg.Permit.GetToken().Position.Line-1, 0))
-	permit, err := policy.Parse(name, []byte(above+sg.Permit.String()))
-	if err != nil {
-		return nil, err
-	}
-	g.Permit = permit
-	return g, g.check()
+	return hashes
 }
 
 // Source writes c in the YAML form. Parsing it again yields the same payload.
@@ -106,18 +138,34 @@ func (c *Ceiling) Source() ([]byte, error) {
 	}{Version: c.Version, TrustDomain: c.TrustDomain}
 	for _, g := range c.Grants {
 		var permit any
-		if err := yaml.Unmarshal(g.Permit.Canonical(), &permit); err != nil {
+		if err := json.Unmarshal(g.Permit.Canonical(), &permit); err != nil {
 			return nil, fmt.Errorf("show ceiling: %w", err)
 		}
-		og := grant{Namespace: g.Namespace, Agents: g.Agents, UIDs: g.UIDs, Users: g.Users, MaxTTLSeconds: g.MaxTTLSeconds, OwnKey: g.OwnKey, TLSKeys: g.TLSKeys, Permit: permit}
+		og := grant{
+			Namespace: g.Namespace, Agents: g.Agents, UIDs: g.UIDs, Users: g.Users, MaxTTLSeconds: g.MaxTTLSeconds,
+			OwnKey: g.OwnKey, TLSKeys: g.TLSKeys, Permit: wholeNumbers(permit),
+		}
 		for _, b := range g.Binaries {
 			og.Binaries = append(og.Binaries, "sha256:"+hex.EncodeToString(b[:]))
 		}
 		out.Grants = append(out.Grants, og)
 	}
-	text, err := yaml.Marshal(out)
+	text, err := yaml.Dump(out, yaml.WithIndent(2))
 	if err != nil {
 		return nil, fmt.Errorf("show ceiling: %w", err)
 	}
 	return text, nil
+}
+
+// wholeNumbers turns the numbers of a permit, which are all whole, into what YAML writes without a point.
+func wholeNumbers(value any) any {
+	switch v := value.(type) {
+	case float64:
+		return uint64(v)
+	case map[string]any:
+		for key, inner := range v {
+			v[key] = wholeNumbers(inner)
+		}
+	}
+	return value
 }

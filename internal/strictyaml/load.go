@@ -100,11 +100,14 @@ func (r *Reader) errors() Errors {
 	problems := slices.Clone(r.found)
 	for _, p := range r.problems {
 		problem := &Problem{File: r.file.Name, Message: p.fault.Message, Fix: p.fault.Fix}
-		if where, ok := r.positions[p.at]; ok {
-			problem.Line, problem.Column = where.line, where.column
-		} else {
+		where, ok := r.positions[p.at]
+		if !ok { // what is missing has no place: it is said where it would stand
 			problem.Message = strings.TrimSuffix(string(p.at), "@") + ": " + problem.Message
+			for at := p.at; !ok && at != ""; where, ok = r.positions[at] {
+				at = at.outer()
+			}
 		}
+		problem.Line, problem.Column = where.line, where.column
 		problems = append(problems, problem)
 	}
 	return sorted(problems)

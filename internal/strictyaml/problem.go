@@ -78,6 +78,9 @@ func (p Place) Key() Place { return p + "@" }
 // Item is the place of an item of a list.
 func (p Place) Item(i int) Place { return Place(fmt.Sprintf("%s[%d]", p, i)) }
 
+// outer is the place of the list or section that a place lies in.
+func (p Place) outer() Place { return p[:max(0, strings.LastIndexAny(string(p), ".["))] }
+
 // Shorten keeps messages readable when the value is not.
 func Shorten(text string) string {
 	if len(text) <= 80 {

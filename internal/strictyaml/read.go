@@ -220,6 +220,20 @@ func (r *Reader) Number(at Place, n *Node, into **uint64) {
 	*into = &value
 }
 
+// Truth decodes true or false.
+func (r *Reader) Truth(at Place, n *Node, into *bool) {
+	n, ok := r.visit(at, n)
+	if !ok {
+		return
+	}
+	value, err := strconv.ParseBool(n.Value)
+	if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!bool" || err != nil {
+		r.Report(at, Faultf("write true or false", "%s where true or false is wanted", describe(n)))
+		return
+	}
+	*into = value
+}
+
 // Each calls each for every item of a list.
 func (r *Reader) Each(at Place, n *Node, each func(at Place, item *Node)) {
 	n, ok := r.visit(at, n)
