@@ -27,6 +27,7 @@ import (
 
 	"github.com/raypher/raypher/enclave/ceiling"
 	sequencer "github.com/raypher/raypher/enclave/journal"
+	"github.com/raypher/raypher/enclave/keys"
 	"github.com/raypher/raypher/enclave/mint"
 	"github.com/raypher/raypher/enclave/signer"
 	"github.com/raypher/raypher/journal"
@@ -75,6 +76,7 @@ type Server struct {
 	ceiling *ceiling.Store
 	journal *sequencer.Sequencer
 	mint    *mint.Mint
+	keys    *keys.Keys
 	minting chan struct{} // a token for each request of a MintStream that is being answered
 	jobs    chan func()   // to a worker that waits for one
 	idle    atomic.Int64  // workers that wait
@@ -106,8 +108,9 @@ func New(opts Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.keys = keys.New(keys.Options{Signer: opts.Signer, Journal: s.journal, Epoch: s.epoch, Configuration: s.conf})
 	s.mint = mint.New(mint.Options{
-		Configuration: s.opts.Configuration, Ceiling: s.ceiling, Journal: s.journal, Epoch: s.epoch, Tier: opts.Signer.Tier(),
+		Configuration: s.opts.Configuration, Ceiling: s.ceiling, Journal: s.journal, Keys: s.keys, Epoch: s.epoch, Tier: opts.Signer.Tier(),
 	})
 	if s.grpc, err = s.newGRPC(); err != nil {
 		s.journal.Close()

@@ -112,12 +112,15 @@ type pending struct {
 	commit  *commit
 	first   uint64
 	err     error
+
+	namespace *Namespace // nil: no head for a namespace is wanted
 }
 
 // commit is one signed batch.
 type commit struct {
 	batch   *journal.Batch
 	head    []byte
+	heads   map[string][]byte // the same head by the keys of namespaces
 	message *enclavev1.Batch
 	callers []*pending
 	sentAt  time.Time
@@ -214,7 +217,9 @@ type Placed struct {
 	Epoch journal.EpochID
 	First uint64 // index of the first entry; the others follow
 	Head  []byte // signed head of the batch
-	batch *journal.Batch
+	// NamespaceHead is the same head by the key of the namespace that the call named; nil where it named none.
+	NamespaceHead []byte
+	batch         *journal.Batch
 }
 
 // Receipt proves entry number i of the call.
@@ -226,10 +231,10 @@ func (p *Placed) Receipt(i int) journal.Receipt {
 // Append adds encoded entries, 1 to MaxAppend, in this order and side by side, and returns when the store has synced them.
 // When ctx ends first its error is returned and the entries may or may not become part of the journal.
 func (s *Sequencer) Append(ctx context.Context, entries ...[]byte) (*Placed, error) {
-	p, err := newPending(entries)
-	if err != nil {
-		return nil, err
-	}
+	return s.AppendFor(ctx, nil, entries...)
+}
+
+func (s *Sequencer) append(ctx context.Context, p *pending) (*Placed, error) {
 	p.done = make(chan struct{})
 	if err := s.open(); err != nil {
 		return nil, err
@@ -264,7 +269,11 @@ func (s *Sequencer) placed(p *pending) (*Placed, error) {
 	if p.err != nil {
 		return nil, p.err
 	}
-	return &Placed{Epoch: s.opts.Epoch, First: p.first, Head: p.commit.head, batch: p.commit.batch}, nil
+	placed := &Placed{Epoch: s.opts.Epoch, First: p.first, Head: p.commit.head, batch: p.commit.batch}
+	if p.namespace != nil {
+		placed.NamespaceHead = p.commit.heads[p.namespace.Name]
+	}
+	return placed, nil
 }
 
 // Pending is what TryAppend began.
@@ -280,10 +289,10 @@ func (p *Pending) Placed() (*Placed, error) { return p.s.placed(p.p) }
 // AckTimeout. It must not block nor call the sequencer. taken is false, and then is not called, when there is no room at the
 // moment; an error likewise means that nothing was begun.
 func (s *Sequencer) TryAppend(then func(*Pending), entries ...[]byte) (taken bool, err error) {
-	p, err := newPending(entries)
-	if err != nil {
-		return false, err
-	}
+	return s.TryAppendFor(nil, then, entries...)
+}
+
+func (s *Sequencer) tryAppend(then func(*Pending), p *pending) (taken bool, err error) {
 	p.then = func(*pending) { then(&Pending{s, p}) }
 	// The gate keeps Close from missing what is queued here.
 	s.gate.RLock()

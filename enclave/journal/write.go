@@ -109,14 +109,19 @@ func (s *Sequencer) commit(tree *journal.Tree, calls []*pending) bool {
 		entries = append(entries, p.entries...)
 	}
 	batch := tree.Append(leaves)
-	head, err := s.sign(batch)
+	head := journal.Head{
+		Epoch: s.opts.Epoch, Size: batch.Size(), Root: batch.Root(), Time: time.Now().UnixNano(),
+		Tier: s.opts.Signer.Tier(), ConfigurationHash: s.opts.Configuration,
+	}
+	signed, err := s.sign(head)
 	if err != nil {
 		*tree = before
 		s.fail(calls, fmt.Errorf("journal: sign tree head: %w", err))
 		return false
 	}
-	c := &commit{batch: batch, head: head, callers: calls, message: &enclavev1.Batch{
-		Epoch: s.opts.Epoch[:], FirstIndex: batch.First(), Entries: entries, SignedHead: head,
+	heads, calls := s.signNamespaces(head, calls)
+	c := &commit{batch: batch, head: signed, heads: heads, callers: calls, message: &enclavev1.Batch{
+		Epoch: s.opts.Epoch[:], FirstIndex: batch.First(), Entries: entries, SignedHead: signed,
 	}}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -125,13 +130,10 @@ func (s *Sequencer) commit(tree *journal.Tree, calls []*pending) bool {
 	return true
 }
 
-func (s *Sequencer) sign(batch *journal.Batch) ([]byte, error) {
+func (s *Sequencer) sign(head journal.Head) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(s.stopped, signTimeout)
 	defer cancel()
-	return journal.SignHead(journal.Head{
-		Epoch: s.opts.Epoch, Size: batch.Size(), Root: batch.Root(), Time: time.Now().UnixNano(),
-		Tier: s.opts.Signer.Tier(), ConfigurationHash: s.opts.Configuration,
-	}, signer.ForJournal(ctx, s.opts.Signer))
+	return journal.SignHead(head, signer.ForJournal(ctx, s.opts.Signer))
 }
 
 func (s *Sequencer) fail(calls []*pending, err error) {

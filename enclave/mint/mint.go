@@ -15,6 +15,7 @@ import (
 
 	"github.com/raypher/raypher/enclave/ceiling"
 	sequencer "github.com/raypher/raypher/enclave/journal"
+	"github.com/raypher/raypher/enclave/keys"
 	"github.com/raypher/raypher/journal"
 	"github.com/raypher/raypher/policy"
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
@@ -45,6 +46,7 @@ type Options struct {
 	Configuration *startconf.Configuration
 	Ceiling       *ceiling.Store
 	Journal       *sequencer.Sequencer
+	Keys          *keys.Keys // of namespaces
 	Epoch         journal.EpochID
 	Tier          string
 	Now           func() time.Time // nil: time.Now
@@ -80,7 +82,14 @@ func (m *Mint) Mint(ctx context.Context, r *enclavev1.MintRequest) (*enclavev1.M
 	if err != nil {
 		return nil, err
 	}
-	placed, err := m.opts.Journal.Append(ctx, d.entry)
+	if d.ownKey && d.namespace == nil {
+		key, err := m.opts.Keys.Get(ctx, journal.PurposeNamespace, d.claims.Namespace)
+		if err != nil {
+			return nil, fmt.Errorf("mint: the ceiling gives namespace %s a key of its own: %w", d.claims.Namespace, err)
+		}
+		d.namespace = &sequencer.Namespace{Name: d.claims.Namespace, Key: key}
+	}
+	placed, err := m.opts.Journal.AppendFor(ctx, d.namespace, d.entry)
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +113,7 @@ func (t *Ticket) Visa() (*enclavev1.MintReply, error) {
 
 // TryMint is Mint for a caller that does not want to wait: then is called with a ticket once the outcome is known. It must
 // not block nor call the mint. taken is false, and then is not called, when the answer needs time: a narrowing that was not
-// decided before, or a full journal. An error means that the request was answered by it.
+// decided before, a namespace's key that was not used before, or a full journal. An error means that the request was answered by it.
 func (m *Mint) TryMint(r *enclavev1.MintRequest, then func(*Ticket)) (taken bool, err error) {
 	d, err := m.draft(r, true)
 	if errors.Is(err, errUndecided) {
@@ -113,7 +122,7 @@ func (m *Mint) TryMint(r *enclavev1.MintRequest, then func(*Ticket)) (taken bool
 	if err != nil {
 		return false, err
 	}
-	return m.opts.Journal.TryAppend(func(p *sequencer.Pending) { then(&Ticket{d, p}) }, d.entry)
+	return m.opts.Journal.TryAppendFor(d.namespace, func(p *sequencer.Pending) { then(&Ticket{d, p}) }, d.entry)
 }
 
 // draft is a visa without its proof.
@@ -122,6 +131,9 @@ type draft struct {
 	claims   *visa.Claims
 	decision *decision
 	lifetime uint32 // seconds
+
+	ownKey    bool                 // its namespace has a key of its own
+	namespace *sequencer.Namespace // that key, if it was used before
 }
 
 // draft checks a request and writes the entry that would grant it. quick: only if the narrowing was decided before, else
@@ -136,7 +148,8 @@ func (m *Mint) draft(r *enclavev1.MintRequest, quick bool) (*draft, error) {
 	}
 	key := decisionKey(current, r)
 	d := m.decisions.get(key)
-	if d == nil && quick {
+	ownKey, own := m.ownKey(current, namespace(r))
+	if quick && (d == nil || ownKey && own == nil) {
 		return nil, errUndecided
 	}
 	now, subject := m.opts.Now(), m.subject(r)
@@ -162,7 +175,18 @@ func (m *Mint) draft(r *enclavev1.MintRequest, quick bool) (*draft, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	return &draft{entry: entry, claims: claims, decision: d, lifetime: lifetime}, nil
+	return &draft{entry: entry, claims: claims, decision: d, lifetime: lifetime, ownKey: ownKey, namespace: own}, nil
+}
+
+// ownKey says whether the ceiling gives the namespace a key of its own, and which, if it was used before.
+func (m *Mint) ownKey(c *ceiling.Ceiling, namespace string) (bool, *sequencer.Namespace) {
+	if !c.OwnKey(namespace) {
+		return false, nil
+	}
+	if key := m.opts.Keys.Ready(journal.PurposeNamespace, namespace); key != nil {
+		return true, &sequencer.Namespace{Name: namespace, Key: key}
+	}
+	return true, nil
 }
 
 // admit takes one visa from the rates. The agent's own comes first: what it is refused for takes nothing from the others.
@@ -179,7 +203,7 @@ func (m *Mint) admit(subject string, now time.Time) error {
 // visa puts the proof to the entry.
 func (d *draft) visa(placed *sequencer.Placed) (*enclavev1.MintReply, error) {
 	receipt := placed.Receipt(0)
-	encoded, err := visa.Encode(d.entry, &receipt)
+	encoded, err := visa.EncodeNamespaced(d.entry, &receipt, placed.NamespaceHead)
 	if err != nil {
 		return nil, fmt.Errorf("mint: %w", err)
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/raypher/raypher/enclave/ceiling"
 	sequencer "github.com/raypher/raypher/enclave/journal"
+	"github.com/raypher/raypher/enclave/keys"
 	"github.com/raypher/raypher/enclave/signer/software"
 	"github.com/raypher/raypher/journal"
 	"github.com/raypher/raypher/policy"
@@ -83,6 +84,11 @@ type clock struct{ now time.Time }
 
 func newMint(t testing.TB, configuration *startconf.Configuration, at *clock) (*Mint, *journal.Key) {
 	t.Helper()
+	return newMintUnder(t, testCeiling, configuration, at)
+}
+
+func newMintUnder(t testing.TB, text string, configuration *startconf.Configuration, at *clock) (*Mint, *journal.Key) {
+	t.Helper()
 	dir := t.TempDir()
 	key, _, err := software.Open(dir)
 	if err != nil {
@@ -101,7 +107,7 @@ func newMint(t testing.TB, configuration *startconf.Configuration, at *clock) (*
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := ceiling.ParseSource("c", []byte(testCeiling))
+	c, err := ceiling.ParseSource("c", []byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +139,8 @@ func newMint(t testing.TB, configuration *startconf.Configuration, at *clock) (*
 	if err != nil {
 		t.Fatal(err)
 	}
-	opts := Options{Configuration: configuration, Ceiling: ceilings, Journal: s, Epoch: epoch, Tier: key.Tier()}
+	further := keys.New(keys.Options{Signer: key, Journal: s, Epoch: epoch, Configuration: configuration.Hash()})
+	opts := Options{Configuration: configuration, Ceiling: ceilings, Journal: s, Keys: further, Epoch: epoch, Tier: key.Tier()}
 	if at != nil {
 		opts.Now = func() time.Time { return at.now }
 	}
