@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -19,6 +20,9 @@ import (
 
 // version is set by the linker (-X main.version=...).
 var version = "devel"
+
+// memoryLimit is where the garbage collector stops trading memory for time, in bytes.
+const memoryLimit = 256 << 20
 
 func main() {
 	options, err := parse(os.Args[1:], os.Stderr)
@@ -32,6 +36,9 @@ func main() {
 	if options == nil {
 		return // --version, --caller-key
 	}
+	// The heap is a few megabytes, as that of raypher-enclave: collecting less often costs little.
+	debug.SetGCPercent(400)
+	debug.SetMemoryLimit(memoryLimit)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := daemon.Run(ctx, *options); err != nil {
@@ -77,6 +84,7 @@ func parse(args []string, out io.Writer) (*daemon.Options, error) {
 	flags.StringVar(&dns, "dns-upstream", "", "resolvers as address or address:port, separated by commas (default: those of /etc/resolv.conf)")
 	flags.StringVar(&o.Group, "group", instance.Group, "group whose members run agents and operate raypherd")
 	flags.StringVar(&private, "private", "", "serve the one run with this id and end with it; no TCP listener")
+	flags.IntVar(&o.KeepRuns, "keep-runs", daemon.KeptRuns, "how many private runs keep their journals; those of the last 30 days always do")
 	flags.BoolVar(&o.DryRun, "dry-run", false, "run every agent in mode audit: record what would have been refused, refuse nothing")
 	flags.StringVar(&format, "log-format", "text", "text or json")
 	flags.BoolVar(&callerKey, "caller-key", false, "print the line that the start configuration of an enclave needs (see --enclave-socket), and end")
@@ -95,6 +103,9 @@ func parse(args []string, out io.Writer) (*daemon.Options, error) {
 	var err error
 	if o.Log, err = logger(format, out); err != nil {
 		return nil, err
+	}
+	if o.KeepRuns < 0 {
+		return nil, fmt.Errorf("--keep-runs %d: give a number from 0", o.KeepRuns)
 	}
 	if dnsPort > 65535 {
 		return nil, fmt.Errorf("--dns-port %d: a port is at most 65535", dnsPort)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 
 	"google.golang.org/grpc/codes"
@@ -36,6 +37,7 @@ type mints struct {
 type mintCall struct {
 	number  uint64
 	request *enclavev1.MintRequest
+	size    int                        // of the request, in bytes
 	result  chan *enclavev1.MintResult // room for one
 }
 
@@ -45,10 +47,11 @@ func newMints(client enclavev1.EnclaveClient) *mints {
 
 // mint asks and waits. Its error is one of gRPC's.
 func (m *mints) mint(ctx context.Context, r *enclavev1.MintRequest) (*enclavev1.MintReply, error) {
-	if size := proto.Size(r); size > maxRequest {
+	size := proto.Size(r)
+	if size > maxRequest {
 		return nil, status.Errorf(codes.InvalidArgument, "mint: a request of %d bytes, at most %d", size, maxRequest)
 	}
-	call := &mintCall{request: r, result: make(chan *enclavev1.MintResult, 1)}
+	call := &mintCall{request: r, size: size, result: make(chan *enclavev1.MintResult, 1)}
 	m.mu.Lock()
 	m.next++
 	call.number = m.next
@@ -108,6 +111,9 @@ func (m *mints) stream(ctx context.Context) error {
 		received <- err
 	}()
 	for {
+		// Whoever asks wakes this goroutine, which would run before the next one asks, and send each request by itself. Those who
+		// can run, as all that one group commit has served, ask first.
+		runtime.Gosched()
 		for bundle := m.take(); bundle != nil; bundle = m.take() {
 			if err := s.Send(bundle); err != nil {
 				return <-received // Send says only that the stream ended; Recv says why
@@ -135,14 +141,13 @@ func (m *mints) take() *enclavev1.MintRequests {
 		if m.waiting[call.number] == nil {
 			continue // has given up
 		}
-		size := proto.Size(call.request)
 		if bundle == nil {
 			bundle = new(enclavev1.MintRequests)
-		} else if bytes+size > maxRequest {
+		} else if bytes+call.size > maxRequest {
 			taken--
 			break
 		}
-		bytes += size
+		bytes += call.size
 		bundle.Requests = append(bundle.Requests, &enclavev1.NumberedMintRequest{Number: call.number, Request: call.request})
 	}
 	m.asked = append(m.asked[:0:0], m.asked[taken:]...)
