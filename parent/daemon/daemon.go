@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/raypher/raypher/parent/agents"
+	"github.com/raypher/raypher/parent/agents/task"
 	"github.com/raypher/raypher/parent/audit"
 	"github.com/raypher/raypher/parent/cgroup"
 	"github.com/raypher/raypher/parent/dns"
@@ -29,6 +30,7 @@ import (
 	"github.com/raypher/raypher/parent/guard/net"
 	"github.com/raypher/raypher/parent/instance"
 	"github.com/raypher/raypher/parent/link"
+	"github.com/raypher/raypher/parent/relay"
 	"github.com/raypher/raypher/parent/server"
 )
 
@@ -47,6 +49,7 @@ type Options struct {
 	DNSPort       uint16 // 0: one that is free
 	DNSUpstreams  []string
 	Group         string // of operators
+	KeepRuns      int    // old private runs whose journals are kept
 	DryRun        bool
 	Version       string
 	Log           *slog.Logger
@@ -68,6 +71,7 @@ type daemon struct {
 	hub      *events.Hub
 	agents   *agents.Host
 	server   *server.Server
+	relay    *relay.Server
 	emptied  chan struct{} // private: the last agent is gone
 	down     []func() error
 }
@@ -81,7 +85,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		}
 	}()
 	for _, step := range []func(context.Context) error{
-		d.prepare, d.openJournal, d.connectEnclave, d.openListeners, d.attachGuard, d.openAgents, d.openServer,
+		d.prepare, d.openJournal, d.connectEnclave, d.openListeners, d.attachGuard, d.openAgents, d.openRelay, d.openServer,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -115,6 +119,7 @@ func (d *daemon) prepare(context.Context) (err error) {
 		d.later(func() error { return os.RemoveAll(d.options.Paths.Run) })
 	}
 	sweep(d.options.Paths, d.log)
+	prune(d.options.Paths, d.options.KeepRuns, time.Now(), d.log)
 	if err := mountBPF(d.options.Paths.Pins); err != nil {
 		return err
 	}
@@ -269,6 +274,15 @@ func (d *daemon) whoAsked(proto uint8, local, remote netip.AddrPort) (dns.Agent,
 	return dns.Agent{CgroupID: id, Network: permit.Network, Mode: permit.Mode}, true
 }
 
+// openRelay comes before the server: a warden asks as soon as it is one.
+func (d *daemon) openRelay(context.Context) (err error) {
+	d.relay, err = relay.Listen(relay.Options{Paths: d.options.Paths, Group: d.group, Warden: d.wardenOf, Log: d.log})
+	if err == nil {
+		d.later(d.relay.Close)
+	}
+	return err
+}
+
 func (d *daemon) openServer(context.Context) (err error) {
 	d.server, err = server.New(server.Options{
 		Paths: d.options.Paths, Agents: d.agents, Events: d.hub, Enclave: d.enclave, Evidence: evidence{d.store},
@@ -277,6 +291,20 @@ func (d *daemon) openServer(context.Context) (err error) {
 	})
 	return err
 }
+
+// wardenOf tells the relay whose warden a process is.
+func (d *daemon) wardenOf(t *task.Task) (relay.Agent, error) {
+	kind, a, err := d.agents.Whose(t)
+	if err != nil {
+		return nil, err
+	}
+	if kind != agents.Warden {
+		return nil, errNoWarden
+	}
+	return a, nil
+}
+
+var errNoWarden = errors.New("it is the warden of no agent of this raypherd")
 
 // counters are those of the parts that count for themselves.
 func (d *daemon) counters() map[string]uint64 {
@@ -297,6 +325,7 @@ func (d *daemon) serve(ctx context.Context) error {
 
 	parts, serving := errgroup.WithContext(serving)
 	parts.Go(func() error { return d.server.Serve(serving) })
+	parts.Go(func() error { return d.relay.Serve(serving) })
 	parts.Go(func() error { return unlessDone(serving, d.guard.Run(serving, d.agents.NetworkEvent)) })
 	parts.Go(func() error { return unlessDone(serving, d.dns.Serve(serving)) })
 	if d.options.Paths.Private {
