@@ -30,18 +30,18 @@ sets:
     tier: tpm
     bank: sha256
     pcrs:
-      7: ["` + v1 + `", "` + v2 + `"]
-      0: "` + v1 + `"
+      PCR7: ["` + v1 + `", "` + v2 + `"]
+      PCR0: "` + v1 + `"
   - name: rack 1, old
     tier: tpm
     bank: sha256
     not_after: 2026-03-01T00:00:00Z
     pcrs:
-      0: "` + v2 + `"
+      PCR0: "` + v2 + `"
   - name: image
     tier: nitro
     bank: sha384
-    pcrs: {0: "` + n0 + `", 8: "` + n0 + `"}
+    pcrs: {PCR0: "` + n0 + `", PCR8: "` + n0 + `"}
 `
 
 func parseGood(t testing.TB) *List {
@@ -115,27 +115,28 @@ func TestMatch(t *testing.T) {
 func TestSourceMistakes(t *testing.T) {
 	head := "version: 1\nnot_after: 2027-01-01T00:00:00Z\nsets:\n"
 	set := "  - name: a\n    tier: tpm\n    bank: sha256\n    pcrs:\n"
+	one := "      PCR0: \"" + v1 + "\"\n"
 	for _, c := range []struct {
 		name, text string
 		want       []string // each a line of the error
 	}{
-		{"empty", "", []string{":1:1: empty"}},
-		{"comments only", "# nothing\n", []string{"empty"}},
-		{"a list", "- 1\n", []string{":1:1: expected `key: value` lines"}},
-		{"nothing that is needed", "not_before: 2026-01-01T00:00:00Z\n", []string{":1:1: version is missing", ":1:1: not_after is missing", ":1:1: sets is missing"}},
+		{"empty", "", []string{":1:1: empty list of golden measurements: begin one with"}},
+		{"comments only", "# nothing\n", []string{": empty list"}},
+		{"a list", "- 1\n", []string{":1:1: a list where keys are wanted"}},
+		{"nothing that is needed", "not_before: 2026-01-01T00:00:00Z\n", []string{"version: no version, or 0", "not_after: the list has no end", "sets: 0 sets"}},
 		{"several at once", "version: x\nnot_after: soon\nset: []\nsets:\n  - nam: a\n    tier: tpm2\n", []string{
-			`:1:10: "x": expected a version`, `:2:12: "soon": expected a time`, `:3:1: unknown key "set"`, `:5:5: unknown key "nam"`, `:6:11: tier "tpm2"`, ":5:5: name is missing", ":5:5: bank is missing", ":5:5: pcrs is missing"}},
-		{"version 0", "version: 0\nnot_after: 2027-01-01T00:00:00Z\nsets: []\n", []string{":1:1: version 0", ":3:7: sets: expected a list"}},
-		{"a key twice", "version: 1\nversion: 2\n", []string{"version"}},
-		{"times the wrong way round", "not_before: 2028-01-01T00:00:00Z\n" + head + set + "      0: \"" + v1 + "\"\n", []string{":1:1: not_after is before"}},
-		{"bad PCRs", head + set + "      x: \"" + v1 + "\"\n      24: \"" + v1 + "\"\n      1: \"" + v1[2:] + "\"\n      2: []\n      03: {a: b}\n      3: \"" + v1 + "\"\n", []string{
-			`:8:7: PCR "x"`, `:9:7: PCR "24"`, ":10:10: ", ":11:10: 0 values", `:12:11: ""`, ":13:7: PCR 3 stands twice"}},
-		{"no PCRs", head + set[:len(set)-1] + " {}\n", []string{":7:11: pcrs: expected lines"}},
-		{"SHA-1 bank", head + strings.Replace(set, "sha256", "sha1", 1) + "      0: \"" + v1 + "\"\n", []string{`:6:11: bank "sha1"`}},
-		{"bank of the other tier", head + strings.Replace(set, "tpm", "nitro", 1) + "      0: \"" + n0 + "\"\n", []string{`:6:11: bank "sha256": PCRs of tier nitro are of bank sha384`}},
-		{"a name twice", head + set + "      0: \"" + v1 + "\"\n" + set + "      0: \"" + v2 + "\"\n", []string{`:9:5: a second set with the name "a", the first is in line 4`}},
-		{"a name that commands a terminal", head + strings.Replace(set, "name: a", `name: "\e[31m"`, 1) + "      0: \"" + v1 + "\"\n", []string{":4:11: "}},
-		{"an alias", head + "  - &x {name: a, tier: tpm, bank: sha256, pcrs: {0: \"" + v1 + "\"}}\n  - *x\n", []string{"an alias"}},
+			`:1:10: text "x" where a number`, `:2:12: "soon" is no time`, `:3:1: unknown key "set": did you mean sets?`, `:5:5: unknown key "nam": did you mean name?`, `:6:11: tier "tpm2": use nitro or tpm`, ":5:5: sets[0].name: no name"}},
+		{"version 0", "version: 0\nnot_after: 2027-01-01T00:00:00Z\nsets: []\n", []string{":1:10: no version, or 0", ":3:7: 0 sets"}},
+		{"a key twice", "version: 1\nversion: 2\n", []string{`:2:1: key "version" stands twice`}},
+		{"times the wrong way round", "not_before: 2028-01-01T00:00:00Z\n" + head + set + one, []string{":3:1: the list ends before it begins"}},
+		{"a set's times the wrong way round", head + strings.Replace(set, "    pcrs", "    not_before: 2029-01-01T00:00:00Z\n    pcrs", 1) + one, []string{"sets[0].not_after: the set ends before it begins"}},
+		{"bad PCRs", head + set + "      x: \"" + v1 + "\"\n      PCR24: \"" + v1 + "\"\n      PCR1: \"" + v1[2:] + "\"\n      PCR2: []\n      PCR03: {a: b}\n      PCR4: [\"" + v1 + "\", zz]\n      PCR5: 12\n      7: \"" + v1 + "\"\n", []string{
+			`:8:7: "x": use PCR0 to PCR23`, `:9:7: "PCR24"`, ":10:13: ", ":11:13: 0 values", `:12:7: "PCR03"`, `:13:`, `"zz": expected 64`, ":14:13: number 12 where text", ":15:7: number 7 as a key"}},
+		{"no PCRs", head + set[:len(set)-1] + " {}\n", []string{":7:11: no PCRs, which every machine matches"}},
+		{"SHA-1 bank", head + strings.Replace(set, "sha256", "sha1", 1) + one, []string{`:6:11: bank "sha1": PCRs of tier tpm are of bank sha256`}},
+		{"bank of the other tier", head + strings.Replace(set, "tpm", "nitro", 1) + "      PCR0: \"" + n0 + "\"\n", []string{`:6:11: bank "sha256": PCRs of tier nitro are of bank sha384`}},
+		{"a name twice", head + set + one + set + one, []string{`:9:11: a second set "a"`}},
+		{"a name that commands a terminal", head + strings.Replace(set, "name: a", `name: "\e[31m"`, 1) + one, []string{":4:11: "}},
 		{"two documents", good + "---\nversion: 4\n", []string{"second YAML document"}},
 		{"no YAML", "version: [", []string{"golden.yaml"}},
 		{"too large", strings.Repeat("#", MaxFile+1), []string{"at most"}},

@@ -105,7 +105,7 @@ func TestAttestTPM(t *testing.T) {
 	goldenKey, goldenPublic := operatorKey(t, dir, "golden")
 	golden := func(name, value string) string {
 		t.Helper()
-		source := file(name+".yaml", []byte("version: 1\nnot_after: 2049-01-01T00:00:00Z\nsets:\n  - {name: rack, tier: tpm, bank: sha256, pcrs: {0: \""+zero+"\", 7: \""+value+"\"}}\n"))
+		source := file(name+".yaml", []byte("version: 1\nnot_after: 2049-01-01T00:00:00Z\nsets:\n  - {name: rack, tier: tpm, bank: sha256, pcrs: {PCR0: \""+zero+"\", PCR7: \""+value+"\"}}\n"))
 		if _, err := attestRun("golden", "sign", source, "--key", goldenKey); err != nil {
 			t.Fatal(err)
 		}
