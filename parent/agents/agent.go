@@ -97,6 +97,9 @@ func (a *Agent) Permit() *policy.Policy { return a.current().permit }
 // CgroupID is the id by which the kernel knows the agent.
 func (a *Agent) CgroupID() uint64 { return a.group.ID() }
 
+// Holds says whether a cgroup2 path, as /proc shows it, is the agent's or lies below it.
+func (a *Agent) Holds(cgroup string) bool { return a.group.Holds(cgroup) }
+
 func (a *Agent) current() grant {
 	a.mu.Lock()
 	defer a.mu.Unlock()

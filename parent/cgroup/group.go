@@ -72,6 +72,12 @@ func (g *Group) Path() string { return g.path }
 // ID is the cgroup id by which eBPF programs know the agent.
 func (g *Group) ID() uint64 { return g.number }
 
+// Holds says whether a cgroup2 path, as Of and Parse return it, is the group's or lies below it.
+func (g *Group) Holds(path string) bool {
+	own := filepath.Join(g.parent.mounts.UnifiedRoot, g.parent.name, g.id)
+	return path == own || strings.HasPrefix(path, own+"/")
+}
+
 // Add moves a process with all its threads into the group. Its children stay where they are. The kernel waits for a grace
 // period of RCU (some 10 ms) unless another move has just waited for one.
 func (g *Group) Add(pid int) error {

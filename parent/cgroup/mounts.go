@@ -75,11 +75,20 @@ func Of(pid int) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("cgroup of process %d: %w", pid, err)
 	}
-	for line := range strings.Lines(string(content)) {
+	path, err := Parse(string(content))
+	if err != nil {
+		return "", fmt.Errorf("cgroup of process %d: %w", pid, err)
+	}
+	return path, nil
+}
+
+// Parse finds the cgroup2 path in the content of /proc/<pid>/cgroup. The error wraps ErrNoCgroup2 when there is none.
+func Parse(content string) (string, error) {
+	for line := range strings.Lines(content) {
 		// The cgroup2 line has the hierarchy number 0 and no controllers (cgroups(7)).
 		if path, ok := strings.CutPrefix(strings.TrimRight(line, "\n"), "0::"); ok {
 			return filepath.Clean(path), nil
 		}
 	}
-	return "", fmt.Errorf("cgroup of process %d: no cgroup2 line: %w", pid, ErrNoCgroup2)
+	return "", fmt.Errorf("no cgroup2 line: %w", ErrNoCgroup2)
 }

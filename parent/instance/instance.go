@@ -56,6 +56,7 @@ type Paths struct {
 	Run           string // 0755
 	Socket        string // Wardens and Operator
 	AgentSocket   string // Agent
+	Relay         string // of package relay, for wardens
 	Visa          string // what RAYPHER_VISA names; opening it is answered by the agent's warden
 	Records       string // 0700, one file per agent, for a restart
 	Lock          string // held by the one raypherd of this instance
@@ -85,13 +86,17 @@ func Private(id string) (Paths, error) {
 	return PrivateIn(DefaultRun, DefaultState, id)
 }
 
-// PrivateSockets are the sockets of the private pairs that there are now.
+// PrivateSockets are the sockets of the private pairs that there are now, those of agents apart.
 func PrivateSockets() []string {
-	found, err := filepath.Glob(filepath.Join(DefaultRun, "private", "*", filepath.Base(Default().Socket)))
-	if err != nil {
-		panic(err) // the pattern is malformed
+	var all []string
+	for _, socket := range []string{Default().Socket, Default().Relay} {
+		found, err := filepath.Glob(filepath.Join(DefaultRun, "private", "*", filepath.Base(socket)))
+		if err != nil {
+			panic(err) // the pattern is malformed
+		}
+		all = append(all, found...)
 	}
-	return found
+	return all
 }
 
 // PrivateIn is Private below other folders than the system's.
@@ -162,6 +167,11 @@ func WhoMayAsk(socket string) string {
 	return fmt.Sprintf("only root and group %s may ask this raypherd: join it (`adduser USER %s`, then log in again), or run as root", name, name)
 }
 
+// RelayBeside is the relay's socket of the raypherd that serves a socket.
+func RelayBeside(socket string) string {
+	return at(filepath.Dir(socket), "", "").Relay
+}
+
 // Closed lists the folders that no agent may open, whatever its permit grants: run and state folders of the instance and of
 // the system's daemon, with those of every private run, and the pins. Two things in a run folder are nevertheless an agent's: Visa
 // and AgentSocket, which its warden answers.
@@ -180,6 +190,7 @@ func at(run, state, name string) Paths {
 		Run:           run,
 		Socket:        filepath.Join(run, "raypherd.sock"),
 		AgentSocket:   filepath.Join(run, "agent.sock"),
+		Relay:         filepath.Join(run, "raypherd-relay.sock"),
 		Visa:          filepath.Join(run, "visa"),
 		Records:       filepath.Join(run, "agents"),
 		Lock:          filepath.Join(run, "lock"),

@@ -97,11 +97,7 @@ func New(o Options) (s *Server, err error) {
 			s.close()
 		}
 	}()
-	mode := fs.FileMode(0o660)
-	if o.Paths.Private || o.Group < 0 {
-		mode = 0o600
-	}
-	operators, err := listenUnix(o.Paths.Socket, mode, o.Group)
+	operators, err := instance.Listen("unix", o.Paths.Socket, o.Paths.ForMembers(o.Group), o.Group)
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +105,7 @@ func New(o Options) (s *Server, err error) {
 		parentv1.RegisterWardensServer(g, &wardens{server: s})
 		parentv1.RegisterOperatorServer(g, &operator{server: s})
 	})
-	ofAgents, err := listenUnix(o.Paths.AgentSocket, 0o666, -1)
+	ofAgents, err := instance.Listen("unix", o.Paths.AgentSocket, 0o666, -1)
 	if err != nil {
 		return nil, err
 	}
@@ -203,34 +199,6 @@ func (s *Server) close() {
 		p.grpc.Stop()
 		p.listener.Close()
 	}
-}
-
-// listenUnix makes the socket so that nobody can connect before its mode and group are right.
-func listenUnix(path string, mode fs.FileMode, group int) (net.Listener, error) {
-	temporary := path + ".new"
-	if err := os.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("socket %s: %w", path, err)
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: temporary, Net: "unix"})
-	if err != nil {
-		return nil, fmt.Errorf("socket %s: %w", path, err)
-	}
-	l.SetUnlinkOnClose(false)
-	err = os.Chmod(temporary, 0o600)
-	if err == nil && group >= 0 {
-		err = os.Chown(temporary, 0, group)
-	}
-	if err == nil {
-		err = os.Chmod(temporary, mode)
-	}
-	if err == nil {
-		err = os.Rename(temporary, path)
-	}
-	if err != nil {
-		l.Close()
-		return nil, fmt.Errorf("socket %s: %w", path, err)
-	}
-	return l, nil
 }
 
 // ListenLoopback opens a TCP address for agents. It refuses any but a loopback address: there is no encryption, and callers

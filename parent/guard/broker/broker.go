@@ -28,6 +28,7 @@ import (
 
 	"github.com/raypher/raypher/journal"
 	"github.com/raypher/raypher/parent/guard/floor"
+	"github.com/raypher/raypher/parent/relay"
 	"github.com/raypher/raypher/policy"
 )
 
@@ -53,6 +54,9 @@ type Options struct {
 	Visa func() []byte
 	// AgentSocket is the unix socket that an agent may always connect to; empty: none.
 	AgentSocket string
+	// Relay is asked for what Yama keeps from the warden; nil: it is refused. Relayed says that Yama does from the start.
+	Relay   *relay.Client
+	Relayed bool
 	// Cgroup is the path of the agent's cgroup as /proc/<pid>/cgroup shows it; empty: only a process's own files in /proc
 	// count as the agent's.
 	Cgroup string
@@ -73,6 +77,9 @@ type Broker struct {
 	calls   map[int32]call
 	rules   atomic.Pointer[ruling]
 	fold    *fold
+
+	relayed  atomic.Bool // Yama keeps the warden from its agent, and raypherd is asked
+	memories *memories   // nil: there is no relay
 
 	received atomic.Uint64 // notifications so far
 	watching atomic.Bool
@@ -96,6 +103,10 @@ func New(o Options) (*Broker, error) {
 	b := &Broker{options: o, fold: newFold(o.Report), fatal: make(chan error, maxWorkers)}
 	b.calls = callTable(o.Permit)
 	b.rules.Store(newRuling(o.Permit, false))
+	if o.Relay != nil {
+		b.memories = newMemories(o.Relay, o.Permit.Filesystem != nil)
+		b.relayed.Store(o.Relayed)
+	}
 	return b, nil
 }
 
@@ -198,6 +209,7 @@ type worker struct {
 	*Broker
 	link  [4096]byte // room for the path of an object
 	bytes [4096]byte // room for the target's memory
+	away  bool       // raypherd did not answer while the call was decided
 }
 
 func newWorker(b *Broker) *worker {
@@ -264,5 +276,10 @@ func (w *worker) answer(n *notification) answer {
 	if c.handle == nil {
 		return goOn
 	}
-	return c.handle(w, n, r)
+	w.away = false
+	a := c.handle(w, n, r)
+	if w.away && a.kind == answerValue && a.errno != 0 {
+		return w.refuse(n, r, event{operation: "syscall", target: c.name, rule: ruleAway, errno: unix.EACCES})
+	}
+	return a
 }

@@ -84,16 +84,16 @@ func connectCall(w *worker, n *notification, r *ruling) answer {
 }
 
 // ofRaypher reports whether a socket is one of those through which a raypherd or its enclave is operated, of any instance: there
-// the warden would be taken for a person. They are known by their names, and those of this instance, of the system's and of
-// private ones also under another name.
+// the warden would be taken for a person, or heard as itself. They are known by their names, and those of this instance, of the
+// system's and of private ones also under another name.
 func (w *worker) ofRaypher(o *object) bool {
 	system := instance.Default()
-	paths := []string{system.Socket, system.EnclaveSocket}
+	paths := []string{system.Socket, system.Relay, system.EnclaveSocket}
 	if slices.ContainsFunc(paths, func(p string) bool { return filepath.Base(p) == filepath.Base(o.path) }) {
 		return true
 	}
 	if own, err := instance.At(filepath.Dir(w.options.AgentSocket), ""); err == nil {
-		paths = append(paths, own.Socket, own.EnclaveSocket)
+		paths = append(paths, own.Socket, own.Relay, own.EnclaveSocket)
 	}
 	for _, path := range append(paths, instance.PrivateSockets()...) {
 		var st unix.Stat_t

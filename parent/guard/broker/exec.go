@@ -27,6 +27,9 @@ func (w *worker) exec(n *notification, r *ruling, folder int32, address uint64, 
 	if err != nil {
 		return result(err)
 	}
+	if w.relayed.Load() {
+		w.memories.executes(n)
+	}
 	var o *object
 	if path == "" && flags&unix.AT_EMPTY_PATH != 0 {
 		fd, openErr := w.descriptor(n, folder)

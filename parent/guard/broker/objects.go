@@ -116,6 +116,23 @@ func (w *worker) take(n *notification, number int32) (int, error) {
 	if number < 0 {
 		return -1, unix.EBADF
 	}
+	fd, err := -1, error(unix.EPERM)
+	if !w.relayed.Load() {
+		fd, err = w.takeDirectly(n, number)
+	}
+	if err != unix.EPERM || !w.mayRelay() {
+		return fd, err
+	}
+	fd, err = w.options.Relay.Descriptor(int(n.PID), int(number))
+	w.heard(err)
+	if err == nil && !w.valid(n) {
+		unix.Close(fd)
+		return -1, unix.EINTR
+	}
+	return fd, err
+}
+
+func (w *worker) takeDirectly(n *notification, number int32) (int, error) {
 	pidfd, err := unix.PidfdOpen(int(n.PID), pidfdThread)
 	if err != nil {
 		if pidfd, err = w.pidfdOfGroup(n); err != nil {

@@ -17,6 +17,7 @@ const (
 	ruleClosed       = "closed to every agent"
 	ruleNeverWritten = "never written by agents"
 	ruleWouldWiden   = "moving it would widen what may be done with it"
+	ruleAway         = "raypherd, which must look at the call under kernel.yama.ptrace_scope, does not answer"
 	ruleTooLate      = "granted, but it was not there when the agent started"
 )
 

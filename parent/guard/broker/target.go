@@ -2,12 +2,15 @@ package broker
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/raypher/raypher/parent/relay"
 )
 
 const pageSize = 4096 // no supported architecture has smaller pages; larger ones are only read in more steps
@@ -31,14 +34,41 @@ func (w *worker) readSome(n *notification, address uint64, b []byte) (int, error
 	if address == 0 {
 		return 0, unix.EFAULT
 	}
-	local := []unix.Iovec{{Base: &b[0]}}
-	local[0].SetLen(len(b))
-	remote := []unix.RemoteIovec{{Base: uintptr(address), Len: len(b)}}
-	got, err := unix.ProcessVMReadv(int(n.PID), local, remote, 0)
+	got, err := 0, error(unix.EPERM)
+	if !w.relayed.Load() {
+		local := []unix.Iovec{{Base: &b[0]}}
+		local[0].SetLen(len(b))
+		remote := []unix.RemoteIovec{{Base: uintptr(address), Len: len(b)}}
+		got, err = unix.ProcessVMReadv(int(n.PID), local, remote, 0)
+	}
+	if err == unix.EPERM && w.mayRelay() {
+		got, err = w.memories.read(w, n, address, b)
+		w.heard(err)
+	}
 	if err == unix.ESRCH {
 		err = unix.EINTR // it is being killed
 	}
 	return got, err
+}
+
+// mayRelay reports, after a refusal by the kernel, whether it was Yama's and raypherd can be asked instead. Once that is so, it
+// is asked for the rest of the run.
+func (b *Broker) mayRelay() bool {
+	if b.relayed.Load() {
+		return true
+	}
+	if b.memories == nil || relay.Scope() <= relay.ScopeClassic {
+		return false
+	}
+	b.relayed.Store(true)
+	return true
+}
+
+// heard notes when raypherd did not answer.
+func (w *worker) heard(err error) {
+	if errors.Is(err, relay.ErrAway) {
+		w.away = true
+	}
 }
 
 // text reads a string that ends with a zero byte, of at most limit bytes with it; tooLong is the error for a longer one.
