@@ -1203,6 +1203,310 @@ func (x *Evidence) GetDocument() []byte {
 	return nil
 }
 
+type DescribeKeyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Purpose       string                 `protobuf:"bytes,1,opt,name=purpose,proto3" json:"purpose,omitempty"` // namespace | tls-authority
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`       // of the namespace; empty for tls-authority
+	Nonce         []byte                 `protobuf:"bytes,3,opt,name=nonce,proto3" json:"nonce,omitempty"`     // 8 to 64 bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DescribeKeyRequest) Reset() {
+	*x = DescribeKeyRequest{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeKeyRequest) ProtoMessage() {}
+
+func (x *DescribeKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeKeyRequest.ProtoReflect.Descriptor instead.
+func (*DescribeKeyRequest) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *DescribeKeyRequest) GetPurpose() string {
+	if x != nil {
+		return x.Purpose
+	}
+	return ""
+}
+
+func (x *DescribeKeyRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DescribeKeyRequest) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+type KeyDescription struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	PublicKey     []byte                 `protobuf:"bytes,1,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"` // PKIX DER
+	Evidence      *Evidence              `protobuf:"bytes,2,opt,name=evidence,proto3" json:"evidence,omitempty"`
+	Certificate   []byte                 `protobuf:"bytes,3,opt,name=certificate,proto3" json:"certificate,omitempty"` // of tls-authority: self-signed, DER
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyDescription) Reset() {
+	*x = KeyDescription{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyDescription) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyDescription) ProtoMessage() {}
+
+func (x *KeyDescription) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyDescription.ProtoReflect.Descriptor instead.
+func (*KeyDescription) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *KeyDescription) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *KeyDescription) GetEvidence() *Evidence {
+	if x != nil {
+		return x.Evidence
+	}
+	return nil
+}
+
+func (x *KeyDescription) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+type TLSCertificateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Visa          []byte                 `protobuf:"bytes,1,opt,name=visa,proto3" json:"visa,omitempty"` // that the enclave granted to the agent and that has not expired
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TLSCertificateRequest) Reset() {
+	*x = TLSCertificateRequest{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TLSCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TLSCertificateRequest) ProtoMessage() {}
+
+func (x *TLSCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TLSCertificateRequest.ProtoReflect.Descriptor instead.
+func (*TLSCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *TLSCertificateRequest) GetVisa() []byte {
+	if x != nil {
+		return x.Visa
+	}
+	return nil
+}
+
+type TLSCertificateReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Chain         [][]byte               `protobuf:"bytes,1,rep,name=chain,proto3" json:"chain,omitempty"` // DER, the agent's certificate first, then the authority's
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TLSCertificateReply) Reset() {
+	*x = TLSCertificateReply{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TLSCertificateReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TLSCertificateReply) ProtoMessage() {}
+
+func (x *TLSCertificateReply) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TLSCertificateReply.ProtoReflect.Descriptor instead.
+func (*TLSCertificateReply) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *TLSCertificateReply) GetChain() [][]byte {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+type TLSSignRequest struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Visa           []byte                 `protobuf:"bytes,1,opt,name=visa,proto3" json:"visa,omitempty"`
+	TranscriptHash []byte                 `protobuf:"bytes,2,opt,name=transcript_hash,json=transcriptHash,proto3" json:"transcript_hash,omitempty"` // RFC 8446 section 4.4.1, 32 or 48 bytes
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *TLSSignRequest) Reset() {
+	*x = TLSSignRequest{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TLSSignRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TLSSignRequest) ProtoMessage() {}
+
+func (x *TLSSignRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TLSSignRequest.ProtoReflect.Descriptor instead.
+func (*TLSSignRequest) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *TLSSignRequest) GetVisa() []byte {
+	if x != nil {
+		return x.Visa
+	}
+	return nil
+}
+
+func (x *TLSSignRequest) GetTranscriptHash() []byte {
+	if x != nil {
+		return x.TranscriptHash
+	}
+	return nil
+}
+
+type TLSSignReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Signature     []byte                 `protobuf:"bytes,1,opt,name=signature,proto3" json:"signature,omitempty"` // ecdsa_secp256r1_sha256, ASN.1 DER, over what RFC 8446 section 4.4.3 prescribes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TLSSignReply) Reset() {
+	*x = TLSSignReply{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TLSSignReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TLSSignReply) ProtoMessage() {}
+
+func (x *TLSSignReply) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TLSSignReply.ProtoReflect.Descriptor instead.
+func (*TLSSignReply) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *TLSSignReply) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
 var File_enclave_v1_enclave_proto protoreflect.FileDescriptor
 
 const file_enclave_v1_enclave_proto_rawDesc = "" +
@@ -1300,7 +1604,25 @@ const file_enclave_v1_enclave_proto_rawDesc = "" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\":\n" +
 	"\bEvidence\x12\x12\n" +
 	"\x04tier\x18\x01 \x01(\tR\x04tier\x12\x1a\n" +
-	"\bdocument\x18\x02 \x01(\fR\bdocument2\xbd\x04\n" +
+	"\bdocument\x18\x02 \x01(\fR\bdocument\"X\n" +
+	"\x12DescribeKeyRequest\x12\x18\n" +
+	"\apurpose\x18\x01 \x01(\tR\apurpose\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05nonce\x18\x03 \x01(\fR\x05nonce\"\x8b\x01\n" +
+	"\x0eKeyDescription\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x01 \x01(\fR\tpublicKey\x128\n" +
+	"\bevidence\x18\x02 \x01(\v2\x1c.raypher.enclave.v1.EvidenceR\bevidence\x12 \n" +
+	"\vcertificate\x18\x03 \x01(\fR\vcertificate\"+\n" +
+	"\x15TLSCertificateRequest\x12\x12\n" +
+	"\x04visa\x18\x01 \x01(\fR\x04visa\"+\n" +
+	"\x13TLSCertificateReply\x12\x14\n" +
+	"\x05chain\x18\x01 \x03(\fR\x05chain\"M\n" +
+	"\x0eTLSSignRequest\x12\x12\n" +
+	"\x04visa\x18\x01 \x01(\fR\x04visa\x12'\n" +
+	"\x0ftranscript_hash\x18\x02 \x01(\fR\x0etranscriptHash\",\n" +
+	"\fTLSSignReply\x12\x1c\n" +
+	"\tsignature\x18\x01 \x01(\fR\tsignature2\xcf\x06\n" +
 	"\aEnclave\x12P\n" +
 	"\bDescribe\x12#.raypher.enclave.v1.DescribeRequest\x1a\x1f.raypher.enclave.v1.Description\x12L\n" +
 	"\aPersist\x12\".raypher.enclave.v1.PersistRequest\x1a\x19.raypher.enclave.v1.Batch(\x010\x01\x12\\\n" +
@@ -1309,7 +1631,10 @@ const file_enclave_v1_enclave_proto_rawDesc = "" +
 	"\n" +
 	"MintStream\x12 .raypher.enclave.v1.MintRequests\x1a\x1f.raypher.enclave.v1.MintResults(\x010\x01\x12L\n" +
 	"\x06Record\x12!.raypher.enclave.v1.RecordRequest\x1a\x1f.raypher.enclave.v1.RecordReply\x12I\n" +
-	"\x06Attest\x12!.raypher.enclave.v1.AttestRequest\x1a\x1c.raypher.enclave.v1.EvidenceB7Z5github.com/raypher/raypher/proto/enclave/v1;enclavev1b\x06proto3"
+	"\x06Attest\x12!.raypher.enclave.v1.AttestRequest\x1a\x1c.raypher.enclave.v1.Evidence\x12Y\n" +
+	"\vDescribeKey\x12&.raypher.enclave.v1.DescribeKeyRequest\x1a\".raypher.enclave.v1.KeyDescription\x12d\n" +
+	"\x0eTLSCertificate\x12).raypher.enclave.v1.TLSCertificateRequest\x1a'.raypher.enclave.v1.TLSCertificateReply\x12O\n" +
+	"\aTLSSign\x12\".raypher.enclave.v1.TLSSignRequest\x1a .raypher.enclave.v1.TLSSignReplyB7Z5github.com/raypher/raypher/proto/enclave/v1;enclavev1b\x06proto3"
 
 var (
 	file_enclave_v1_enclave_proto_rawDescOnce sync.Once
@@ -1323,7 +1648,7 @@ func file_enclave_v1_enclave_proto_rawDescGZIP() []byte {
 	return file_enclave_v1_enclave_proto_rawDescData
 }
 
-var file_enclave_v1_enclave_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_enclave_v1_enclave_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_enclave_v1_enclave_proto_goTypes = []any{
 	(*DescribeRequest)(nil),       // 0: raypher.enclave.v1.DescribeRequest
 	(*Description)(nil),           // 1: raypher.enclave.v1.Description
@@ -1343,6 +1668,12 @@ var file_enclave_v1_enclave_proto_goTypes = []any{
 	(*RecordReply)(nil),           // 15: raypher.enclave.v1.RecordReply
 	(*AttestRequest)(nil),         // 16: raypher.enclave.v1.AttestRequest
 	(*Evidence)(nil),              // 17: raypher.enclave.v1.Evidence
+	(*DescribeKeyRequest)(nil),    // 18: raypher.enclave.v1.DescribeKeyRequest
+	(*KeyDescription)(nil),        // 19: raypher.enclave.v1.KeyDescription
+	(*TLSCertificateRequest)(nil), // 20: raypher.enclave.v1.TLSCertificateRequest
+	(*TLSCertificateReply)(nil),   // 21: raypher.enclave.v1.TLSCertificateReply
+	(*TLSSignRequest)(nil),        // 22: raypher.enclave.v1.TLSSignRequest
+	(*TLSSignReply)(nil),          // 23: raypher.enclave.v1.TLSSignReply
 }
 var file_enclave_v1_enclave_proto_depIdxs = []int32{
 	3,  // 0: raypher.enclave.v1.PersistRequest.attach:type_name -> raypher.enclave.v1.Attach
@@ -1352,25 +1683,32 @@ var file_enclave_v1_enclave_proto_depIdxs = []int32{
 	8,  // 4: raypher.enclave.v1.NumberedMintRequest.request:type_name -> raypher.enclave.v1.MintRequest
 	13, // 5: raypher.enclave.v1.MintResults.results:type_name -> raypher.enclave.v1.MintResult
 	9,  // 6: raypher.enclave.v1.MintResult.reply:type_name -> raypher.enclave.v1.MintReply
-	0,  // 7: raypher.enclave.v1.Enclave.Describe:input_type -> raypher.enclave.v1.DescribeRequest
-	2,  // 8: raypher.enclave.v1.Enclave.Persist:input_type -> raypher.enclave.v1.PersistRequest
-	6,  // 9: raypher.enclave.v1.Enclave.InstallCeiling:input_type -> raypher.enclave.v1.InstallCeilingRequest
-	8,  // 10: raypher.enclave.v1.Enclave.Mint:input_type -> raypher.enclave.v1.MintRequest
-	10, // 11: raypher.enclave.v1.Enclave.MintStream:input_type -> raypher.enclave.v1.MintRequests
-	14, // 12: raypher.enclave.v1.Enclave.Record:input_type -> raypher.enclave.v1.RecordRequest
-	16, // 13: raypher.enclave.v1.Enclave.Attest:input_type -> raypher.enclave.v1.AttestRequest
-	1,  // 14: raypher.enclave.v1.Enclave.Describe:output_type -> raypher.enclave.v1.Description
-	5,  // 15: raypher.enclave.v1.Enclave.Persist:output_type -> raypher.enclave.v1.Batch
-	1,  // 16: raypher.enclave.v1.Enclave.InstallCeiling:output_type -> raypher.enclave.v1.Description
-	9,  // 17: raypher.enclave.v1.Enclave.Mint:output_type -> raypher.enclave.v1.MintReply
-	12, // 18: raypher.enclave.v1.Enclave.MintStream:output_type -> raypher.enclave.v1.MintResults
-	15, // 19: raypher.enclave.v1.Enclave.Record:output_type -> raypher.enclave.v1.RecordReply
-	17, // 20: raypher.enclave.v1.Enclave.Attest:output_type -> raypher.enclave.v1.Evidence
-	14, // [14:21] is the sub-list for method output_type
-	7,  // [7:14] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	17, // 7: raypher.enclave.v1.KeyDescription.evidence:type_name -> raypher.enclave.v1.Evidence
+	0,  // 8: raypher.enclave.v1.Enclave.Describe:input_type -> raypher.enclave.v1.DescribeRequest
+	2,  // 9: raypher.enclave.v1.Enclave.Persist:input_type -> raypher.enclave.v1.PersistRequest
+	6,  // 10: raypher.enclave.v1.Enclave.InstallCeiling:input_type -> raypher.enclave.v1.InstallCeilingRequest
+	8,  // 11: raypher.enclave.v1.Enclave.Mint:input_type -> raypher.enclave.v1.MintRequest
+	10, // 12: raypher.enclave.v1.Enclave.MintStream:input_type -> raypher.enclave.v1.MintRequests
+	14, // 13: raypher.enclave.v1.Enclave.Record:input_type -> raypher.enclave.v1.RecordRequest
+	16, // 14: raypher.enclave.v1.Enclave.Attest:input_type -> raypher.enclave.v1.AttestRequest
+	18, // 15: raypher.enclave.v1.Enclave.DescribeKey:input_type -> raypher.enclave.v1.DescribeKeyRequest
+	20, // 16: raypher.enclave.v1.Enclave.TLSCertificate:input_type -> raypher.enclave.v1.TLSCertificateRequest
+	22, // 17: raypher.enclave.v1.Enclave.TLSSign:input_type -> raypher.enclave.v1.TLSSignRequest
+	1,  // 18: raypher.enclave.v1.Enclave.Describe:output_type -> raypher.enclave.v1.Description
+	5,  // 19: raypher.enclave.v1.Enclave.Persist:output_type -> raypher.enclave.v1.Batch
+	1,  // 20: raypher.enclave.v1.Enclave.InstallCeiling:output_type -> raypher.enclave.v1.Description
+	9,  // 21: raypher.enclave.v1.Enclave.Mint:output_type -> raypher.enclave.v1.MintReply
+	12, // 22: raypher.enclave.v1.Enclave.MintStream:output_type -> raypher.enclave.v1.MintResults
+	15, // 23: raypher.enclave.v1.Enclave.Record:output_type -> raypher.enclave.v1.RecordReply
+	17, // 24: raypher.enclave.v1.Enclave.Attest:output_type -> raypher.enclave.v1.Evidence
+	19, // 25: raypher.enclave.v1.Enclave.DescribeKey:output_type -> raypher.enclave.v1.KeyDescription
+	21, // 26: raypher.enclave.v1.Enclave.TLSCertificate:output_type -> raypher.enclave.v1.TLSCertificateReply
+	23, // 27: raypher.enclave.v1.Enclave.TLSSign:output_type -> raypher.enclave.v1.TLSSignReply
+	18, // [18:28] is the sub-list for method output_type
+	8,  // [8:18] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_enclave_v1_enclave_proto_init() }
@@ -1388,7 +1726,7 @@ func file_enclave_v1_enclave_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_enclave_v1_enclave_proto_rawDesc), len(file_enclave_v1_enclave_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

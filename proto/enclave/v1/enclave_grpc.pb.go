@@ -29,6 +29,9 @@ const (
 	Enclave_MintStream_FullMethodName     = "/raypher.enclave.v1.Enclave/MintStream"
 	Enclave_Record_FullMethodName         = "/raypher.enclave.v1.Enclave/Record"
 	Enclave_Attest_FullMethodName         = "/raypher.enclave.v1.Enclave/Attest"
+	Enclave_DescribeKey_FullMethodName    = "/raypher.enclave.v1.Enclave/DescribeKey"
+	Enclave_TLSCertificate_FullMethodName = "/raypher.enclave.v1.Enclave/TLSCertificate"
+	Enclave_TLSSign_FullMethodName        = "/raypher.enclave.v1.Enclave/TLSSign"
 )
 
 // EnclaveClient is the client API for Enclave service.
@@ -53,6 +56,12 @@ type EnclaveClient interface {
 	// Attest returns evidence for the enclave's key, bound to the caller's nonce. For the tier `software` this is a
 	// self-signed statement and says so.
 	Attest(ctx context.Context, in *AttestRequest, opts ...grpc.CallOption) (*Evidence, error)
+	// DescribeKey returns a further key of the enclave, made where it does not exist yet, with evidence bound to the caller's nonce.
+	DescribeKey(ctx context.Context, in *DescribeKeyRequest, opts ...grpc.CallOption) (*KeyDescription, error)
+	// TLSCertificate issues a certificate of TLS client authentication to the agent of a visa, for a key that lies in the signer.
+	TLSCertificate(ctx context.Context, in *TLSCertificateRequest, opts ...grpc.CallOption) (*TLSCertificateReply, error)
+	// TLSSign signs a TLS 1.3 handshake as its client, with the key of the visa's agent.
+	TLSSign(ctx context.Context, in *TLSSignRequest, opts ...grpc.CallOption) (*TLSSignReply, error)
 }
 
 type enclaveClient struct {
@@ -139,6 +148,36 @@ func (c *enclaveClient) Attest(ctx context.Context, in *AttestRequest, opts ...g
 	return out, nil
 }
 
+func (c *enclaveClient) DescribeKey(ctx context.Context, in *DescribeKeyRequest, opts ...grpc.CallOption) (*KeyDescription, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(KeyDescription)
+	err := c.cc.Invoke(ctx, Enclave_DescribeKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *enclaveClient) TLSCertificate(ctx context.Context, in *TLSCertificateRequest, opts ...grpc.CallOption) (*TLSCertificateReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TLSCertificateReply)
+	err := c.cc.Invoke(ctx, Enclave_TLSCertificate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *enclaveClient) TLSSign(ctx context.Context, in *TLSSignRequest, opts ...grpc.CallOption) (*TLSSignReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TLSSignReply)
+	err := c.cc.Invoke(ctx, Enclave_TLSSign_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // EnclaveServer is the server API for Enclave service.
 // All implementations must embed UnimplementedEnclaveServer
 // for forward compatibility.
@@ -161,6 +200,12 @@ type EnclaveServer interface {
 	// Attest returns evidence for the enclave's key, bound to the caller's nonce. For the tier `software` this is a
 	// self-signed statement and says so.
 	Attest(context.Context, *AttestRequest) (*Evidence, error)
+	// DescribeKey returns a further key of the enclave, made where it does not exist yet, with evidence bound to the caller's nonce.
+	DescribeKey(context.Context, *DescribeKeyRequest) (*KeyDescription, error)
+	// TLSCertificate issues a certificate of TLS client authentication to the agent of a visa, for a key that lies in the signer.
+	TLSCertificate(context.Context, *TLSCertificateRequest) (*TLSCertificateReply, error)
+	// TLSSign signs a TLS 1.3 handshake as its client, with the key of the visa's agent.
+	TLSSign(context.Context, *TLSSignRequest) (*TLSSignReply, error)
 	mustEmbedUnimplementedEnclaveServer()
 }
 
@@ -191,6 +236,15 @@ func (UnimplementedEnclaveServer) Record(context.Context, *RecordRequest) (*Reco
 }
 func (UnimplementedEnclaveServer) Attest(context.Context, *AttestRequest) (*Evidence, error) {
 	return nil, status.Error(codes.Unimplemented, "method Attest not implemented")
+}
+func (UnimplementedEnclaveServer) DescribeKey(context.Context, *DescribeKeyRequest) (*KeyDescription, error) {
+	return nil, status.Error(codes.Unimplemented, "method DescribeKey not implemented")
+}
+func (UnimplementedEnclaveServer) TLSCertificate(context.Context, *TLSCertificateRequest) (*TLSCertificateReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method TLSCertificate not implemented")
+}
+func (UnimplementedEnclaveServer) TLSSign(context.Context, *TLSSignRequest) (*TLSSignReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method TLSSign not implemented")
 }
 func (UnimplementedEnclaveServer) mustEmbedUnimplementedEnclaveServer() {}
 func (UnimplementedEnclaveServer) testEmbeddedByValue()                 {}
@@ -317,6 +371,60 @@ func _Enclave_Attest_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Enclave_DescribeKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DescribeKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EnclaveServer).DescribeKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Enclave_DescribeKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EnclaveServer).DescribeKey(ctx, req.(*DescribeKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Enclave_TLSCertificate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TLSCertificateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EnclaveServer).TLSCertificate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Enclave_TLSCertificate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EnclaveServer).TLSCertificate(ctx, req.(*TLSCertificateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Enclave_TLSSign_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TLSSignRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EnclaveServer).TLSSign(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Enclave_TLSSign_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EnclaveServer).TLSSign(ctx, req.(*TLSSignRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Enclave_ServiceDesc is the grpc.ServiceDesc for Enclave service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -343,6 +451,18 @@ var Enclave_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Attest",
 			Handler:    _Enclave_Attest_Handler,
+		},
+		{
+			MethodName: "DescribeKey",
+			Handler:    _Enclave_DescribeKey_Handler,
+		},
+		{
+			MethodName: "TLSCertificate",
+			Handler:    _Enclave_TLSCertificate_Handler,
+		},
+		{
+			MethodName: "TLSSign",
+			Handler:    _Enclave_TLSSign_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -1257,6 +1257,174 @@ func (x *VisaReply) GetExpiresUnix() int64 {
 	return 0
 }
 
+type AgentTLSCertificateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AgentTLSCertificateRequest) Reset() {
+	*x = AgentTLSCertificateRequest{}
+	mi := &file_parent_v1_parent_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AgentTLSCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AgentTLSCertificateRequest) ProtoMessage() {}
+
+func (x *AgentTLSCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AgentTLSCertificateRequest.ProtoReflect.Descriptor instead.
+func (*AgentTLSCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{16}
+}
+
+type AgentTLSCertificate struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Chain         [][]byte               `protobuf:"bytes,1,rep,name=chain,proto3" json:"chain,omitempty"` // DER, the agent's certificate first, then the authority's
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AgentTLSCertificate) Reset() {
+	*x = AgentTLSCertificate{}
+	mi := &file_parent_v1_parent_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AgentTLSCertificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AgentTLSCertificate) ProtoMessage() {}
+
+func (x *AgentTLSCertificate) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AgentTLSCertificate.ProtoReflect.Descriptor instead.
+func (*AgentTLSCertificate) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *AgentTLSCertificate) GetChain() [][]byte {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+type AgentTLSSignRequest struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	TranscriptHash []byte                 `protobuf:"bytes,1,opt,name=transcript_hash,json=transcriptHash,proto3" json:"transcript_hash,omitempty"` // RFC 8446 section 4.4.1, 32 or 48 bytes
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *AgentTLSSignRequest) Reset() {
+	*x = AgentTLSSignRequest{}
+	mi := &file_parent_v1_parent_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AgentTLSSignRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AgentTLSSignRequest) ProtoMessage() {}
+
+func (x *AgentTLSSignRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AgentTLSSignRequest.ProtoReflect.Descriptor instead.
+func (*AgentTLSSignRequest) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *AgentTLSSignRequest) GetTranscriptHash() []byte {
+	if x != nil {
+		return x.TranscriptHash
+	}
+	return nil
+}
+
+type AgentTLSSignature struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Signature     []byte                 `protobuf:"bytes,1,opt,name=signature,proto3" json:"signature,omitempty"` // ecdsa_secp256r1_sha256, ASN.1 DER
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AgentTLSSignature) Reset() {
+	*x = AgentTLSSignature{}
+	mi := &file_parent_v1_parent_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AgentTLSSignature) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AgentTLSSignature) ProtoMessage() {}
+
+func (x *AgentTLSSignature) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AgentTLSSignature.ProtoReflect.Descriptor instead.
+func (*AgentTLSSignature) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *AgentTLSSignature) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1265,7 +1433,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[16]
+	mi := &file_parent_v1_parent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1277,7 +1445,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[16]
+	mi := &file_parent_v1_parent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1290,7 +1458,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{16}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{20}
 }
 
 type StatusReply struct {
@@ -1312,7 +1480,7 @@ type StatusReply struct {
 
 func (x *StatusReply) Reset() {
 	*x = StatusReply{}
-	mi := &file_parent_v1_parent_proto_msgTypes[17]
+	mi := &file_parent_v1_parent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1324,7 +1492,7 @@ func (x *StatusReply) String() string {
 func (*StatusReply) ProtoMessage() {}
 
 func (x *StatusReply) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[17]
+	mi := &file_parent_v1_parent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1337,7 +1505,7 @@ func (x *StatusReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusReply.ProtoReflect.Descriptor instead.
 func (*StatusReply) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{17}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *StatusReply) GetVersion() string {
@@ -1425,7 +1593,7 @@ type ListAgentsRequest struct {
 
 func (x *ListAgentsRequest) Reset() {
 	*x = ListAgentsRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[18]
+	mi := &file_parent_v1_parent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1437,7 +1605,7 @@ func (x *ListAgentsRequest) String() string {
 func (*ListAgentsRequest) ProtoMessage() {}
 
 func (x *ListAgentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[18]
+	mi := &file_parent_v1_parent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1450,7 +1618,7 @@ func (x *ListAgentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAgentsRequest.ProtoReflect.Descriptor instead.
 func (*ListAgentsRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{18}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{22}
 }
 
 type ListAgentsReply struct {
@@ -1462,7 +1630,7 @@ type ListAgentsReply struct {
 
 func (x *ListAgentsReply) Reset() {
 	*x = ListAgentsReply{}
-	mi := &file_parent_v1_parent_proto_msgTypes[19]
+	mi := &file_parent_v1_parent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1474,7 +1642,7 @@ func (x *ListAgentsReply) String() string {
 func (*ListAgentsReply) ProtoMessage() {}
 
 func (x *ListAgentsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[19]
+	mi := &file_parent_v1_parent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1487,7 +1655,7 @@ func (x *ListAgentsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAgentsReply.ProtoReflect.Descriptor instead.
 func (*ListAgentsReply) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{19}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListAgentsReply) GetAgents() []*AgentStatus {
@@ -1516,7 +1684,7 @@ type AgentStatus struct {
 
 func (x *AgentStatus) Reset() {
 	*x = AgentStatus{}
-	mi := &file_parent_v1_parent_proto_msgTypes[20]
+	mi := &file_parent_v1_parent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1528,7 +1696,7 @@ func (x *AgentStatus) String() string {
 func (*AgentStatus) ProtoMessage() {}
 
 func (x *AgentStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[20]
+	mi := &file_parent_v1_parent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1541,7 +1709,7 @@ func (x *AgentStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentStatus.ProtoReflect.Descriptor instead.
 func (*AgentStatus) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{20}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *AgentStatus) GetAgentId() string {
@@ -1630,7 +1798,7 @@ type StopAgentRequest struct {
 
 func (x *StopAgentRequest) Reset() {
 	*x = StopAgentRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[21]
+	mi := &file_parent_v1_parent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1642,7 +1810,7 @@ func (x *StopAgentRequest) String() string {
 func (*StopAgentRequest) ProtoMessage() {}
 
 func (x *StopAgentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[21]
+	mi := &file_parent_v1_parent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1655,7 +1823,7 @@ func (x *StopAgentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopAgentRequest.ProtoReflect.Descriptor instead.
 func (*StopAgentRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{21}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *StopAgentRequest) GetAgentId() string {
@@ -1673,7 +1841,7 @@ type StopAgentReply struct {
 
 func (x *StopAgentReply) Reset() {
 	*x = StopAgentReply{}
-	mi := &file_parent_v1_parent_proto_msgTypes[22]
+	mi := &file_parent_v1_parent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1685,7 +1853,7 @@ func (x *StopAgentReply) String() string {
 func (*StopAgentReply) ProtoMessage() {}
 
 func (x *StopAgentReply) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[22]
+	mi := &file_parent_v1_parent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1698,7 +1866,7 @@ func (x *StopAgentReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopAgentReply.ProtoReflect.Descriptor instead.
 func (*StopAgentReply) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{22}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{26}
 }
 
 type EventsRequest struct {
@@ -1711,7 +1879,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[23]
+	mi := &file_parent_v1_parent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1723,7 +1891,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[23]
+	mi := &file_parent_v1_parent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1736,7 +1904,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{23}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *EventsRequest) GetAgentId() string {
@@ -1764,7 +1932,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_parent_v1_parent_proto_msgTypes[24]
+	mi := &file_parent_v1_parent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1776,7 +1944,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[24]
+	mi := &file_parent_v1_parent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1789,7 +1957,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{24}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Event) GetVerdict() []byte {
@@ -1822,7 +1990,7 @@ type ListEvidenceRequest struct {
 
 func (x *ListEvidenceRequest) Reset() {
 	*x = ListEvidenceRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[25]
+	mi := &file_parent_v1_parent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1834,7 +2002,7 @@ func (x *ListEvidenceRequest) String() string {
 func (*ListEvidenceRequest) ProtoMessage() {}
 
 func (x *ListEvidenceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[25]
+	mi := &file_parent_v1_parent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1847,7 +2015,7 @@ func (x *ListEvidenceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEvidenceRequest.ProtoReflect.Descriptor instead.
 func (*ListEvidenceRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{25}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListEvidenceRequest) GetAgentId() string {
@@ -1868,7 +2036,7 @@ type EvidenceItem struct {
 
 func (x *EvidenceItem) Reset() {
 	*x = EvidenceItem{}
-	mi := &file_parent_v1_parent_proto_msgTypes[26]
+	mi := &file_parent_v1_parent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1880,7 +2048,7 @@ func (x *EvidenceItem) String() string {
 func (*EvidenceItem) ProtoMessage() {}
 
 func (x *EvidenceItem) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[26]
+	mi := &file_parent_v1_parent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1893,7 +2061,7 @@ func (x *EvidenceItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvidenceItem.ProtoReflect.Descriptor instead.
 func (*EvidenceItem) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{26}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *EvidenceItem) GetEpoch() []byte {
@@ -1927,7 +2095,7 @@ type ExportEvidenceRequest struct {
 
 func (x *ExportEvidenceRequest) Reset() {
 	*x = ExportEvidenceRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[27]
+	mi := &file_parent_v1_parent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1939,7 +2107,7 @@ func (x *ExportEvidenceRequest) String() string {
 func (*ExportEvidenceRequest) ProtoMessage() {}
 
 func (x *ExportEvidenceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[27]
+	mi := &file_parent_v1_parent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1952,7 +2120,7 @@ func (x *ExportEvidenceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportEvidenceRequest.ProtoReflect.Descriptor instead.
 func (*ExportEvidenceRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{27}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ExportEvidenceRequest) GetEpoch() []byte {
@@ -1978,7 +2146,7 @@ type EvidenceBundle struct {
 
 func (x *EvidenceBundle) Reset() {
 	*x = EvidenceBundle{}
-	mi := &file_parent_v1_parent_proto_msgTypes[28]
+	mi := &file_parent_v1_parent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1990,7 +2158,7 @@ func (x *EvidenceBundle) String() string {
 func (*EvidenceBundle) ProtoMessage() {}
 
 func (x *EvidenceBundle) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[28]
+	mi := &file_parent_v1_parent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2003,7 +2171,7 @@ func (x *EvidenceBundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvidenceBundle.ProtoReflect.Descriptor instead.
 func (*EvidenceBundle) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{28}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *EvidenceBundle) GetBundle() []byte {
@@ -2022,7 +2190,7 @@ type OperatorInstallCeilingRequest struct {
 
 func (x *OperatorInstallCeilingRequest) Reset() {
 	*x = OperatorInstallCeilingRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[29]
+	mi := &file_parent_v1_parent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2034,7 +2202,7 @@ func (x *OperatorInstallCeilingRequest) String() string {
 func (*OperatorInstallCeilingRequest) ProtoMessage() {}
 
 func (x *OperatorInstallCeilingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[29]
+	mi := &file_parent_v1_parent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2047,7 +2215,7 @@ func (x *OperatorInstallCeilingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorInstallCeilingRequest.ProtoReflect.Descriptor instead.
 func (*OperatorInstallCeilingRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{29}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *OperatorInstallCeilingRequest) GetBundle() []byte {
@@ -2066,7 +2234,7 @@ type OperatorAttestRequest struct {
 
 func (x *OperatorAttestRequest) Reset() {
 	*x = OperatorAttestRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[30]
+	mi := &file_parent_v1_parent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2078,7 +2246,7 @@ func (x *OperatorAttestRequest) String() string {
 func (*OperatorAttestRequest) ProtoMessage() {}
 
 func (x *OperatorAttestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[30]
+	mi := &file_parent_v1_parent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2091,7 +2259,7 @@ func (x *OperatorAttestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorAttestRequest.ProtoReflect.Descriptor instead.
 func (*OperatorAttestRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{30}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *OperatorAttestRequest) GetNonce() []byte {
@@ -2111,7 +2279,7 @@ type OperatorAttestation struct {
 
 func (x *OperatorAttestation) Reset() {
 	*x = OperatorAttestation{}
-	mi := &file_parent_v1_parent_proto_msgTypes[31]
+	mi := &file_parent_v1_parent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2123,7 +2291,7 @@ func (x *OperatorAttestation) String() string {
 func (*OperatorAttestation) ProtoMessage() {}
 
 func (x *OperatorAttestation) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[31]
+	mi := &file_parent_v1_parent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2136,7 +2304,7 @@ func (x *OperatorAttestation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorAttestation.ProtoReflect.Descriptor instead.
 func (*OperatorAttestation) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{31}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *OperatorAttestation) GetTier() string {
@@ -2149,6 +2317,134 @@ func (x *OperatorAttestation) GetTier() string {
 func (x *OperatorAttestation) GetDocument() []byte {
 	if x != nil {
 		return x.Document
+	}
+	return nil
+}
+
+type OperatorDescribeKeyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Purpose       string                 `protobuf:"bytes,1,opt,name=purpose,proto3" json:"purpose,omitempty"` // namespace | tls-authority
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`       // of the namespace; empty for tls-authority
+	Nonce         []byte                 `protobuf:"bytes,3,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperatorDescribeKeyRequest) Reset() {
+	*x = OperatorDescribeKeyRequest{}
+	mi := &file_parent_v1_parent_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperatorDescribeKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperatorDescribeKeyRequest) ProtoMessage() {}
+
+func (x *OperatorDescribeKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperatorDescribeKeyRequest.ProtoReflect.Descriptor instead.
+func (*OperatorDescribeKeyRequest) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *OperatorDescribeKeyRequest) GetPurpose() string {
+	if x != nil {
+		return x.Purpose
+	}
+	return ""
+}
+
+func (x *OperatorDescribeKeyRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *OperatorDescribeKeyRequest) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+type OperatorKeyDescription struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	PublicKey     []byte                 `protobuf:"bytes,1,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"` // PKIX DER
+	Tier          string                 `protobuf:"bytes,2,opt,name=tier,proto3" json:"tier,omitempty"`
+	Document      []byte                 `protobuf:"bytes,3,opt,name=document,proto3" json:"document,omitempty"`       // evidence; what it is depends on the tier
+	Certificate   []byte                 `protobuf:"bytes,4,opt,name=certificate,proto3" json:"certificate,omitempty"` // of tls-authority: self-signed, DER
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperatorKeyDescription) Reset() {
+	*x = OperatorKeyDescription{}
+	mi := &file_parent_v1_parent_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperatorKeyDescription) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperatorKeyDescription) ProtoMessage() {}
+
+func (x *OperatorKeyDescription) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperatorKeyDescription.ProtoReflect.Descriptor instead.
+func (*OperatorKeyDescription) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *OperatorKeyDescription) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *OperatorKeyDescription) GetTier() string {
+	if x != nil {
+		return x.Tier
+	}
+	return ""
+}
+
+func (x *OperatorKeyDescription) GetDocument() []byte {
+	if x != nil {
+		return x.Document
+	}
+	return nil
+}
+
+func (x *OperatorKeyDescription) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
 	}
 	return nil
 }
@@ -2254,7 +2550,14 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\tVisaReply\x12\x12\n" +
 	"\x04visa\x18\x01 \x01(\fR\x04visa\x12\x16\n" +
 	"\x06permit\x18\x02 \x01(\fR\x06permit\x12!\n" +
-	"\fexpires_unix\x18\x03 \x01(\x03R\vexpiresUnix\"\x0f\n" +
+	"\fexpires_unix\x18\x03 \x01(\x03R\vexpiresUnix\"\x1c\n" +
+	"\x1aAgentTLSCertificateRequest\"+\n" +
+	"\x13AgentTLSCertificate\x12\x14\n" +
+	"\x05chain\x18\x01 \x03(\fR\x05chain\">\n" +
+	"\x13AgentTLSSignRequest\x12'\n" +
+	"\x0ftranscript_hash\x18\x01 \x01(\fR\x0etranscriptHash\"1\n" +
+	"\x11AgentTLSSignature\x12\x1c\n" +
+	"\tsignature\x18\x01 \x01(\fR\tsignature\"\x0f\n" +
 	"\rStatusRequest\"\xb9\x03\n" +
 	"\vStatusReply\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x12\n" +
@@ -2316,12 +2619,24 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\"E\n" +
 	"\x13OperatorAttestation\x12\x12\n" +
 	"\x04tier\x18\x01 \x01(\tR\x04tier\x12\x1a\n" +
-	"\bdocument\x18\x02 \x01(\fR\bdocument2[\n" +
+	"\bdocument\x18\x02 \x01(\fR\bdocument\"`\n" +
+	"\x1aOperatorDescribeKeyRequest\x12\x18\n" +
+	"\apurpose\x18\x01 \x01(\tR\apurpose\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05nonce\x18\x03 \x01(\fR\x05nonce\"\x89\x01\n" +
+	"\x16OperatorKeyDescription\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x01 \x01(\fR\tpublicKey\x12\x12\n" +
+	"\x04tier\x18\x02 \x01(\tR\x04tier\x12\x1a\n" +
+	"\bdocument\x18\x03 \x01(\fR\bdocument\x12 \n" +
+	"\vcertificate\x18\x04 \x01(\fR\vcertificate2[\n" +
 	"\aWardens\x12P\n" +
-	"\x06Attend\x12 .raypher.parent.v1.WardenMessage\x1a .raypher.parent.v1.ParentMessage(\x010\x012\xa4\x01\n" +
+	"\x06Attend\x12 .raypher.parent.v1.WardenMessage\x1a .raypher.parent.v1.ParentMessage(\x010\x012\xe6\x02\n" +
 	"\x05Agent\x12G\n" +
 	"\x06Whoami\x12 .raypher.parent.v1.WhoamiRequest\x1a\x1b.raypher.parent.v1.Identity\x12R\n" +
-	"\vRequestVisa\x12%.raypher.parent.v1.RequestVisaRequest\x1a\x1c.raypher.parent.v1.VisaReply2\xc5\x05\n" +
+	"\vRequestVisa\x12%.raypher.parent.v1.RequestVisaRequest\x1a\x1c.raypher.parent.v1.VisaReply\x12g\n" +
+	"\x0eTLSCertificate\x12-.raypher.parent.v1.AgentTLSCertificateRequest\x1a&.raypher.parent.v1.AgentTLSCertificate\x12W\n" +
+	"\aTLSSign\x12&.raypher.parent.v1.AgentTLSSignRequest\x1a$.raypher.parent.v1.AgentTLSSignature2\xae\x06\n" +
 	"\bOperator\x12J\n" +
 	"\x06Status\x12 .raypher.parent.v1.StatusRequest\x1a\x1e.raypher.parent.v1.StatusReply\x12V\n" +
 	"\n" +
@@ -2331,7 +2646,8 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\fListEvidence\x12&.raypher.parent.v1.ListEvidenceRequest\x1a\x1f.raypher.parent.v1.EvidenceItem0\x01\x12]\n" +
 	"\x0eExportEvidence\x12(.raypher.parent.v1.ExportEvidenceRequest\x1a!.raypher.parent.v1.EvidenceBundle\x12b\n" +
 	"\x0eInstallCeiling\x120.raypher.parent.v1.OperatorInstallCeilingRequest\x1a\x1e.raypher.parent.v1.StatusReply\x12Z\n" +
-	"\x06Attest\x12(.raypher.parent.v1.OperatorAttestRequest\x1a&.raypher.parent.v1.OperatorAttestationB5Z3github.com/raypher/raypher/proto/parent/v1;parentv1b\x06proto3"
+	"\x06Attest\x12(.raypher.parent.v1.OperatorAttestRequest\x1a&.raypher.parent.v1.OperatorAttestation\x12g\n" +
+	"\vDescribeKey\x12-.raypher.parent.v1.OperatorDescribeKeyRequest\x1a).raypher.parent.v1.OperatorKeyDescriptionB5Z3github.com/raypher/raypher/proto/parent/v1;parentv1b\x06proto3"
 
 var (
 	file_parent_v1_parent_proto_rawDescOnce sync.Once
@@ -2345,7 +2661,7 @@ func file_parent_v1_parent_proto_rawDescGZIP() []byte {
 	return file_parent_v1_parent_proto_rawDescData
 }
 
-var file_parent_v1_parent_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_parent_v1_parent_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_parent_v1_parent_proto_goTypes = []any{
 	(*WardenMessage)(nil),                 // 0: raypher.parent.v1.WardenMessage
 	(*Launch)(nil),                        // 1: raypher.parent.v1.Launch
@@ -2363,24 +2679,30 @@ var file_parent_v1_parent_proto_goTypes = []any{
 	(*Identity)(nil),                      // 13: raypher.parent.v1.Identity
 	(*RequestVisaRequest)(nil),            // 14: raypher.parent.v1.RequestVisaRequest
 	(*VisaReply)(nil),                     // 15: raypher.parent.v1.VisaReply
-	(*StatusRequest)(nil),                 // 16: raypher.parent.v1.StatusRequest
-	(*StatusReply)(nil),                   // 17: raypher.parent.v1.StatusReply
-	(*ListAgentsRequest)(nil),             // 18: raypher.parent.v1.ListAgentsRequest
-	(*ListAgentsReply)(nil),               // 19: raypher.parent.v1.ListAgentsReply
-	(*AgentStatus)(nil),                   // 20: raypher.parent.v1.AgentStatus
-	(*StopAgentRequest)(nil),              // 21: raypher.parent.v1.StopAgentRequest
-	(*StopAgentReply)(nil),                // 22: raypher.parent.v1.StopAgentReply
-	(*EventsRequest)(nil),                 // 23: raypher.parent.v1.EventsRequest
-	(*Event)(nil),                         // 24: raypher.parent.v1.Event
-	(*ListEvidenceRequest)(nil),           // 25: raypher.parent.v1.ListEvidenceRequest
-	(*EvidenceItem)(nil),                  // 26: raypher.parent.v1.EvidenceItem
-	(*ExportEvidenceRequest)(nil),         // 27: raypher.parent.v1.ExportEvidenceRequest
-	(*EvidenceBundle)(nil),                // 28: raypher.parent.v1.EvidenceBundle
-	(*OperatorInstallCeilingRequest)(nil), // 29: raypher.parent.v1.OperatorInstallCeilingRequest
-	(*OperatorAttestRequest)(nil),         // 30: raypher.parent.v1.OperatorAttestRequest
-	(*OperatorAttestation)(nil),           // 31: raypher.parent.v1.OperatorAttestation
-	nil,                                   // 32: raypher.parent.v1.Count.ByOperationEntry
-	nil,                                   // 33: raypher.parent.v1.StatusReply.CountersEntry
+	(*AgentTLSCertificateRequest)(nil),    // 16: raypher.parent.v1.AgentTLSCertificateRequest
+	(*AgentTLSCertificate)(nil),           // 17: raypher.parent.v1.AgentTLSCertificate
+	(*AgentTLSSignRequest)(nil),           // 18: raypher.parent.v1.AgentTLSSignRequest
+	(*AgentTLSSignature)(nil),             // 19: raypher.parent.v1.AgentTLSSignature
+	(*StatusRequest)(nil),                 // 20: raypher.parent.v1.StatusRequest
+	(*StatusReply)(nil),                   // 21: raypher.parent.v1.StatusReply
+	(*ListAgentsRequest)(nil),             // 22: raypher.parent.v1.ListAgentsRequest
+	(*ListAgentsReply)(nil),               // 23: raypher.parent.v1.ListAgentsReply
+	(*AgentStatus)(nil),                   // 24: raypher.parent.v1.AgentStatus
+	(*StopAgentRequest)(nil),              // 25: raypher.parent.v1.StopAgentRequest
+	(*StopAgentReply)(nil),                // 26: raypher.parent.v1.StopAgentReply
+	(*EventsRequest)(nil),                 // 27: raypher.parent.v1.EventsRequest
+	(*Event)(nil),                         // 28: raypher.parent.v1.Event
+	(*ListEvidenceRequest)(nil),           // 29: raypher.parent.v1.ListEvidenceRequest
+	(*EvidenceItem)(nil),                  // 30: raypher.parent.v1.EvidenceItem
+	(*ExportEvidenceRequest)(nil),         // 31: raypher.parent.v1.ExportEvidenceRequest
+	(*EvidenceBundle)(nil),                // 32: raypher.parent.v1.EvidenceBundle
+	(*OperatorInstallCeilingRequest)(nil), // 33: raypher.parent.v1.OperatorInstallCeilingRequest
+	(*OperatorAttestRequest)(nil),         // 34: raypher.parent.v1.OperatorAttestRequest
+	(*OperatorAttestation)(nil),           // 35: raypher.parent.v1.OperatorAttestation
+	(*OperatorDescribeKeyRequest)(nil),    // 36: raypher.parent.v1.OperatorDescribeKeyRequest
+	(*OperatorKeyDescription)(nil),        // 37: raypher.parent.v1.OperatorKeyDescription
+	nil,                                   // 38: raypher.parent.v1.Count.ByOperationEntry
+	nil,                                   // 39: raypher.parent.v1.StatusReply.CountersEntry
 }
 var file_parent_v1_parent_proto_depIdxs = []int32{
 	1,  // 0: raypher.parent.v1.WardenMessage.launch:type_name -> raypher.parent.v1.Launch
@@ -2388,38 +2710,44 @@ var file_parent_v1_parent_proto_depIdxs = []int32{
 	3,  // 2: raypher.parent.v1.WardenMessage.started:type_name -> raypher.parent.v1.Started
 	4,  // 3: raypher.parent.v1.WardenMessage.reported:type_name -> raypher.parent.v1.Reported
 	5,  // 4: raypher.parent.v1.WardenMessage.count:type_name -> raypher.parent.v1.Count
-	32, // 5: raypher.parent.v1.Count.by_operation:type_name -> raypher.parent.v1.Count.ByOperationEntry
+	38, // 5: raypher.parent.v1.Count.by_operation:type_name -> raypher.parent.v1.Count.ByOperationEntry
 	7,  // 6: raypher.parent.v1.ParentMessage.granted:type_name -> raypher.parent.v1.Granted
 	8,  // 7: raypher.parent.v1.ParentMessage.renewed:type_name -> raypher.parent.v1.Renewed
 	9,  // 8: raypher.parent.v1.ParentMessage.narrowed:type_name -> raypher.parent.v1.Narrowed
 	10, // 9: raypher.parent.v1.ParentMessage.seen:type_name -> raypher.parent.v1.Seen
 	11, // 10: raypher.parent.v1.ParentMessage.end:type_name -> raypher.parent.v1.End
-	33, // 11: raypher.parent.v1.StatusReply.counters:type_name -> raypher.parent.v1.StatusReply.CountersEntry
-	20, // 12: raypher.parent.v1.ListAgentsReply.agents:type_name -> raypher.parent.v1.AgentStatus
+	39, // 11: raypher.parent.v1.StatusReply.counters:type_name -> raypher.parent.v1.StatusReply.CountersEntry
+	24, // 12: raypher.parent.v1.ListAgentsReply.agents:type_name -> raypher.parent.v1.AgentStatus
 	0,  // 13: raypher.parent.v1.Wardens.Attend:input_type -> raypher.parent.v1.WardenMessage
 	12, // 14: raypher.parent.v1.Agent.Whoami:input_type -> raypher.parent.v1.WhoamiRequest
 	14, // 15: raypher.parent.v1.Agent.RequestVisa:input_type -> raypher.parent.v1.RequestVisaRequest
-	16, // 16: raypher.parent.v1.Operator.Status:input_type -> raypher.parent.v1.StatusRequest
-	18, // 17: raypher.parent.v1.Operator.ListAgents:input_type -> raypher.parent.v1.ListAgentsRequest
-	21, // 18: raypher.parent.v1.Operator.StopAgent:input_type -> raypher.parent.v1.StopAgentRequest
-	23, // 19: raypher.parent.v1.Operator.Events:input_type -> raypher.parent.v1.EventsRequest
-	25, // 20: raypher.parent.v1.Operator.ListEvidence:input_type -> raypher.parent.v1.ListEvidenceRequest
-	27, // 21: raypher.parent.v1.Operator.ExportEvidence:input_type -> raypher.parent.v1.ExportEvidenceRequest
-	29, // 22: raypher.parent.v1.Operator.InstallCeiling:input_type -> raypher.parent.v1.OperatorInstallCeilingRequest
-	30, // 23: raypher.parent.v1.Operator.Attest:input_type -> raypher.parent.v1.OperatorAttestRequest
-	6,  // 24: raypher.parent.v1.Wardens.Attend:output_type -> raypher.parent.v1.ParentMessage
-	13, // 25: raypher.parent.v1.Agent.Whoami:output_type -> raypher.parent.v1.Identity
-	15, // 26: raypher.parent.v1.Agent.RequestVisa:output_type -> raypher.parent.v1.VisaReply
-	17, // 27: raypher.parent.v1.Operator.Status:output_type -> raypher.parent.v1.StatusReply
-	19, // 28: raypher.parent.v1.Operator.ListAgents:output_type -> raypher.parent.v1.ListAgentsReply
-	22, // 29: raypher.parent.v1.Operator.StopAgent:output_type -> raypher.parent.v1.StopAgentReply
-	24, // 30: raypher.parent.v1.Operator.Events:output_type -> raypher.parent.v1.Event
-	26, // 31: raypher.parent.v1.Operator.ListEvidence:output_type -> raypher.parent.v1.EvidenceItem
-	28, // 32: raypher.parent.v1.Operator.ExportEvidence:output_type -> raypher.parent.v1.EvidenceBundle
-	17, // 33: raypher.parent.v1.Operator.InstallCeiling:output_type -> raypher.parent.v1.StatusReply
-	31, // 34: raypher.parent.v1.Operator.Attest:output_type -> raypher.parent.v1.OperatorAttestation
-	24, // [24:35] is the sub-list for method output_type
-	13, // [13:24] is the sub-list for method input_type
+	16, // 16: raypher.parent.v1.Agent.TLSCertificate:input_type -> raypher.parent.v1.AgentTLSCertificateRequest
+	18, // 17: raypher.parent.v1.Agent.TLSSign:input_type -> raypher.parent.v1.AgentTLSSignRequest
+	20, // 18: raypher.parent.v1.Operator.Status:input_type -> raypher.parent.v1.StatusRequest
+	22, // 19: raypher.parent.v1.Operator.ListAgents:input_type -> raypher.parent.v1.ListAgentsRequest
+	25, // 20: raypher.parent.v1.Operator.StopAgent:input_type -> raypher.parent.v1.StopAgentRequest
+	27, // 21: raypher.parent.v1.Operator.Events:input_type -> raypher.parent.v1.EventsRequest
+	29, // 22: raypher.parent.v1.Operator.ListEvidence:input_type -> raypher.parent.v1.ListEvidenceRequest
+	31, // 23: raypher.parent.v1.Operator.ExportEvidence:input_type -> raypher.parent.v1.ExportEvidenceRequest
+	33, // 24: raypher.parent.v1.Operator.InstallCeiling:input_type -> raypher.parent.v1.OperatorInstallCeilingRequest
+	34, // 25: raypher.parent.v1.Operator.Attest:input_type -> raypher.parent.v1.OperatorAttestRequest
+	36, // 26: raypher.parent.v1.Operator.DescribeKey:input_type -> raypher.parent.v1.OperatorDescribeKeyRequest
+	6,  // 27: raypher.parent.v1.Wardens.Attend:output_type -> raypher.parent.v1.ParentMessage
+	13, // 28: raypher.parent.v1.Agent.Whoami:output_type -> raypher.parent.v1.Identity
+	15, // 29: raypher.parent.v1.Agent.RequestVisa:output_type -> raypher.parent.v1.VisaReply
+	17, // 30: raypher.parent.v1.Agent.TLSCertificate:output_type -> raypher.parent.v1.AgentTLSCertificate
+	19, // 31: raypher.parent.v1.Agent.TLSSign:output_type -> raypher.parent.v1.AgentTLSSignature
+	21, // 32: raypher.parent.v1.Operator.Status:output_type -> raypher.parent.v1.StatusReply
+	23, // 33: raypher.parent.v1.Operator.ListAgents:output_type -> raypher.parent.v1.ListAgentsReply
+	26, // 34: raypher.parent.v1.Operator.StopAgent:output_type -> raypher.parent.v1.StopAgentReply
+	28, // 35: raypher.parent.v1.Operator.Events:output_type -> raypher.parent.v1.Event
+	30, // 36: raypher.parent.v1.Operator.ListEvidence:output_type -> raypher.parent.v1.EvidenceItem
+	32, // 37: raypher.parent.v1.Operator.ExportEvidence:output_type -> raypher.parent.v1.EvidenceBundle
+	21, // 38: raypher.parent.v1.Operator.InstallCeiling:output_type -> raypher.parent.v1.StatusReply
+	35, // 39: raypher.parent.v1.Operator.Attest:output_type -> raypher.parent.v1.OperatorAttestation
+	37, // 40: raypher.parent.v1.Operator.DescribeKey:output_type -> raypher.parent.v1.OperatorKeyDescription
+	27, // [27:41] is the sub-list for method output_type
+	13, // [13:27] is the sub-list for method input_type
 	13, // [13:13] is the sub-list for extension type_name
 	13, // [13:13] is the sub-list for extension extendee
 	0,  // [0:13] is the sub-list for field type_name
@@ -2450,7 +2778,7 @@ func file_parent_v1_parent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_parent_v1_parent_proto_rawDesc), len(file_parent_v1_parent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   34,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

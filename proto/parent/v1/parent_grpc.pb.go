@@ -125,8 +125,10 @@ var Wardens_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	Agent_Whoami_FullMethodName      = "/raypher.parent.v1.Agent/Whoami"
-	Agent_RequestVisa_FullMethodName = "/raypher.parent.v1.Agent/RequestVisa"
+	Agent_Whoami_FullMethodName         = "/raypher.parent.v1.Agent/Whoami"
+	Agent_RequestVisa_FullMethodName    = "/raypher.parent.v1.Agent/RequestVisa"
+	Agent_TLSCertificate_FullMethodName = "/raypher.parent.v1.Agent/TLSCertificate"
+	Agent_TLSSign_FullMethodName        = "/raypher.parent.v1.Agent/TLSSign"
 )
 
 // AgentClient is the client API for Agent service.
@@ -139,6 +141,11 @@ type AgentClient interface {
 	Whoami(ctx context.Context, in *WhoamiRequest, opts ...grpc.CallOption) (*Identity, error)
 	// RequestVisa narrows: a visa on an intent within the permit of the launch. With hold, the guard follows at once.
 	RequestVisa(ctx context.Context, in *RequestVisaRequest, opts ...grpc.CallOption) (*VisaReply, error)
+	// TLSCertificate returns a certificate of TLS client authentication for the caller's SPIFFE ID. Its key lies in the enclave's
+	// signer and never leaves it.
+	TLSCertificate(ctx context.Context, in *AgentTLSCertificateRequest, opts ...grpc.CallOption) (*AgentTLSCertificate, error)
+	// TLSSign signs a TLS 1.3 handshake, as its client, with that key.
+	TLSSign(ctx context.Context, in *AgentTLSSignRequest, opts ...grpc.CallOption) (*AgentTLSSignature, error)
 }
 
 type agentClient struct {
@@ -169,6 +176,26 @@ func (c *agentClient) RequestVisa(ctx context.Context, in *RequestVisaRequest, o
 	return out, nil
 }
 
+func (c *agentClient) TLSCertificate(ctx context.Context, in *AgentTLSCertificateRequest, opts ...grpc.CallOption) (*AgentTLSCertificate, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AgentTLSCertificate)
+	err := c.cc.Invoke(ctx, Agent_TLSCertificate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *agentClient) TLSSign(ctx context.Context, in *AgentTLSSignRequest, opts ...grpc.CallOption) (*AgentTLSSignature, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AgentTLSSignature)
+	err := c.cc.Invoke(ctx, Agent_TLSSign_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AgentServer is the server API for Agent service.
 // All implementations must embed UnimplementedAgentServer
 // for forward compatibility.
@@ -179,6 +206,11 @@ type AgentServer interface {
 	Whoami(context.Context, *WhoamiRequest) (*Identity, error)
 	// RequestVisa narrows: a visa on an intent within the permit of the launch. With hold, the guard follows at once.
 	RequestVisa(context.Context, *RequestVisaRequest) (*VisaReply, error)
+	// TLSCertificate returns a certificate of TLS client authentication for the caller's SPIFFE ID. Its key lies in the enclave's
+	// signer and never leaves it.
+	TLSCertificate(context.Context, *AgentTLSCertificateRequest) (*AgentTLSCertificate, error)
+	// TLSSign signs a TLS 1.3 handshake, as its client, with that key.
+	TLSSign(context.Context, *AgentTLSSignRequest) (*AgentTLSSignature, error)
 	mustEmbedUnimplementedAgentServer()
 }
 
@@ -194,6 +226,12 @@ func (UnimplementedAgentServer) Whoami(context.Context, *WhoamiRequest) (*Identi
 }
 func (UnimplementedAgentServer) RequestVisa(context.Context, *RequestVisaRequest) (*VisaReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method RequestVisa not implemented")
+}
+func (UnimplementedAgentServer) TLSCertificate(context.Context, *AgentTLSCertificateRequest) (*AgentTLSCertificate, error) {
+	return nil, status.Error(codes.Unimplemented, "method TLSCertificate not implemented")
+}
+func (UnimplementedAgentServer) TLSSign(context.Context, *AgentTLSSignRequest) (*AgentTLSSignature, error) {
+	return nil, status.Error(codes.Unimplemented, "method TLSSign not implemented")
 }
 func (UnimplementedAgentServer) mustEmbedUnimplementedAgentServer() {}
 func (UnimplementedAgentServer) testEmbeddedByValue()               {}
@@ -252,6 +290,42 @@ func _Agent_RequestVisa_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Agent_TLSCertificate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AgentTLSCertificateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).TLSCertificate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_TLSCertificate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).TLSCertificate(ctx, req.(*AgentTLSCertificateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Agent_TLSSign_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AgentTLSSignRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).TLSSign(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_TLSSign_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).TLSSign(ctx, req.(*AgentTLSSignRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Agent_ServiceDesc is the grpc.ServiceDesc for Agent service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -267,6 +341,14 @@ var Agent_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "RequestVisa",
 			Handler:    _Agent_RequestVisa_Handler,
 		},
+		{
+			MethodName: "TLSCertificate",
+			Handler:    _Agent_TLSCertificate_Handler,
+		},
+		{
+			MethodName: "TLSSign",
+			Handler:    _Agent_TLSSign_Handler,
+		},
 	},
 	Streams:  []grpc.StreamDesc{},
 	Metadata: "parent/v1/parent.proto",
@@ -281,6 +363,7 @@ const (
 	Operator_ExportEvidence_FullMethodName = "/raypher.parent.v1.Operator/ExportEvidence"
 	Operator_InstallCeiling_FullMethodName = "/raypher.parent.v1.Operator/InstallCeiling"
 	Operator_Attest_FullMethodName         = "/raypher.parent.v1.Operator/Attest"
+	Operator_DescribeKey_FullMethodName    = "/raypher.parent.v1.Operator/DescribeKey"
 )
 
 // OperatorClient is the client API for Operator service.
@@ -298,6 +381,8 @@ type OperatorClient interface {
 	InstallCeiling(ctx context.Context, in *OperatorInstallCeilingRequest, opts ...grpc.CallOption) (*StatusReply, error)
 	// Attest returns evidence of the enclave's key, fresh for a nonce of 8 to 64 bytes.
 	Attest(ctx context.Context, in *OperatorAttestRequest, opts ...grpc.CallOption) (*OperatorAttestation, error)
+	// DescribeKey returns a further key of the enclave, with evidence fresh for a nonce of 8 to 64 bytes.
+	DescribeKey(ctx context.Context, in *OperatorDescribeKeyRequest, opts ...grpc.CallOption) (*OperatorKeyDescription, error)
 }
 
 type operatorClient struct {
@@ -406,6 +491,16 @@ func (c *operatorClient) Attest(ctx context.Context, in *OperatorAttestRequest, 
 	return out, nil
 }
 
+func (c *operatorClient) DescribeKey(ctx context.Context, in *OperatorDescribeKeyRequest, opts ...grpc.CallOption) (*OperatorKeyDescription, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(OperatorKeyDescription)
+	err := c.cc.Invoke(ctx, Operator_DescribeKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // OperatorServer is the server API for Operator service.
 // All implementations must embed UnimplementedOperatorServer
 // for forward compatibility.
@@ -421,6 +516,8 @@ type OperatorServer interface {
 	InstallCeiling(context.Context, *OperatorInstallCeilingRequest) (*StatusReply, error)
 	// Attest returns evidence of the enclave's key, fresh for a nonce of 8 to 64 bytes.
 	Attest(context.Context, *OperatorAttestRequest) (*OperatorAttestation, error)
+	// DescribeKey returns a further key of the enclave, with evidence fresh for a nonce of 8 to 64 bytes.
+	DescribeKey(context.Context, *OperatorDescribeKeyRequest) (*OperatorKeyDescription, error)
 	mustEmbedUnimplementedOperatorServer()
 }
 
@@ -454,6 +551,9 @@ func (UnimplementedOperatorServer) InstallCeiling(context.Context, *OperatorInst
 }
 func (UnimplementedOperatorServer) Attest(context.Context, *OperatorAttestRequest) (*OperatorAttestation, error) {
 	return nil, status.Error(codes.Unimplemented, "method Attest not implemented")
+}
+func (UnimplementedOperatorServer) DescribeKey(context.Context, *OperatorDescribeKeyRequest) (*OperatorKeyDescription, error) {
+	return nil, status.Error(codes.Unimplemented, "method DescribeKey not implemented")
 }
 func (UnimplementedOperatorServer) mustEmbedUnimplementedOperatorServer() {}
 func (UnimplementedOperatorServer) testEmbeddedByValue()                  {}
@@ -606,6 +706,24 @@ func _Operator_Attest_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Operator_DescribeKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(OperatorDescribeKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).DescribeKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_DescribeKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).DescribeKey(ctx, req.(*OperatorDescribeKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Operator_ServiceDesc is the grpc.ServiceDesc for Operator service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -636,6 +754,10 @@ var Operator_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Attest",
 			Handler:    _Operator_Attest_Handler,
+		},
+		{
+			MethodName: "DescribeKey",
+			Handler:    _Operator_DescribeKey_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
