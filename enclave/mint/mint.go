@@ -16,6 +16,7 @@ import (
 	"github.com/raypher/raypher/enclave/ceiling"
 	sequencer "github.com/raypher/raypher/enclave/journal"
 	"github.com/raypher/raypher/enclave/keys"
+	"github.com/raypher/raypher/enclave/rate"
 	"github.com/raypher/raypher/journal"
 	"github.com/raypher/raypher/policy"
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
@@ -30,6 +31,9 @@ const (
 	MaxText   = visa.MaxText
 	MaxHome   = 4096
 )
+
+// agentBurst is how many seconds' worth of visas one subject may take at once.
+const agentBurst = 5
 
 // Errors that callers tell apart; the messages hold the details.
 var (
@@ -58,8 +62,8 @@ type Mint struct {
 	confHash   journal.Hash
 	issuer     string
 	decisions  *decisions
-	rate       *limiter
-	agentRates *limiters
+	rate       *rate.Limiter
+	agentRates *rate.Keyed
 }
 
 // New makes a mint.
@@ -71,8 +75,8 @@ func New(opts Options) *Mint {
 	return &Mint{
 		opts: opts, confHash: c.Hash(), issuer: "spiffe://" + c.TrustDomain,
 		decisions:  newDecisions(),
-		rate:       newLimiter(float64(c.Rate), 1),
-		agentRates: newLimiters(float64(c.AgentRate), agentBurst),
+		rate:       rate.New(float64(c.Rate), 1),
+		agentRates: rate.NewKeyed(float64(c.AgentRate), agentBurst),
 	}
 }
 
@@ -191,10 +195,10 @@ func (m *Mint) ownKey(c *ceiling.Ceiling, namespace string) (bool, *sequencer.Na
 
 // admit takes one visa from the rates. The agent's own comes first: what it is refused for takes nothing from the others.
 func (m *Mint) admit(subject string, now time.Time) error {
-	if !m.agentRates.take(subject, now) {
+	if !m.agentRates.Take(subject, now) {
 		return fmt.Errorf("%w: more than %d a second for %s: try again", ErrRate, m.opts.Configuration.AgentRate, subject)
 	}
-	if !m.rate.take(now) {
+	if !m.rate.Take(now) {
 		return fmt.Errorf("%w: more than %d a second on this host: try again", ErrRate, m.opts.Configuration.Rate)
 	}
 	return nil
