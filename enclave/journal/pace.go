@@ -2,41 +2,71 @@ package sequencer
 
 import "time"
 
-// pace decides how long a batch waits for company. With a slow signing device the callers fall into two groups that take turns:
-// one waits for a signature while the other, just served, has come back too late for it. Waiting for a fraction of the
-// signing time lets them share one signature, which nearly doubles what a device carries.
+// pace decides how long a batch waits for company. With a slow signing device the callers fall into groups that take turns: one
+// waits for a signature while another, just served, has come back too late for it, and each visa takes two signatures' time.
+// Holding the batch open until those who were served are back lets all of them share every signature.
 type pace struct {
 	signing time.Duration // of the last batch
 	calls   int           // in it
 }
 
+// Bounds of the wait. They are shares of the signing time, so a fast signer never waits, and whoever comes just too late for
+// a signature has his own within two and a half of them.
 const (
-	lingerShare = 8                      // of the signing time: one eighth
-	maxLinger   = 10 * time.Millisecond  // whatever the device
-	minLinger   = 200 * time.Microsecond // less is not worth a timer: fast signers never wait
+	lingerShare = 2                      // in all: half of the signing time
+	quietShare  = 8                      // while nobody comes: an eighth
+	maxLinger   = 30 * time.Millisecond  // in all, whatever the device
+	maxQuiet    = 5 * time.Millisecond   // while nobody comes
+	minQuiet    = 200 * time.Microsecond // less is not worth a timer
+	lingerTick  = 500 * time.Microsecond // between two looks at the queue
 )
 
-// linger is how long to wait before the next batch is closed. A lone caller does not wait.
-func (p pace) linger() time.Duration {
-	wait := min(p.signing/lingerShare, maxLinger)
-	if p.calls < 2 || wait < minLinger {
-		return 0
+// wait is a batch that is held open.
+type wait struct {
+	most, quiet time.Duration // 0: do not wait
+	expected    int           // calls; when they are there nothing is worth waiting for
+	began       time.Time
+	waiting     int       // calls in the queue at the last look
+	arrived     time.Time // when that number last grew
+}
+
+// hold begins a wait for as many calls as are expected. A lone caller does not wait.
+func (p pace) hold(expected int, now time.Time) wait {
+	w := wait{
+		most: min(p.signing/lingerShare, maxLinger), quiet: min(p.signing/quietShare, maxQuiet),
+		expected: expected, began: now, arrived: now,
 	}
-	return wait
+	if p.calls < 2 || w.quiet < minQuiet {
+		w.most, w.quiet = 0, 0
+	}
+	return w
+}
+
+// over says whether the batch shall be closed, with as many calls waiting.
+func (w *wait) over(waiting int, now time.Time) bool {
+	if waiting > w.waiting {
+		w.waiting, w.arrived = waiting, now
+	}
+	return waiting >= w.expected || now.Sub(w.arrived) >= w.quiet || now.Sub(w.began) >= w.most
 }
 
 // linger waits for company; false: the sequencer is closed.
 func (s *Sequencer) linger(p pace) bool {
-	wait := p.linger()
-	if wait == 0 {
+	s.mu.Lock()
+	expected := s.expected
+	s.mu.Unlock()
+	w := p.hold(expected, time.Now())
+	if w.most == 0 {
 		return true
 	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-s.stopped.Done():
-		return false
+	tick := time.NewTicker(lingerTick)
+	defer tick.Stop()
+	for !w.over(len(s.queue)+1, time.Now()) { // and the first, which was taken already
+		select {
+		case <-tick.C:
+		case <-s.stopped.Done():
+			return false
+		}
 	}
+	return true
 }

@@ -5,20 +5,44 @@ import (
 	"time"
 )
 
+// How long a batch is held open, by the looks at the queue: at which time how many calls wait.
 func TestPace(t *testing.T) {
+	const ms = time.Millisecond
+	type look struct {
+		at      time.Duration
+		waiting int
+	}
+	slow := pace{signing: 20 * ms, calls: 500}
 	for _, c := range []struct {
-		name string
-		last pace
-		want time.Duration
+		name     string
+		last     pace
+		expected int
+		looks    []look
+		closed   time.Duration // the time of the look that closes it; -1: not by any of them
 	}{
-		{"nothing yet", pace{}, 0},
-		{"a key in memory", pace{30 * time.Microsecond, 500}, 0},
-		{"a lone caller on a slow device", pace{60 * time.Millisecond, 1}, 0},
-		{"many callers on a slow device", pace{20 * time.Millisecond, 500}, 2500 * time.Microsecond},
-		{"a device that has trouble", pace{10 * time.Second, 500}, maxLinger},
+		{"nothing yet", pace{}, 100, []look{{0, 1}}, 0},
+		{"a key in memory", pace{30 * time.Microsecond, 500}, 500, []look{{0, 1}}, 0},
+		{"a lone caller on a slow device", pace{60 * ms, 1}, 1, []look{{0, 1}}, 0},
+		{"everybody waits already", slow, 500, []look{{0, 500}}, 0},
+		{"everybody comes back", slow, 1000, []look{{0, 500}, {1 * ms, 700}, {3 * ms, 900}, {4 * ms, 1000}}, 4 * ms},
+		{"nobody comes back", slow, 1000, []look{{0, 500}, {1 * ms, 500}, {2 * ms, 500}, {2500 * time.Microsecond, 500}}, 2500 * time.Microsecond},
+		{"they stop coming", slow, 1000, []look{{0, 500}, {2 * ms, 600}, {4 * ms, 601}, {6 * ms, 601}, {7 * ms, 601}}, 7 * ms},
+		{"they come on and on", slow, 1000, []look{{0, 1}, {2 * ms, 2}, {4 * ms, 3}, {6 * ms, 4}, {8 * ms, 5}, {10 * ms, 6}}, 10 * ms},
+		{"a device that has trouble", pace{10 * time.Second, 500}, 1000, []look{{0, 1}, {4 * ms, 1}, {maxQuiet, 1}}, maxQuiet},
+		{"a device that has trouble and callers that come on and on", pace{10 * time.Second, 500}, 1000,
+			[]look{{0, 1}, {4 * ms, 2}, {8 * ms, 3}, {12 * ms, 4}, {16 * ms, 5}, {20 * ms, 6}, {24 * ms, 7}, {28 * ms, 8}, {maxLinger, 9}}, maxLinger},
+		{"too early for any of this", slow, 1000, []look{{0, 500}, {1 * ms, 500}, {2 * ms, 501}}, -1},
 	} {
-		if got := c.last.linger(); got != c.want {
-			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		began := time.Now()
+		w, closed := c.last.hold(c.expected, began), time.Duration(-1)
+		for _, l := range c.looks {
+			if w.over(l.waiting, began.Add(l.at)) {
+				closed = l.at
+				break
+			}
+		}
+		if closed != c.closed {
+			t.Errorf("%s: closed at %s, want %s", c.name, closed, c.closed)
 		}
 	}
 }

@@ -93,6 +93,7 @@ type Sequencer struct {
 	sent        uint64    // entries that any stream was sent
 	acked       uint64    // entries that the store has
 	lastHead    []byte    // signed head of acked
+	expected    int       // calls that the last batch released and those that waited then: as many may come back
 	generations uint64    // of streams, for the log
 }
 

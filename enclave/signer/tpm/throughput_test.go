@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"testing"
@@ -173,46 +174,47 @@ func BenchmarkVisas(b *testing.B) {
 	}
 }
 
+// measureVisas has each caller ask b.N/callers times, after one visa for each whose policy is decided on then: what is measured
+// is the steady state. Garbage is collected as seldom as raypher-enclave does it.
 func measureVisas(b *testing.B, key signer.Signer) {
+	defer debug.SetGCPercent(debug.SetGCPercent(400))
 	m := newMint(b, key)
 	requests := make([]*enclavev1.MintRequest, callers)
 	for i := range requests {
 		requests[i] = request(b, fmt.Sprintf("agent-%d", i))
 	}
-	var (
-		wait  sync.WaitGroup
-		mu    sync.Mutex
-		times []time.Duration
-	)
+	askAll(b, m, requests, func(int) int { return 1 })
 	b.ResetTimer()
+	times := askAll(b, m, requests, func(caller int) int { return (b.N + caller) / callers })
+	b.StopTimer()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "visas/s")
+	b.ReportMetric(float64(times[len(times)/2].Microseconds())/1000, "ms-median")
+	b.ReportMetric(float64(times[len(times)*99/100].Microseconds())/1000, "ms-p99")
+}
+
+// askAll has every caller ask so many times, one after the other, and returns how long each visa took, shortest first.
+func askAll(b *testing.B, m *mint.Mint, requests []*enclavev1.MintRequest, share func(caller int) int) []time.Duration {
+	var wait sync.WaitGroup
+	times := make([][]time.Duration, len(requests))
 	for i, r := range requests {
-		share := b.N / callers
-		if i < b.N%callers {
-			share++
-		}
+		times[i] = make([]time.Duration, share(i))
 		wait.Add(1)
 		go func() {
 			defer wait.Done()
-			mine := make([]time.Duration, 0, share)
-			for range share {
+			for n := range times[i] {
 				began := time.Now()
 				if _, err := m.Mint(context.Background(), r); err != nil {
 					b.Error(err)
 					return
 				}
-				mine = append(mine, time.Since(began))
+				times[i][n] = time.Since(began)
 			}
-			mu.Lock()
-			defer mu.Unlock()
-			times = append(times, mine...)
 		}()
 	}
 	wait.Wait()
-	b.StopTimer()
-	slices.Sort(times)
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "visas/s")
-	b.ReportMetric(float64(times[len(times)/2].Microseconds())/1000, "ms-median")
-	b.ReportMetric(float64(times[len(times)*99/100].Microseconds())/1000, "ms-p99")
+	all := slices.Concat(times...)
+	slices.Sort(all)
+	return all
 }
 
 // A thousand callers over a slow TPM each get a visa that proves itself under the TPM's key.
