@@ -7,6 +7,7 @@ import (
 
 	"github.com/raypher/raypher/journal"
 	"github.com/raypher/raypher/parent/dns"
+	"github.com/raypher/raypher/parent/guard/floor"
 	"github.com/raypher/raypher/parent/guard/net"
 	"github.com/raypher/raypher/policy"
 	parentv1 "github.com/raypher/raypher/proto/parent/v1"
@@ -85,6 +86,9 @@ func decide(m policy.Mode) (decision string, record bool) {
 
 // NetworkEvent takes what the network guard refused.
 func (h *Host) NetworkEvent(e netguard.Event) {
+	if e.Mode == policy.Audit && reportedByWarden(e) {
+		return
+	}
 	v := journal.Verdict{
 		Time: e.Time.UnixNano(), PID: e.PID, Comm: e.Comm, Layer: e.Layer, Operation: e.Operation,
 		Target: networkTarget(e), Rule: reasonRule(e.Reason), Errno: e.Errno, Count: max(e.Count, 1),
@@ -116,6 +120,20 @@ func (h *Host) outside(v journal.Verdict, cgroupID uint64, m policy.Mode) {
 		return
 	}
 	a.record(v, a.show)
+}
+
+// reportedByWarden says whether the agent's warden saw the same call before the network guard did, and let it pass with a verdict
+// of its own: it is notified of every connect to a unix socket with a path, but for addresses as long as an internet address.
+func reportedByWarden(e netguard.Event) bool {
+	if e.Operation != "connect-unix" || e.Path == "" || e.Path[0] == '@' {
+		return false
+	}
+	for _, length := range []int{len(e.Path) + 2, len(e.Path) + 3} { // struct sockaddr_un without and with the final zero
+		if length == floor.SizeInet4 || length == floor.SizeInet6 {
+			return false
+		}
+	}
+	return true
 }
 
 func networkTarget(e netguard.Event) string {

@@ -20,3 +20,24 @@ func TestRuleOfARefusal(t *testing.T) {
 		}
 	}
 }
+
+// TestReportedByWarden: in mode audit a refused connect is one verdict, and none is left out because of another's.
+func TestReportedByWarden(t *testing.T) {
+	for _, c := range []struct {
+		operation, path string
+		want            bool
+	}{
+		{"connect-unix", "/var/run/nscd/socket", true},
+		{"connect-unix", "/run/a/b.sock", false}, // 13 bytes: as long as an IPv4 address with its final zero
+		{"connect-unix", "/run/a/bc.sock", false},
+		{"connect-unix", "/run/a/bcd.sock", true},
+		{"connect-unix", "@abstract", false},
+		{"connect-unix", "", false},
+		{"sendto-unix", "/var/run/nscd/socket", false},
+		{"connect", "", false},
+	} {
+		if got := reportedByWarden(netguard.Event{Operation: c.operation, Path: c.path}); got != c.want {
+			t.Errorf("%s %s: %v", c.operation, c.path, got)
+		}
+	}
+}

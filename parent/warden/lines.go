@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -25,6 +26,7 @@ type Lines struct {
 	mutex   sync.Mutex
 	waiting []string
 	dropped int
+	seen    repeats
 	wake    chan struct{}
 	stop    chan struct{}
 	done    chan struct{}
@@ -33,14 +35,15 @@ type Lines struct {
 // NewLines prints to out until Close.
 func NewLines(out io.Writer, asJSON, color bool) *Lines {
 	l := &Lines{
-		json: asJSON, color: color, out: out,
+		json: asJSON, color: color, out: out, seen: repeats{},
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
 	}
 	go l.write()
 	return l
 }
 
-// Verdict prints one verdict.
+// Verdict prints one verdict. In words, one that was printed before is counted and said again seldom, and calls that programs only
+// try (package broker, absent) are left to the journal.
 func (l *Lines) Verdict(v journal.Verdict) {
 	if l.json {
 		line, err := json.Marshal(struct {
@@ -52,7 +55,15 @@ func (l *Lines) Verdict(v journal.Verdict) {
 		}
 		return
 	}
-	l.add(FormatVerdict(v, l.color))
+	if v.Decision == journal.Log && v.Layer == "seccomp" {
+		return
+	}
+	l.mutex.Lock()
+	line, print := l.seen.add(v, l.color, time.Now())
+	l.mutex.Unlock()
+	if print {
+		l.add(line)
+	}
 }
 
 // Say prints a sentence of the warden itself.
@@ -116,8 +127,14 @@ func (l *Lines) write() {
 	}
 }
 
-// Close prints what waits and ends.
+// Close prints what waits, and how often what was counted came, and ends.
 func (l *Lines) Close() {
+	l.mutex.Lock()
+	rest := l.seen.rest()
+	l.mutex.Unlock()
+	for _, line := range rest {
+		l.add(line)
+	}
 	close(l.stop)
 	<-l.done
 }

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/raypher/raypher/journal"
 	"github.com/raypher/raypher/parent/guard/floor"
 	"github.com/raypher/raypher/policy"
 )
@@ -31,6 +32,9 @@ func callTable(permit *policy.Policy) map[int32]call {
 			continue
 		}
 		c := call{name: r.Name, refuse: r.Errno}
+		if r.Errno == unix.ENOSYS {
+			c.refuse, c.handle = 0, absent(r.Name)
+		}
 		switch r.Name {
 		case "socket":
 			c.describe = describeSocket
@@ -69,6 +73,23 @@ func callTable(permit *policy.Policy) map[int32]call {
 		}
 	}
 	return table
+}
+
+// ruleAbsent is in the verdict on a call that agents do not have.
+const ruleAbsent = "answered ENOSYS, as by a kernel without it"
+
+// absent answers a call as a kernel does that does not have it. Honest programs try such calls and do without, so it is recorded
+// and no violation.
+func absent(name string) handler {
+	return func(w *worker, n *notification, r *ruling) answer {
+		e := event{operation: "syscall", target: name, layer: "seccomp", errno: unix.ENOSYS}
+		if r.lenient {
+			return w.refuse(n, r, e)
+		}
+		e.rule = ruleAbsent
+		w.note(n, r, journal.Log, e)
+		return fail(e.errno)
+	}
 }
 
 // describeSocket names the kind of socket that was refused.
