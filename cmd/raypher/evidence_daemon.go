@@ -29,8 +29,8 @@ func withOperator(call func(parentv1.OperatorClient) error) error {
 	if err != nil {
 		return err
 	}
-	if os.Getenv(instance.AgentIDVariable) != "" {
-		return errors.New("this is a governed program: it cannot operate raypherd: ask from outside the agent")
+	if err := outside(); err != nil {
+		return err
 	}
 	if err := unix.Access(paths.Socket, unix.R_OK|unix.W_OK); err != nil {
 		return noDaemon(paths.Socket, err)
@@ -49,6 +49,14 @@ func withOperator(call func(parentv1.OperatorClient) error) error {
 		return noDaemon(paths.Socket, instance.Reach(paths.Socket))
 	}
 	return fmt.Errorf("raypherd at %s: %s", paths.Socket, said.GRPCStatus().Message())
+}
+
+// outside is an error in a governed program, to which raypherd and its folders are closed: trying would only be refused.
+func outside() error {
+	if os.Getenv(instance.AgentIDVariable) == "" {
+		return nil
+	}
+	return errors.New("this is a governed program, to which raypherd and its journals are closed: ask from outside the agent")
 }
 
 // noDaemon explains why the socket cannot be used.

@@ -39,6 +39,11 @@ type storedJournal struct {
 
 // open opens the journals for reading; a daemon may be writing. No journal at all is an error that says where it looked.
 func (f *journalFlags) open() ([]storedJournal, error) {
+	if !f.named() {
+		if err := outside(); err != nil {
+			return nil, err
+		}
+	}
 	dirs, err := f.folders()
 	if err != nil {
 		return nil, err
@@ -83,7 +88,7 @@ func (f *journalFlags) folders() ([]string, error) {
 	dirs := []string{paths.Journal}
 	runs, err := os.ReadDir(filepath.Join(state, "runs"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("private runs: %w", err)
+		return nil, fmt.Errorf("journals of private runs: %w: run as root, or name a state folder that you can read with --state-dir", err)
 	}
 	for _, run := range runs {
 		if paths, err := instance.PrivateIn(instance.DefaultRun, state, run.Name()); err == nil {

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/cobra"
+
 	"github.com/raypher/raypher/journal"
 )
 
@@ -77,7 +79,13 @@ func TestNoDaemon(t *testing.T) {
 		}
 	}
 	t.Setenv("RAYPHER_AGENT_ID", "aa11")
-	if _, err := call(t, statusCommand()); err == nil || !strings.Contains(err.Error(), "from outside the agent") {
-		t.Errorf("in an agent: %v", err)
+	for _, command := range []*cobra.Command{statusCommand(), evidenceCommand()} {
+		var args []string
+		if command.HasSubCommands() {
+			args = []string{"list"}
+		}
+		if _, err := call(t, command, args...); err == nil || !strings.Contains(err.Error(), "from outside the agent") {
+			t.Errorf("%s in an agent: %v", command.Name(), err)
+		}
 	}
 }
