@@ -13,8 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 
+	"github.com/raypher/raypher/internal/statefile"
 	"github.com/raypher/raypher/policy"
 )
 
@@ -53,7 +53,7 @@ func OpenStore(dir, trustDomain string, operatorKeys [][]byte) (*Store, error) {
 	}
 	s.floor = floor
 	path := filepath.Join(dir, BundleFile)
-	bundle, err := readBounded(path, MaxBundle)
+	bundle, err := statefile.Read(path, MaxBundle)
 	if errors.Is(err, os.ErrNotExist) {
 		return s, nil
 	}
@@ -98,10 +98,10 @@ func (s *Store) Install(bundle []byte, record func(*Ceiling) error) (*Ceiling, e
 	if c.Version < s.floor || s.current != nil && c.Version <= s.current.Version {
 		return nil, fmt.Errorf("%w: the bundle is version %d, the last one was %d: raise its version and sign it again", ErrVersion, c.Version, s.floor)
 	}
-	if err := writeFile(s.dir, BundleFile, bundle); err != nil {
+	if err := statefile.Write(s.dir, BundleFile, bundle); err != nil {
 		return nil, fmt.Errorf("install ceiling: %w", err)
 	}
-	if err := writeFile(s.dir, FloorFile, []byte(strconv.FormatUint(c.Version, 10)+"\n")); err != nil {
+	if err := statefile.Write(s.dir, FloorFile, []byte(strconv.FormatUint(c.Version, 10)+"\n")); err != nil {
 		return nil, fmt.Errorf("install ceiling: %w", err)
 	}
 	if record != nil {
@@ -127,7 +127,7 @@ func (s *Store) open(bundle []byte) (*Ceiling, error) {
 }
 
 func readFloor(path string) (uint64, error) {
-	text, err := readBounded(path, 32)
+	text, err := statefile.Read(path, 32)
 	if errors.Is(err, os.ErrNotExist) {
 		return 0, nil
 	}
@@ -141,58 +141,10 @@ func readFloor(path string) (uint64, error) {
 	return floor, nil
 }
 
-func readBounded(path string, limit int64) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() || info.Size() > limit {
-		return nil, fmt.Errorf("%s: not a regular file of at most %d bytes", path, limit)
-	}
-	text := make([]byte, info.Size())
-	if _, err := f.ReadAt(text, 0); err != nil {
-		return nil, err
-	}
-	return text, nil
-}
-
-// writeFile replaces a file in dir, whole or not at all, mode 0600, synced.
-func writeFile(dir, name string, content []byte) error {
-	f, err := os.CreateTemp(dir, name+".new-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), filepath.Join(dir, name))
-	}
-	if err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}
-
 // DevelopmentKey reads the operator key of development from the state folder, or makes one. made says which.
 func DevelopmentKey(dir string) (key ed25519.PrivateKey, made bool, err error) {
 	path := filepath.Join(dir, OperatorFile)
-	text, err := readBounded(path, 4096)
+	text, err := statefile.Read(path, 4096)
 	if errors.Is(err, os.ErrNotExist) {
 		_, key, err := ed25519.GenerateKey(rand.Reader)
 		if err != nil {
@@ -202,7 +154,7 @@ func DevelopmentKey(dir string) (key ed25519.PrivateKey, made bool, err error) {
 		if err != nil {
 			return nil, false, err
 		}
-		if err := writeFile(dir, OperatorFile, text); err != nil {
+		if err := statefile.Write(dir, OperatorFile, text); err != nil {
 			return nil, false, fmt.Errorf("make operator key: %w", err)
 		}
 		return key, true, nil
@@ -262,7 +214,7 @@ syscalls: {mq_open: allow, mq_unlink: allow, msgctl: allow, msgget: allow, msgrc
 	if err != nil {
 		return nil, err
 	}
-	return &Ceiling{Version: 1, TrustDomain: trustDomain, Grants: []*Grant{{Namespace: "*", Agents: []string{"*"}, Permit: permit}}}, nil
+	return &Ceiling{Version: 1, TrustDomain: trustDomain, Grants: []*Grant{{Namespace: "*", Agents: []string{"*"}, TLSKeys: true, Permit: permit}}}, nil
 }
 
 // PublicKey is the public half of an operator key as PKIX DER, the form that start configurations hold.

@@ -1,0 +1,47 @@
+package statefile
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestReadAndWrite(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "f")
+	if _, err := Read(path, 8); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("missing: %v", err)
+	}
+	for _, text := range []string{"first", "second"} {
+		if err := Write(dir, "f", []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		got, err := Read(path, 8)
+		if err != nil || string(got) != text {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+	info, err := os.Stat(path)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+	if left, _ := os.ReadDir(dir); len(left) != 1 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestReadRefuses(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "large"), make([]byte, 9), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("large", filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"large", "link", "."} {
+		if _, err := Read(filepath.Join(dir, name), 8); err == nil {
+			t.Errorf("%s is read", name)
+		}
+	}
+}
