@@ -63,3 +63,6 @@ func extendDigest(content hash.Hash) PCR {
 	var zero PCR
 	return sha512.Sum384(content.Sum(zero[:]))
 }
+
+// Digest is the SHA-384 of the contents.
+func (s Section) Digest() [sha512.Size384]byte { return sha512.Sum384(s.Data) }

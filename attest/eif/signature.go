@@ -220,3 +220,29 @@ func ParseCertificate(text []byte) (*x509.Certificate, error) {
 	}
 	return certificate, nil
 }
+
+// ParsePrivateKey reads the EC key of a PEM file, PKCS #8 or SEC 1; parameters in front of it, as openssl writes them, are
+// passed over.
+func ParsePrivateKey(text []byte) (*ecdsa.PrivateKey, error) {
+	block, rest := pem.Decode(text)
+	if block != nil && block.Type == "EC PARAMETERS" {
+		block, _ = pem.Decode(rest)
+	}
+	if block == nil {
+		return nil, errors.New("no key in PEM")
+	}
+	switch block.Type {
+	case "EC PRIVATE KEY":
+		return x509.ParseECPrivateKey(block.Bytes)
+	case "PRIVATE KEY":
+		key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		if ec, ok := key.(*ecdsa.PrivateKey); ok {
+			return ec, nil
+		}
+		return nil, errors.New("not an EC key")
+	}
+	return nil, fmt.Errorf("a PEM block of type %q is no private key that can be used here", block.Type)
+}

@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"github.com/raypher/raypher/enclave/boot"
+	"github.com/raypher/raypher/enclave/pid1"
 )
 
 // version is set by the linker (-X main.version=...).
@@ -24,6 +25,10 @@ var version = "devel"
 const memoryLimit = 256 << 20
 
 func main() {
+	if pid1.Is() {
+		pid1.Run(os.Stderr)
+		return
+	}
 	if len(os.Args) > 1 && os.Args[1] == "tpm" {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
