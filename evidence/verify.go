@@ -16,6 +16,8 @@ var (
 	ErrProof = errors.New("evidence not proven: the entry is not under the signed tree head")
 	ErrTier  = errors.New("evidence of a tier that is not accepted")
 	ErrVisa  = errors.New("the visa in the evidence does not belong to it")
+	// ErrHead: the tree head is by another key, or of another epoch or configuration, than the key evidence is about. ErrKey too.
+	ErrHead = errors.New("the key evidence is not about the signer of this tree head")
 )
 
 // Attested is what verified key evidence says.
@@ -25,7 +27,8 @@ type Attested struct {
 	Epoch             journal.EpochID
 	ConfigurationHash journal.Hash
 	Nonce             []byte
-	Time              int64 // nanoseconds since the Unix epoch
+	Time              int64  // nanoseconds since the Unix epoch
+	Golden            string // name of the golden set that the measurements match; empty: they were not compared
 }
 
 // KeyVerifier verifies the document of one tier. It returns an error unless the document proves what it says, by the
@@ -112,15 +115,8 @@ func (b *Bundle) Verify(o Options) (*Proven, error) {
 
 // prove checks one entry down to the key that is trusted.
 func prove(entry []byte, receipt *journal.Receipt, ev *journal.KeyEvidence, o Options) (*Proven, error) {
-	attested, pinned, err := o.VerifyKey(ev)
+	head, attested, pinned, err := o.VerifyHead(receipt.SignedHead, ev)
 	if err != nil {
-		return nil, err
-	}
-	head, err := journal.VerifyHead(receipt.SignedHead, attested.Key)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrKey, err)
-	}
-	if err := attested.agreesWith(head); err != nil {
 		return nil, err
 	}
 	if err := receipt.VerifyUnder(entry, head); err != nil {
@@ -131,6 +127,18 @@ func prove(entry []byte, receipt *journal.Receipt, ev *journal.KeyEvidence, o Op
 		return nil, fmt.Errorf("%w: %v", ErrMalformed, err)
 	}
 	return &Proven{Entry: e, Head: head, Index: receipt.Index, Key: attested.Key, Pinned: pinned, KeyTrust: attested}, nil
+}
+
+// VerifyHead judges key evidence, and then a signed tree head by the key that the evidence is about: its signature, and that both
+// name the same tier, epoch and configuration.
+func (o *Options) VerifyHead(signed []byte, ev *journal.KeyEvidence) (head *journal.Head, attested *Attested, pinned bool, err error) {
+	if attested, pinned, err = o.VerifyKey(ev); err != nil {
+		return nil, nil, false, err
+	}
+	if head, err = journal.VerifyHead(signed, attested.Key); err != nil {
+		return nil, nil, false, fmt.Errorf("%w: %w: %w", ErrKey, ErrHead, err)
+	}
+	return head, attested, pinned, attested.agreesWith(head)
 }
 
 // VerifyKey judges key evidence: its document by the verifier of its tier, then the pinned keys and the tier.
@@ -161,8 +169,8 @@ func (o *Options) VerifyKey(ev *journal.KeyEvidence) (_ *Attested, pinned bool, 
 
 func (a *Attested) agreesWith(head *journal.Head) error {
 	if a.Tier != head.Tier || a.Epoch != head.Epoch || a.ConfigurationHash != head.ConfigurationHash {
-		return fmt.Errorf("%w: the key evidence is about tier %s, epoch %s, the signed tree head about tier %s, epoch %s, or the configurations differ",
-			ErrKey, a.Tier, a.Epoch, head.Tier, head.Epoch)
+		return fmt.Errorf("%w: %w: evidence about tier %s, epoch %s, a head of tier %s, epoch %s, or the configurations differ",
+			ErrKey, ErrHead, a.Tier, a.Epoch, head.Tier, head.Epoch)
 	}
 	return nil
 }

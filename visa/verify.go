@@ -28,7 +28,8 @@ var (
 // MaxSkew bounds the clock difference that Options may forgive.
 const MaxSkew = 5 * time.Minute
 
-// Options says what a relying party accepts.
+// Options says what a relying party accepts. A visa's tier is as true as its key is honest: whoever has not learnt the tier with the key
+// has it proven by evidence.VerifyVisa.
 type Options struct {
 	Now           time.Time      // the moment to decide for; zero: the present
 	Skew          time.Duration  // clock difference that is forgiven, at most MaxSkew

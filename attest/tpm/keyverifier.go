@@ -32,7 +32,11 @@ func (PinnedKey) VerifyKey(document []byte) (*evidence.Attested, error) {
 }
 
 func (r *Result) attested() *evidence.Attested {
-	return &evidence.Attested{
+	a := &evidence.Attested{
 		Tier: journal.TierTPM, Key: r.Key, Epoch: r.Epoch, ConfigurationHash: r.Configuration, Nonce: r.Nonce, Time: r.Time.UnixNano(),
 	}
+	if r.Golden != nil {
+		a.Golden = r.Golden.Name
+	}
+	return a
 }

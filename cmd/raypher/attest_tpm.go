@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/raypher/raypher/attest/nitro"
 	"github.com/raypher/raypher/attest/tpm"
 	"github.com/raypher/raypher/evidence"
 	"github.com/raypher/raypher/journal"
@@ -123,32 +124,70 @@ type evidenceFlags struct {
 }
 
 func (f *evidenceFlags) add(flags *pflag.FlagSet) {
-	flags.StringVar(&f.root, "root", "", "for tier tpm: folder with the certificates of the TPM's vendor")
+	flags.StringVar(&f.root, "root", "", "for tier tpm: folder with the certificates of the TPM's vendor; for tier nitro: PEM file instead of the AWS root")
 	flags.StringArrayVar(&f.tpm.activated, "activated", nil, "for tier tpm: name of an attestation key that you have activated, in hexadecimal (may be repeated)")
 	flags.StringArrayVar(&f.tpm.activators, "activator", nil, "for tier tpm: public key, PEM, of somebody who is trusted to have activated the attestation key (may be repeated)")
 	f.golden.add(flags)
 }
 
-// verifiers returns what judges key evidence. Without roots a key of tier tpm counts only when it is pinned.
+// verifiers returns what judges key evidence of journals. Without roots a key of tier tpm counts only when it is pinned; one of
+// tier nitro counts by golden measurements, under the AWS root where --root names no file.
 func (f *evidenceFlags) verifiers(flags *pflag.FlagSet, pinned bool) (map[string]evidence.KeyVerifier, error) {
-	if f.root == "" {
-		if !pinned {
-			return nil, nil
+	byTier := map[string]evidence.KeyVerifier{}
+	if isFolder(f.root) {
+		o, err := f.options(flags)
+		if err != nil {
+			return nil, err
 		}
-		return map[string]evidence.KeyVerifier{journal.TierTPM: tpm.PinnedKey{}}, nil
+		byTier[journal.TierTPM] = tpm.KeyVerifier{Options: o}
+		return byTier, nil
 	}
-	o := tpm.Options{WithoutNonce: true}
-	var err error
-	if o.Roots, err = tpm.LoadRoots(f.root); err != nil {
+	if pinned && f.root == "" {
+		byTier[journal.TierTPM] = tpm.PinnedKey{}
+	}
+	if f.root != "" || flags.Changed("golden") {
+		v, err := f.nitro(flags, nil, time.Time{})
+		if err != nil {
+			return nil, err
+		}
+		byTier[journal.TierNitro] = v
+	}
+	return byTier, nil
+}
+
+// nitro returns what judges key evidence of tier nitro at a time, fresh for a nonce or, without one, of a journal.
+func (f *evidenceFlags) nitro(flags *pflag.FlagSet, nonce []byte, at time.Time) (*nitro.KeyVerifier, error) {
+	shared := nitroFlags{}
+	if f.root != "" {
+		shared.roots = []string{f.root}
+	}
+	config, err := shared.config()
+	if err != nil {
 		return nil, err
+	}
+	verifier, err := nitro.NewVerifier(config)
+	if err != nil {
+		return nil, err
+	}
+	v := &nitro.KeyVerifier{Verifier: verifier, Expected: nitro.Expected{At: at}, OwnTime: len(nonce) == 0}
+	if len(nonce) > 0 {
+		v.Expected.Nonce = nonce
+	}
+	v.Expected.Golden, err = f.golden.load(flags)
+	return v, err
+}
+
+// options are what evidence of a journal is held to, made for no nonce.
+func (f *evidenceFlags) options(flags *pflag.FlagSet) (o tpm.Options, err error) {
+	o.WithoutNonce = true
+	if o.Roots, err = tpm.LoadRoots(f.root); err != nil {
+		return o, err
 	}
 	if err := f.tpm.trust(&o); err != nil {
-		return nil, err
+		return o, err
 	}
-	if o.Golden, err = f.golden.load(flags); err != nil {
-		return nil, err
-	}
-	return map[string]evidence.KeyVerifier{journal.TierTPM: tpm.KeyVerifier{Options: o}}, nil
+	o.Golden, err = f.golden.load(flags)
+	return o, err
 }
 
 // tpmView is a verified bundle as JSON. Bytes are hexadecimal.

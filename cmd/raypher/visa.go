@@ -72,6 +72,7 @@ func visaShowCommand() *cobra.Command {
 type visaVerifyFlags struct {
 	trust        trustFlags
 	journals     journalFlags
+	chain        chainFlags
 	audience     string
 	needAudience bool
 	at, nonce    string
@@ -86,12 +87,17 @@ func visaVerifyCommand() *cobra.Command {
 		Short: "Check a visa offline",
 		Long: `Check a visa offline: the signature of the tree head, the proof, then tier, time, audience and nonce. The enclave's key comes from
 --enclave-key (see 'raypher evidence key'); without it, from the journals of this host, or from raypherd, which is said. Exit code 1
-names the check that failed, and nothing is printed on standard output. That the bearer holds the visa's key is not checked here.`,
+names the check that failed, and nothing is printed on standard output. That the bearer holds the visa's key is not checked here.
+
+With --root or --evidence the key is not taken on trust: the visa leads, by its epoch and the key that its tree head names, to evidence
+of the key, which is checked down to the hardware: a TPM's vendor and who has activated it, or the root of Nitro, and the golden
+measurements. A visa of a tier above software is refused without that, unless --allow-unproven-tier.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error { return f.verify(c, args) },
 	}
 	f.trust.add(c.Flags())
 	f.journals.add(c.Flags())
+	f.chain.add(c.Flags())
 	c.Flags().StringVar(&f.audience, "audience", "", "verify as this relying party; a visa for another is refused")
 	c.Flags().BoolVar(&f.needAudience, "need-audience", false, "refuse visas for anyone")
 	c.Flags().StringVar(&f.at, "at", "", "decide for this moment (RFC 3339) instead of now")
@@ -119,26 +125,47 @@ func (f *visaVerifyFlags) verify(c *cobra.Command, args []string) error {
 	if options.Keys, err = f.trust.parse(); err != nil {
 		return err
 	}
-	source := "given"
-	if len(options.Keys) == 0 {
-		if options.Keys, source, err = f.localKey(c.Context(), data); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-	}
-	claims, err := visa.Verify(data, options)
+	proven, err := f.prove(c, data, options)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	if f.json {
 		return printJSON(c.OutOrStdout(), struct {
 			visa.View
-			KeySource string `json:"enclave_key_source"`
-		}{claims.View(), source})
+			KeySource    string `json:"enclave_key_source"`
+			EvidenceTime string `json:"evidence_time,omitempty"`
+			Golden       string `json:"golden_set,omitempty"`
+		}{proven.claims.View(), proven.source, proven.made, proven.golden})
 	}
-	if _, err := fmt.Fprintf(c.OutOrStdout(), "verified, enclave key: %s\n", source); err != nil {
+	head := fmt.Sprintf("verified, enclave key: %s\n", proven.source)
+	if proven.golden != "" {
+		head += fmt.Sprintf("golden set      %q\n", proven.golden)
+	}
+	if _, err := io.WriteString(c.OutOrStdout(), head); err != nil {
 		return err
 	}
-	return claims.View().Print(c.OutOrStdout())
+	return proven.claims.View().Print(c.OutOrStdout())
+}
+
+// prove checks a visa by the evidence behind its key where that is asked for, else by a key that is given or known here.
+func (f *visaVerifyFlags) prove(c *cobra.Command, data []byte, options visa.Options) (*provenVisa, error) {
+	if f.chain.asked(c.Flags()) {
+		return f.chain.verify(data, &f.journals, c.Flags(), options)
+	}
+	p := &provenVisa{source: "given"}
+	var err error
+	if len(options.Keys) == 0 {
+		if options.Keys, p.source, err = f.localKey(c.Context(), data); err != nil {
+			return nil, err
+		}
+	}
+	if p.claims, err = visa.Verify(data, options); err != nil {
+		return nil, err
+	}
+	if p.claims.Tier != journal.TierSoftware && !f.chain.unproven {
+		return nil, fmt.Errorf("%w: %s: nothing but its key says so: give --root, with --evidence where this host has not granted it, or --allow-unproven-tier", visa.ErrTier, p.claims.Tier)
+	}
+	return p, nil
 }
 
 // localKey finds the key for a visa that this host's own enclave granted.
@@ -159,7 +186,7 @@ func (f *visaVerifyFlags) localKey(ctx context.Context, data []byte) ([]*journal
 	}
 	key, err := keyFromDaemon(ctx)
 	if err != nil {
-		return nil, "", fmt.Errorf("no enclave key: give it with --enclave-key ('raypher evidence key' prints it where the visa was granted); neither a journal here nor a daemon knows it: %w", err)
+		return nil, "", fmt.Errorf("no enclave key: give it with --enclave-key ('raypher evidence key' prints it where the visa was granted): %w", err)
 	}
 	return []*journal.Key{key}, "from raypherd on this host, not pinned", nil
 }
@@ -187,6 +214,9 @@ intent must grant reading and executing it.`,
 			}
 			request.Lifetime = time.Duration(seconds) * time.Second
 			granted, err := requestVisa(c.Context(), request)
+			if err != nil && os.Getenv(instance.AgentSocketVariable) == "" {
+				return fmt.Errorf("%w: $%s is not set: this is no governed program: start it with 'raypher run'", err, instance.AgentSocketVariable)
+			}
 			if err != nil {
 				return err
 			}

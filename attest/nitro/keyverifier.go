@@ -1,0 +1,81 @@
+package nitro
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/raypher/raypher/attest"
+	"github.com/raypher/raypher/evidence"
+	"github.com/raypher/raypher/internal/strictcbor"
+	"github.com/raypher/raypher/journal"
+)
+
+// Binding is the user data of a document about an enclave's signing key, in deterministic CBOR; the document's public key is the
+// signing key as PKIX DER.
+type Binding struct {
+	Epoch         journal.EpochID `cbor:"1,keyasint"`
+	Configuration journal.Hash    `cbor:"2,keyasint"` // hash of the start configuration
+}
+
+// Encode returns the binding as CBOR.
+func (b *Binding) Encode() []byte { return strictcbor.Encode(b) }
+
+// CheckKey refuses documents that are not about a signing key.
+const CheckKey attest.Check = "key"
+
+// KeyVerifier judges the key evidence of tier nitro for package evidence. Expected needs a golden list or PCRs: without them the key
+// could be that of any enclave.
+type KeyVerifier struct {
+	Verifier *Verifier
+	Expected Expected
+	// OwnTime takes a document that was made earlier, for a journal or a log: its certificates, which live for hours, are judged
+	// at the document's own time, and its age is not looked at. Golden sets are judged at Expected.At.
+	OwnTime bool
+}
+
+// VerifyKey implements evidence.KeyVerifier.
+func (v *KeyVerifier) VerifyKey(document []byte) (*evidence.Attested, error) {
+	if v.Expected.Golden == nil && len(v.Expected.PCRs) == 0 {
+		return nil, fmt.Errorf("evidence of tier nitro: neither golden measurements nor PCRs to compare with: any enclave would do")
+	}
+	e, golden := v.Expected, v.Expected.Golden
+	if v.OwnTime {
+		claimed, err := Claimed(document)
+		if err != nil {
+			return nil, err
+		}
+		e.At, e.Golden = claimed.Timestamp, nil
+	}
+	d, err := v.Verifier.Verify(document, e)
+	if err != nil {
+		return nil, err
+	}
+	if v.OwnTime && golden != nil {
+		at := v.Expected.At
+		if at.IsZero() {
+			at = time.Now()
+		}
+		if d.Golden, err = golden.Match(journal.TierNitro, at, d.GoldenValues()); err != nil {
+			return nil, err
+		}
+	}
+	return d.attested()
+}
+
+func (d *Document) attested() (*evidence.Attested, error) {
+	key, err := journal.ParseKey(d.PublicKey)
+	if err != nil {
+		return nil, attest.Refuse(CheckKey, "public_key: %w", err)
+	}
+	var b Binding
+	if err := strictcbor.Decode(d.UserData, MaxFieldSize, &b); err != nil {
+		return nil, attest.Refuse(CheckKey, "user_data is no binding to an epoch: %w", err)
+	}
+	a := &evidence.Attested{
+		Tier: journal.TierNitro, Key: key, Epoch: b.Epoch, ConfigurationHash: b.Configuration, Nonce: d.Nonce, Time: d.Timestamp.UnixNano(),
+	}
+	if d.Golden != nil {
+		a.Golden = d.Golden.Name
+	}
+	return a, nil
+}
