@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -80,6 +81,9 @@ func newOperatorKey(p256 bool) (crypto.Signer, error) {
 // writeNew writes a file that does not exist yet: a key is never overwritten.
 func writeNew(path string, content []byte, mode os.FileMode) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%w: choose another name: a key is never overwritten", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -207,7 +211,7 @@ func readOperatorKey(name string) ([]byte, error) {
 	}
 	block, _ := pem.Decode(text)
 	if block == nil || block.Type != pemType {
-		return nil, fmt.Errorf("no PEM block %q", pemType)
+		return nil, fmt.Errorf("no PEM block %q: name the .pub file that raypher ceiling keygen makes", pemType)
 	}
 	return block.Bytes, nil
 }

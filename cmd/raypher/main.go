@@ -34,17 +34,18 @@ func main() {
 		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		Long: `The guard for AI agents: run puts a program under it, the other commands read, check and prove what it did.
+
+$RAYPHER_RUN_DIR names the run folder of a raypherd that was started with --run-dir; without it the commands talk to the
+host's, at /run/raypher.`,
 	}
 	root.AddCommand(commands()...)
-	for _, c := range root.Commands() {
-		if c.HasSubCommands() {
-			refuseUnknown(c)
-		}
-	}
-	err := root.Execute()
+	explainUsage(root)
+	c, err := root.ExecuteC()
 	if err == nil {
 		return
 	}
+	err = ofCobra(c, err)
 	code := 1
 	var exit *exitError
 	if errors.As(err, &exit) {
@@ -54,16 +55,4 @@ func main() {
 		fmt.Fprintln(os.Stderr, "raypher:", msg)
 	}
 	os.Exit(code)
-}
-
-// refuseUnknown makes a command that only groups others fail on a word that is none of them. Cobra would print the help and
-// succeed, which a script takes for a yes.
-func refuseUnknown(c *cobra.Command) {
-	c.Args = cobra.ArbitraryArgs
-	c.RunE = func(c *cobra.Command, args []string) error {
-		if len(args) == 0 {
-			return c.Help()
-		}
-		return &exitError{code: 2, err: fmt.Errorf("%s: no command %q: see %s --help", c.CommandPath(), args[0], c.CommandPath())}
-	}
 }

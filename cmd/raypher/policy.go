@@ -18,8 +18,8 @@ import (
 
 // Exit codes of the policy commands.
 const (
-	policyInvalid = 1 // the answer is no
-	policyUsage   = 2 // the question could not be asked
+	policyInvalid = 1         // the answer is no
+	policyUsage   = codeUsage // the question could not be asked
 )
 
 // signatureSuffix is added to a policy's file name for the file with its signature.
@@ -35,11 +35,6 @@ Exit codes: 0 yes, 1 the policy is invalid or the answer is no, 2 wrong usage or
 	}
 	c.AddCommand(policyCheckCommand(), policyExplainCommand(), policyHashCommand(), policySchemaCommand(), policyIncludeCommand(),
 		policyKeygenCommand(), policySignCommand(), policyVerifyCommand())
-	for _, sub := range c.Commands() {
-		args := sub.Args
-		sub.Args = func(c *cobra.Command, given []string) error { return usageError(args(c, given)) }
-		sub.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError(err) })
-	}
 	return c
 }
 
@@ -55,7 +50,7 @@ func readPolicy(in io.Reader, file string) (*policy.Policy, error) {
 	if file != "-" {
 		f, err := os.Open(file)
 		if err != nil {
-			return nil, usageError(fmt.Errorf("policy: %w", err))
+			return nil, usageError(fmt.Errorf("policy: %w: name a policy file, or - for standard input", err))
 		}
 		defer f.Close()
 		in = f
@@ -64,7 +59,7 @@ func readPolicy(in io.Reader, file string) (*policy.Policy, error) {
 	}
 	text, err := io.ReadAll(io.LimitReader(in, policy.MaxSize+1))
 	if err != nil {
-		return nil, usageError(fmt.Errorf("policy: %w", err))
+		return nil, usageError(fmt.Errorf("policy: %w: name a policy file, or - for standard input", err))
 	}
 	return policy.Parse(file, text)
 }
@@ -446,7 +441,7 @@ func verifyPolicy(p *policy.Policy, file, folder string) (name string, err error
 	}
 	signature, err := policy.ParseSignature(text)
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", file, err)
+		return "", fmt.Errorf("%s: %w: raypher policy sign writes such a file", file, err)
 	}
 	signers, err := manifest.LoadSigners(folder)
 	if err != nil {
@@ -454,8 +449,15 @@ func verifyPolicy(p *policy.Policy, file, folder string) (name string, err error
 	}
 	for _, signer := range signers {
 		if signer.Name == signature.SignedBy || signer.KeyID() == signature.SignedBy {
-			return signer.Name, signature.Verify(p, signer.Key)
+			err := signature.Verify(p, signer.Key)
+			switch {
+			case errors.Is(err, policy.ErrPolicyChanged):
+				err = fmt.Errorf("%w: get the one that %s signed, or have this one signed with raypher policy sign", err, signer.Name)
+			case err != nil:
+				err = fmt.Errorf("%s: %w with the key of %s: have the policy signed again", file, err, signer.Name)
+			}
+			return signer.Name, err
 		}
 	}
-	return "", fmt.Errorf("%s: signer %q is not trusted: no such .pub in %s", file, signature.SignedBy, folder)
+	return "", fmt.Errorf("%s: signer %q is not trusted: no such .pub in %s: put the key of a signer that you trust there", file, signature.SignedBy, folder)
 }

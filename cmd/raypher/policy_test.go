@@ -9,13 +9,18 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/cobra"
+
 	"github.com/raypher/raypher/policy"
 )
 
 // policyCLI runs one policy command and returns what it printed and its exit code.
 func policyCLI(t *testing.T, in string, args ...string) (out, problems string, code int) {
 	t.Helper()
-	c := policyCommand()
+	c := &cobra.Command{Use: "raypher"}
+	c.AddCommand(policyCommand())
+	explainUsage(c)
+	args = append([]string{"policy"}, args...)
 	var stdout, stderr bytes.Buffer
 	c.SetOut(&stdout)
 	c.SetErr(&stderr)
@@ -58,9 +63,9 @@ func TestPolicyCommands(t *testing.T) {
 		{"check what is bad", "", []string{"check", good, bad}, 1, "ok  " + good, bad + ":2:3: unknown key \"raed\"\n    did you mean read?\n" + bad + ":3:20:"},
 		{"check standard input", "mode: x", []string{"check", "-"}, 1, "", "standard input:1:7:"},
 		{"check JSON", "", []string{"check", "--json", bad}, 1, `"fix": "did you mean read?"`, ""},
-		{"check nothing", "", []string{"check"}, 2, "", "requires at least 1 arg"},
-		{"check a missing file", "", []string{"check", "/nonexistent"}, 2, "", "no such file"},
-		{"unknown flag", "", []string{"check", "--nope", good}, 2, "", "unknown flag"},
+		{"check nothing", "", []string{"check"}, 2, "", "requires at least 1 arg(s), only received 0: usage: raypher policy check FILE... [flags]"},
+		{"check a missing file", "", []string{"check", "/nonexistent"}, 2, "", "no such file or directory: name a policy file, or - for standard input"},
+		{"unknown flag", "", []string{"check", "--nope", good}, 2, "", "raypher policy check: unknown flag: --nope: usage: raypher policy check FILE..."},
 		{"explain", "", []string{"explain", good}, 0, "/srv/app/**", ""},
 		{"explain what is bad", "", []string{"explain", bad}, 1, "", "did you mean read?"},
 		{"explain JSON", "", []string{"explain", "--json", good}, 0, `"warnings"`, ""},

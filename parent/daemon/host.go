@@ -143,7 +143,7 @@ func readPolicy(path string) ([]byte, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("policy of this host: %w", err)
+		return nil, fmt.Errorf("policy of this host: %w: name another with --policy", err)
 	}
 	if _, err := policy.Parse(path, content); err != nil {
 		return nil, fmt.Errorf("policy of this host: %w", err)

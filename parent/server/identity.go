@@ -14,6 +14,7 @@ import (
 
 	"github.com/raypher/raypher/parent/agents"
 	"github.com/raypher/raypher/parent/agents/task"
+	"github.com/raypher/raypher/parent/instance"
 )
 
 // Bounds on connections.
@@ -214,5 +215,5 @@ func (s *Server) asMember(c *caller) error {
 	if c.uid == 0 || s.options.Group >= 0 && slices.Contains(c.groups, uint32(s.options.Group)) {
 		return nil
 	}
-	return fmt.Errorf("%w: user %d is neither root nor in the group of operators: `usermod -aG raypher USER` lets somebody in", agents.ErrNotAllowed, c.uid)
+	return fmt.Errorf("%w: user %d: %s", agents.ErrNotAllowed, c.uid, instance.WhoMayAsk(s.options.Paths.Socket))
 }
