@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
+	"github.com/raypher/raypher/enclave/agenttls"
 	"github.com/raypher/raypher/enclave/ceiling"
 	sequencer "github.com/raypher/raypher/enclave/journal"
 	"github.com/raypher/raypher/enclave/keys"
@@ -48,6 +49,10 @@ const (
 	// streamWorkers are goroutines that are kept for calls, with the stacks that they have grown; a tenth of the time of a
 	// call went into growing new ones.
 	streamWorkers = 128
+	// window and connWindow are what a parent may send before it is read, in bytes. Fixed: gRPC otherwise measures the line
+	// with a ping for every burst and announces each change, which were a third of all system calls.
+	window     = 1 << 20 // of one call
+	connWindow = 4 << 20 // of one connection
 
 	HandshakeTimeout = 10 * time.Second
 	CallTimeout      = 30 * time.Second
@@ -77,6 +82,7 @@ type Server struct {
 	journal *sequencer.Sequencer
 	mint    *mint.Mint
 	keys    *keys.Keys
+	tls     *agenttls.Authority
 	minting chan struct{} // a token for each request of a MintStream that is being answered
 	jobs    chan func()   // to a worker that waits for one
 	idle    atomic.Int64  // workers that wait
@@ -112,6 +118,9 @@ func New(opts Options) (*Server, error) {
 	s.mint = mint.New(mint.Options{
 		Configuration: s.opts.Configuration, Ceiling: s.ceiling, Journal: s.journal, Keys: s.keys, Epoch: s.epoch, Tier: opts.Signer.Tier(),
 	})
+	s.tls = agenttls.New(agenttls.Options{
+		TrustDomain: s.opts.Configuration.TrustDomain, Key: s.key, Ceiling: s.ceiling, Journal: s.journal, Keys: s.keys,
+	})
 	if s.grpc, err = s.newGRPC(); err != nil {
 		s.journal.Close()
 		return nil, err
@@ -144,6 +153,8 @@ func (s *Server) newGRPC() (*grpc.Server, error) {
 		grpc.MaxSendMsgSize(MaxSend),
 		grpc.MaxConcurrentStreams(MaxStreams),
 		grpc.MaxHeaderListSize(maxHeaders),
+		grpc.InitialWindowSize(window),
+		grpc.InitialConnWindowSize(connWindow),
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.ConnectionTimeout(handshake),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
@@ -218,6 +229,11 @@ func asStatus(err error) error {
 		{mint.ErrRate, codes.ResourceExhausted},
 		{mint.ErrDenied, codes.PermissionDenied},
 		{mint.ErrInvalid, codes.InvalidArgument},
+		{agenttls.ErrRate, codes.ResourceExhausted},
+		{agenttls.ErrDenied, codes.PermissionDenied},
+		{agenttls.ErrInvalid, codes.InvalidArgument},
+		{keys.ErrNone, codes.FailedPrecondition},
+		{signer.ErrFull, codes.ResourceExhausted},
 		{ceiling.ErrNone, codes.FailedPrecondition},
 		{ceiling.ErrMalformed, codes.InvalidArgument},
 		{ceiling.ErrSignature, codes.PermissionDenied},

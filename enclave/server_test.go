@@ -135,6 +135,12 @@ func (r *running) alive(t testing.TB) {
 // keepStore plays an honest parent's store until the test ends.
 func keepStore(t testing.TB, client enclavev1.EnclaveClient) {
 	t.Helper()
+	keepStoreOf(t, client, func(*enclavev1.Batch) {})
+}
+
+// keepStoreOf is keepStore for a test that looks at each batch.
+func keepStoreOf(t testing.TB, client enclavev1.EnclaveClient, keep func(*enclavev1.Batch)) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	stream, err := client.Persist(ctx)
 	if err != nil {
@@ -155,6 +161,7 @@ func keepStore(t testing.TB, client enclavev1.EnclaveClient) {
 			if err != nil {
 				return
 			}
+			keep(b)
 			ack := &enclavev1.PersistAck{Epoch: b.GetEpoch(), Size: b.GetFirstIndex() + uint64(len(b.GetEntries()))}
 			stream.Send(&enclavev1.PersistRequest{Message: &enclavev1.PersistRequest_Ack{Ack: ack}})
 		}

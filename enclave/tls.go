@@ -2,7 +2,6 @@ package enclave
 
 import (
 	"context"
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -10,10 +9,8 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/asn1"
 	"errors"
 	"fmt"
-	"io"
 	"math/big"
 	"slices"
 	"time"
@@ -67,7 +64,7 @@ func serverCertificate(ctx context.Context, s signer.Signer) (tls.Certificate, e
 		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(certificateLife),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}
-	signing := certificateSigner{ctx, s}
+	signing := signer.ForX509(ctx, s)
 	issuerDER, err := x509.CreateCertificate(rand.Reader, issuer, issuer, s.Public(), signing)
 	if err != nil {
 		return tls.Certificate{}, err
@@ -82,20 +79,4 @@ func serverCertificate(ctx context.Context, s signer.Signer) (tls.Certificate, e
 		return tls.Certificate{}, err
 	}
 	return tls.Certificate{Certificate: [][]byte{leafDER, issuerDER}, PrivateKey: key}, nil
-}
-
-// certificateSigner is the signing key as x509 wants it.
-type certificateSigner struct {
-	ctx    context.Context
-	signer signer.Signer
-}
-
-func (c certificateSigner) Public() crypto.PublicKey { return c.signer.Public() }
-
-func (c certificateSigner) Sign(_ io.Reader, digest []byte, _ crypto.SignerOpts) ([]byte, error) {
-	raw, err := c.signer.Sign(c.ctx, digest)
-	if err != nil {
-		return nil, err
-	}
-	return asn1.Marshal(struct{ R, S *big.Int }{new(big.Int).SetBytes(raw[:32]), new(big.Int).SetBytes(raw[32:])})
 }

@@ -9,8 +9,12 @@ package signer
 
 import (
 	"context"
+	"crypto"
 	"crypto/ecdsa"
+	"encoding/asn1"
 	"errors"
+	"io"
+	"math/big"
 
 	"github.com/raypher/raypher/journal"
 )
@@ -76,3 +80,21 @@ type adapter struct {
 
 func (a adapter) Public() *ecdsa.PublicKey           { return a.signer.Public() }
 func (a adapter) Sign(digest []byte) ([]byte, error) { return a.signer.Sign(a.ctx, digest) }
+
+// ForX509 adapts s to what crypto/x509 signs with, within ctx: its signatures are in ASN.1 DER.
+func ForX509(ctx context.Context, s Signer) crypto.Signer { return inDER{ctx, s} }
+
+type inDER struct {
+	ctx    context.Context
+	signer Signer
+}
+
+func (d inDER) Public() crypto.PublicKey { return d.signer.Public() }
+
+func (d inDER) Sign(_ io.Reader, digest []byte, _ crypto.SignerOpts) ([]byte, error) {
+	raw, err := d.signer.Sign(d.ctx, digest)
+	if err != nil {
+		return nil, err
+	}
+	return asn1.Marshal(struct{ R, S *big.Int }{new(big.Int).SetBytes(raw[:32]), new(big.Int).SetBytes(raw[32:])})
+}

@@ -61,6 +61,8 @@ type Agent struct {
 	gone    chan struct{}   // closed when nothing of the agent is left
 	blocked atomic.Uint64   // refused actions
 	visas   allowance       // for RequestVisa
+	// handshakes is for TLSCertificate and TLSSign.
+	handshakes allowance
 
 	mu     sync.Mutex
 	state  State

@@ -48,6 +48,9 @@ var (
 type Enclave interface {
 	Mint(context.Context, *enclavev1.MintRequest) (*enclavev1.MintReply, error)
 	Describe(context.Context) (*enclavev1.Description, error)
+	// Both on a visa that it has granted: a TLS certificate, and the signature of a TLS 1.3 client over a transcript hash.
+	TLSCertificate(ctx context.Context, visa []byte) ([][]byte, error)
+	TLSSign(ctx context.Context, visa, transcript []byte) ([]byte, error)
 }
 
 // NetworkGuard holds the network of agents in the kernel; netguard.Guard is one.

@@ -33,8 +33,9 @@ import (
 
 // Bounds of what a caller may send and hold.
 const (
-	maxMessage       = 4 << 20 // bytes; a policy and a manifest at the most
-	maxStreams       = 64      // calls at once on one connection
+	maxMessage       = 4 << 20   // bytes; a policy and a manifest at the most
+	maxStreams       = 64        // calls at once on one connection
+	window           = 256 << 10 // bytes on their way; fixed, or gRPC would measure each new connection with pings
 	handshakeTimeout = 5 * time.Second
 	idleTimeout      = 10 * time.Minute // of a loopback connection
 	stopTimeout      = 2 * time.Second  // for calls under way when raypherd ends
@@ -45,6 +46,7 @@ type Enclave interface {
 	Describe(context.Context) (*enclavev1.Description, error)
 	InstallCeiling(context.Context, []byte) (*enclavev1.Description, error)
 	Attest(ctx context.Context, nonce []byte) (*enclavev1.Evidence, error)
+	DescribeKey(context.Context, *enclavev1.DescribeKeyRequest) (*enclavev1.KeyDescription, error)
 	Reachable() error
 }
 
@@ -124,6 +126,8 @@ func (s *Server) add(l net.Listener, t *transport, register func(*grpc.Server)) 
 		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.InitialWindowSize(window),
+		grpc.InitialConnWindowSize(window),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: idleTimeout}),
 		grpc.UnaryInterceptor(s.unary),
 		grpc.StreamInterceptor(s.stream),
