@@ -251,7 +251,7 @@ func once(t *testing.T, anchor lease.Anchor) {
 	}
 	lives, spent := []*life{&first}, uint64(0)
 	random := mathrand.New(mathrand.NewPCG(1, 2))
-	for range 200 {
+	for range 100 {
 		clock.Pass(time.Minute) // no lease is too fast
 		l := lives[random.IntN(len(lives))]
 		switch random.IntN(8) {
