@@ -9,6 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
+	"github.com/raypher/raypher/parent/instance"
+	"github.com/raypher/raypher/parent/relay"
 	"github.com/raypher/raypher/parent/warden"
 )
 
@@ -32,7 +34,8 @@ func wardenCommand() *cobra.Command {
 			}
 			err := warden.Run(context.Background(), warden.Options{
 				Runner: warden.Inherited(conversationFD), Connect: warden.Dial(socket), Output: os.Stderr,
-				JSON: asJSON, Color: term.IsTerminal(int(os.Stderr.Fd())) && os.Getenv("NO_COLOR") == "",
+				Relay: relay.NewClient(instance.RelayBeside(socket)),
+				JSON:  asJSON, Color: term.IsTerminal(int(os.Stderr.Fd())) && os.Getenv("NO_COLOR") == "",
 			})
 			if err != nil {
 				return &exitError{code: 1} // the runner, or the person at the terminal, was told

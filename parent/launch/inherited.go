@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/raypher/raypher/parent/relay"
 )
 
 // checkIdentity refuses a process on its way from one user to another: the warden must be able to stand in for the agent.
@@ -20,14 +22,12 @@ func checkIdentity() error {
 	return nil
 }
 
-// yamaScope says who may look into a process (Documentation/admin-guide/LSM/Yama.rst). With 1 only its parents may, and the
-// warden is none: it could not read the paths of the agent's calls, and everything would be refused.
-const yamaScope = "/proc/sys/kernel/yama/ptrace_scope"
-
+// checkYama refuses the one setting under which nobody may look into another process, not even root: raypherd could not stand in
+// for the warden (package relay).
 func checkYama() error {
-	raw, err := os.ReadFile(yamaScope)
-	if scope := strings.TrimSpace(string(raw)); err == nil && scope != "0" {
-		return guardFailure("kernel.yama.ptrace_scope is %s: the warden could not see what the agent asks for: sysctl kernel.yama.ptrace_scope=0", scope)
+	if scope := relay.Scope(); scope >= relay.ScopeNobody {
+		return guardFailure("kernel.yama.ptrace_scope is %d: nobody may look at what the agent asks for, not even root: take that "+
+			"setting out of /etc/sysctl.d and start the machine anew, it cannot be lowered", scope)
 	}
 	return nil
 }

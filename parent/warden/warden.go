@@ -21,6 +21,7 @@ import (
 	"github.com/raypher/raypher/journal"
 	"github.com/raypher/raypher/parent/guard/broker"
 	"github.com/raypher/raypher/parent/guard/floor"
+	"github.com/raypher/raypher/parent/relay"
 	"github.com/raypher/raypher/policy"
 	parentv1 "github.com/raypher/raypher/proto/parent/v1"
 	"github.com/raypher/raypher/visa"
@@ -40,7 +41,9 @@ type Floor struct {
 type Options struct {
 	Runner  *Conversation
 	Connect Connect
-	Output  *os.File // where lines for the person go; nil: nowhere
+	Relay   *relay.Client // what Yama keeps from a warden; nil: it stays refused
+	Relayed bool          // ask it from the start, whatever Yama is set to: for tests
+	Output  *os.File      // where lines for the person go; nil: nowhere
 	JSON    bool
 	Color   bool
 }
@@ -50,6 +53,7 @@ type warden struct {
 	options Options
 	key     []byte // COSE_Key that the visas confirm
 	granted *parentv1.Granted
+	relayed bool           // Yama keeps the warden from its agent
 	permit  *policy.Policy // of the launch
 	pass    pass
 	visaID  atomic.Pointer[[]byte]
@@ -83,6 +87,9 @@ func Run(ctx context.Context, o Options) error {
 		return w.fail(err)
 	}
 	defer w.freezer.close()
+	if err := w.tryRelay(int(launch.RunnerPid)); err != nil {
+		return w.fail(err)
+	}
 	if err := w.receiveFloor(); err != nil {
 		return w.fail(err)
 	}
@@ -220,6 +227,7 @@ func (w *warden) receiveFloor() error {
 		Listener: fds[0], Permit: floor.Resolved(w.permit), Coverage: floor.Covers(f.Grants, f.Open),
 		Closed: f.Closed, Sealed: f.Sealed, Devices: f.Devices, Cgroup: cgroup,
 		VisaPath: w.granted.VisaPath, Visa: w.pass.get, AgentSocket: w.granted.AgentSocket,
+		Relay: w.options.Relay, Relayed: w.relayed,
 		Report: w.report, Count: w.count, Kill: w.kill,
 	})
 	return err
