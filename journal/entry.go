@@ -80,10 +80,15 @@ func (e Entry) Encode() ([]byte, error) {
 	if e.Type == 0 {
 		return nil, fmt.Errorf("journal entry: no type")
 	}
-	if e.Payload == nil {
-		e.Payload = []byte{} // an empty byte string, not null
-	}
-	raw := strictcbor.Encode(e)
+	// By hand because every visa goes through here; the test compares it with a general encoder.
+	raw := make(cborscan.Output, 0, len(e.Payload)+32)
+	raw.Map(3)
+	raw.Uint(1)
+	raw.Uint(uint64(e.Type))
+	raw.Uint(2)
+	raw.Int(e.Time)
+	raw.Uint(3)
+	raw.Bytes(e.Payload)
 	if len(raw) > MaxEntrySize {
 		return nil, fmt.Errorf("journal entry: %d bytes, the limit is %d", len(raw), MaxEntrySize)
 	}

@@ -35,27 +35,21 @@ func decide(c *ceiling.Ceiling, r *enclavev1.MintRequest) (*decision, error) {
 
 // decisionKey covers everything that narrow and the check of the confirmation key read, each part with its length.
 func decisionKey(c *ceiling.Ceiling, r *enclavev1.MintRequest) [sha256.Size]byte {
-	h := sha256.New()
-	var length [8]byte
-	write := func(part []byte) {
-		binary.BigEndian.PutUint64(length[:], uint64(len(part)))
-		h.Write(length[:])
-		h.Write(part)
-	}
+	parts := make([]byte, 0, 1024) // as much as most requests have
+	bytes := func(part []byte) { parts = append(binary.BigEndian.AppendUint64(parts, uint64(len(part))), part...) }
+	text := func(part string) { parts = append(binary.BigEndian.AppendUint64(parts, uint64(len(part))), part...) }
 	a := r.GetAsserted()
-	write(c.Hash[:])
-	write(r.GetPolicy())
-	write(r.GetManifest())
-	write(r.GetIntent())
-	write(r.GetConfirmationKey())
-	write([]byte(namespace(r)))
-	write([]byte(r.GetName()))
-	write([]byte(a.GetUser()))
-	write([]byte(a.GetHome()))
-	write(a.GetBinarySha256())
-	binary.BigEndian.PutUint64(length[:], uint64(a.GetUid()))
-	h.Write(length[:])
-	return [sha256.Size]byte(h.Sum(nil))
+	bytes(c.Hash[:])
+	bytes(r.GetPolicy())
+	bytes(r.GetManifest())
+	bytes(r.GetIntent())
+	bytes(r.GetConfirmationKey())
+	text(namespace(r))
+	text(r.GetName())
+	text(a.GetUser())
+	text(a.GetHome())
+	bytes(a.GetBinarySha256())
+	return sha256.Sum256(binary.BigEndian.AppendUint64(parts, uint64(a.GetUid())))
 }
 
 // narrow is ceiling ⊇ policy ⊇ manifest ⊇ intent. What asks beyond the level above it is an error that lists every item.
