@@ -8,8 +8,7 @@ import (
 	"fmt"
 	"math/big"
 
-	"github.com/fxamacker/cbor/v2"
-
+	"github.com/raypher/raypher/internal/cose1"
 	"github.com/raypher/raypher/internal/strictcbor"
 )
 
@@ -21,27 +20,9 @@ type protectedHeader struct {
 	Structure uint64   `cbor:"395,keyasint,omitempty"`
 }
 
-type sign1 struct {
-	_           struct{} `cbor:",toarray"`
-	Protected   []byte
-	Unprotected map[int64]cbor.RawMessage
-	Payload     []byte
-	Signature   []byte
-}
-
-type toBeSigned struct {
-	_         struct{} `cbor:",toarray"`
-	Context   string
-	Protected []byte
-	External  []byte
-	Payload   []byte
-}
-
 const (
-	algorithmES256 = -7   // RFC 9053, table 1
-	tagSign1       = 0xd2 // tag 18, RFC 9052, section 2
-	signatureSize  = 64   // r || s
-	vdsRFC9162     = 1    // COSE Receipts: RFC9162_SHA256
+	signatureSize = cose1.SignatureSize // r || s
+	vdsRFC9162    = 1                   // COSE Receipts: RFC9162_SHA256
 )
 
 // Errors of signed messages.
@@ -64,8 +45,7 @@ func signMessage(typ string, structure uint64, payload []byte, signer Signer) ([
 	if len(signature) != signatureSize {
 		return nil, fmt.Errorf("sign: the signer returned %d bytes instead of %d (r || s)", len(signature), signatureSize)
 	}
-	body := strictcbor.Encode(sign1{Protected: protected, Unprotected: map[int64]cbor.RawMessage{}, Payload: payload, Signature: signature})
-	return append([]byte{tagSign1}, body...), nil
+	return (&cose1.Message{Protected: protected, Payload: payload, Signature: signature}).Encode(), nil
 }
 
 func protectedFor(typ string, structure uint64, public *ecdsa.PublicKey) ([]byte, error) {
@@ -73,7 +53,7 @@ func protectedFor(typ string, structure uint64, public *ecdsa.PublicKey) ([]byte
 	if err != nil {
 		return nil, err
 	}
-	return strictcbor.Encode(protectedHeader{Algorithm: algorithmES256, KeyID: key.ID(), Type: typ, Structure: structure}), nil
+	return strictcbor.Encode(protectedHeader{Algorithm: cose1.AlgorithmES256, KeyID: key.ID(), Type: typ, Structure: structure}), nil
 }
 
 // message is a COSE_Sign1 whose form was checked and whose signature was not.
@@ -86,29 +66,14 @@ type message struct {
 
 // parseMessage reads a COSE_Sign1 of the given type. Its slices point into copies, not into data.
 func parseMessage(typ string, structure uint64, data []byte, limit int) (*message, error) {
-	if len(data) == 0 || len(data) > limit {
-		return nil, fmt.Errorf("%d bytes, expected 1 to %d", len(data), limit)
-	}
-	if data[0] != tagSign1 {
-		return nil, errors.New("not a COSE_Sign1 (tag 18)")
-	}
-	var m sign1
-	if err := strictcbor.Decode(data[1:], limit, &m); err != nil {
+	var h protectedHeader
+	m, err := cose1.Decode(data, limit, &h)
+	if err != nil {
 		return nil, err
 	}
-	if len(m.Unprotected) != 0 || m.Unprotected == nil {
-		return nil, errors.New("the unprotected header is not empty")
-	}
-	if len(m.Signature) != signatureSize || len(m.Payload) == 0 {
-		return nil, errors.New("no payload, or the signature does not have 64 bytes")
-	}
-	var h protectedHeader
-	if err := strictcbor.Decode(m.Protected, limit, &h); err != nil {
-		return nil, fmt.Errorf("protected header: %w", err)
-	}
-	if h.Algorithm != algorithmES256 || h.Type != typ || h.Structure != structure {
+	if h.Algorithm != cose1.AlgorithmES256 || h.Type != typ || h.Structure != structure {
 		return nil, fmt.Errorf("protected header: algorithm %d, typ %.64q, vds %d: expected %d, %q, %d",
-			h.Algorithm, h.Type, h.Structure, algorithmES256, typ, structure)
+			h.Algorithm, h.Type, h.Structure, cose1.AlgorithmES256, typ, structure)
 	}
 	return &message{keyID: h.KeyID, protected: m.Protected, payload: m.Payload, signature: m.Signature}, nil
 }
@@ -127,7 +92,7 @@ func (m *message) verify(key *Key) error {
 
 // digestToSign is the SHA-256 of the Sig_structure (RFC 9052, section 4.4).
 func digestToSign(protected, payload []byte) [32]byte {
-	return sha256.Sum256(strictcbor.Encode(toBeSigned{Context: "Signature1", Protected: protected, External: []byte{}, Payload: payload}))
+	return sha256.Sum256(cose1.ToBeSigned(protected, payload))
 }
 
 // VerifySignature checks a raw signature r || s on a SHA-256 digest.
