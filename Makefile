@@ -8,11 +8,18 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 # The same flags everywhere: static programs without machine paths in them.
 BUILD := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 
+# The enclave's program: its bytes are measured, so that everything which changes them stands here. VERSION is one of its inputs.
+ENCLAVE_GO ?= 1.26.8
+ENCLAVE_ARCH ?= amd64
+ENCLAVE_OUT ?= dist/enclave/raypher-enclave
+ENCLAVE_BUILD := GOTOOLCHAIN=go$(ENCLAVE_GO) GOFLAGS=-trimpath GOWORK=off GOOS=linux GOARCH=$(ENCLAVE_ARCH) GOAMD64=v1 GOARM64=v8.0 \
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -buildid= -X main.version=$(VERSION)'
+
 PREFIX ?= /usr/local
 UNITS ?= /usr/lib/systemd/system
 
 .DEFAULT_GOAL := build
-.PHONY: build programs help deps demo demo-openclaw test bench fuzz generate arm64 install uninstall clean
+.PHONY: build programs help deps demo demo-openclaw test bench fuzz generate arm64 enclave install uninstall clean
 
 build: programs ## build raypher, raypherd and raypher-enclave into bin/ (the default)
 
@@ -51,6 +58,10 @@ generate: deps ## protocol code and BPF objects from their sources
 arm64: ## cross-build the three programs for linux/arm64 into dist/arm64/
 	@mkdir -p dist/arm64
 	GOOS=linux GOARCH=arm64 $(BUILD) -o dist/arm64/ $(PROGRAMS:%=./cmd/%)
+
+enclave: ## the enclave's program as it goes into an image, the same bytes everywhere (ENCLAVE_OUT, VERSION)
+	@mkdir -p $(dir $(ENCLAVE_OUT))
+	$(ENCLAVE_BUILD) -o $(ENCLAVE_OUT) ./cmd/raypher-enclave
 
 install: build ## programs, units, the group raypher and the user raypher-enclave (root; PREFIX, DESTDIR)
 	DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" UNITS="$(UNITS)" scripts/install.sh $(BIN)
