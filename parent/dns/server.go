@@ -50,17 +50,35 @@ func Listen(o Options) (*Server, error) {
 		s.options.Hosts = hostsPath
 	}
 	s.reports = newReports(o.Report)
-	attempts := 1
-	if o.Port == 0 {
-		attempts = 32 // a port that is free for UDP may be taken for TCP
+	if err := s.openSame(); err != nil {
+		return nil, fmt.Errorf("dns forwarder: %w", err)
 	}
-	for range attempts {
-		if err = s.open(); err == nil {
-			return s, nil
+	return s, nil
+}
+
+// maxPorts is how many ports that the kernel offers are tried.
+const maxPorts = 512
+
+// openSame opens the one port for UDP and TCP on each address. The kernel offers one that is free for UDP on the first of them; it
+// may be taken on the others. The sockets of failed attempts stay open until one succeeds, so that no port is offered twice.
+func (s *Server) openSame() error {
+	var failed []*dns.Server
+	defer func() { shut(failed) }()
+	for range maxPorts {
+		err := s.open()
+		if err == nil {
+			return nil
 		}
-		s.shut()
+		none := len(s.servers) == 0 // not even the first socket could be opened: no port is left
+		failed, s.servers = append(failed, s.servers...), nil
+		switch {
+		case errors.Is(err, syscall.EADDRINUSE) && s.options.Port != 0:
+			return fmt.Errorf("%w: choose another with --dns-port, or leave it out for one that is free", err)
+		case !errors.Is(err, syscall.EADDRINUSE) || none:
+			return err
+		}
 	}
-	return nil, fmt.Errorf("dns forwarder: %w", err)
+	return fmt.Errorf("none of %d ports is free for UDP and TCP on every loopback address", maxPorts)
 }
 
 // open opens UDP and TCP on 127.0.0.1 and, where there is one, on [::1].
@@ -96,8 +114,10 @@ func (s *Server) serve(d *dns.Server) {
 	s.servers = append(s.servers, d)
 }
 
-func (s *Server) shut() {
-	for _, d := range s.servers {
+func (s *Server) shut() { shut(s.servers) }
+
+func shut(servers []*dns.Server) {
+	for _, d := range servers {
 		if d.PacketConn != nil {
 			d.PacketConn.Close()
 		}
