@@ -29,6 +29,7 @@ import (
 	"github.com/raypher/raypher/enclave/ceiling"
 	sequencer "github.com/raypher/raypher/enclave/journal"
 	"github.com/raypher/raypher/enclave/keys"
+	"github.com/raypher/raypher/enclave/lease"
 	"github.com/raypher/raypher/enclave/mint"
 	"github.com/raypher/raypher/enclave/signer"
 	"github.com/raypher/raypher/journal"
@@ -61,8 +62,9 @@ const (
 // Options of a server.
 type Options struct {
 	Signer        signer.Signer
+	Leases        lease.Anchor // where leases of credit are counted; nil: nowhere, so there is none
 	Configuration *startconf.Configuration
-	State         string // folder for the ceiling; exists, private
+	State         string // folder for the ceiling and the grant; exists, private
 	Development   bool   // make what is missing: an operator key, and a ceiling that permits everything
 	Version       string
 	Log           *slog.Logger
@@ -81,6 +83,7 @@ type Server struct {
 	ceiling *ceiling.Store
 	journal *sequencer.Sequencer
 	mint    *mint.Mint
+	credit  *lease.Ledger
 	keys    *keys.Keys
 	tls     *agenttls.Authority
 	minting chan struct{} // a token for each request of a MintStream that is being answered
@@ -115,6 +118,12 @@ func New(opts Options) (*Server, error) {
 		return nil, err
 	}
 	s.keys = keys.New(keys.Options{Signer: opts.Signer, Journal: s.journal, Epoch: s.epoch, Configuration: s.conf})
+	if opts.Leases == nil {
+		opts.Leases = lease.None(opts.Signer.Tier(), errors.New("this enclave was started without one"))
+	}
+	s.credit = lease.NewLedger(lease.Options{
+		State: opts.State, OperatorKeys: s.opts.Configuration.OperatorKeys, Anchor: opts.Leases, Journal: onRecord{s.journal}, Log: opts.Log,
+	})
 	s.mint = mint.New(mint.Options{
 		Configuration: s.opts.Configuration, Ceiling: s.ceiling, Journal: s.journal, Keys: s.keys, Epoch: s.epoch, Tier: opts.Signer.Tier(),
 	})
@@ -238,6 +247,11 @@ func asStatus(err error) error {
 		{ceiling.ErrMalformed, codes.InvalidArgument},
 		{ceiling.ErrSignature, codes.PermissionDenied},
 		{ceiling.ErrVersion, codes.FailedPrecondition},
+		{lease.ErrMalformed, codes.InvalidArgument},
+		{lease.ErrSignature, codes.PermissionDenied},
+		{lease.ErrVersion, codes.FailedPrecondition},
+		{lease.ErrNoCredit, codes.FailedPrecondition},
+		{lease.ErrAnchor, codes.FailedPrecondition},
 		{sequencer.ErrNoStore, codes.Unavailable},
 		{sequencer.ErrClosed, codes.Unavailable},
 		{sequencer.ErrTooLarge, codes.InvalidArgument},

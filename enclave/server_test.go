@@ -27,6 +27,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/raypher/raypher/enclave/lease"
 	"github.com/raypher/raypher/enclave/signer/software"
 	"github.com/raypher/raypher/journal"
 	"github.com/raypher/raypher/policy"
@@ -70,11 +71,15 @@ func serve(t testing.TB) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
+	leases, err := lease.OpenSoftware(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
 	caller, hash := certificate(t)
 	configuration := &startconf.Configuration{CallerKeys: []startconf.KeyHash{hash}}
 	configuration.Defaults()
 	s, err := New(Options{
-		Signer: key, Configuration: configuration, State: dir, Development: true, Version: "test",
+		Signer: key, Leases: leases, Configuration: configuration, State: dir, Development: true, Version: "test",
 		Log: slog.New(slog.DiscardHandler), handshake: 200 * time.Millisecond,
 	})
 	if err != nil {

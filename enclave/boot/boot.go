@@ -82,7 +82,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	defer signer.Close()
 	server, err := enclave.New(enclave.Options{
-		Signer: signer, Configuration: configuration, State: o.State, Development: o.Development, Version: o.Version, Log: o.Log,
+		Signer: signer, Leases: key.leases(ctx, o, signer), Configuration: configuration, State: o.State, Development: o.Development, Version: o.Version, Log: o.Log,
 	})
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/raypher/raypher/enclave/lease"
 	"github.com/raypher/raypher/enclave/signer"
 	"github.com/raypher/raypher/enclave/signer/software"
 	"github.com/raypher/raypher/enclave/signer/tpm"
@@ -71,6 +72,28 @@ func (c *chosen) open(ctx context.Context, o Options) (signer.Signer, error) {
 		o.Log.Info("made a signing key in the TPM", "device", c.device)
 	}
 	return key, nil
+}
+
+// leases is the counter of leases beside the key. Without one there is no credit; everything else works.
+func (c *chosen) leases(ctx context.Context, o Options, key signer.Signer) lease.Anchor {
+	inTPM, ok := key.(*tpm.Key)
+	if !ok {
+		anchor, err := lease.OpenSoftware(o.State)
+		if err != nil {
+			o.Log.Error("no credit can be granted: no counter of leases", "reason", err)
+			return lease.None(key.Tier(), err)
+		}
+		return anchor
+	}
+	anchor, made, err := inTPM.Counter(ctx)
+	if err != nil {
+		o.Log.Error("no credit can be granted: no counter of leases", "reason", err)
+		return lease.None(key.Tier(), err)
+	}
+	if made {
+		o.Log.Info("made a counter of leases in the TPM: grants have to name it", "index", fmt.Sprintf("%#x", anchor.Index()), "anchor", fmt.Sprintf("sha256:%x", anchor.ID()))
+	}
+	return anchor
 }
 
 // serve runs until it returns, or until the device is lost: the process cannot open it again, so it ends, and whoever

@@ -65,6 +65,9 @@ type wireGrant struct {
 	NotAfter  int64    `cbor:"10,keyasint"`
 }
 
+// Signed is the grant as it was signed.
+func (g *Grant) Signed() []byte { return g.signed }
+
 // Leases is how many leases the grant has.
 func (g *Grant) Leases() uint64 { return (g.Cap + g.Lease - 1) / g.Lease }
 

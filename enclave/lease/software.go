@@ -110,7 +110,9 @@ func (s *Software) change(_ context.Context, f func(*counterFile) (bool, error))
 		return fmt.Errorf("%w: %w", ErrAnchor, err)
 	}
 	defer lock.Close() // ends the lock
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+	// A lock of the open file and not flock(2), which the enclave's sandbox has no use for otherwise.
+	whole := unix.Flock_t{Type: unix.F_WRLCK}
+	if err := unix.FcntlFlock(lock.Fd(), unix.F_OFD_SETLKW, &whole); err != nil {
 		return fmt.Errorf("%w: lock: %w", ErrAnchor, err)
 	}
 	var c counterFile

@@ -182,6 +182,22 @@ func (e *enclave) Attest(ctx context.Context, nonce []byte) (*enclavev1.Evidence
 	return l.Attest(ctx, nonce)
 }
 
+func (e *enclave) InstallGrant(ctx context.Context, grant []byte) (*enclavev1.GrantStatus, error) {
+	l, err := e.get()
+	if err != nil {
+		return nil, err
+	}
+	return l.InstallGrant(ctx, grant)
+}
+
+func (e *enclave) DescribeGrant(ctx context.Context) (*enclavev1.GrantStatus, error) {
+	l, err := e.get()
+	if err != nil {
+		return nil, err
+	}
+	return l.DescribeGrant(ctx)
+}
+
 // Reachable says whether visas can be granted now, and if not, why.
 func (e *enclave) Reachable() error {
 	l, err := e.get()

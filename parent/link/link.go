@@ -222,6 +222,18 @@ func (l *Link) InstallCeiling(ctx context.Context, bundle []byte) (*enclavev1.De
 	return d, l.explain(err)
 }
 
+// InstallGrant hands the enclave a grant of credit that an operator key has signed.
+func (l *Link) InstallGrant(ctx context.Context, grant []byte) (*enclavev1.GrantStatus, error) {
+	s, err := l.client.InstallGrant(ctx, &enclavev1.InstallGrantRequest{Grant: grant})
+	return s, l.explain(err)
+}
+
+// DescribeGrant asks how credit stands.
+func (l *Link) DescribeGrant(ctx context.Context) (*enclavev1.GrantStatus, error) {
+	s, err := l.client.DescribeGrant(ctx, &enclavev1.DescribeGrantRequest{})
+	return s, l.explain(err)
+}
+
 // explain gives an error of a call its meaning for the parent.
 func (l *Link) explain(err error) error {
 	if err == nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/raypher/raypher/journal"
 	"github.com/raypher/raypher/parent/events"
+	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
 	parentv1 "github.com/raypher/raypher/proto/parent/v1"
 )
 
@@ -123,4 +124,30 @@ func (s *operator) Attest(ctx context.Context, r *parentv1.OperatorAttestRequest
 		return nil, err
 	}
 	return &parentv1.OperatorAttestation{Tier: e.GetTier(), Document: e.GetDocument()}, nil
+}
+
+// InstallGrant hands a grant of credit to the enclave, which checks the operator's signature.
+func (s *operator) InstallGrant(ctx context.Context, r *parentv1.OperatorInstallGrantRequest) (*parentv1.OperatorGrantStatus, error) {
+	status, err := s.server.options.Enclave.InstallGrant(ctx, r.Grant)
+	if err != nil {
+		return nil, err
+	}
+	s.server.options.Log.Info("a new grant is in force")
+	return grantStatus(status), nil
+}
+
+// DescribeGrant says how credit stands.
+func (s *operator) DescribeGrant(ctx context.Context, _ *parentv1.OperatorDescribeGrantRequest) (*parentv1.OperatorGrantStatus, error) {
+	status, err := s.server.options.Enclave.DescribeGrant(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return grantStatus(status), nil
+}
+
+func grantStatus(s *enclavev1.GrantStatus) *parentv1.OperatorGrantStatus {
+	return &parentv1.OperatorGrantStatus{
+		Anchor: s.GetAnchor(), AnchorTier: s.GetAnchorTier(), Counter: s.GetCounter(), HighestVersion: s.GetHighestVersion(),
+		AnchorError: s.GetAnchorError(), Grant: s.GetGrant(), Taken: s.GetTaken(), Open: s.GetOpen(), Left: s.GetLeft(), Closed: s.GetClosed(),
+	}
 }

@@ -46,6 +46,8 @@ type Enclave interface {
 	Describe(context.Context) (*enclavev1.Description, error)
 	InstallCeiling(context.Context, []byte) (*enclavev1.Description, error)
 	Attest(ctx context.Context, nonce []byte) (*enclavev1.Evidence, error)
+	InstallGrant(ctx context.Context, grant []byte) (*enclavev1.GrantStatus, error)
+	DescribeGrant(context.Context) (*enclavev1.GrantStatus, error)
 	DescribeKey(context.Context, *enclavev1.DescribeKeyRequest) (*enclavev1.KeyDescription, error)
 	Reachable() error
 }

@@ -1507,6 +1507,202 @@ func (x *TLSSignReply) GetSignature() []byte {
 	return nil
 }
 
+type InstallGrantRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Grant         []byte                 `protobuf:"bytes,1,opt,name=grant,proto3" json:"grant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InstallGrantRequest) Reset() {
+	*x = InstallGrantRequest{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InstallGrantRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InstallGrantRequest) ProtoMessage() {}
+
+func (x *InstallGrantRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InstallGrantRequest.ProtoReflect.Descriptor instead.
+func (*InstallGrantRequest) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *InstallGrantRequest) GetGrant() []byte {
+	if x != nil {
+		return x.Grant
+	}
+	return nil
+}
+
+type DescribeGrantRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DescribeGrantRequest) Reset() {
+	*x = DescribeGrantRequest{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeGrantRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeGrantRequest) ProtoMessage() {}
+
+func (x *DescribeGrantRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeGrantRequest.ProtoReflect.Descriptor instead.
+func (*DescribeGrantRequest) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{25}
+}
+
+type GrantStatus struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Anchor         []byte                 `protobuf:"bytes,1,opt,name=anchor,proto3" json:"anchor,omitempty"`                                        // ID of the counter of leases, 32 bytes
+	AnchorTier     string                 `protobuf:"bytes,2,opt,name=anchor_tier,json=anchorTier,proto3" json:"anchor_tier,omitempty"`              // where the counter lies: software is no protection
+	Counter        uint64                 `protobuf:"varint,3,opt,name=counter,proto3" json:"counter,omitempty"`                                     // the baseline that a grant signed now names
+	HighestVersion uint64                 `protobuf:"varint,4,opt,name=highest_version,json=highestVersion,proto3" json:"highest_version,omitempty"` // of all grants that were ever in force on this counter
+	AnchorError    string                 `protobuf:"bytes,5,opt,name=anchor_error,json=anchorError,proto3" json:"anchor_error,omitempty"`           // why the counter cannot be read; then the three above say nothing
+	Grant          []byte                 `protobuf:"bytes,6,opt,name=grant,proto3" json:"grant,omitempty"`                                          // in force, as it was signed; empty: none
+	Taken          uint64                 `protobuf:"varint,7,opt,name=taken,proto3" json:"taken,omitempty"`                                         // leases of the grant, lost ones too
+	Open           uint64                 `protobuf:"varint,8,opt,name=open,proto3" json:"open,omitempty"`                                           // left of the open lease, in the grant's unit
+	Left           uint64                 `protobuf:"varint,9,opt,name=left,proto3" json:"left,omitempty"`                                           // in the leases that were not taken yet
+	Closed         string                 `protobuf:"bytes,10,opt,name=closed,proto3" json:"closed,omitempty"`                                       // why nothing can be spent; empty: something can, or the grant is used up
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *GrantStatus) Reset() {
+	*x = GrantStatus{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrantStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrantStatus) ProtoMessage() {}
+
+func (x *GrantStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrantStatus.ProtoReflect.Descriptor instead.
+func (*GrantStatus) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *GrantStatus) GetAnchor() []byte {
+	if x != nil {
+		return x.Anchor
+	}
+	return nil
+}
+
+func (x *GrantStatus) GetAnchorTier() string {
+	if x != nil {
+		return x.AnchorTier
+	}
+	return ""
+}
+
+func (x *GrantStatus) GetCounter() uint64 {
+	if x != nil {
+		return x.Counter
+	}
+	return 0
+}
+
+func (x *GrantStatus) GetHighestVersion() uint64 {
+	if x != nil {
+		return x.HighestVersion
+	}
+	return 0
+}
+
+func (x *GrantStatus) GetAnchorError() string {
+	if x != nil {
+		return x.AnchorError
+	}
+	return ""
+}
+
+func (x *GrantStatus) GetGrant() []byte {
+	if x != nil {
+		return x.Grant
+	}
+	return nil
+}
+
+func (x *GrantStatus) GetTaken() uint64 {
+	if x != nil {
+		return x.Taken
+	}
+	return 0
+}
+
+func (x *GrantStatus) GetOpen() uint64 {
+	if x != nil {
+		return x.Open
+	}
+	return 0
+}
+
+func (x *GrantStatus) GetLeft() uint64 {
+	if x != nil {
+		return x.Left
+	}
+	return 0
+}
+
+func (x *GrantStatus) GetClosed() string {
+	if x != nil {
+		return x.Closed
+	}
+	return ""
+}
+
 var File_enclave_v1_enclave_proto protoreflect.FileDescriptor
 
 const file_enclave_v1_enclave_proto_rawDesc = "" +
@@ -1622,7 +1818,23 @@ const file_enclave_v1_enclave_proto_rawDesc = "" +
 	"\x04visa\x18\x01 \x01(\fR\x04visa\x12'\n" +
 	"\x0ftranscript_hash\x18\x02 \x01(\fR\x0etranscriptHash\",\n" +
 	"\fTLSSignReply\x12\x1c\n" +
-	"\tsignature\x18\x01 \x01(\fR\tsignature2\xcf\x06\n" +
+	"\tsignature\x18\x01 \x01(\fR\tsignature\"+\n" +
+	"\x13InstallGrantRequest\x12\x14\n" +
+	"\x05grant\x18\x01 \x01(\fR\x05grant\"\x16\n" +
+	"\x14DescribeGrantRequest\"\x98\x02\n" +
+	"\vGrantStatus\x12\x16\n" +
+	"\x06anchor\x18\x01 \x01(\fR\x06anchor\x12\x1f\n" +
+	"\vanchor_tier\x18\x02 \x01(\tR\n" +
+	"anchorTier\x12\x18\n" +
+	"\acounter\x18\x03 \x01(\x04R\acounter\x12'\n" +
+	"\x0fhighest_version\x18\x04 \x01(\x04R\x0ehighestVersion\x12!\n" +
+	"\fanchor_error\x18\x05 \x01(\tR\vanchorError\x12\x14\n" +
+	"\x05grant\x18\x06 \x01(\fR\x05grant\x12\x14\n" +
+	"\x05taken\x18\a \x01(\x04R\x05taken\x12\x12\n" +
+	"\x04open\x18\b \x01(\x04R\x04open\x12\x12\n" +
+	"\x04left\x18\t \x01(\x04R\x04left\x12\x16\n" +
+	"\x06closed\x18\n" +
+	" \x01(\tR\x06closed2\x85\b\n" +
 	"\aEnclave\x12P\n" +
 	"\bDescribe\x12#.raypher.enclave.v1.DescribeRequest\x1a\x1f.raypher.enclave.v1.Description\x12L\n" +
 	"\aPersist\x12\".raypher.enclave.v1.PersistRequest\x1a\x19.raypher.enclave.v1.Batch(\x010\x01\x12\\\n" +
@@ -1634,7 +1846,9 @@ const file_enclave_v1_enclave_proto_rawDesc = "" +
 	"\x06Attest\x12!.raypher.enclave.v1.AttestRequest\x1a\x1c.raypher.enclave.v1.Evidence\x12Y\n" +
 	"\vDescribeKey\x12&.raypher.enclave.v1.DescribeKeyRequest\x1a\".raypher.enclave.v1.KeyDescription\x12d\n" +
 	"\x0eTLSCertificate\x12).raypher.enclave.v1.TLSCertificateRequest\x1a'.raypher.enclave.v1.TLSCertificateReply\x12O\n" +
-	"\aTLSSign\x12\".raypher.enclave.v1.TLSSignRequest\x1a .raypher.enclave.v1.TLSSignReplyB7Z5github.com/raypher/raypher/proto/enclave/v1;enclavev1b\x06proto3"
+	"\aTLSSign\x12\".raypher.enclave.v1.TLSSignRequest\x1a .raypher.enclave.v1.TLSSignReply\x12X\n" +
+	"\fInstallGrant\x12'.raypher.enclave.v1.InstallGrantRequest\x1a\x1f.raypher.enclave.v1.GrantStatus\x12Z\n" +
+	"\rDescribeGrant\x12(.raypher.enclave.v1.DescribeGrantRequest\x1a\x1f.raypher.enclave.v1.GrantStatusB7Z5github.com/raypher/raypher/proto/enclave/v1;enclavev1b\x06proto3"
 
 var (
 	file_enclave_v1_enclave_proto_rawDescOnce sync.Once
@@ -1648,7 +1862,7 @@ func file_enclave_v1_enclave_proto_rawDescGZIP() []byte {
 	return file_enclave_v1_enclave_proto_rawDescData
 }
 
-var file_enclave_v1_enclave_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_enclave_v1_enclave_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_enclave_v1_enclave_proto_goTypes = []any{
 	(*DescribeRequest)(nil),       // 0: raypher.enclave.v1.DescribeRequest
 	(*Description)(nil),           // 1: raypher.enclave.v1.Description
@@ -1674,6 +1888,9 @@ var file_enclave_v1_enclave_proto_goTypes = []any{
 	(*TLSCertificateReply)(nil),   // 21: raypher.enclave.v1.TLSCertificateReply
 	(*TLSSignRequest)(nil),        // 22: raypher.enclave.v1.TLSSignRequest
 	(*TLSSignReply)(nil),          // 23: raypher.enclave.v1.TLSSignReply
+	(*InstallGrantRequest)(nil),   // 24: raypher.enclave.v1.InstallGrantRequest
+	(*DescribeGrantRequest)(nil),  // 25: raypher.enclave.v1.DescribeGrantRequest
+	(*GrantStatus)(nil),           // 26: raypher.enclave.v1.GrantStatus
 }
 var file_enclave_v1_enclave_proto_depIdxs = []int32{
 	3,  // 0: raypher.enclave.v1.PersistRequest.attach:type_name -> raypher.enclave.v1.Attach
@@ -1694,18 +1911,22 @@ var file_enclave_v1_enclave_proto_depIdxs = []int32{
 	18, // 15: raypher.enclave.v1.Enclave.DescribeKey:input_type -> raypher.enclave.v1.DescribeKeyRequest
 	20, // 16: raypher.enclave.v1.Enclave.TLSCertificate:input_type -> raypher.enclave.v1.TLSCertificateRequest
 	22, // 17: raypher.enclave.v1.Enclave.TLSSign:input_type -> raypher.enclave.v1.TLSSignRequest
-	1,  // 18: raypher.enclave.v1.Enclave.Describe:output_type -> raypher.enclave.v1.Description
-	5,  // 19: raypher.enclave.v1.Enclave.Persist:output_type -> raypher.enclave.v1.Batch
-	1,  // 20: raypher.enclave.v1.Enclave.InstallCeiling:output_type -> raypher.enclave.v1.Description
-	9,  // 21: raypher.enclave.v1.Enclave.Mint:output_type -> raypher.enclave.v1.MintReply
-	12, // 22: raypher.enclave.v1.Enclave.MintStream:output_type -> raypher.enclave.v1.MintResults
-	15, // 23: raypher.enclave.v1.Enclave.Record:output_type -> raypher.enclave.v1.RecordReply
-	17, // 24: raypher.enclave.v1.Enclave.Attest:output_type -> raypher.enclave.v1.Evidence
-	19, // 25: raypher.enclave.v1.Enclave.DescribeKey:output_type -> raypher.enclave.v1.KeyDescription
-	21, // 26: raypher.enclave.v1.Enclave.TLSCertificate:output_type -> raypher.enclave.v1.TLSCertificateReply
-	23, // 27: raypher.enclave.v1.Enclave.TLSSign:output_type -> raypher.enclave.v1.TLSSignReply
-	18, // [18:28] is the sub-list for method output_type
-	8,  // [8:18] is the sub-list for method input_type
+	24, // 18: raypher.enclave.v1.Enclave.InstallGrant:input_type -> raypher.enclave.v1.InstallGrantRequest
+	25, // 19: raypher.enclave.v1.Enclave.DescribeGrant:input_type -> raypher.enclave.v1.DescribeGrantRequest
+	1,  // 20: raypher.enclave.v1.Enclave.Describe:output_type -> raypher.enclave.v1.Description
+	5,  // 21: raypher.enclave.v1.Enclave.Persist:output_type -> raypher.enclave.v1.Batch
+	1,  // 22: raypher.enclave.v1.Enclave.InstallCeiling:output_type -> raypher.enclave.v1.Description
+	9,  // 23: raypher.enclave.v1.Enclave.Mint:output_type -> raypher.enclave.v1.MintReply
+	12, // 24: raypher.enclave.v1.Enclave.MintStream:output_type -> raypher.enclave.v1.MintResults
+	15, // 25: raypher.enclave.v1.Enclave.Record:output_type -> raypher.enclave.v1.RecordReply
+	17, // 26: raypher.enclave.v1.Enclave.Attest:output_type -> raypher.enclave.v1.Evidence
+	19, // 27: raypher.enclave.v1.Enclave.DescribeKey:output_type -> raypher.enclave.v1.KeyDescription
+	21, // 28: raypher.enclave.v1.Enclave.TLSCertificate:output_type -> raypher.enclave.v1.TLSCertificateReply
+	23, // 29: raypher.enclave.v1.Enclave.TLSSign:output_type -> raypher.enclave.v1.TLSSignReply
+	26, // 30: raypher.enclave.v1.Enclave.InstallGrant:output_type -> raypher.enclave.v1.GrantStatus
+	26, // 31: raypher.enclave.v1.Enclave.DescribeGrant:output_type -> raypher.enclave.v1.GrantStatus
+	20, // [20:32] is the sub-list for method output_type
+	8,  // [8:20] is the sub-list for method input_type
 	8,  // [8:8] is the sub-list for extension type_name
 	8,  // [8:8] is the sub-list for extension extendee
 	0,  // [0:8] is the sub-list for field type_name
@@ -1726,7 +1947,7 @@ func file_enclave_v1_enclave_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_enclave_v1_enclave_proto_rawDesc), len(file_enclave_v1_enclave_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   24,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -32,6 +32,8 @@ const (
 	Enclave_DescribeKey_FullMethodName    = "/raypher.enclave.v1.Enclave/DescribeKey"
 	Enclave_TLSCertificate_FullMethodName = "/raypher.enclave.v1.Enclave/TLSCertificate"
 	Enclave_TLSSign_FullMethodName        = "/raypher.enclave.v1.Enclave/TLSSign"
+	Enclave_InstallGrant_FullMethodName   = "/raypher.enclave.v1.Enclave/InstallGrant"
+	Enclave_DescribeGrant_FullMethodName  = "/raypher.enclave.v1.Enclave/DescribeGrant"
 )
 
 // EnclaveClient is the client API for Enclave service.
@@ -62,6 +64,10 @@ type EnclaveClient interface {
 	TLSCertificate(ctx context.Context, in *TLSCertificateRequest, opts ...grpc.CallOption) (*TLSCertificateReply, error)
 	// TLSSign signs a TLS 1.3 handshake as its client, with the key of the visa's agent.
 	TLSSign(ctx context.Context, in *TLSSignRequest, opts ...grpc.CallOption) (*TLSSignReply, error)
+	// InstallGrant puts a grant of credit in force, which an operator key has signed. Versions only go upwards.
+	InstallGrant(ctx context.Context, in *InstallGrantRequest, opts ...grpc.CallOption) (*GrantStatus, error)
+	// DescribeGrant says how credit stands, and what the next grant has to name. It needs no Persist stream.
+	DescribeGrant(ctx context.Context, in *DescribeGrantRequest, opts ...grpc.CallOption) (*GrantStatus, error)
 }
 
 type enclaveClient struct {
@@ -178,6 +184,26 @@ func (c *enclaveClient) TLSSign(ctx context.Context, in *TLSSignRequest, opts ..
 	return out, nil
 }
 
+func (c *enclaveClient) InstallGrant(ctx context.Context, in *InstallGrantRequest, opts ...grpc.CallOption) (*GrantStatus, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GrantStatus)
+	err := c.cc.Invoke(ctx, Enclave_InstallGrant_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *enclaveClient) DescribeGrant(ctx context.Context, in *DescribeGrantRequest, opts ...grpc.CallOption) (*GrantStatus, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GrantStatus)
+	err := c.cc.Invoke(ctx, Enclave_DescribeGrant_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // EnclaveServer is the server API for Enclave service.
 // All implementations must embed UnimplementedEnclaveServer
 // for forward compatibility.
@@ -206,6 +232,10 @@ type EnclaveServer interface {
 	TLSCertificate(context.Context, *TLSCertificateRequest) (*TLSCertificateReply, error)
 	// TLSSign signs a TLS 1.3 handshake as its client, with the key of the visa's agent.
 	TLSSign(context.Context, *TLSSignRequest) (*TLSSignReply, error)
+	// InstallGrant puts a grant of credit in force, which an operator key has signed. Versions only go upwards.
+	InstallGrant(context.Context, *InstallGrantRequest) (*GrantStatus, error)
+	// DescribeGrant says how credit stands, and what the next grant has to name. It needs no Persist stream.
+	DescribeGrant(context.Context, *DescribeGrantRequest) (*GrantStatus, error)
 	mustEmbedUnimplementedEnclaveServer()
 }
 
@@ -245,6 +275,12 @@ func (UnimplementedEnclaveServer) TLSCertificate(context.Context, *TLSCertificat
 }
 func (UnimplementedEnclaveServer) TLSSign(context.Context, *TLSSignRequest) (*TLSSignReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method TLSSign not implemented")
+}
+func (UnimplementedEnclaveServer) InstallGrant(context.Context, *InstallGrantRequest) (*GrantStatus, error) {
+	return nil, status.Error(codes.Unimplemented, "method InstallGrant not implemented")
+}
+func (UnimplementedEnclaveServer) DescribeGrant(context.Context, *DescribeGrantRequest) (*GrantStatus, error) {
+	return nil, status.Error(codes.Unimplemented, "method DescribeGrant not implemented")
 }
 func (UnimplementedEnclaveServer) mustEmbedUnimplementedEnclaveServer() {}
 func (UnimplementedEnclaveServer) testEmbeddedByValue()                 {}
@@ -425,6 +461,42 @@ func _Enclave_TLSSign_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Enclave_InstallGrant_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(InstallGrantRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EnclaveServer).InstallGrant(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Enclave_InstallGrant_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EnclaveServer).InstallGrant(ctx, req.(*InstallGrantRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Enclave_DescribeGrant_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DescribeGrantRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EnclaveServer).DescribeGrant(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Enclave_DescribeGrant_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EnclaveServer).DescribeGrant(ctx, req.(*DescribeGrantRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Enclave_ServiceDesc is the grpc.ServiceDesc for Enclave service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -463,6 +535,14 @@ var Enclave_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "TLSSign",
 			Handler:    _Enclave_TLSSign_Handler,
+		},
+		{
+			MethodName: "InstallGrant",
+			Handler:    _Enclave_InstallGrant_Handler,
+		},
+		{
+			MethodName: "DescribeGrant",
+			Handler:    _Enclave_DescribeGrant_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

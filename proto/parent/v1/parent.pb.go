@@ -2449,6 +2449,203 @@ func (x *OperatorKeyDescription) GetCertificate() []byte {
 	return nil
 }
 
+type OperatorInstallGrantRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Grant         []byte                 `protobuf:"bytes,1,opt,name=grant,proto3" json:"grant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperatorInstallGrantRequest) Reset() {
+	*x = OperatorInstallGrantRequest{}
+	mi := &file_parent_v1_parent_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperatorInstallGrantRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperatorInstallGrantRequest) ProtoMessage() {}
+
+func (x *OperatorInstallGrantRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperatorInstallGrantRequest.ProtoReflect.Descriptor instead.
+func (*OperatorInstallGrantRequest) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *OperatorInstallGrantRequest) GetGrant() []byte {
+	if x != nil {
+		return x.Grant
+	}
+	return nil
+}
+
+type OperatorDescribeGrantRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperatorDescribeGrantRequest) Reset() {
+	*x = OperatorDescribeGrantRequest{}
+	mi := &file_parent_v1_parent_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperatorDescribeGrantRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperatorDescribeGrantRequest) ProtoMessage() {}
+
+func (x *OperatorDescribeGrantRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperatorDescribeGrantRequest.ProtoReflect.Descriptor instead.
+func (*OperatorDescribeGrantRequest) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{39}
+}
+
+// OperatorGrantStatus is GrantStatus of the enclave.
+type OperatorGrantStatus struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Anchor         []byte                 `protobuf:"bytes,1,opt,name=anchor,proto3" json:"anchor,omitempty"`
+	AnchorTier     string                 `protobuf:"bytes,2,opt,name=anchor_tier,json=anchorTier,proto3" json:"anchor_tier,omitempty"`
+	Counter        uint64                 `protobuf:"varint,3,opt,name=counter,proto3" json:"counter,omitempty"`
+	HighestVersion uint64                 `protobuf:"varint,4,opt,name=highest_version,json=highestVersion,proto3" json:"highest_version,omitempty"`
+	AnchorError    string                 `protobuf:"bytes,5,opt,name=anchor_error,json=anchorError,proto3" json:"anchor_error,omitempty"`
+	Grant          []byte                 `protobuf:"bytes,6,opt,name=grant,proto3" json:"grant,omitempty"`
+	Taken          uint64                 `protobuf:"varint,7,opt,name=taken,proto3" json:"taken,omitempty"`
+	Open           uint64                 `protobuf:"varint,8,opt,name=open,proto3" json:"open,omitempty"`
+	Left           uint64                 `protobuf:"varint,9,opt,name=left,proto3" json:"left,omitempty"`
+	Closed         string                 `protobuf:"bytes,10,opt,name=closed,proto3" json:"closed,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *OperatorGrantStatus) Reset() {
+	*x = OperatorGrantStatus{}
+	mi := &file_parent_v1_parent_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperatorGrantStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperatorGrantStatus) ProtoMessage() {}
+
+func (x *OperatorGrantStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperatorGrantStatus.ProtoReflect.Descriptor instead.
+func (*OperatorGrantStatus) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *OperatorGrantStatus) GetAnchor() []byte {
+	if x != nil {
+		return x.Anchor
+	}
+	return nil
+}
+
+func (x *OperatorGrantStatus) GetAnchorTier() string {
+	if x != nil {
+		return x.AnchorTier
+	}
+	return ""
+}
+
+func (x *OperatorGrantStatus) GetCounter() uint64 {
+	if x != nil {
+		return x.Counter
+	}
+	return 0
+}
+
+func (x *OperatorGrantStatus) GetHighestVersion() uint64 {
+	if x != nil {
+		return x.HighestVersion
+	}
+	return 0
+}
+
+func (x *OperatorGrantStatus) GetAnchorError() string {
+	if x != nil {
+		return x.AnchorError
+	}
+	return ""
+}
+
+func (x *OperatorGrantStatus) GetGrant() []byte {
+	if x != nil {
+		return x.Grant
+	}
+	return nil
+}
+
+func (x *OperatorGrantStatus) GetTaken() uint64 {
+	if x != nil {
+		return x.Taken
+	}
+	return 0
+}
+
+func (x *OperatorGrantStatus) GetOpen() uint64 {
+	if x != nil {
+		return x.Open
+	}
+	return 0
+}
+
+func (x *OperatorGrantStatus) GetLeft() uint64 {
+	if x != nil {
+		return x.Left
+	}
+	return 0
+}
+
+func (x *OperatorGrantStatus) GetClosed() string {
+	if x != nil {
+		return x.Closed
+	}
+	return ""
+}
+
 var File_parent_v1_parent_proto protoreflect.FileDescriptor
 
 const file_parent_v1_parent_proto_rawDesc = "" +
@@ -2629,14 +2826,30 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"public_key\x18\x01 \x01(\fR\tpublicKey\x12\x12\n" +
 	"\x04tier\x18\x02 \x01(\tR\x04tier\x12\x1a\n" +
 	"\bdocument\x18\x03 \x01(\fR\bdocument\x12 \n" +
-	"\vcertificate\x18\x04 \x01(\fR\vcertificate2[\n" +
+	"\vcertificate\x18\x04 \x01(\fR\vcertificate\"3\n" +
+	"\x1bOperatorInstallGrantRequest\x12\x14\n" +
+	"\x05grant\x18\x01 \x01(\fR\x05grant\"\x1e\n" +
+	"\x1cOperatorDescribeGrantRequest\"\xa0\x02\n" +
+	"\x13OperatorGrantStatus\x12\x16\n" +
+	"\x06anchor\x18\x01 \x01(\fR\x06anchor\x12\x1f\n" +
+	"\vanchor_tier\x18\x02 \x01(\tR\n" +
+	"anchorTier\x12\x18\n" +
+	"\acounter\x18\x03 \x01(\x04R\acounter\x12'\n" +
+	"\x0fhighest_version\x18\x04 \x01(\x04R\x0ehighestVersion\x12!\n" +
+	"\fanchor_error\x18\x05 \x01(\tR\vanchorError\x12\x14\n" +
+	"\x05grant\x18\x06 \x01(\fR\x05grant\x12\x14\n" +
+	"\x05taken\x18\a \x01(\x04R\x05taken\x12\x12\n" +
+	"\x04open\x18\b \x01(\x04R\x04open\x12\x12\n" +
+	"\x04left\x18\t \x01(\x04R\x04left\x12\x16\n" +
+	"\x06closed\x18\n" +
+	" \x01(\tR\x06closed2[\n" +
 	"\aWardens\x12P\n" +
 	"\x06Attend\x12 .raypher.parent.v1.WardenMessage\x1a .raypher.parent.v1.ParentMessage(\x010\x012\xe6\x02\n" +
 	"\x05Agent\x12G\n" +
 	"\x06Whoami\x12 .raypher.parent.v1.WhoamiRequest\x1a\x1b.raypher.parent.v1.Identity\x12R\n" +
 	"\vRequestVisa\x12%.raypher.parent.v1.RequestVisaRequest\x1a\x1c.raypher.parent.v1.VisaReply\x12g\n" +
 	"\x0eTLSCertificate\x12-.raypher.parent.v1.AgentTLSCertificateRequest\x1a&.raypher.parent.v1.AgentTLSCertificate\x12W\n" +
-	"\aTLSSign\x12&.raypher.parent.v1.AgentTLSSignRequest\x1a$.raypher.parent.v1.AgentTLSSignature2\xae\x06\n" +
+	"\aTLSSign\x12&.raypher.parent.v1.AgentTLSSignRequest\x1a$.raypher.parent.v1.AgentTLSSignature2\x80\b\n" +
 	"\bOperator\x12J\n" +
 	"\x06Status\x12 .raypher.parent.v1.StatusRequest\x1a\x1e.raypher.parent.v1.StatusReply\x12V\n" +
 	"\n" +
@@ -2647,7 +2860,9 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\x0eExportEvidence\x12(.raypher.parent.v1.ExportEvidenceRequest\x1a!.raypher.parent.v1.EvidenceBundle\x12b\n" +
 	"\x0eInstallCeiling\x120.raypher.parent.v1.OperatorInstallCeilingRequest\x1a\x1e.raypher.parent.v1.StatusReply\x12Z\n" +
 	"\x06Attest\x12(.raypher.parent.v1.OperatorAttestRequest\x1a&.raypher.parent.v1.OperatorAttestation\x12g\n" +
-	"\vDescribeKey\x12-.raypher.parent.v1.OperatorDescribeKeyRequest\x1a).raypher.parent.v1.OperatorKeyDescriptionB5Z3github.com/raypher/raypher/proto/parent/v1;parentv1b\x06proto3"
+	"\vDescribeKey\x12-.raypher.parent.v1.OperatorDescribeKeyRequest\x1a).raypher.parent.v1.OperatorKeyDescription\x12f\n" +
+	"\fInstallGrant\x12..raypher.parent.v1.OperatorInstallGrantRequest\x1a&.raypher.parent.v1.OperatorGrantStatus\x12h\n" +
+	"\rDescribeGrant\x12/.raypher.parent.v1.OperatorDescribeGrantRequest\x1a&.raypher.parent.v1.OperatorGrantStatusB5Z3github.com/raypher/raypher/proto/parent/v1;parentv1b\x06proto3"
 
 var (
 	file_parent_v1_parent_proto_rawDescOnce sync.Once
@@ -2661,7 +2876,7 @@ func file_parent_v1_parent_proto_rawDescGZIP() []byte {
 	return file_parent_v1_parent_proto_rawDescData
 }
 
-var file_parent_v1_parent_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_parent_v1_parent_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_parent_v1_parent_proto_goTypes = []any{
 	(*WardenMessage)(nil),                 // 0: raypher.parent.v1.WardenMessage
 	(*Launch)(nil),                        // 1: raypher.parent.v1.Launch
@@ -2701,8 +2916,11 @@ var file_parent_v1_parent_proto_goTypes = []any{
 	(*OperatorAttestation)(nil),           // 35: raypher.parent.v1.OperatorAttestation
 	(*OperatorDescribeKeyRequest)(nil),    // 36: raypher.parent.v1.OperatorDescribeKeyRequest
 	(*OperatorKeyDescription)(nil),        // 37: raypher.parent.v1.OperatorKeyDescription
-	nil,                                   // 38: raypher.parent.v1.Count.ByOperationEntry
-	nil,                                   // 39: raypher.parent.v1.StatusReply.CountersEntry
+	(*OperatorInstallGrantRequest)(nil),   // 38: raypher.parent.v1.OperatorInstallGrantRequest
+	(*OperatorDescribeGrantRequest)(nil),  // 39: raypher.parent.v1.OperatorDescribeGrantRequest
+	(*OperatorGrantStatus)(nil),           // 40: raypher.parent.v1.OperatorGrantStatus
+	nil,                                   // 41: raypher.parent.v1.Count.ByOperationEntry
+	nil,                                   // 42: raypher.parent.v1.StatusReply.CountersEntry
 }
 var file_parent_v1_parent_proto_depIdxs = []int32{
 	1,  // 0: raypher.parent.v1.WardenMessage.launch:type_name -> raypher.parent.v1.Launch
@@ -2710,13 +2928,13 @@ var file_parent_v1_parent_proto_depIdxs = []int32{
 	3,  // 2: raypher.parent.v1.WardenMessage.started:type_name -> raypher.parent.v1.Started
 	4,  // 3: raypher.parent.v1.WardenMessage.reported:type_name -> raypher.parent.v1.Reported
 	5,  // 4: raypher.parent.v1.WardenMessage.count:type_name -> raypher.parent.v1.Count
-	38, // 5: raypher.parent.v1.Count.by_operation:type_name -> raypher.parent.v1.Count.ByOperationEntry
+	41, // 5: raypher.parent.v1.Count.by_operation:type_name -> raypher.parent.v1.Count.ByOperationEntry
 	7,  // 6: raypher.parent.v1.ParentMessage.granted:type_name -> raypher.parent.v1.Granted
 	8,  // 7: raypher.parent.v1.ParentMessage.renewed:type_name -> raypher.parent.v1.Renewed
 	9,  // 8: raypher.parent.v1.ParentMessage.narrowed:type_name -> raypher.parent.v1.Narrowed
 	10, // 9: raypher.parent.v1.ParentMessage.seen:type_name -> raypher.parent.v1.Seen
 	11, // 10: raypher.parent.v1.ParentMessage.end:type_name -> raypher.parent.v1.End
-	39, // 11: raypher.parent.v1.StatusReply.counters:type_name -> raypher.parent.v1.StatusReply.CountersEntry
+	42, // 11: raypher.parent.v1.StatusReply.counters:type_name -> raypher.parent.v1.StatusReply.CountersEntry
 	24, // 12: raypher.parent.v1.ListAgentsReply.agents:type_name -> raypher.parent.v1.AgentStatus
 	0,  // 13: raypher.parent.v1.Wardens.Attend:input_type -> raypher.parent.v1.WardenMessage
 	12, // 14: raypher.parent.v1.Agent.Whoami:input_type -> raypher.parent.v1.WhoamiRequest
@@ -2732,22 +2950,26 @@ var file_parent_v1_parent_proto_depIdxs = []int32{
 	33, // 24: raypher.parent.v1.Operator.InstallCeiling:input_type -> raypher.parent.v1.OperatorInstallCeilingRequest
 	34, // 25: raypher.parent.v1.Operator.Attest:input_type -> raypher.parent.v1.OperatorAttestRequest
 	36, // 26: raypher.parent.v1.Operator.DescribeKey:input_type -> raypher.parent.v1.OperatorDescribeKeyRequest
-	6,  // 27: raypher.parent.v1.Wardens.Attend:output_type -> raypher.parent.v1.ParentMessage
-	13, // 28: raypher.parent.v1.Agent.Whoami:output_type -> raypher.parent.v1.Identity
-	15, // 29: raypher.parent.v1.Agent.RequestVisa:output_type -> raypher.parent.v1.VisaReply
-	17, // 30: raypher.parent.v1.Agent.TLSCertificate:output_type -> raypher.parent.v1.AgentTLSCertificate
-	19, // 31: raypher.parent.v1.Agent.TLSSign:output_type -> raypher.parent.v1.AgentTLSSignature
-	21, // 32: raypher.parent.v1.Operator.Status:output_type -> raypher.parent.v1.StatusReply
-	23, // 33: raypher.parent.v1.Operator.ListAgents:output_type -> raypher.parent.v1.ListAgentsReply
-	26, // 34: raypher.parent.v1.Operator.StopAgent:output_type -> raypher.parent.v1.StopAgentReply
-	28, // 35: raypher.parent.v1.Operator.Events:output_type -> raypher.parent.v1.Event
-	30, // 36: raypher.parent.v1.Operator.ListEvidence:output_type -> raypher.parent.v1.EvidenceItem
-	32, // 37: raypher.parent.v1.Operator.ExportEvidence:output_type -> raypher.parent.v1.EvidenceBundle
-	21, // 38: raypher.parent.v1.Operator.InstallCeiling:output_type -> raypher.parent.v1.StatusReply
-	35, // 39: raypher.parent.v1.Operator.Attest:output_type -> raypher.parent.v1.OperatorAttestation
-	37, // 40: raypher.parent.v1.Operator.DescribeKey:output_type -> raypher.parent.v1.OperatorKeyDescription
-	27, // [27:41] is the sub-list for method output_type
-	13, // [13:27] is the sub-list for method input_type
+	38, // 27: raypher.parent.v1.Operator.InstallGrant:input_type -> raypher.parent.v1.OperatorInstallGrantRequest
+	39, // 28: raypher.parent.v1.Operator.DescribeGrant:input_type -> raypher.parent.v1.OperatorDescribeGrantRequest
+	6,  // 29: raypher.parent.v1.Wardens.Attend:output_type -> raypher.parent.v1.ParentMessage
+	13, // 30: raypher.parent.v1.Agent.Whoami:output_type -> raypher.parent.v1.Identity
+	15, // 31: raypher.parent.v1.Agent.RequestVisa:output_type -> raypher.parent.v1.VisaReply
+	17, // 32: raypher.parent.v1.Agent.TLSCertificate:output_type -> raypher.parent.v1.AgentTLSCertificate
+	19, // 33: raypher.parent.v1.Agent.TLSSign:output_type -> raypher.parent.v1.AgentTLSSignature
+	21, // 34: raypher.parent.v1.Operator.Status:output_type -> raypher.parent.v1.StatusReply
+	23, // 35: raypher.parent.v1.Operator.ListAgents:output_type -> raypher.parent.v1.ListAgentsReply
+	26, // 36: raypher.parent.v1.Operator.StopAgent:output_type -> raypher.parent.v1.StopAgentReply
+	28, // 37: raypher.parent.v1.Operator.Events:output_type -> raypher.parent.v1.Event
+	30, // 38: raypher.parent.v1.Operator.ListEvidence:output_type -> raypher.parent.v1.EvidenceItem
+	32, // 39: raypher.parent.v1.Operator.ExportEvidence:output_type -> raypher.parent.v1.EvidenceBundle
+	21, // 40: raypher.parent.v1.Operator.InstallCeiling:output_type -> raypher.parent.v1.StatusReply
+	35, // 41: raypher.parent.v1.Operator.Attest:output_type -> raypher.parent.v1.OperatorAttestation
+	37, // 42: raypher.parent.v1.Operator.DescribeKey:output_type -> raypher.parent.v1.OperatorKeyDescription
+	40, // 43: raypher.parent.v1.Operator.InstallGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
+	40, // 44: raypher.parent.v1.Operator.DescribeGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
+	29, // [29:45] is the sub-list for method output_type
+	13, // [13:29] is the sub-list for method input_type
 	13, // [13:13] is the sub-list for extension type_name
 	13, // [13:13] is the sub-list for extension extendee
 	0,  // [0:13] is the sub-list for field type_name
@@ -2778,7 +3000,7 @@ func file_parent_v1_parent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_parent_v1_parent_proto_rawDesc), len(file_parent_v1_parent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   40,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -364,6 +364,8 @@ const (
 	Operator_InstallCeiling_FullMethodName = "/raypher.parent.v1.Operator/InstallCeiling"
 	Operator_Attest_FullMethodName         = "/raypher.parent.v1.Operator/Attest"
 	Operator_DescribeKey_FullMethodName    = "/raypher.parent.v1.Operator/DescribeKey"
+	Operator_InstallGrant_FullMethodName   = "/raypher.parent.v1.Operator/InstallGrant"
+	Operator_DescribeGrant_FullMethodName  = "/raypher.parent.v1.Operator/DescribeGrant"
 )
 
 // OperatorClient is the client API for Operator service.
@@ -383,6 +385,9 @@ type OperatorClient interface {
 	Attest(ctx context.Context, in *OperatorAttestRequest, opts ...grpc.CallOption) (*OperatorAttestation, error)
 	// DescribeKey returns a further key of the enclave, with evidence fresh for a nonce of 8 to 64 bytes.
 	DescribeKey(ctx context.Context, in *OperatorDescribeKeyRequest, opts ...grpc.CallOption) (*OperatorKeyDescription, error)
+	// InstallGrant puts a grant of credit in force in the enclave; DescribeGrant says how credit stands there.
+	InstallGrant(ctx context.Context, in *OperatorInstallGrantRequest, opts ...grpc.CallOption) (*OperatorGrantStatus, error)
+	DescribeGrant(ctx context.Context, in *OperatorDescribeGrantRequest, opts ...grpc.CallOption) (*OperatorGrantStatus, error)
 }
 
 type operatorClient struct {
@@ -501,6 +506,26 @@ func (c *operatorClient) DescribeKey(ctx context.Context, in *OperatorDescribeKe
 	return out, nil
 }
 
+func (c *operatorClient) InstallGrant(ctx context.Context, in *OperatorInstallGrantRequest, opts ...grpc.CallOption) (*OperatorGrantStatus, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(OperatorGrantStatus)
+	err := c.cc.Invoke(ctx, Operator_InstallGrant_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) DescribeGrant(ctx context.Context, in *OperatorDescribeGrantRequest, opts ...grpc.CallOption) (*OperatorGrantStatus, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(OperatorGrantStatus)
+	err := c.cc.Invoke(ctx, Operator_DescribeGrant_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // OperatorServer is the server API for Operator service.
 // All implementations must embed UnimplementedOperatorServer
 // for forward compatibility.
@@ -518,6 +543,9 @@ type OperatorServer interface {
 	Attest(context.Context, *OperatorAttestRequest) (*OperatorAttestation, error)
 	// DescribeKey returns a further key of the enclave, with evidence fresh for a nonce of 8 to 64 bytes.
 	DescribeKey(context.Context, *OperatorDescribeKeyRequest) (*OperatorKeyDescription, error)
+	// InstallGrant puts a grant of credit in force in the enclave; DescribeGrant says how credit stands there.
+	InstallGrant(context.Context, *OperatorInstallGrantRequest) (*OperatorGrantStatus, error)
+	DescribeGrant(context.Context, *OperatorDescribeGrantRequest) (*OperatorGrantStatus, error)
 	mustEmbedUnimplementedOperatorServer()
 }
 
@@ -554,6 +582,12 @@ func (UnimplementedOperatorServer) Attest(context.Context, *OperatorAttestReques
 }
 func (UnimplementedOperatorServer) DescribeKey(context.Context, *OperatorDescribeKeyRequest) (*OperatorKeyDescription, error) {
 	return nil, status.Error(codes.Unimplemented, "method DescribeKey not implemented")
+}
+func (UnimplementedOperatorServer) InstallGrant(context.Context, *OperatorInstallGrantRequest) (*OperatorGrantStatus, error) {
+	return nil, status.Error(codes.Unimplemented, "method InstallGrant not implemented")
+}
+func (UnimplementedOperatorServer) DescribeGrant(context.Context, *OperatorDescribeGrantRequest) (*OperatorGrantStatus, error) {
+	return nil, status.Error(codes.Unimplemented, "method DescribeGrant not implemented")
 }
 func (UnimplementedOperatorServer) mustEmbedUnimplementedOperatorServer() {}
 func (UnimplementedOperatorServer) testEmbeddedByValue()                  {}
@@ -724,6 +758,42 @@ func _Operator_DescribeKey_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Operator_InstallGrant_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(OperatorInstallGrantRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).InstallGrant(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_InstallGrant_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).InstallGrant(ctx, req.(*OperatorInstallGrantRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_DescribeGrant_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(OperatorDescribeGrantRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).DescribeGrant(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_DescribeGrant_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).DescribeGrant(ctx, req.(*OperatorDescribeGrantRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Operator_ServiceDesc is the grpc.ServiceDesc for Operator service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -758,6 +828,14 @@ var Operator_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DescribeKey",
 			Handler:    _Operator_DescribeKey_Handler,
+		},
+		{
+			MethodName: "InstallGrant",
+			Handler:    _Operator_InstallGrant_Handler,
+		},
+		{
+			MethodName: "DescribeGrant",
+			Handler:    _Operator_DescribeGrant_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -1,0 +1,80 @@
+package link_test
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/raypher/raypher/attest/tpm/tpmtest"
+	"github.com/raypher/raypher/enclave/ceiling"
+	"github.com/raypher/raypher/enclave/lease"
+	"github.com/raypher/raypher/enclave/lease/leasetest"
+	"github.com/raypher/raypher/journal"
+	"github.com/raypher/raypher/parent/audit"
+	"github.com/raypher/raypher/parent/link"
+)
+
+// The sandboxed enclave process has a counter of leases in each tier, takes a grant for it over its service, and has both again
+// after a restart.
+func TestCredit(t *testing.T) {
+	for _, tier := range []string{journal.TierSoftware, journal.TierTPM} {
+		t.Run(tier, func(t *testing.T) {
+			dir := folder(t)
+			store, err := audit.Open(filepath.Join(dir, "journal"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { store.Close() })
+			o := link.LocalOptions{
+				Development: true, Binary: enclaveBinary, Socket: filepath.Join(dir, "run", "enclave.sock"), State: filepath.Join(dir, "state"),
+				Keys: filepath.Join(dir, "keys"), Store: store, Log: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
+			}
+			if tier == journal.TierTPM {
+				o.TPMDevice = tpmtest.Start(t, tpmtest.NewCA(t).Make(t)).Socket
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			local, err := link.StartLocal(ctx, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { local.Close() }()
+			signed := signGrant(t, ctx, local, o.State, tier)
+			installed, err := local.InstallGrant(ctx, signed)
+			if err != nil || installed.GetClosed() != "" || installed.GetLeft() != 1000 {
+				t.Fatalf("%v, %v", installed, err)
+			}
+			local.Close()
+			if local, err = link.StartLocal(ctx, o); err != nil {
+				t.Fatal(err)
+			}
+			again, err := local.DescribeGrant(ctx)
+			if err != nil || again.GetClosed() != "" || !bytes.Equal(again.GetGrant(), signed) || again.GetHighestVersion() != 1 || !bytes.Equal(again.GetAnchor(), installed.GetAnchor()) {
+				t.Errorf("after a restart: %v, %v", again, err)
+			}
+		})
+	}
+}
+
+// signGrant signs 1000 visas as the operator of development, for what the enclave says of its counter.
+func signGrant(t *testing.T, ctx context.Context, local *link.Local, state, tier string) []byte {
+	t.Helper()
+	s, err := local.DescribeGrant(ctx)
+	if err != nil || s.GetAnchorTier() != tier || s.GetAnchorError() != "" || len(s.GetAnchor()) != 32 {
+		t.Fatalf("%v, %v", s, err)
+	}
+	key, _, err := ceiling.DevelopmentKey(state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &lease.Grant{
+		Version: 1, Period: lease.PeriodOf(time.Now()), Unit: lease.Visas, Cap: 1000, Lease: 10, Anchor: [32]byte(s.GetAnchor()), Baseline: s.GetCounter(),
+	}
+	if g.NotBefore, g.NotAfter, err = lease.Month(g.Period); err != nil {
+		t.Fatal(err)
+	}
+	return leasetest.Operator{Key: key}.Sign(t, g)
+}
