@@ -67,13 +67,19 @@ func (r *raypherd) RequestVisa(_ context.Context, q *parentv1.RequestVisaRequest
 
 func serve(t *testing.T) (*raypherd, *client.Client) {
 	t.Helper()
+	r := &raypherd{}
+	return r, serveAgent(t, r)
+}
+
+func serveAgent(t *testing.T, service parentv1.AgentServer) *client.Client {
+	t.Helper()
 	socket := filepath.Join(t.TempDir(), "s")
 	l, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, g := &raypherd{}, grpc.NewServer()
-	parentv1.RegisterAgentServer(g, r)
+	g := grpc.NewServer()
+	parentv1.RegisterAgentServer(g, service)
 	go g.Serve(l)
 	t.Cleanup(g.Stop)
 	t.Setenv(client.SocketVariable, socket)
@@ -82,7 +88,7 @@ func serve(t *testing.T) (*raypherd, *client.Client) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	return r, c
+	return c
 }
 
 func TestRequests(t *testing.T) {

@@ -4,10 +4,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // MaxKeys bounds the further keys of one keyring: what a caller may have made fills neither disk nor memory.
@@ -25,13 +25,14 @@ type Keyring interface {
 	Key(ctx context.Context, name string) (Signer, error)
 }
 
-// KeyFolder is where tiers that keep further keys in files keep them, in the state folder, mode 0700.
-const KeyFolder = "keys"
+// furtherPrefix begins the names of files of further keys. They lie beside the first key: the enclave's sandbox makes no folders.
+const furtherPrefix = "further-"
 
-// KeyPath is the file of a further key in a state folder. Names are hashed: they hold slashes, and may be long.
+// KeyPath is the file of a further key in a state folder, for tiers that keep keys in files. Names are hashed: they hold slashes, and
+// may be long.
 func KeyPath(state, name string) string {
 	hash := sha256.Sum256([]byte(name))
-	return filepath.Join(state, KeyFolder, hex.EncodeToString(hash[:])+".key")
+	return filepath.Join(state, furtherPrefix+hex.EncodeToString(hash[:])+".key")
 }
 
 // CheckName holds the bounds of a further key's name.
@@ -42,18 +43,20 @@ func CheckName(name string) error {
 	return nil
 }
 
-// RoomForKey makes the folder of further keys in a state folder, and says whether another one may be made in it.
+// RoomForKey says whether another further key may be made in a state folder.
 func RoomForKey(state string) error {
-	folder := filepath.Join(state, KeyFolder)
-	if err := os.Mkdir(folder, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("folder of keys: %w", err)
-	}
-	files, err := os.ReadDir(folder)
+	files, err := os.ReadDir(state)
 	if err != nil {
-		return fmt.Errorf("folder of keys: %w", err)
+		return fmt.Errorf("count keys: %w", err)
 	}
-	if len(files) >= MaxKeys {
-		return fmt.Errorf("%w: %s holds %d: remove those of agents that are no more", ErrFull, folder, len(files))
+	kept := 0
+	for _, f := range files {
+		if strings.HasPrefix(f.Name(), furtherPrefix) {
+			kept++
+		}
+	}
+	if kept >= MaxKeys {
+		return fmt.Errorf("%w: %s holds %d: remove those of agents that are no more", ErrFull, state, kept)
 	}
 	return nil
 }
