@@ -127,8 +127,13 @@ func (s *Server) openCeiling() (err error) {
 	conf := *s.opts.Configuration
 	s.opts.Configuration = &conf
 	if !s.opts.Development || len(conf.OperatorKeys) > 0 {
-		s.ceiling, err = ceiling.OpenStore(s.opts.State, conf.TrustDomain, conf.OperatorKeys)
-		return err
+		if s.ceiling, err = ceiling.OpenStore(s.opts.State, conf.TrustDomain, conf.OperatorKeys); err != nil {
+			return err
+		}
+		if _, err := s.ceiling.Current(); err != nil {
+			s.opts.Log.Warn("nothing is granted yet", "reason", err, "operator_keys", len(conf.OperatorKeys))
+		}
+		return nil
 	}
 	key, made, err := ceiling.DevelopmentKey(s.opts.State)
 	if err != nil {

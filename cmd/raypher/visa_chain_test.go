@@ -67,7 +67,8 @@ func newTPMHost(t *testing.T, ca *tpmtest.CA) *tpmHost {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	local, err := link.StartLocal(ctx, link.LocalOptions{
-		Binary: binary, Socket: filepath.Join(h.dir, "run", "enclave.sock"), State: filepath.Join(h.dir, "state"), Keys: filepath.Join(h.dir, "keys"),
+		Development: true,
+		Binary:      binary, Socket: filepath.Join(h.dir, "run", "enclave.sock"), State: filepath.Join(h.dir, "state"), Keys: filepath.Join(h.dir, "keys"),
 		TPMDevice: tpmtest.Start(t, ca.Make(t)).Socket, Store: store, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

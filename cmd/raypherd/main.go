@@ -52,7 +52,8 @@ every refusal recorded. It runs as root.
 
 usage: raypherd [flags]
 
-Without --enclave-socket it starts raypher-enclave as a child: tier software, for development, or tier tpm with --tpm-device.
+Without --enclave-socket it starts raypher-enclave as a child: tier software, for development, or tier tpm with --tpm-device,
+where the ceiling is the operator's (raypher ceiling).
 SIGTERM ends raypherd; running agents stay under the guard, and the next raypherd finds them again.
 
 flags:
@@ -79,6 +80,7 @@ func parse(args []string, out io.Writer) (*daemon.Options, error) {
 	flags.StringVar(&o.EnclaveSocket, "enclave-socket", "", "unix socket of an enclave that runs already")
 	flags.StringVar(&o.EnclaveBinary, "enclave-binary", "", "raypher-enclave to start (default: beside raypherd)")
 	flags.StringVar(&o.TPMDevice, "tpm-device", "", "TPM for the signing key of the enclave that raypherd starts, as /dev/tpmrm0: tier tpm (default: a key file, tier software)")
+	flags.BoolVar(&o.Development, "dev", false, "with --tpm-device: let the enclave make a missing operator key and a ceiling that permits everything, as it does on tier software (default: grant nothing before an operator has installed a ceiling)")
 	flags.StringVar(&o.Listen, "listen", instance.AgentAddress, "loopback address of the Agent service; empty: none")
 	flags.UintVar(&dnsPort, "dns-port", 0, "port of the DNS forwarder on loopback; 0: one that is free")
 	flags.StringVar(&dns, "dns-upstream", "", "resolvers as address or address:port, separated by commas (default: those of /etc/resolv.conf)")
@@ -112,6 +114,9 @@ func parse(args []string, out io.Writer) (*daemon.Options, error) {
 	}
 	if o.TPMDevice != "" && o.EnclaveSocket != "" {
 		return nil, errors.New("--tpm-device: the enclave at --enclave-socket runs already: start that one with --signer tpm")
+	}
+	if o.Development && o.EnclaveSocket != "" {
+		return nil, errors.New("--dev: the enclave at --enclave-socket runs already: start that one with --dev")
 	}
 	o.DNSPort = uint16(dnsPort)
 	if dns != "" {

@@ -45,6 +45,7 @@ type Options struct {
 	EnclaveSocket string // of an enclave that runs already; empty: start one
 	EnclaveBinary string // empty: beside this program
 	TPMDevice     string // of the enclave that is started; empty: tier software
+	Development   bool   // the enclave that is started may make an operator key and a ceiling; tier software always may
 	Listen        string // for agents over TCP; empty: none
 	DNSPort       uint16 // 0: one that is free
 	DNSUpstreams  []string
@@ -151,7 +152,8 @@ func (d *daemon) connectEnclave(ctx context.Context) (err error) {
 		}
 		d.enclave, err = startEnclave(ctx, link.LocalOptions{
 			Binary: binary, Socket: p.EnclaveSocket, State: p.EnclaveState, Keys: p.Keys, TPMDevice: d.options.TPMDevice,
-			Store: d.store, Log: d.log, Progress: func(said string) { d.log.Info(said) },
+			Development: d.options.Development || d.options.TPMDevice == "",
+			Store:       d.store, Log: d.log, Progress: func(said string) { d.log.Info(said) },
 		})
 	}
 	if err != nil {

@@ -254,6 +254,9 @@ func ask(q []string) (string, error) {
 		}
 		return "connected", conn.Close()
 	}
+	if q[1] == "mutual" {
+		return mutual(ctx, q[0], q[2])
+	}
 	conn, err := dial(q[0])
 	if err != nil {
 		return "", err

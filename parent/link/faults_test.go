@@ -242,7 +242,8 @@ func TestStoreFailsAndHeals(t *testing.T) {
 	defer audited.Close()
 	store := &failingStore{Store: audited}
 	local, err := link.StartLocal(bounded(t), link.LocalOptions{
-		Binary: enclaveBinary, Socket: filepath.Join(dir, "run", "enclave.sock"), State: filepath.Join(dir, "state"),
+		Development: true,
+		Binary:      enclaveBinary, Socket: filepath.Join(dir, "run", "enclave.sock"), State: filepath.Join(dir, "state"),
 		Keys: filepath.Join(dir, "keys"), Store: store, Log: quiet(),
 	})
 	if err != nil {
@@ -346,7 +347,8 @@ func TestStartLocalSaysWhy(t *testing.T) {
 			}
 			defer store.Close()
 			o := link.LocalOptions{
-				Binary: enclaveBinary, Socket: filepath.Join(dir, "run", "enclave.sock"), State: filepath.Join(dir, "state"),
+				Development: true,
+				Binary:      enclaveBinary, Socket: filepath.Join(dir, "run", "enclave.sock"), State: filepath.Join(dir, "state"),
 				Keys: filepath.Join(dir, "keys"), Store: store, Log: quiet(),
 			}
 			c.bend(t, dir, &o)

@@ -100,7 +100,8 @@ func startOver(t testing.TB, dir string, log *slog.Logger, wrap func(link.Store)
 	}
 	t.Cleanup(func() { store.Close() })
 	p := &pair{store: store, options: link.LocalOptions{
-		Binary: enclaveBinary, Socket: filepath.Join(dir, "run", "enclave.sock"), State: filepath.Join(dir, "state"),
+		Development: true,
+		Binary:      enclaveBinary, Socket: filepath.Join(dir, "run", "enclave.sock"), State: filepath.Join(dir, "state"),
 		Keys: filepath.Join(dir, "keys"), Store: wrap(store), Log: log,
 	}}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)

@@ -33,8 +33,11 @@ type LocalOptions struct {
 	User string // that the process becomes; empty: its default
 	// TPMDevice makes the signer that of the TPM there; empty: a key file, tier software.
 	TPMDevice string
-	Store     Store
-	Log       *slog.Logger
+	// Development lets the enclave make what no operator gave it: an operator key, and a ceiling that permits everything. Without it
+	// nothing is granted before an operator has installed a ceiling.
+	Development bool
+	Store       Store
+	Log         *slog.Logger
 	// Progress is told in words what was made at a first start and what is being waited for. May be nil.
 	Progress func(string)
 }
@@ -50,7 +53,7 @@ type Local struct {
 	err       error // set before ended is closed
 }
 
-// StartLocal starts an enclave process for development and connects to it. It returns when the enclave is reachable. The
+// StartLocal starts an enclave process and connects to it. It returns when the enclave is reachable. The
 // process ends with Close, and also when this process dies in any way: its standard input is a pipe that then closes.
 func StartLocal(ctx context.Context, o LocalOptions) (*Local, error) {
 	say := o.Progress
@@ -117,7 +120,10 @@ func prepareLocal(o LocalOptions, say func(string)) (*Caller, error) {
 
 // spawn starts the process in a process group of its own, so that ctrl-C at a terminal ends the parent first.
 func spawn(o LocalOptions) (*Local, error) {
-	arguments := []string{"--listen", "unix:" + o.Socket, "--state", o.State, "--config", o.Keys, "--dev", "--until-stdin-closes"}
+	arguments := []string{"--listen", "unix:" + o.Socket, "--state", o.State, "--config", o.Keys, "--until-stdin-closes"}
+	if o.Development {
+		arguments = append(arguments, "--dev")
+	}
 	if o.User != "" {
 		arguments = append(arguments, "--user", o.User)
 	}

@@ -33,7 +33,8 @@ func TestTPM(t *testing.T) {
 	}
 	t.Cleanup(func() { store.Close() })
 	o := link.LocalOptions{
-		Binary: enclaveBinary, Socket: filepath.Join(dir, "run", "enclave.sock"), State: filepath.Join(dir, "state"),
+		Development: true,
+		Binary:      enclaveBinary, Socket: filepath.Join(dir, "run", "enclave.sock"), State: filepath.Join(dir, "state"),
 		Keys: filepath.Join(dir, "keys"), TPMDevice: tpm.Socket, Store: store, Log: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
