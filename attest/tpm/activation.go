@@ -37,13 +37,14 @@ type Challenge struct {
 
 // Identity is what a machine says of its TPM before it is believed.
 type Identity struct {
-	EKCertificate []byte `cbor:"1,keyasint"` // DER
-	AKPublic      []byte `cbor:"2,keyasint"` // TPMT_PUBLIC
+	EKCertificate []byte   `cbor:"1,keyasint"`           // DER
+	AKPublic      []byte   `cbor:"2,keyasint"`           // TPMT_PUBLIC
+	Intermediates [][]byte `cbor:"3,keyasint,omitempty"` // DER, at most MaxIntermediates: between EK certificate and root
 }
 
 // NewChallenge checks the EK certificate against roots at a time and the AK's attributes, and makes a challenge for both.
 func NewChallenge(id Identity, roots *Roots, at time.Time) (*Challenge, error) {
-	certificate, err := roots.Endorse(id.EKCertificate, at)
+	certificate, err := roots.Endorse(id.EKCertificate, id.Intermediates, at)
 	if err != nil {
 		return nil, err
 	}
@@ -51,7 +52,7 @@ func NewChallenge(id Identity, roots *Roots, at time.Time) (*Challenge, error) {
 	if err != nil {
 		return nil, err
 	}
-	ek, err := EKTemplate(certificate)
+	ek, err := ekPublic(certificate)
 	if err != nil {
 		return nil, err
 	}
@@ -224,7 +225,10 @@ func (id *Identity) Encode() []byte { return strictcbor.Encode(id) }
 // ParseIdentity reads what Encode made. Nothing that it says is verified.
 func ParseIdentity(data []byte) (*Identity, error) {
 	var id Identity
-	if err := strictcbor.Decode(data, MaxCertificateSize+2*MaxStructureSize, &id); err != nil {
+	if err := strictcbor.Decode(data, MaxBundleSize, &id); err != nil {
+		return nil, attest.Refuse(CheckFormat, "identity: %w", err)
+	}
+	if err := checkIntermediates(id.Intermediates); err != nil {
 		return nil, attest.Refuse(CheckFormat, "identity: %w", err)
 	}
 	return &id, nil

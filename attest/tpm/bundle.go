@@ -22,6 +22,7 @@ const (
 	SignatureSize      = 64 // ECDSA on P-256: r || s, 32 bytes each, big endian
 	PCRSize            = sha256.Size
 	PCRCount           = 24 // PCRs of a PC client TPM
+	MaxIntermediates   = 3  // certificates
 )
 
 // Bundle is the document of the tier tpm: deterministic CBOR (RFC 8949, section 4.2.1), a map with the keys below. TPM
@@ -42,6 +43,8 @@ type Bundle struct {
 	Quoted             []byte `cbor:"12,keyasint"` // TPMS_ATTEST of TPM2_Quote
 	QuotedSignature    []byte `cbor:"13,keyasint"`
 	PCRs               []PCR  `cbor:"14,keyasint"` // ascending, each once: what the quote's digest is of
+
+	Intermediates [][]byte `cbor:"15,keyasint,omitempty"` // X.509 DER: between EK certificate and root, for verifiers that lack them
 }
 
 // PCR is one register of the SHA-256 bank.
@@ -110,12 +113,27 @@ func (b *Bundle) check() error {
 			return fmt.Errorf("%s of %d bytes, expected %d to %d", c.name, len(c.value), c.min, c.max)
 		}
 	}
+	if err := checkIntermediates(b.Intermediates); err != nil {
+		return err
+	}
 	if len(b.PCRs) > PCRCount {
 		return fmt.Errorf("%d PCRs, at most %d", len(b.PCRs), PCRCount)
 	}
 	for i, p := range b.PCRs {
 		if p.Index >= PCRCount || i > 0 && p.Index <= b.PCRs[i-1].Index {
 			return fmt.Errorf("PCR %d out of order or beyond %d", p.Index, PCRCount-1)
+		}
+	}
+	return nil
+}
+
+func checkIntermediates(certificates [][]byte) error {
+	if len(certificates) > MaxIntermediates {
+		return fmt.Errorf("%d intermediate certificates, at most %d", len(certificates), MaxIntermediates)
+	}
+	for _, c := range certificates {
+		if len(c) == 0 || len(c) > MaxCertificateSize {
+			return fmt.Errorf("intermediate certificate of %d bytes, expected 1 to %d", len(c), MaxCertificateSize)
 		}
 	}
 	return nil

@@ -2,9 +2,6 @@ package tpm
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rsa"
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/pem"
@@ -15,8 +12,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/google/go-tpm/tpm2"
 
 	"github.com/raypher/raypher/attest"
 )
@@ -111,30 +106,37 @@ func (r *Roots) Add(c *x509.Certificate) {
 	r.intermediates.AddCert(c)
 }
 
-// subjectAltName of an EK certificate is critical and names the TPM's maker and model in a form that crypto/x509 does not
-// read (TCG EK Credential Profile, 3.2.9). It decides nothing here.
-var subjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
+// tcgEKCertificate is the extended key usage of EK certificates (TCG EK Credential Profile, 3.2.16): tcg-kp-EKCertificate.
+var tcgEKCertificate = asn1.ObjectIdentifier{2, 23, 133, 8, 1}
 
-// Endorse checks that an EK certificate leads to one of the roots at a time. An EK is a key for decryption: a certificate
-// of a CA or of a signing key is none.
-func (r *Roots) Endorse(der []byte, at time.Time) (*x509.Certificate, error) {
+// Endorse checks that an EK certificate leads to one of the roots at a time, over the folder's intermediate certificates or those that
+// came with it (DER), which are trusted no more than any other bytes. An EK is a key for decryption: a certificate of a CA, of a
+// signing key or with extended key usages of something else is none.
+func (r *Roots) Endorse(der []byte, intermediates [][]byte, at time.Time) (*x509.Certificate, error) {
 	c, err := x509.ParseCertificate(der)
 	if err != nil {
 		return nil, attest.Refuse(CheckEndorsement, "%w", err)
 	}
-	if c.IsCA {
-		return nil, attest.Refuse(CheckEndorsement, "it is a CA's")
-	}
-	if c.KeyUsage&(x509.KeyUsageKeyEncipherment|x509.KeyUsageKeyAgreement) == 0 {
-		return nil, attest.Refuse(CheckEndorsement, "its key is not for encryption")
+	if err := forEK(c); err != nil {
+		return nil, attest.Refuse(CheckEndorsement, "%w", err)
 	}
 	if r == nil || r.count == 0 {
 		return nil, attest.Refuse(CheckEndorsement, "no root was given")
 	}
-	c.UnhandledCriticalExtensions = slices.DeleteFunc(c.UnhandledCriticalExtensions, subjectAltName.Equal)
+	pool := r.intermediates
+	if len(intermediates) > 0 {
+		pool = pool.Clone()
+	}
+	for i, der := range intermediates {
+		between, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, attest.Refuse(CheckEndorsement, "intermediate certificate %d: %w", i+1, err)
+		}
+		pool.AddCert(between)
+	}
 	_, err = c.Verify(x509.VerifyOptions{
-		Roots: r.roots, Intermediates: r.intermediates, CurrentTime: at,
-		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}, // the TCG's own usage, tcg-kp-EKCertificate, is often missing
+		Roots: r.roots, Intermediates: pool, CurrentTime: at,
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}, // forEK has judged it
 	})
 	if err != nil {
 		return nil, attest.Refuse(CheckEndorsement, "%w", err)
@@ -142,30 +144,23 @@ func (r *Roots) Endorse(der []byte, at time.Time) (*x509.Certificate, error) {
 	return c, nil
 }
 
-// EKTemplate is the public area of the EK that a TPM makes for a certificate's key: RSA 2048 (template L-1) or ECC P-256
-// (template L-2) of the EK Credential Profile, appendix B. Other kinds are refused.
-func EKTemplate(c *x509.Certificate) (*tpm2.TPMTPublic, error) {
-	switch key := c.PublicKey.(type) {
-	case *rsa.PublicKey:
-		if key.N.BitLen() != 2048 || key.E != 65537 {
-			return nil, attest.Refuse(CheckEndorsement, "an RSA key of %d bits, expected 2048", key.N.BitLen())
-		}
-		public := tpm2.RSAEKTemplate
-		public.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{Buffer: key.N.FillBytes(make([]byte, 256))})
-		return &public, nil
-	case *ecdsa.PublicKey:
-		if key.Curve != elliptic.P256() {
-			return nil, attest.Refuse(CheckEndorsement, "a key on %s, expected P-256", key.Curve.Params().Name)
-		}
-		point, err := key.Bytes()
-		if err != nil {
-			return nil, attest.Refuse(CheckEndorsement, "%w", err)
-		}
-		public := tpm2.ECCEKTemplate
-		public.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{
-			X: tpm2.TPM2BECCParameter{Buffer: point[1:33]}, Y: tpm2.TPM2BECCParameter{Buffer: point[33:]},
-		})
-		return &public, nil
+// forEK checks what an EK certificate must be, and takes its critical name as read.
+func forEK(c *x509.Certificate) error {
+	if c.IsCA {
+		return errors.New("it is a CA's")
 	}
-	return nil, attest.Refuse(CheckEndorsement, "a key of an unknown kind")
+	if c.KeyUsage&(x509.KeyUsageKeyEncipherment|x509.KeyUsageKeyAgreement) == 0 {
+		return errors.New("its key is not for encryption")
+	}
+	usages := len(c.ExtKeyUsage) + len(c.UnknownExtKeyUsage) // none at all is common: then any will do (RFC 5280, 4.2.1.12)
+	if usages > 0 && !slices.ContainsFunc(c.UnknownExtKeyUsage, tcgEKCertificate.Equal) {
+		return errors.New("its extended key usages do not name tcg-kp-EKCertificate")
+	}
+	if i := slices.IndexFunc(c.UnhandledCriticalExtensions, subjectAltName.Equal); i >= 0 {
+		if _, err := tpmName(c); err != nil {
+			return fmt.Errorf("its critical alternative name: %w", err)
+		}
+		c.UnhandledCriticalExtensions = slices.Delete(c.UnhandledCriticalExtensions, i, i+1)
+	}
+	return nil
 }

@@ -53,6 +53,7 @@ type Result struct {
 	PCRs          []PCR
 
 	EKCertificate   *x509.Certificate // nil in a result of Claimed
+	TPM             TPMName           // as the EK certificate says; empty where it says nothing
 	AKName          []byte
 	ResetCount      uint32 // TPM resets, that is power cycles, since the TPM was cleared
 	RestartCount    uint32 // resumes since the last reset
@@ -79,8 +80,11 @@ func Verify(document []byte, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.EKCertificate, err = o.Roots.Endorse(b.EKCertificate, o.now()); err != nil {
+	if r.EKCertificate, err = o.Roots.Endorse(b.EKCertificate, b.Intermediates, o.now()); err != nil {
 		return nil, err
+	}
+	if name, err := tpmName(r.EKCertificate); err == nil {
+		r.TPM = *name
 	}
 	if err := o.activated(b, r.AKName); err != nil {
 		return nil, err

@@ -228,7 +228,7 @@ func (m *machine) answer(t *testing.T, c *Challenge) []byte {
 // The exchange, and its record, for the right machine and for a cuckoo: a good EK of one machine with the AK of another.
 func TestActivation(t *testing.T) {
 	honest, cuckoo := newMachine(t), newMachine(t)
-	c, err := NewChallenge(Identity{honest.ek, tpm2.Marshal(honest.akArea)}, honest.roots, noon)
+	c, err := NewChallenge(Identity{EKCertificate: honest.ek, AKPublic: tpm2.Marshal(honest.akArea)}, honest.roots, noon)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -244,7 +244,7 @@ func TestActivation(t *testing.T) {
 		t.Error("a challenge was used twice")
 	}
 
-	c, err = NewChallenge(Identity{honest.ek, tpm2.Marshal(cuckoo.akArea)}, honest.roots, noon)
+	c, err = NewChallenge(Identity{EKCertificate: honest.ek, AKPublic: tpm2.Marshal(cuckoo.akArea)}, honest.roots, noon)
 	if err != nil {
 		t.Fatal(err)
 	}

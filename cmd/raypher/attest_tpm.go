@@ -203,6 +203,8 @@ type tpmView struct {
 	AttestationKey  string            `json:"attestation_key"`
 	EKIssuer        string            `json:"ek_issuer"`
 	EKSerial        string            `json:"ek_serial"`
+	Manufacturer    string            `json:"tpm_manufacturer,omitempty"` // as the EK certificate says, like the model
+	Model           string            `json:"tpm_model,omitempty"`
 	ResetCount      uint32            `json:"reset_count"`
 	RestartCount    uint32            `json:"restart_count"`
 	ClockSafe       bool              `json:"clock_safe"`
@@ -217,7 +219,7 @@ func newTPMView(r *tpm.Result) *tpmView {
 		Epoch: r.Epoch.String(), Configuration: hex.EncodeToString(r.Configuration[:]), PCRs: map[string]string{},
 		AttestationKey: hex.EncodeToString(r.AKName), EKIssuer: r.EKCertificate.Issuer.String(), EKSerial: r.EKCertificate.SerialNumber.Text(16),
 		ResetCount: r.ResetCount, RestartCount: r.RestartCount, ClockSafe: r.Safe, FirmwareVersion: fmt.Sprintf("%016x", r.FirmwareVersion),
-		Golden: nameOfSet(r.Golden),
+		Golden: nameOfSet(r.Golden), Manufacturer: r.TPM.Manufacturer, Model: r.TPM.Model,
 	}
 	for _, p := range r.PCRs {
 		v.PCRs[strconv.FormatUint(p.Index, 10)] = hex.EncodeToString(p.Value[:])
@@ -225,11 +227,18 @@ func newTPMView(r *tpm.Result) *tpmView {
 	return v
 }
 
+func orDash(text string) string {
+	if text == "" {
+		return "-"
+	}
+	return text
+}
+
 func printTPM(out io.Writer, r *tpm.Result) error {
 	v := newTPMView(r)
 	var text strings.Builder
 	fmt.Fprintf(&text, "tier        %s\nkey         %s\nmade        %s (the enclave's clock)\nepoch       %s\n", v.Tier, v.Key, v.Timestamp, v.Epoch)
-	fmt.Fprintf(&text, "TPM         EK %s of %s, firmware %s\n", v.EKSerial, evidence.Printable(v.EKIssuer), v.FirmwareVersion)
+	fmt.Fprintf(&text, "TPM         %s %s, EK %s of %s, firmware %s\n", orDash(v.Manufacturer), orDash(v.Model), v.EKSerial, evidence.Printable(v.EKIssuer), v.FirmwareVersion)
 	fmt.Fprintf(&text, "boots       %d resets, %d restarts since\n", v.ResetCount, v.RestartCount)
 	if v.Golden != "" {
 		fmt.Fprintf(&text, "golden      set %q\n", v.Golden)

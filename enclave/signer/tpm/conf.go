@@ -3,7 +3,9 @@ package tpm
 import (
 	"bufio"
 	"bytes"
+	"crypto/x509"
 	"encoding/binary"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -28,12 +30,14 @@ var DefaultPCRs = []uint{0, 1, 2, 3, 4, 5, 6, 7}
 //	key_context = FILE      a key that tpm2_load has loaded (-c FILE); until the TPM is reset
 //	key_handle = 0x81010010 a key that tpm2_evictcontrol has made persistent
 //	pcrs = 0,1,2,3,4,5,6,7  which PCRs evidence quotes, of the SHA-256 bank
-//	ek_certificate = FILE   the EK's certificate in DER, for TPMs whose vendor keeps it elsewhere than in the TPM
+//	ek_certificate = FILE   the EK's certificate, for TPMs whose vendor keeps it elsewhere than in the TPM: DER, or PEM with
+//	                        intermediate certificates behind it
 type Configuration struct {
 	KeyContext    *tpm2.TPMSContext
 	KeyHandle     tpm2.TPMHandle
 	PCRs          []uint // ascending; empty: DefaultPCRs
 	EKCertificate []byte
+	Intermediates [][]byte // certificates that evidence carries along; of ek_certificate
 }
 
 const maxConfiguration = 64 << 10 // bytes of any file read here
@@ -102,13 +106,36 @@ func (c *Configuration) set(name, value, dir string) error {
 		if err != nil {
 			return fmt.Errorf("ek_certificate: %w", err)
 		}
-		if len(text) == 0 || len(text) > attest.MaxCertificateSize {
-			return fmt.Errorf("ek_certificate %s: %d bytes, expected a certificate in DER", file, len(text))
+		if err := c.setCertificates(text); err != nil {
+			return fmt.Errorf("ek_certificate %s: %w", file, err)
 		}
-		c.EKCertificate = text
 	default:
 		return fmt.Errorf("unknown name %q: use key_context, key_handle, pcrs or ek_certificate", name)
 	}
+	return nil
+}
+
+// setCertificates takes one certificate in DER, or several in PEM, the EK's first.
+func (c *Configuration) setCertificates(text []byte) error {
+	certificates := [][]byte{text}
+	if bytes.Contains(text, []byte("-----BEGIN")) {
+		certificates = nil
+		for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+			certificates = append(certificates, block.Bytes)
+		}
+	}
+	if len(certificates) == 0 || len(certificates) > 1+attest.MaxIntermediates {
+		return fmt.Errorf("%d certificates, expected the EK's and at most %d behind it", len(certificates), attest.MaxIntermediates)
+	}
+	for _, der := range certificates {
+		if len(der) > attest.MaxCertificateSize {
+			return fmt.Errorf("a certificate of %d bytes, at most %d", len(der), attest.MaxCertificateSize)
+		}
+		if _, err := x509.ParseCertificate(der); err != nil {
+			return err
+		}
+	}
+	c.EKCertificate, c.Intermediates = certificates[0], certificates[1:]
 	return nil
 }
 

@@ -2,9 +2,7 @@ package tpm
 
 import (
 	"context"
-	"crypto/ecdsa"
 	"crypto/sha256"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -61,6 +59,7 @@ func (k *Key) fill(tpm transport.TPM, l *loaded, b *attest.Bundle) (err error) {
 	if b.EKCertificate, err = k.ekCertificate(tpm); err != nil {
 		return err
 	}
+	b.Intermediates = k.configuration.Intermediates
 	ak, err := makeAK(tpm)
 	if err != nil {
 		return err
@@ -205,47 +204,6 @@ func makeAK(tpm transport.TPM) (*attestationKey, error) {
 	return &attestationKey{response.ObjectHandle, response.Name, response.OutPublic.Bytes()}, nil
 }
 
-// NV indices of EK certificates (EK Credential Profile, 2.2.1.4), in the order of preference.
-var ekIndices = []tpm2.TPMHandle{0x01c00002 /* RSA 2048 */, 0x01c0000a /* ECC P-256 */}
-
-// ekCertificate is the configured certificate, or the one in the TPM's memory. It is read once.
-func (k *Key) ekCertificate(tpm transport.TPM) ([]byte, error) {
-	if k.endorsement != nil {
-		return k.endorsement, nil
-	}
-	if c := k.configuration.EKCertificate; c != nil {
-		k.endorsement = c
-		return c, nil
-	}
-	for _, index := range ekIndices {
-		der, err := readNV(tpm, index)
-		if errors.Is(err, tpm2.TPMRCHandle) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read EK certificate: %w", err)
-		}
-		if der, err = trimCertificate(der); err != nil {
-			return nil, fmt.Errorf("read EK certificate at %#x: %w", uint32(index), err)
-		}
-		k.endorsement = der
-		return der, nil
-	}
-	return nil, errors.New("the TPM holds no EK certificate: get it from the TPM's vendor (tpm2_getekcertificate) and name it in tpm.conf, `ek_certificate = FILE`")
-}
-
-// trimCertificate cuts the padding that some vendors leave behind a certificate in NV memory.
-func trimCertificate(data []byte) ([]byte, error) {
-	if len(data) < 4 || data[0] != 0x30 || data[1] != 0x82 { // SEQUENCE with two bytes of length (X.690, 8.1)
-		return nil, errors.New("no certificate in DER")
-	}
-	size := 4 + int(data[2])<<8 + int(data[3])
-	if size > len(data) || size > attest.MaxCertificateSize {
-		return nil, errors.New("a certificate that is cut off or too long")
-	}
-	return data[:size], nil
-}
-
 // readNV reads an index with its own, empty password.
 func readNV(tpm transport.TPM, index tpm2.TPMHandle) ([]byte, error) {
 	const chunk = 512 // bytes; every TPM gives as many at once
@@ -291,99 +249,4 @@ func (k *Key) activation(certificate, akName []byte) ([]byte, error) {
 		return nil, nil
 	}
 	return record, nil
-}
-
-// Identity is what a verifier needs to make a challenge for this TPM.
-func (k *Key) Identity(ctx context.Context) (*attest.Identity, error) {
-	var id attest.Identity
-	err := k.owner.do(ctx, func(tpm transport.TPM) (err error) {
-		if id.EKCertificate, err = k.ekCertificate(tpm); err != nil {
-			return err
-		}
-		ak, err := makeAK(tpm)
-		if err != nil {
-			return err
-		}
-		flush(tpm, ak.handle)
-		id.AKPublic = ak.area
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("identity of the TPM: %w", deviceError(err))
-	}
-	return &id, nil
-}
-
-// Activate answers a challenge of a verifier (attest/tpm.NewChallenge): the secret, which only this TPM can decrypt, and
-// only because the challenge is for its AK. Making an RSA EK takes some chips many seconds.
-func (k *Key) Activate(ctx context.Context, credential, secret []byte) ([]byte, error) {
-	var answer []byte
-	err := k.owner.do(ctx, func(tpm transport.TPM) (err error) {
-		answer, err = k.activate(tpm, credential, secret)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("activate credential: %w", deviceError(err))
-	}
-	return answer, nil
-}
-
-func (k *Key) activate(tpm transport.TPM, credential, secret []byte) ([]byte, error) {
-	der, err := k.ekCertificate(tpm)
-	if err != nil {
-		return nil, err
-	}
-	template, err := ekTemplate(der)
-	if err != nil {
-		return nil, err
-	}
-	ek, err := execute(tpm, tpm2.CreatePrimary{
-		PrimaryHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHEndorsement, Auth: tpm2.PasswordAuth(nil)},
-		InPublic:      tpm2.New2B(template),
-	})
-	if err != nil {
-		return nil, fmt.Errorf("make endorsement key: %w", err)
-	}
-	defer flush(tpm, ek.ObjectHandle)
-	ak, err := makeAK(tpm)
-	if err != nil {
-		return nil, err
-	}
-	defer flush(tpm, ak.handle)
-	response, err := execute(tpm, tpm2.ActivateCredential{
-		ActivateHandle: ak.auth(tpm2.PasswordAuth(nil)),
-		KeyHandle: tpm2.AuthHandle{Handle: ek.ObjectHandle, Name: ek.Name,
-			Auth: tpm2.Policy(tpm2.TPMAlgSHA256, nonceSize, endorsementPolicy)},
-		CredentialBlob: tpm2.TPM2BIDObject{Buffer: credential},
-		Secret:         tpm2.TPM2BEncryptedSecret{Buffer: secret},
-	})
-	if err != nil {
-		return nil, fmt.Errorf("%w: the challenge is for another EK or AK", err)
-	}
-	return response.CertInfo.Buffer, nil
-}
-
-// ekTemplate is the template behind the certificate's key, without the key itself.
-func ekTemplate(der []byte) (tpm2.TPMTPublic, error) {
-	c, err := x509.ParseCertificate(der)
-	if err != nil {
-		return tpm2.TPMTPublic{}, fmt.Errorf("EK certificate: %w", err)
-	}
-	if _, err := attest.EKTemplate(c); err != nil {
-		return tpm2.TPMTPublic{}, err
-	}
-	if _, ok := c.PublicKey.(*ecdsa.PublicKey); ok {
-		return tpm2.ECCEKTemplate, nil
-	}
-	return tpm2.RSAEKTemplate, nil
-}
-
-// endorsementPolicy satisfies the policy of an EK: the (empty) password of the endorsement hierarchy.
-func endorsementPolicy(tpm transport.TPM, session tpm2.TPMISHPolicy, nonce tpm2.TPM2BNonce) error {
-	_, err := execute(tpm, tpm2.PolicySecret{
-		AuthHandle:    tpm2.AuthHandle{Handle: tpm2.TPMRHEndorsement, Auth: tpm2.PasswordAuth(nil)},
-		PolicySession: session,
-		NonceTPM:      nonce,
-	})
-	return err
 }
