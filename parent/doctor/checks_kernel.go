@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/raypher/raypher/parent/relay"
 )
 
 // The oldest kernel that the guard supports: Debian 12's.
@@ -166,16 +168,15 @@ func checkNotification(f *Findings) Check {
 func checkYama(f *Findings) Check {
 	c := Check{Name: "Yama", Status: OK, Found: fmt.Sprintf("kernel.yama.ptrace_scope is %d", f.Yama)}
 	switch {
-	case f.Yama < 0:
+	case f.Yama == relay.NoYama:
 		c.Found = "not active"
-	case f.Yama >= 1:
-		// security/yama/yama_lsm.c: from 1 on, only an ancestor or CAP_SYS_PTRACE may read another process (process_vm_readv, pidfd_getfd).
+	case f.Yama >= relay.ScopeNobody:
+		// security/yama/yama_lsm.c: with 3 nobody may read another process (process_vm_readv, pidfd_getfd, /proc/pid/mem), root included.
 		c.Status = Fail
-		c.Consequence = "the warden, which has no capabilities and is no ancestor of the agent, may not read the arguments of its calls, so all of them would be refused"
-		c.Fix = "sysctl kernel.yama.ptrace_scope=0, and write it to /etc/sysctl.d to keep it"
-		if f.Yama >= 3 {
-			c.Fix = "take kernel.yama.ptrace_scope=3 out of /etc/sysctl.d and reboot: it cannot be lowered while the host runs"
-		}
+		c.Consequence = "nobody may look at what an agent asks for, not even root, so no agent is started"
+		c.Fix = "take kernel.yama.ptrace_scope=3 out of /etc/sysctl.d and reboot: it cannot be lowered while the host runs"
+	case f.Yama > relay.ScopeClassic:
+		c.Consequence = "raypherd looks at agents' calls for their wardens; while it is away, what new processes of an agent ask for is refused"
 	}
 	return c
 }

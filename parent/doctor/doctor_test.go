@@ -91,7 +91,8 @@ func TestInterpret(t *testing.T) {
 		{"Landlock ABI 6", func(f *Findings) { f.Landlock = 6 }, "Landlock", OK, []string{"audit log"}, true},
 		{"no notification", func(f *Findings) { f.Notification.Err = syscall.EOPNOTSUPP }, "seccomp notification", Fail, []string{"CONFIG_SECCOMP_FILTER"}, false},
 		{"no killable wait", func(f *Findings) { f.WaitKillable.Err = syscall.EINVAL }, "seccomp notification", Fail, []string{"5.19"}, false},
-		{"Yama", func(f *Findings) { f.Yama = 1 }, "Yama", Fail, []string{"warden", "sysctl kernel.yama.ptrace_scope=0"}, false},
+		{"Yama", func(f *Findings) { f.Yama = 1 }, "Yama", OK, []string{"raypherd looks at agents' calls"}, true},
+		{"Yama for root alone", func(f *Findings) { f.Yama = 2 }, "Yama", OK, []string{"raypherd looks at agents' calls"}, true},
 		{"Yama for good", func(f *Findings) { f.Yama = 3 }, "Yama", Fail, []string{"reboot"}, false},
 
 		{"no cgroup2", func(f *Findings) { f.Cgroup2 = "" }, "cgroup2", Fail, []string{"not mounted", "mount -t cgroup2"}, false},

@@ -39,7 +39,7 @@ type Findings struct {
 
 	Notification Probed // SECCOMP_RET_USER_NOTIF
 	WaitKillable Probed // SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
-	Yama         int    // kernel.yama.ptrace_scope, -1: no Yama
+	Yama         int    // kernel.yama.ptrace_scope, or relay.NoYama
 
 	Cgroup2       string            // mount point, empty: not mounted
 	Controllers   []string          // of the cgroup2 hierarchy

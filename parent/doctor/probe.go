@@ -17,10 +17,12 @@ import (
 	"time"
 	"unsafe"
 
-	parentv1 "github.com/raypher/raypher/proto/parent/v1"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/raypher/raypher/parent/relay"
+	parentv1 "github.com/raypher/raypher/proto/parent/v1"
 )
 
 // Places says where Look finds the daemon and its state. An empty field is not looked at.
@@ -35,7 +37,7 @@ type Places struct {
 // Look finds out about this host. What it makes on the way (programs, a cgroup, a network namespace) is gone when it returns. ctx
 // bounds the question to raypherd only; everything else is local.
 func Look(ctx context.Context, at Places) *Findings {
-	f := &Findings{Arch: runtime.GOARCH, UID: os.Geteuid(), Yama: -1, StateDir: at.State, CgroupV1: map[string]string{}}
+	f := &Findings{Arch: runtime.GOARCH, UID: os.Geteuid(), StateDir: at.State, CgroupV1: map[string]string{}}
 	f.lookAtKernel()
 	f.lookAtConfinement()
 	f.lookAtSeccomp()
@@ -91,11 +93,7 @@ func (f *Findings) lookAtKernel() {
 	} else {
 		f.LandlockErr = errno
 	}
-	if text, err := os.ReadFile("/proc/sys/kernel/yama/ptrace_scope"); err == nil {
-		if f.Yama, err = strconv.Atoi(strings.TrimSpace(string(text))); err != nil {
-			f.Yama = -1
-		}
-	}
+	f.Yama = relay.Scope()
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit); err == nil {
 		f.Memlock = limit.Cur

@@ -22,6 +22,7 @@ import (
 
 	"github.com/raypher/raypher/journal"
 	"github.com/raypher/raypher/parent/guard/floor"
+	"github.com/raypher/raypher/parent/relay"
 	"github.com/raypher/raypher/parent/warden"
 	"github.com/raypher/raypher/policy"
 	parentv1 "github.com/raypher/raypher/proto/parent/v1"
@@ -57,12 +58,17 @@ func playRunner(args []string) int {
 	loud := flags.Bool("loud", false, "print the bound line and verdicts")
 	dry := flags.Bool("dry-run", false, "")
 	signals := flags.Bool("signals", false, "let the warden decide signals")
+	relayed := flags.Bool("relayed", false, "keep the warden from the agent, as Yama does")
 	if flags.Parse(args) != nil {
 		return 2
 	}
 	rest := flags.Args()
+	play := []string{roleWarden}
+	if *relayed {
+		play = append(play, "--relayed")
+	}
 	err := Run(Options{
-		PolicyPath: rest[0], Socket: rest[1], Quiet: !*loud, DryRun: *dry, Warden: []string{roleWarden}, Argv: rest[2:],
+		PolicyPath: rest[0], Socket: rest[1], Quiet: !*loud, DryRun: *dry, Warden: play, Argv: rest[2:],
 		signals: *signals,
 	})
 	fmt.Fprintln(os.Stderr, "raypher:", err)
@@ -76,14 +82,19 @@ func playWarden() int {
 	flags := flag.NewFlagSet("warden", flag.ContinueOnError)
 	out := flags.String("socket", "", "file for verdicts")
 	asJSON := flags.Bool("json", false, "")
+	relayed := flags.Bool("relayed", false, "")
 	if flags.Parse(os.Args[1:]) != nil {
 		return 2
 	}
 	err := warden.Harden()
+	if err == nil && *relayed {
+		err = forbidLooking()
+	}
 	if err == nil {
 		err = warden.Run(context.Background(), warden.Options{
 			Runner: warden.Inherited(3), Output: os.Stderr, JSON: *asJSON,
 			Connect: func(context.Context) (warden.Session, error) { return newFileSession(*out) },
+			Relay:   relay.NewClient(*out + relaySuffix), Relayed: *relayed,
 		})
 	}
 	if err != nil {
@@ -237,6 +248,9 @@ func newAgent(t testing.TB, uid int, text string) *agent {
 	a.write("run/verdicts", "")
 	a.write("run/verdicts.visa", "")
 	a.write("policy.yaml", a.expand(text))
+	if os.Getenv(relayedVariable) != "" {
+		a.relay()
+	}
 	return a
 }
 

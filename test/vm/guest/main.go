@@ -1,0 +1,39 @@
+// Command guest is everything that runs in the virtual machine of package vm but the programs under test: the first process,
+// which plays the cases and switches the machine off, and the program that is governed. TestGuests starts it; nobody else should.
+package main
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	switch {
+	case os.Getpid() == 1:
+		play()
+	case len(os.Args) > 1:
+		os.Exit(govern(os.Args[1], os.Args[2:]))
+	}
+	os.Exit(2)
+}
+
+// play runs the cases and ends the machine.
+func play() {
+	m := &machine{}
+	if err := m.furnish(); err != nil {
+		m.fail("furnish: %v", err)
+	} else {
+		m.cases()
+	}
+	if m.failed {
+		fmt.Println("GUEST FAIL")
+	} else {
+		fmt.Println("GUEST PASS")
+	}
+	unix.Sync()
+	_ = syscall.Reboot(syscall.LINUX_REBOOT_CMD_POWER_OFF)
+	select {} // the first process must not end
+}

@@ -1,0 +1,108 @@
+// Package vm runs the programs in virtual machines with kernels other than this machine's: the oldest that is supported and
+// newer ones, each with Yama. scripts/vm.sh gets the kernels.
+package vm
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/raypher/raypher/internal/initramfs"
+)
+
+// kernelsVariable names kernels, separated by colons.
+const kernelsVariable = "RAYPHER_TEST_KERNELS"
+
+// Bounds of a machine's whole life: as long as it shows life, and in all. Emulation gets stuck now and then on a loaded host,
+// mostly at the start.
+const limit = 4 * time.Minute
+
+// TestGuests: under each kernel and each kernel.yama.ptrace_scope an agent of root and of a user reads, writes, executes,
+// connects and is refused as its policy says; raypherd is killed and comes back.
+func TestGuests(t *testing.T) {
+	kernels := os.Getenv(kernelsVariable)
+	if kernels == "" {
+		t.Skip(kernelsVariable + " names no kernels: run scripts/vm.sh")
+	}
+	qemu, err := exec.LookPath("qemu-system-x86_64")
+	if err != nil {
+		t.Skip("qemu-system-x86_64 is not installed: run scripts/vm.sh")
+	}
+	image := filepath.Join(t.TempDir(), "initramfs")
+	if err := os.WriteFile(image, build(t), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, kernel := range strings.Split(kernels, ":") {
+		t.Run(strings.TrimPrefix(filepath.Base(kernel), "vmlinuz-"), func(t *testing.T) {
+			t.Parallel()
+			boot(t, qemu, kernel, image)
+		})
+	}
+}
+
+// cpu is all that is emulated but for two: QEMU 7.2 computes wrong flags for cmpxchg16b now and then, which kills newer kernels,
+// and page tables of five levels only cost time.
+const cpu = "max,cx16=off,la57=off"
+
+// boot runs one machine, and once more if the first one never got to its first process.
+func boot(t *testing.T, qemu, kernel, image string) {
+	for attempt := range 2 {
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		machine := exec.CommandContext(ctx, qemu, "-M", "q35", "-accel", "tcg", "-cpu", cpu, "-m", "1024", "-smp", "2", "-nographic", "-no-reboot",
+			"-nodefaults", "-serial", "stdio", "-kernel", kernel, "-initrd", image, "-append", "console=ttyS0 panic=-1 quiet")
+		console, err := machine.CombinedOutput()
+		cancel()
+		for _, line := range strings.Split(string(console), "\n") {
+			if at := strings.Index(line, "GUEST"); at >= 0 {
+				t.Log(strings.TrimSpace(line[at:]))
+			}
+		}
+		switch {
+		case err == nil && bytes.Contains(console, []byte("GUEST PASS")):
+			return
+		case attempt == 0 && !bytes.Contains(console, []byte("GUEST")):
+			t.Logf("the machine did not start (%v): once more", err)
+		default:
+			t.Fatalf("%v\n%s", err, console)
+		}
+	}
+}
+
+// build is an initramfs with the programs and the guest's own.
+func build(t *testing.T) []byte {
+	t.Helper()
+	folder := t.TempDir()
+	for name, path := range map[string]string{
+		"guest": "./guest", "raypher": "../../cmd/raypher", "raypherd": "../../cmd/raypherd", "raypher-enclave": "../../cmd/raypher-enclave",
+	} {
+		cmd := exec.Command("go", "build", "-ldflags=-s -w", "-o", filepath.Join(folder, name), path)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("build %s: %v\n%s", path, err, out)
+		}
+	}
+	var image bytes.Buffer
+	w := initramfs.NewWriter(&image)
+	for _, name := range []string{"bin", "dev", "etc", "home", "proc", "root", "run", "sys", "tmp", "var"} {
+		w.Folder(name)
+	}
+	for name, from := range map[string]string{
+		"init": "guest", "bin/guest": "guest", "bin/copy": "guest",
+		"bin/raypher": "raypher", "bin/raypherd": "raypherd", "bin/raypher-enclave": "raypher-enclave",
+	} {
+		content, err := os.ReadFile(filepath.Join(folder, from))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.File(name, 0o755, content)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return image.Bytes()
+}
