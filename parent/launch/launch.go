@@ -95,14 +95,18 @@ func (r *runner) run() (err error) {
 	if err := r.startWarden(); err != nil {
 		return err
 	}
-	if err := r.bind(request); err != nil {
+	if err := r.ask(request); err != nil {
+		return err
+	}
+	// While the warden comes up and raypherd decides, what needs no answer is done.
+	if err := r.hostLimits(); err != nil {
+		return err
+	}
+	if err := r.bind(); err != nil {
 		return err
 	}
 	if err := r.program.granted(r.permit); err != nil {
 		return &Failure{Code: CodeNotExecutable, Err: err}
-	}
-	if r.limits, err = r.hostLimits(); err != nil {
-		return err
 	}
 	if r.plan, err = floor.Compile(r.permit, r.limits); err != nil {
 		return err
@@ -198,8 +202,8 @@ func (r *runner) startWarden() error {
 	return nil
 }
 
-// bind asks for the guard and waits for what is granted.
-func (r *runner) bind(request *parentv1.Launch) error {
+// ask asks for the guard.
+func (r *runner) ask(request *parentv1.Launch) error {
 	body, err := proto.Marshal(request)
 	if err != nil {
 		return err
@@ -207,7 +211,13 @@ func (r *runner) bind(request *parentv1.Launch) error {
 	if err := r.talk.Send(warden.Launch, body); err != nil {
 		return fmt.Errorf("the warden ended: %w", err)
 	}
-	if body, err = r.expect(warden.Granted); err != nil {
+	return nil
+}
+
+// bind waits for what is granted.
+func (r *runner) bind() error {
+	body, err := r.expect(warden.Granted)
+	if err != nil {
 		return err
 	}
 	r.granted = &parentv1.Granted{}
@@ -219,6 +229,9 @@ func (r *runner) bind(request *parentv1.Launch) error {
 		return fmt.Errorf("read the permit: %w", err)
 	}
 	r.permit = floor.Resolved(permit)
+	r.limits.Closed = append(r.limits.Closed, r.limits.Mounts.Everywhere(r.granted.ClosedPaths)...)
+	slices.Sort(r.limits.Closed)
+	r.limits.Closed = slices.Compact(r.limits.Closed)
 	return nil
 }
 
@@ -238,25 +251,19 @@ func (r *runner) expect(want warden.Kind) ([]byte, error) {
 	return body, nil
 }
 
-// hostLimits says what no permit opens: the folders of the guard, of every instance that raypherd knows of and of the system's,
-// and what the kernel is switched with.
-func (r *runner) hostLimits() (floor.Options, error) {
-	closed, err := floor.Everywhere(slices.Concat(
-		[]string{instance.DefaultState, instance.DefaultRun, filepath.Dir(r.socket)}, r.granted.ClosedPaths))
+// hostLimits says what no permit opens: the folders of the guard and of the system's instance, and what the kernel is switched
+// with. bind adds the folders of every instance that raypherd knows of.
+func (r *runner) hostLimits() error {
+	mounts, err := floor.ReadMounts()
 	if err != nil {
-		return floor.Options{}, err
+		return err
 	}
-	sealed, err := floor.Everywhere([]string{filepath.Dir(instance.Policy)})
-	if err != nil {
-		return floor.Options{}, err
+	r.limits = floor.Options{
+		Closed:  mounts.Everywhere([]string{instance.DefaultState, instance.DefaultRun, filepath.Dir(r.socket)}),
+		Sealed:  append(mounts.Everywhere([]string{filepath.Dir(instance.Policy)}), mounts.Kernel()...),
+		Devices: r.terminals, Mounts: mounts, Root: os.Geteuid() == 0,
 	}
-	switches, err := floor.KernelMounts()
-	if err != nil {
-		return floor.Options{}, err
-	}
-	return floor.Options{
-		Closed: closed, Sealed: append(sealed, switches...), Devices: r.terminals, Root: os.Geteuid() == 0,
-	}, nil
+	return nil
 }
 
 // ownRules says when the agent may write the files that its rules were read from.
@@ -314,7 +321,7 @@ func (r *runner) become() error {
 	handed := make(chan error)
 	go func() {
 		err := r.talk.Send(warden.Listener, body, append([]int{listener}, files...)...)
-		if err == nil {
+		if err == nil || errors.Is(err, unix.EPIPE) { // a warden that ended meanwhile has said why
 			_, err = r.expect(warden.Serving)
 		}
 		handed <- err

@@ -25,7 +25,7 @@ type compiler struct {
 	options Options
 	rules   *policy.Rules
 	plan    *Plan
-	mounts  []mount
+	mounts  Mounts
 	known   map[grantKey]int // index in plan.Grants
 
 	foldersRead int
@@ -118,7 +118,7 @@ func (c *compiler) closedPaths(access policy.Access) []string {
 	if access&policy.Write == 0 {
 		return c.options.Closed
 	}
-	return slices.Concat(c.options.Closed, c.options.Sealed, neverWritten, kernelMounts(c.mounts))
+	return slices.Concat(c.options.Closed, c.options.Sealed, neverWritten, c.mounts.Kernel())
 }
 
 // beside grants the tree at root without the excluded paths: where one lies inside, it grants what lies beside it, one by one.

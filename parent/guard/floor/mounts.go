@@ -24,7 +24,11 @@ var kernelKinds = []string{
 	"rpc_pipefs", "securityfs", "selinuxfs", "smackfs", "sysfs", "tracefs", "xenfs",
 }
 
-func readMounts() ([]mount, error) {
+// Mounts is what was mounted in this process's namespace when it was read.
+type Mounts []mount
+
+// ReadMounts reads /proc/self/mountinfo.
+func ReadMounts() (Mounts, error) {
 	raw, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return nil, fmt.Errorf("look at the mounts: %w", err)
@@ -33,8 +37,8 @@ func readMounts() ([]mount, error) {
 }
 
 // parseMounts reads mountinfo. A line that it does not understand is left out; the kernel writes none.
-func parseMounts(raw string) []mount {
-	var all []mount
+func parseMounts(raw string) Mounts {
+	var all Mounts
 	for line := range strings.Lines(raw) {
 		before, after, ok := strings.Cut(line, " - ")
 		fields, kind := strings.Fields(before), strings.Fields(after)
@@ -65,10 +69,10 @@ func unescape(field string) string {
 	return b.String()
 }
 
-// kernelMounts are the mount points of the kernel's own file systems, but for those of a kind in except.
-func kernelMounts(mounts []mount, except ...string) []string {
+// Kernel are the mount points of file systems whose files are switches of the kernel, but for those of a kind in except.
+func (all Mounts) Kernel(except ...string) []string {
 	var points []string
-	for _, m := range mounts {
+	for _, m := range all {
 		if slices.Contains(kernelKinds, m.kind) && !slices.Contains(except, m.kind) {
 			points = append(points, m.point)
 		}
@@ -76,40 +80,27 @@ func kernelMounts(mounts []mount, except ...string) []string {
 	return points
 }
 
-// KernelMounts are the mount points of file systems whose files are switches of the kernel.
-func KernelMounts() ([]string, error) {
-	mounts, err := readMounts()
-	return kernelMounts(mounts), err
-}
-
-// Everywhere returns all names of the paths: with links followed, and through every other mount of the same file system.
-func Everywhere(paths []string) ([]string, error) {
-	mounts, err := readMounts()
-	if err != nil {
-		return nil, err
-	}
-	return everywhere(mounts, paths), nil
-}
-
-func everywhere(mounts []mount, paths []string) []string {
-	var all []string
+// Everywhere returns all names of the paths, sorted: with links followed, and through every other mount of the same file
+// system. What is not absolute names nothing and is left out.
+func (all Mounts) Everywhere(paths []string) []string {
+	var names []string
 	for _, path := range paths {
 		if !filepath.IsAbs(path) {
-			continue // it names nothing
+			continue
 		}
-		all = append(all, path)
+		names = append(names, path)
 		if real, ok := followLinks(path, func(string) bool { return false }); ok {
 			path = real
 		}
-		all = append(all, path)
-		all = append(all, otherNames(mounts, path)...)
+		names = append(names, path)
+		names = append(names, otherNames(all, path)...)
 	}
-	slices.Sort(all)
-	return slices.Compact(all)
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // otherNames are where a path without links also appears because its file system, or a part of it, is mounted elsewhere.
-func otherNames(mounts []mount, path string) []string {
+func otherNames(mounts Mounts, path string) []string {
 	own := -1
 	for i, m := range mounts { // of two mounts at one point the later lies on top
 		if within(path, m.point) && (own < 0 || len(m.point) >= len(mounts[own].point)) {

@@ -21,7 +21,7 @@ func TestMounts(t *testing.T) {
 	if len(mounts) != 8 {
 		t.Errorf("%d mounts: %+v", len(mounts), mounts)
 	}
-	if got, want := kernelMounts(mounts, "proc"), []string{"/sys/fs/cgroup", "/srv/w/cg"}; !slices.Equal(got, want) {
+	if got, want := mounts.Kernel("proc"), []string{"/sys/fs/cgroup", "/srv/w/cg"}; !slices.Equal(got, want) {
 		t.Errorf("file systems of the kernel at %q, want %q", got, want)
 	}
 	for _, tt := range []struct {
@@ -39,7 +39,7 @@ func TestMounts(t *testing.T) {
 			t.Errorf("%s is also %q, want %q", tt.path, got, tt.want)
 		}
 	}
-	if got := everywhere(mounts, []string{"", "relative"}); len(got) != 0 {
+	if got := mounts.Everywhere([]string{"", "relative"}); len(got) != 0 {
 		t.Errorf("what is no absolute path closes %q", got)
 	}
 }

@@ -37,13 +37,15 @@ type Plan struct {
 // Options are what a plan needs to know of the host and the caller.
 type Options struct {
 	// Closed are paths that no agent may open in any way, whatever its permit says: the daemon's run and state folders, by all
-	// of their names (Everywhere).
+	// of their names (Mounts.Everywhere).
 	Closed []string
 	// Sealed are paths that no agent may write, whatever its permit says: the host's policy and keys.
 	Sealed []string
 	// Devices are further device files that are granted for reading and writing: the terminals on the agent's standard
 	// descriptors.
 	Devices []string
+	// Mounts are those that the caller has read already; nil: Compile reads them.
+	Mounts Mounts
 	// Root says that the agent runs as uid 0, which owns files that could end the guard.
 	Root bool
 }
@@ -70,8 +72,10 @@ func Compile(permit *policy.Policy, o Options) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.mounts, err = readMounts(); err != nil {
-		return nil, err
+	if c.mounts = o.Mounts; c.mounts == nil {
+		if c.mounts, err = ReadMounts(); err != nil {
+			return nil, err
+		}
 	}
 	if abi < scopesABI {
 		c.plan.Notes = append(c.plan.Notes, fmt.Sprintf("landlock ABI %d: abstract unix sockets of the host are not held, and signals only at the call", abi))
@@ -136,11 +140,11 @@ func (c *compiler) protectHost() {
 	c.plan.Grants = append(c.plan.Grants, Grant{Path: "/", Tree: true, Access: 0})
 	if !c.options.Root {
 		c.plan.handled = unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE | unix.LANDLOCK_ACCESS_FS_REFER
-		c.split("/", append(kernelMounts(c.mounts, "proc"), "/sys"), policy.Write) // a user owns nothing in procfs that others need
+		c.split("/", append(c.mounts.Kernel("proc"), "/sys"), policy.Write) // a user owns nothing in procfs that others need
 		return
 	}
 	c.plan.handled = rightsHost
-	c.split("/", slices.Concat(neverWritten, kernelMounts(c.mounts), c.options.Closed, blockDevices()), policy.Write)
+	c.split("/", slices.Concat(neverWritten, c.mounts.Kernel(), c.options.Closed, blockDevices()), policy.Write)
 	c.split("/", c.options.Closed, policy.Read)
 	c.plan.Notes = append(c.plan.Notes, "the policy governs no files: as root, this agent can change what the host runs later, "+
 		"which no guard then holds: add a filesystem section")
