@@ -21,9 +21,10 @@ const (
 	Serving  Kind = 'S' // warden: notifications are being answered
 )
 
-// chunk is how much of a message one packet carries; maxMessage bounds a message, and what a peer can make the other keep.
+// chunk is how much of a message one packet carries, more than most messages have, and so little that room for one costs few
+// pages; maxMessage bounds a message, and what a peer can make the other keep.
 const (
-	chunk      = 64 << 10
+	chunk      = 8 << 10
 	maxMessage = 16 << 20
 )
 

@@ -27,12 +27,22 @@ type Session interface {
 // Connect opens a session. It is called again when a session breaks.
 type Connect func(ctx context.Context) (Session, error)
 
+// What a session is dimensioned for: a launch, and verdicts now and then.
+const (
+	// window is how many bytes raypherd may send before they are taken. It is fixed, or gRPC would measure the socket with
+	// pings, each of which wakes both sides of every launch.
+	window = 1 << 20
+	buffer = 4 << 10 // bytes, for reading and for writing
+)
+
 // Dial returns a Connect to the Wardens service on a unix socket. raypherd knows the caller by the socket's peer; raypherd is
 // known by the socket's path, which only root can put there.
 func Dial(socket string) Connect {
 	return func(ctx context.Context) (Session, error) {
 		connection, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithAuthority("raypherd"))
+			grpc.WithAuthority("raypherd"), grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(), // callers retry, with words
+			grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(window),
+			grpc.WithReadBufferSize(buffer), grpc.WithWriteBufferSize(buffer))
 		if err != nil {
 			return nil, fmt.Errorf("connect to raypherd at %s: %w", socket, err)
 		}
@@ -71,24 +81,20 @@ type line struct {
 	done  chan struct{}
 }
 
-// open sends the launch and waits for what is granted. The error is in raypherd's words.
-func open(ctx context.Context, connect Connect, launch *parentv1.Launch) (Session, *parentv1.Granted, error) {
-	session, err := connect(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
+// begin sends the launch and waits for what is granted. The error is in raypherd's words.
+func begin(session Session, launch *parentv1.Launch) (*parentv1.Granted, error) {
 	first := &parentv1.WardenMessage{Message: &parentv1.WardenMessage_Launch{Launch: launch}}
 	// An error of Send is only io.EOF: why is what Recv says.
 	_ = session.Send(first)
 	message, err := session.Recv()
 	if err != nil {
-		return nil, nil, explain(err)
+		return nil, explain(err)
 	}
 	granted := message.GetGranted()
 	if granted == nil {
-		return nil, nil, errors.New("raypherd answered with something else than a grant")
+		return nil, errors.New("raypherd answered with something else than a grant")
 	}
-	return session, granted, nil
+	return granted, nil
 }
 
 // explain turns a gRPC status into words for the person who ran the command.

@@ -55,9 +55,12 @@ type warden struct {
 	granted *parentv1.Granted
 	relayed bool           // Yama keeps the warden from its agent
 	permit  *policy.Policy // of the launch
-	pass    pass
-	visaID  atomic.Pointer[[]byte]
-	session Session
+	// resolved is the permit as the kernel's floor has it, and cgroup the agent's as /proc/<pid>/cgroup shows it.
+	resolved *policy.Policy
+	cgroup   string
+	pass     pass
+	visaID   atomic.Pointer[[]byte]
+	session  Session
 	// endSession ends the first session.
 	endSession context.CancelFunc
 	line       *line
@@ -84,6 +87,9 @@ func Run(ctx context.Context, o Options) error {
 	defer func() { w.endSession() }()
 	launch, err := w.launch(ctx)
 	if err != nil {
+		return w.fail(err)
+	}
+	if err := w.prepare(); err != nil {
 		return w.fail(err)
 	}
 	defer w.freezer.close()
@@ -141,8 +147,16 @@ func (w *warden) receive(want Kind) (body []byte, fds []int, err error) {
 	return body, fds, nil
 }
 
-// launch asks raypherd for the agent that the runner wants, and tells the runner what was granted.
+// launch asks raypherd for the agent that the runner wants, and tells the runner what was granted. The way to raypherd is
+// opened while the rest is made ready.
 func (w *warden) launch(ctx context.Context) (*parentv1.Launch, error) {
+	// The session lives on under this context: it ends with it only when there is no launch.
+	ctx, w.endSession = context.WithCancel(ctx)
+	opened := make(chan opening, 1)
+	go func() {
+		session, err := w.options.Connect(ctx)
+		opened <- opening{session, err}
+	}()
 	body, _, err := w.receive(Launch)
 	if err != nil {
 		return nil, err
@@ -155,16 +169,7 @@ func (w *warden) launch(ctx context.Context) (*parentv1.Launch, error) {
 		return nil, err
 	}
 	launch.ConfirmationKey = w.key
-	if err := w.ask(ctx, &launch); err != nil {
-		return nil, err
-	}
-	if w.permit, err = policy.ParseCanonical(w.granted.Permit); err != nil {
-		return nil, fmt.Errorf("read the permit: %w", err)
-	}
-	if w.freezer, err = newFreezer(w.granted.Cgroup); err != nil {
-		return nil, err
-	}
-	if err := w.renew(w.granted.Visa, w.granted.ExpiresBoottimeNs); err != nil {
+	if err := w.ask(opened, &launch); err != nil {
 		return nil, err
 	}
 	if body, err = proto.Marshal(w.granted); err != nil {
@@ -173,19 +178,42 @@ func (w *warden) launch(ctx context.Context) (*parentv1.Launch, error) {
 	return &launch, w.options.Runner.Send(Granted, body)
 }
 
-// ask opens the session. Nobody waits for an answer any more when the runner has gone.
-func (w *warden) ask(ctx context.Context, launch *parentv1.Launch) (err error) {
+// prepare makes ready for the agent while the runner takes its floor.
+func (w *warden) prepare() (err error) {
+	if w.permit, err = policy.ParseCanonical(w.granted.Permit); err != nil {
+		return fmt.Errorf("read the permit: %w", err)
+	}
+	w.resolved = floor.Resolved(w.permit)
+	if w.cgroup, err = cgroupName(w.granted.Cgroup); err != nil {
+		return err
+	}
+	if w.freezer, err = newFreezer(w.granted.Cgroup); err != nil {
+		return err
+	}
+	return w.renew(w.granted.Visa, w.granted.ExpiresBoottimeNs)
+}
+
+// opening is a session that is being opened.
+type opening struct {
+	session Session
+	err     error
+}
+
+// ask begins the session. Nobody waits for an answer any more when the runner has gone.
+func (w *warden) ask(opened <-chan opening, launch *parentv1.Launch) error {
 	answered := make(chan struct{})
 	defer close(answered)
-	// The session lives on under this context: it ends with it only when the runner went before the answer.
-	ctx, cancel := context.WithCancel(ctx)
-	w.endSession = cancel
 	go func() {
 		if w.options.Runner.goneBefore(answered) {
-			cancel()
+			w.endSession()
 		}
 	}()
-	w.session, w.granted, err = open(ctx, w.options.Connect, launch)
+	o := <-opened
+	if o.err != nil {
+		return o.err
+	}
+	granted, err := begin(o.session, launch)
+	w.session, w.granted = o.session, granted
 	return err
 }
 
@@ -219,13 +247,9 @@ func (w *warden) receiveFloor() error {
 	if f.VisaFile {
 		w.pass.file = os.NewFile(uintptr(fds[1]), "visa")
 	}
-	cgroup, err := cgroupName(w.granted.Cgroup)
-	if err != nil {
-		return err
-	}
 	w.broker, err = broker.New(broker.Options{
-		Listener: fds[0], Permit: floor.Resolved(w.permit), Coverage: floor.Covers(f.Grants, f.Open),
-		Closed: f.Closed, Sealed: f.Sealed, Devices: f.Devices, Cgroup: cgroup,
+		Listener: fds[0], Permit: w.resolved, Coverage: floor.Covers(f.Grants, f.Open),
+		Closed: f.Closed, Sealed: f.Sealed, Devices: f.Devices, Cgroup: w.cgroup,
 		VisaPath: w.granted.VisaPath, Visa: w.pass.get, AgentSocket: w.granted.AgentSocket,
 		Relay: w.options.Relay, Relayed: w.relayed,
 		Report: w.report, Count: w.count, Kill: w.kill,
