@@ -69,9 +69,11 @@ func (h *Host) Launch(ctx context.Context, caller Caller, l *parentv1.Launch) (a
 	// Moving takes the kernel as long as all the rest: it goes on beside it.
 	entered := make(chan error, 1)
 	go func() { entered <- h.enter(a, runner) }()
+	described := make(chan description, 1)
+	go func() { described <- h.askDescription(ctx) }()
 	g, reply, err := a.mint(ctx, begun, nil, nil)
 	if err == nil {
-		err = h.fix(ctx, a, g, reply)
+		err = h.fix(a, g, reply, <-described)
 	}
 	if err := errors.Join(err, <-entered); err != nil {
 		return nil, nil, errors.Join(err, a.leave())
@@ -283,19 +285,30 @@ func (a *Agent) mint(ctx context.Context, begun int64, intent []byte, asked *par
 	}, reply, nil
 }
 
-// fix completes the agent with what the enclave said.
-func (h *Host) fix(ctx context.Context, a *Agent, g grant, reply *enclavev1.MintReply) error {
+// description is what the enclave says of itself, or why it does not.
+type description struct {
+	*enclavev1.Description
+	err error
+}
+
+func (h *Host) askDescription(ctx context.Context) description {
+	d, err := h.options.Enclave.Describe(ctx)
+	return description{d, err}
+}
+
+// fix completes the agent with what the enclave said of its visa and of itself. Which key signed is not taken on trust: every
+// raypherd holds its enclave to the key that it pinned.
+func (h *Host) fix(a *Agent, g grant, reply *enclavev1.MintReply, enclave description) error {
 	claims, err := visa.Read(reply.Visa)
 	if err != nil {
 		return fmt.Errorf("%w: its visa cannot be read: %w", ErrEnclave, err)
 	}
-	description, err := h.options.Enclave.Describe(ctx)
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrEnclave, err)
+	if enclave.err != nil {
+		return fmt.Errorf("%w: %w", ErrEnclave, enclave.err)
 	}
-	a.subject, a.tier, a.development = claims.Subject, claims.Tier, description.Development
+	a.subject, a.tier, a.development = claims.Subject, claims.Tier, enclave.Development
 	a.grant, a.launchPermit = g, g.permit
-	a.launchVisa, a.enclaveKey = g.visa, description.PublicKey
+	a.launchVisa, a.enclaveKey = g.visa, enclave.PublicKey
 	a.notes = append(h.options.Cgroups.Notes(limits(g.permit)), h.options.Notes...)
 	return nil
 }

@@ -347,7 +347,8 @@ func (o *owner) end() {
 	o.host.remove(o.Agent)
 }
 
-// become makes the caller the agent's warden and writes the record.
+// become makes the caller the agent's warden. There is no record yet: an agent that has not begun does not go on under another
+// raypherd, which ends what it finds without one.
 func (a *Agent) become(caller Caller) error {
 	warden, err := task.Open(caller.Task.PID())
 	if err != nil {
@@ -366,9 +367,5 @@ func (a *Agent) become(caller Caller) error {
 		return fmt.Errorf("launch: the warden: %w", err)
 	}
 	a.state, a.warden = Launching, warden
-	if err := a.save(); err != nil {
-		warden.Close()
-		return err
-	}
 	return nil
 }
