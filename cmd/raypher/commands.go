@@ -2,20 +2,38 @@ package main
 
 import "github.com/spf13/cobra"
 
-// commands lists every subcommand; each lives in the file of its name.
-func commands() []*cobra.Command {
-	return []*cobra.Command{
-		runCommand(),
-		wardenCommand(),
-		policyCommand(),
-		manifestCommand(),
-		doctorCommand(),
-		visaCommand(),
-		evidenceCommand(),
-		attestCommand(),
-		eventsCommand(),
-		agentsCommand(),
-		statusCommand(),
-		ceilingCommand(),
+// builders makes every subcommand; each lives in the file of its name.
+var builders = []struct {
+	name  string
+	build func() *cobra.Command
+}{
+	{"run", runCommand},
+	{"warden", wardenCommand},
+	{"policy", policyCommand},
+	{"manifest", manifestCommand},
+	{"doctor", doctorCommand},
+	{"visa", visaCommand},
+	{"evidence", evidenceCommand},
+	{"attest", attestCommand},
+	{"events", eventsCommand},
+	{"agents", agentsCommand},
+	{"status", statusCommand},
+	{"ceiling", ceilingCommand},
+	{"eif", eifCommand},
+	{"grant", grantCommand},
+}
+
+// commands makes the subcommand that the command line begins with, or all of them when it begins otherwise: a run is waited
+// for, and has no use for what the others would set up.
+func commands(arguments []string) []*cobra.Command {
+	var all []*cobra.Command
+	for _, b := range builders {
+		if len(arguments) > 0 && arguments[0] == b.name {
+			return []*cobra.Command{b.build()}
+		}
 	}
+	for _, b := range builders {
+		all = append(all, b.build())
+	}
+	return all
 }

@@ -39,7 +39,7 @@ func main() {
 $RAYPHER_RUN_DIR names the run folder of a raypherd that was started with --run-dir; without it the commands talk to the
 host's, at /run/raypher.`,
 	}
-	root.AddCommand(commands()...)
+	root.AddCommand(commands(os.Args[1:])...)
 	explainUsage(root)
 	c, err := root.ExecuteC()
 	if err == nil {
