@@ -20,4 +20,4 @@ if [ -z "${RAYPHER_TEST_KERNEL:-}" ]; then
 	RAYPHER_TEST_KERNEL=$(ls "$folder"/boot/vmlinuz-*)
 	export RAYPHER_TEST_KERNEL
 fi
-go test -count=1 -run '^Test(Guest|ImageBoots)$' -v ./enclave/image
+go test -count=1 -run '^Test(Guest|ImageBoots|HeartbeatReachesTheHost)$' -v ./enclave/image

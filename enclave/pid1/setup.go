@@ -57,8 +57,14 @@ func loadModule(path string) error {
 		return fmt.Errorf("kernel module: %w", err)
 	}
 	defer file.Close()
-	if err := unix.FinitModule(int(file.Fd()), "", 0); err != nil {
-		return fmt.Errorf("load %s: %w: is it for this kernel, and are the modules that it needs before it?", path, err)
+	err = unix.FinitModule(int(file.Fd()), "", 0)
+	switch {
+	case errors.Is(err, unix.ENOENT): // the file is there (kernel/module/main.c, resolve_symbol)
+		return fmt.Errorf("load %s: unknown symbol: put the modules that it needs before it", path)
+	case errors.Is(err, unix.ENOEXEC):
+		return fmt.Errorf("load %s: %w: it is not for this kernel", path, err)
+	case err != nil:
+		return fmt.Errorf("load %s: %w", path, err)
 	}
 	return nil
 }
