@@ -11,7 +11,7 @@ import (
 
 	"google.golang.org/grpc/metadata"
 
-	attest "github.com/raypher/raypher/attest/tpm"
+	"github.com/raypher/raypher/enclave/predecessor"
 	"github.com/raypher/raypher/journal"
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
 )
@@ -181,43 +181,11 @@ func (s *Sequencer) predecessor(c claim) (*journal.Predecessor, error) {
 	if c.epoch == s.opts.Epoch {
 		return nil, fmt.Errorf("%w: it names this epoch, which has not begun", ErrStore)
 	}
-	evidence, err := journal.DecodeKeyEvidence(c.evidence)
+	p, err := predecessor.Verify(predecessor.Claim{Epoch: c.epoch, Size: c.size, SignedHead: c.head, KeyEvidence: c.evidence}, s.key, s.opts.Predecessors)
 	if err != nil {
-		return nil, fmt.Errorf("%w: its last epoch: %v", ErrStore, err)
+		return nil, fmt.Errorf("%w: its last epoch: %w", ErrStore, err)
 	}
-	key, err := verifyKey(evidence)
-	if err != nil {
-		return nil, fmt.Errorf("%w: its last epoch: %v", ErrStore, err)
-	}
-	if id := key.ID(); id != s.key.ID() && !slices.Contains(s.opts.Predecessors, id) {
-		return nil, fmt.Errorf("%w: its last epoch was signed by key sha256:%s, which this enclave may not follow: add `predecessor = sha256:%s` to its start configuration, or give the parent an empty store",
-			ErrStore, key, key)
-	}
-	head, err := journal.VerifyHead(c.head, key)
-	if err != nil {
-		return nil, fmt.Errorf("%w: its last epoch: %v", ErrStore, err)
-	}
-	if head.Epoch != c.epoch || head.Size != c.size {
-		return nil, fmt.Errorf("%w: it claims %d entries of epoch %s, the signed head says %d of %s", ErrStore, c.size, c.epoch, head.Size, head.Epoch)
-	}
-	return &journal.Predecessor{Epoch: c.epoch, Size: c.size, SignedHead: c.head, KeyEvidence: *evidence}, nil
-}
-
-// verifyKey checks the evidence of a key of an earlier epoch, as far as that goes without trusting anybody: which key may be
-// followed is the caller's to decide, by the key.
-func verifyKey(e *journal.KeyEvidence) (*journal.Key, error) {
-	switch e.Tier {
-	case journal.TierSoftware:
-		_, key, err := journal.VerifyStatement(e.Document)
-		return key, err
-	case journal.TierTPM:
-		r, err := attest.Claimed(e.Document)
-		if err != nil {
-			return nil, err
-		}
-		return r.Key, nil
-	}
-	return nil, fmt.Errorf("evidence of tier %s cannot be verified by this version", e.Tier)
+	return p, nil
 }
 
 // resume makes a the current stream of an epoch that has begun; s.mu is held. The store must hold exactly what was
