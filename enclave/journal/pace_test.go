@@ -46,3 +46,24 @@ func TestPace(t *testing.T) {
 		}
 	}
 }
+
+// Those who may share the next batch are the calls that a batch releases and those that wait meanwhile.
+func TestExpectedCompany(t *testing.T) {
+	s, p, _ := begun(t)
+	_, alone := appendOne(t, s, "alone")
+	first := p.batch(t)
+	for range 3 {
+		appendOne(t, s, "waits")
+	}
+	for deadline := time.Now().Add(patience); len(s.queue) != 3 && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
+	p.ack(s.opts.Epoch, end(first))
+	released(t, alone)
+	p.batch(t)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.expected != 1+3 {
+		t.Errorf("%d calls are expected, want 4", s.expected)
+	}
+}
