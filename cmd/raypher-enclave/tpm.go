@@ -20,9 +20,15 @@ const tpmUsage = `raypher-enclave tpm: talk to this host's TPM, without serving.
 usage: raypher-enclave tpm identity [flags] > IDENTITY
        raypher-enclave tpm activate [flags] < NAME.challenge > ANSWER
        raypher-enclave tpm benchmark [flags]
+       raypher-enclave tpm pcrs [flags] > PCRS
+       raypher-enclave tpm seal --policy-key KEY.pub --policy POLICY [flags] < SECRET > SEALED
+       raypher-enclave tpm unseal --policy POLICY [flags] < SEALED > SECRET
+       raypher-enclave tpm reseal --policy POLICY [flags] < SEALED > SEALED
 
 identity and activate are the machine's side of an activation (see raypher attest challenge). benchmark measures signing,
-evidence and an NV counter that it makes and removes, with a key of its own that it throws away.
+evidence, quotes and an NV counter that it makes and removes, with a key of its own that it throws away. pcrs prints the registers
+that tpm.conf names, for ` + "`raypher seal policy`" + `. seal binds a secret to this TPM and to policies of one key; unseal opens it in a
+state of the machine that a policy approves; reseal does both, so that policies older than the one that opened it are over.
 
 flags:
 `
@@ -39,10 +45,12 @@ func tpmCommand(ctx context.Context, args []string, in io.Reader, out, errs io.W
 	}
 	flags.StringVar(&device, "tpm-device", boot.DefaultTPM, "the TPM")
 	flags.StringVar(&config, "config", boot.DefaultConfig, "folder with tpm.conf, if there is one")
+	var sealing sealFlags
+	sealing.add(flags)
 	flags.IntVar(&rounds, "rounds", 50, "how often benchmark measures")
 	if len(args) == 0 {
 		flags.Usage()
-		return errors.New("tpm: say what to do: identity, activate or benchmark")
+		return errors.New("tpm: say what to do: identity, activate, benchmark, pcrs, seal, unseal or reseal")
 	}
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
@@ -70,9 +78,15 @@ func tpmCommand(ctx context.Context, args []string, in io.Reader, out, errs io.W
 		return activate(ctx, opened, configuration, in, out)
 	case "benchmark":
 		return benchmark(ctx, opened, configuration, rounds, out)
+	case "pcrs":
+		return printPCRs(ctx, opened, configuration, out)
+	case "seal":
+		return sealing.seal(ctx, opened, configuration, in, out)
+	case "unseal", "reseal":
+		return sealing.unseal(ctx, opened, configuration, in, out, args[0] == "reseal")
 	}
 	opened.Close()
-	return fmt.Errorf("tpm %q: use identity, activate or benchmark", args[0])
+	return fmt.Errorf("tpm %q: use identity, activate, benchmark, pcrs, seal, unseal or reseal", args[0])
 }
 
 func activate(ctx context.Context, device *tpm.Device, c tpm.Configuration, in io.Reader, out io.Writer) error {

@@ -21,6 +21,7 @@ var builders = []struct {
 	{"ceiling", ceilingCommand},
 	{"eif", eifCommand},
 	{"grant", grantCommand},
+	{"seal", sealCommand},
 }
 
 // commands makes the subcommand that the command line begins with, or all of them when it begins otherwise: a run is waited
