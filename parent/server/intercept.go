@@ -63,7 +63,13 @@ func (s *Server) finish(method string, panicked any, err error) error {
 	if err == nil {
 		return nil
 	}
-	return status.Error(code(err), words(err))
+	answer := status.New(code(err), words(err))
+	if answer.Code() == codes.Unavailable {
+		if detailed, err := answer.WithDetails(&parentv1.Answered{}); err == nil {
+			answer = detailed
+		}
+	}
+	return answer.Err()
 }
 
 // code finds the status code for an error of this program or of the enclave.

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
+	"slices"
 	"sync"
 	"time"
 
@@ -103,7 +103,8 @@ func explain(err error) error {
 	if !ok {
 		return err
 	}
-	if s.Code() == codes.Unavailable && !strings.HasPrefix(s.Message(), "the enclave ") { // not raypherd, which answers for its enclave so
+	answered := slices.ContainsFunc(s.Details(), func(detail any) bool { _, ok := detail.(*parentv1.Answered); return ok })
+	if s.Code() == codes.Unavailable && !answered {
 		return fmt.Errorf("raypherd cannot be reached: %s: is it running, and are you in its group?", s.Message())
 	}
 	return errors.New(s.Message())

@@ -1001,6 +1001,44 @@ func (x *End) GetReason() string {
 	return ""
 }
 
+// Answered is a detail of the status UNAVAILABLE where raypherd gave it, for what it needs and does not reach, such as its
+// enclave. UNAVAILABLE without it says that raypherd was not reached.
+type Answered struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Answered) Reset() {
+	*x = Answered{}
+	mi := &file_parent_v1_parent_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Answered) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Answered) ProtoMessage() {}
+
+func (x *Answered) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Answered.ProtoReflect.Descriptor instead.
+func (*Answered) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{12}
+}
+
 type WhoamiRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1009,7 +1047,7 @@ type WhoamiRequest struct {
 
 func (x *WhoamiRequest) Reset() {
 	*x = WhoamiRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[12]
+	mi := &file_parent_v1_parent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1021,7 +1059,7 @@ func (x *WhoamiRequest) String() string {
 func (*WhoamiRequest) ProtoMessage() {}
 
 func (x *WhoamiRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[12]
+	mi := &file_parent_v1_parent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1034,7 +1072,7 @@ func (x *WhoamiRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoamiRequest.ProtoReflect.Descriptor instead.
 func (*WhoamiRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{12}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{13}
 }
 
 type Identity struct {
@@ -1051,7 +1089,7 @@ type Identity struct {
 
 func (x *Identity) Reset() {
 	*x = Identity{}
-	mi := &file_parent_v1_parent_proto_msgTypes[13]
+	mi := &file_parent_v1_parent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1063,7 +1101,7 @@ func (x *Identity) String() string {
 func (*Identity) ProtoMessage() {}
 
 func (x *Identity) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[13]
+	mi := &file_parent_v1_parent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1076,7 +1114,7 @@ func (x *Identity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Identity.ProtoReflect.Descriptor instead.
 func (*Identity) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{13}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Identity) GetAgentId() string {
@@ -1134,7 +1172,7 @@ type RequestVisaRequest struct {
 
 func (x *RequestVisaRequest) Reset() {
 	*x = RequestVisaRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[14]
+	mi := &file_parent_v1_parent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1146,7 +1184,7 @@ func (x *RequestVisaRequest) String() string {
 func (*RequestVisaRequest) ProtoMessage() {}
 
 func (x *RequestVisaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[14]
+	mi := &file_parent_v1_parent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1159,7 +1197,7 @@ func (x *RequestVisaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestVisaRequest.ProtoReflect.Descriptor instead.
 func (*RequestVisaRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{14}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RequestVisaRequest) GetIntent() []byte {
@@ -1208,7 +1246,7 @@ type VisaReply struct {
 
 func (x *VisaReply) Reset() {
 	*x = VisaReply{}
-	mi := &file_parent_v1_parent_proto_msgTypes[15]
+	mi := &file_parent_v1_parent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1220,7 +1258,7 @@ func (x *VisaReply) String() string {
 func (*VisaReply) ProtoMessage() {}
 
 func (x *VisaReply) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[15]
+	mi := &file_parent_v1_parent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1233,7 +1271,7 @@ func (x *VisaReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VisaReply.ProtoReflect.Descriptor instead.
 func (*VisaReply) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{15}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *VisaReply) GetVisa() []byte {
@@ -1265,7 +1303,7 @@ type AgentTLSCertificateRequest struct {
 
 func (x *AgentTLSCertificateRequest) Reset() {
 	*x = AgentTLSCertificateRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[16]
+	mi := &file_parent_v1_parent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1277,7 +1315,7 @@ func (x *AgentTLSCertificateRequest) String() string {
 func (*AgentTLSCertificateRequest) ProtoMessage() {}
 
 func (x *AgentTLSCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[16]
+	mi := &file_parent_v1_parent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1290,7 +1328,7 @@ func (x *AgentTLSCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentTLSCertificateRequest.ProtoReflect.Descriptor instead.
 func (*AgentTLSCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{16}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{17}
 }
 
 type AgentTLSCertificate struct {
@@ -1302,7 +1340,7 @@ type AgentTLSCertificate struct {
 
 func (x *AgentTLSCertificate) Reset() {
 	*x = AgentTLSCertificate{}
-	mi := &file_parent_v1_parent_proto_msgTypes[17]
+	mi := &file_parent_v1_parent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1314,7 +1352,7 @@ func (x *AgentTLSCertificate) String() string {
 func (*AgentTLSCertificate) ProtoMessage() {}
 
 func (x *AgentTLSCertificate) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[17]
+	mi := &file_parent_v1_parent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1327,7 +1365,7 @@ func (x *AgentTLSCertificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentTLSCertificate.ProtoReflect.Descriptor instead.
 func (*AgentTLSCertificate) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{17}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AgentTLSCertificate) GetChain() [][]byte {
@@ -1346,7 +1384,7 @@ type AgentTLSSignRequest struct {
 
 func (x *AgentTLSSignRequest) Reset() {
 	*x = AgentTLSSignRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[18]
+	mi := &file_parent_v1_parent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1358,7 +1396,7 @@ func (x *AgentTLSSignRequest) String() string {
 func (*AgentTLSSignRequest) ProtoMessage() {}
 
 func (x *AgentTLSSignRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[18]
+	mi := &file_parent_v1_parent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1371,7 +1409,7 @@ func (x *AgentTLSSignRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentTLSSignRequest.ProtoReflect.Descriptor instead.
 func (*AgentTLSSignRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{18}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *AgentTLSSignRequest) GetTranscriptHash() []byte {
@@ -1390,7 +1428,7 @@ type AgentTLSSignature struct {
 
 func (x *AgentTLSSignature) Reset() {
 	*x = AgentTLSSignature{}
-	mi := &file_parent_v1_parent_proto_msgTypes[19]
+	mi := &file_parent_v1_parent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1402,7 +1440,7 @@ func (x *AgentTLSSignature) String() string {
 func (*AgentTLSSignature) ProtoMessage() {}
 
 func (x *AgentTLSSignature) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[19]
+	mi := &file_parent_v1_parent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1415,7 +1453,7 @@ func (x *AgentTLSSignature) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentTLSSignature.ProtoReflect.Descriptor instead.
 func (*AgentTLSSignature) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{19}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AgentTLSSignature) GetSignature() []byte {
@@ -1433,7 +1471,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[20]
+	mi := &file_parent_v1_parent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1445,7 +1483,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[20]
+	mi := &file_parent_v1_parent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1458,7 +1496,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{20}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{21}
 }
 
 type StatusReply struct {
@@ -1480,7 +1518,7 @@ type StatusReply struct {
 
 func (x *StatusReply) Reset() {
 	*x = StatusReply{}
-	mi := &file_parent_v1_parent_proto_msgTypes[21]
+	mi := &file_parent_v1_parent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1492,7 +1530,7 @@ func (x *StatusReply) String() string {
 func (*StatusReply) ProtoMessage() {}
 
 func (x *StatusReply) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[21]
+	mi := &file_parent_v1_parent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1505,7 +1543,7 @@ func (x *StatusReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusReply.ProtoReflect.Descriptor instead.
 func (*StatusReply) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{21}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *StatusReply) GetVersion() string {
@@ -1593,7 +1631,7 @@ type ListAgentsRequest struct {
 
 func (x *ListAgentsRequest) Reset() {
 	*x = ListAgentsRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[22]
+	mi := &file_parent_v1_parent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1605,7 +1643,7 @@ func (x *ListAgentsRequest) String() string {
 func (*ListAgentsRequest) ProtoMessage() {}
 
 func (x *ListAgentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[22]
+	mi := &file_parent_v1_parent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1618,7 +1656,7 @@ func (x *ListAgentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAgentsRequest.ProtoReflect.Descriptor instead.
 func (*ListAgentsRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{22}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{23}
 }
 
 type ListAgentsReply struct {
@@ -1630,7 +1668,7 @@ type ListAgentsReply struct {
 
 func (x *ListAgentsReply) Reset() {
 	*x = ListAgentsReply{}
-	mi := &file_parent_v1_parent_proto_msgTypes[23]
+	mi := &file_parent_v1_parent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1642,7 +1680,7 @@ func (x *ListAgentsReply) String() string {
 func (*ListAgentsReply) ProtoMessage() {}
 
 func (x *ListAgentsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[23]
+	mi := &file_parent_v1_parent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1655,7 +1693,7 @@ func (x *ListAgentsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAgentsReply.ProtoReflect.Descriptor instead.
 func (*ListAgentsReply) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{23}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListAgentsReply) GetAgents() []*AgentStatus {
@@ -1684,7 +1722,7 @@ type AgentStatus struct {
 
 func (x *AgentStatus) Reset() {
 	*x = AgentStatus{}
-	mi := &file_parent_v1_parent_proto_msgTypes[24]
+	mi := &file_parent_v1_parent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1696,7 +1734,7 @@ func (x *AgentStatus) String() string {
 func (*AgentStatus) ProtoMessage() {}
 
 func (x *AgentStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[24]
+	mi := &file_parent_v1_parent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1709,7 +1747,7 @@ func (x *AgentStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentStatus.ProtoReflect.Descriptor instead.
 func (*AgentStatus) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{24}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *AgentStatus) GetAgentId() string {
@@ -1798,7 +1836,7 @@ type StopAgentRequest struct {
 
 func (x *StopAgentRequest) Reset() {
 	*x = StopAgentRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[25]
+	mi := &file_parent_v1_parent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1810,7 +1848,7 @@ func (x *StopAgentRequest) String() string {
 func (*StopAgentRequest) ProtoMessage() {}
 
 func (x *StopAgentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[25]
+	mi := &file_parent_v1_parent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1823,7 +1861,7 @@ func (x *StopAgentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopAgentRequest.ProtoReflect.Descriptor instead.
 func (*StopAgentRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{25}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *StopAgentRequest) GetAgentId() string {
@@ -1841,7 +1879,7 @@ type StopAgentReply struct {
 
 func (x *StopAgentReply) Reset() {
 	*x = StopAgentReply{}
-	mi := &file_parent_v1_parent_proto_msgTypes[26]
+	mi := &file_parent_v1_parent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1853,7 +1891,7 @@ func (x *StopAgentReply) String() string {
 func (*StopAgentReply) ProtoMessage() {}
 
 func (x *StopAgentReply) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[26]
+	mi := &file_parent_v1_parent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1866,7 +1904,7 @@ func (x *StopAgentReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopAgentReply.ProtoReflect.Descriptor instead.
 func (*StopAgentReply) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{26}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{27}
 }
 
 type EventsRequest struct {
@@ -1879,7 +1917,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[27]
+	mi := &file_parent_v1_parent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1891,7 +1929,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[27]
+	mi := &file_parent_v1_parent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1904,7 +1942,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{27}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *EventsRequest) GetAgentId() string {
@@ -1932,7 +1970,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_parent_v1_parent_proto_msgTypes[28]
+	mi := &file_parent_v1_parent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1944,7 +1982,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[28]
+	mi := &file_parent_v1_parent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1957,7 +1995,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{28}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Event) GetVerdict() []byte {
@@ -1990,7 +2028,7 @@ type ListEvidenceRequest struct {
 
 func (x *ListEvidenceRequest) Reset() {
 	*x = ListEvidenceRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[29]
+	mi := &file_parent_v1_parent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2002,7 +2040,7 @@ func (x *ListEvidenceRequest) String() string {
 func (*ListEvidenceRequest) ProtoMessage() {}
 
 func (x *ListEvidenceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[29]
+	mi := &file_parent_v1_parent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2015,7 +2053,7 @@ func (x *ListEvidenceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEvidenceRequest.ProtoReflect.Descriptor instead.
 func (*ListEvidenceRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{29}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListEvidenceRequest) GetAgentId() string {
@@ -2036,7 +2074,7 @@ type EvidenceItem struct {
 
 func (x *EvidenceItem) Reset() {
 	*x = EvidenceItem{}
-	mi := &file_parent_v1_parent_proto_msgTypes[30]
+	mi := &file_parent_v1_parent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2048,7 +2086,7 @@ func (x *EvidenceItem) String() string {
 func (*EvidenceItem) ProtoMessage() {}
 
 func (x *EvidenceItem) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[30]
+	mi := &file_parent_v1_parent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2061,7 +2099,7 @@ func (x *EvidenceItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvidenceItem.ProtoReflect.Descriptor instead.
 func (*EvidenceItem) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{30}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *EvidenceItem) GetEpoch() []byte {
@@ -2095,7 +2133,7 @@ type ExportEvidenceRequest struct {
 
 func (x *ExportEvidenceRequest) Reset() {
 	*x = ExportEvidenceRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[31]
+	mi := &file_parent_v1_parent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2107,7 +2145,7 @@ func (x *ExportEvidenceRequest) String() string {
 func (*ExportEvidenceRequest) ProtoMessage() {}
 
 func (x *ExportEvidenceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[31]
+	mi := &file_parent_v1_parent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2120,7 +2158,7 @@ func (x *ExportEvidenceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportEvidenceRequest.ProtoReflect.Descriptor instead.
 func (*ExportEvidenceRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{31}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ExportEvidenceRequest) GetEpoch() []byte {
@@ -2146,7 +2184,7 @@ type EvidenceBundle struct {
 
 func (x *EvidenceBundle) Reset() {
 	*x = EvidenceBundle{}
-	mi := &file_parent_v1_parent_proto_msgTypes[32]
+	mi := &file_parent_v1_parent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2158,7 +2196,7 @@ func (x *EvidenceBundle) String() string {
 func (*EvidenceBundle) ProtoMessage() {}
 
 func (x *EvidenceBundle) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[32]
+	mi := &file_parent_v1_parent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2171,7 +2209,7 @@ func (x *EvidenceBundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvidenceBundle.ProtoReflect.Descriptor instead.
 func (*EvidenceBundle) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{32}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *EvidenceBundle) GetBundle() []byte {
@@ -2190,7 +2228,7 @@ type OperatorInstallCeilingRequest struct {
 
 func (x *OperatorInstallCeilingRequest) Reset() {
 	*x = OperatorInstallCeilingRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[33]
+	mi := &file_parent_v1_parent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2202,7 +2240,7 @@ func (x *OperatorInstallCeilingRequest) String() string {
 func (*OperatorInstallCeilingRequest) ProtoMessage() {}
 
 func (x *OperatorInstallCeilingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[33]
+	mi := &file_parent_v1_parent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2215,7 +2253,7 @@ func (x *OperatorInstallCeilingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorInstallCeilingRequest.ProtoReflect.Descriptor instead.
 func (*OperatorInstallCeilingRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{33}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *OperatorInstallCeilingRequest) GetBundle() []byte {
@@ -2234,7 +2272,7 @@ type OperatorAttestRequest struct {
 
 func (x *OperatorAttestRequest) Reset() {
 	*x = OperatorAttestRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[34]
+	mi := &file_parent_v1_parent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2246,7 +2284,7 @@ func (x *OperatorAttestRequest) String() string {
 func (*OperatorAttestRequest) ProtoMessage() {}
 
 func (x *OperatorAttestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[34]
+	mi := &file_parent_v1_parent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2259,7 +2297,7 @@ func (x *OperatorAttestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorAttestRequest.ProtoReflect.Descriptor instead.
 func (*OperatorAttestRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{34}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *OperatorAttestRequest) GetNonce() []byte {
@@ -2279,7 +2317,7 @@ type OperatorAttestation struct {
 
 func (x *OperatorAttestation) Reset() {
 	*x = OperatorAttestation{}
-	mi := &file_parent_v1_parent_proto_msgTypes[35]
+	mi := &file_parent_v1_parent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2291,7 +2329,7 @@ func (x *OperatorAttestation) String() string {
 func (*OperatorAttestation) ProtoMessage() {}
 
 func (x *OperatorAttestation) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[35]
+	mi := &file_parent_v1_parent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2304,7 +2342,7 @@ func (x *OperatorAttestation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorAttestation.ProtoReflect.Descriptor instead.
 func (*OperatorAttestation) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{35}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *OperatorAttestation) GetTier() string {
@@ -2332,7 +2370,7 @@ type OperatorDescribeKeyRequest struct {
 
 func (x *OperatorDescribeKeyRequest) Reset() {
 	*x = OperatorDescribeKeyRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[36]
+	mi := &file_parent_v1_parent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2344,7 +2382,7 @@ func (x *OperatorDescribeKeyRequest) String() string {
 func (*OperatorDescribeKeyRequest) ProtoMessage() {}
 
 func (x *OperatorDescribeKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[36]
+	mi := &file_parent_v1_parent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2357,7 +2395,7 @@ func (x *OperatorDescribeKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorDescribeKeyRequest.ProtoReflect.Descriptor instead.
 func (*OperatorDescribeKeyRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{36}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *OperatorDescribeKeyRequest) GetPurpose() string {
@@ -2393,7 +2431,7 @@ type OperatorKeyDescription struct {
 
 func (x *OperatorKeyDescription) Reset() {
 	*x = OperatorKeyDescription{}
-	mi := &file_parent_v1_parent_proto_msgTypes[37]
+	mi := &file_parent_v1_parent_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2405,7 +2443,7 @@ func (x *OperatorKeyDescription) String() string {
 func (*OperatorKeyDescription) ProtoMessage() {}
 
 func (x *OperatorKeyDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[37]
+	mi := &file_parent_v1_parent_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2418,7 +2456,7 @@ func (x *OperatorKeyDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorKeyDescription.ProtoReflect.Descriptor instead.
 func (*OperatorKeyDescription) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{37}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *OperatorKeyDescription) GetPublicKey() []byte {
@@ -2458,7 +2496,7 @@ type OperatorInstallGrantRequest struct {
 
 func (x *OperatorInstallGrantRequest) Reset() {
 	*x = OperatorInstallGrantRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[38]
+	mi := &file_parent_v1_parent_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2470,7 +2508,7 @@ func (x *OperatorInstallGrantRequest) String() string {
 func (*OperatorInstallGrantRequest) ProtoMessage() {}
 
 func (x *OperatorInstallGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[38]
+	mi := &file_parent_v1_parent_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2483,7 +2521,7 @@ func (x *OperatorInstallGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorInstallGrantRequest.ProtoReflect.Descriptor instead.
 func (*OperatorInstallGrantRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{38}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *OperatorInstallGrantRequest) GetGrant() []byte {
@@ -2501,7 +2539,7 @@ type OperatorDescribeGrantRequest struct {
 
 func (x *OperatorDescribeGrantRequest) Reset() {
 	*x = OperatorDescribeGrantRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[39]
+	mi := &file_parent_v1_parent_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2513,7 +2551,7 @@ func (x *OperatorDescribeGrantRequest) String() string {
 func (*OperatorDescribeGrantRequest) ProtoMessage() {}
 
 func (x *OperatorDescribeGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[39]
+	mi := &file_parent_v1_parent_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2526,7 +2564,7 @@ func (x *OperatorDescribeGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorDescribeGrantRequest.ProtoReflect.Descriptor instead.
 func (*OperatorDescribeGrantRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{39}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{40}
 }
 
 // OperatorGrantStatus is GrantStatus of the enclave.
@@ -2548,7 +2586,7 @@ type OperatorGrantStatus struct {
 
 func (x *OperatorGrantStatus) Reset() {
 	*x = OperatorGrantStatus{}
-	mi := &file_parent_v1_parent_proto_msgTypes[40]
+	mi := &file_parent_v1_parent_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2560,7 +2598,7 @@ func (x *OperatorGrantStatus) String() string {
 func (*OperatorGrantStatus) ProtoMessage() {}
 
 func (x *OperatorGrantStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[40]
+	mi := &file_parent_v1_parent_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2573,7 +2611,7 @@ func (x *OperatorGrantStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorGrantStatus.ProtoReflect.Descriptor instead.
 func (*OperatorGrantStatus) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{40}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *OperatorGrantStatus) GetAnchor() []byte {
@@ -2727,7 +2765,9 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\x04Seen\x12\x18\n" +
 	"\averdict\x18\x01 \x01(\fR\averdict\"\x1d\n" +
 	"\x03End\x12\x16\n" +
-	"\x06reason\x18\x01 \x01(\tR\x06reason\"\x0f\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"\n" +
+	"\n" +
+	"\bAnswered\"\x0f\n" +
 	"\rWhoamiRequest\"\xaf\x01\n" +
 	"\bIdentity\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x18\n" +
@@ -2876,7 +2916,7 @@ func file_parent_v1_parent_proto_rawDescGZIP() []byte {
 	return file_parent_v1_parent_proto_rawDescData
 }
 
-var file_parent_v1_parent_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_parent_v1_parent_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_parent_v1_parent_proto_goTypes = []any{
 	(*WardenMessage)(nil),                 // 0: raypher.parent.v1.WardenMessage
 	(*Launch)(nil),                        // 1: raypher.parent.v1.Launch
@@ -2890,37 +2930,38 @@ var file_parent_v1_parent_proto_goTypes = []any{
 	(*Narrowed)(nil),                      // 9: raypher.parent.v1.Narrowed
 	(*Seen)(nil),                          // 10: raypher.parent.v1.Seen
 	(*End)(nil),                           // 11: raypher.parent.v1.End
-	(*WhoamiRequest)(nil),                 // 12: raypher.parent.v1.WhoamiRequest
-	(*Identity)(nil),                      // 13: raypher.parent.v1.Identity
-	(*RequestVisaRequest)(nil),            // 14: raypher.parent.v1.RequestVisaRequest
-	(*VisaReply)(nil),                     // 15: raypher.parent.v1.VisaReply
-	(*AgentTLSCertificateRequest)(nil),    // 16: raypher.parent.v1.AgentTLSCertificateRequest
-	(*AgentTLSCertificate)(nil),           // 17: raypher.parent.v1.AgentTLSCertificate
-	(*AgentTLSSignRequest)(nil),           // 18: raypher.parent.v1.AgentTLSSignRequest
-	(*AgentTLSSignature)(nil),             // 19: raypher.parent.v1.AgentTLSSignature
-	(*StatusRequest)(nil),                 // 20: raypher.parent.v1.StatusRequest
-	(*StatusReply)(nil),                   // 21: raypher.parent.v1.StatusReply
-	(*ListAgentsRequest)(nil),             // 22: raypher.parent.v1.ListAgentsRequest
-	(*ListAgentsReply)(nil),               // 23: raypher.parent.v1.ListAgentsReply
-	(*AgentStatus)(nil),                   // 24: raypher.parent.v1.AgentStatus
-	(*StopAgentRequest)(nil),              // 25: raypher.parent.v1.StopAgentRequest
-	(*StopAgentReply)(nil),                // 26: raypher.parent.v1.StopAgentReply
-	(*EventsRequest)(nil),                 // 27: raypher.parent.v1.EventsRequest
-	(*Event)(nil),                         // 28: raypher.parent.v1.Event
-	(*ListEvidenceRequest)(nil),           // 29: raypher.parent.v1.ListEvidenceRequest
-	(*EvidenceItem)(nil),                  // 30: raypher.parent.v1.EvidenceItem
-	(*ExportEvidenceRequest)(nil),         // 31: raypher.parent.v1.ExportEvidenceRequest
-	(*EvidenceBundle)(nil),                // 32: raypher.parent.v1.EvidenceBundle
-	(*OperatorInstallCeilingRequest)(nil), // 33: raypher.parent.v1.OperatorInstallCeilingRequest
-	(*OperatorAttestRequest)(nil),         // 34: raypher.parent.v1.OperatorAttestRequest
-	(*OperatorAttestation)(nil),           // 35: raypher.parent.v1.OperatorAttestation
-	(*OperatorDescribeKeyRequest)(nil),    // 36: raypher.parent.v1.OperatorDescribeKeyRequest
-	(*OperatorKeyDescription)(nil),        // 37: raypher.parent.v1.OperatorKeyDescription
-	(*OperatorInstallGrantRequest)(nil),   // 38: raypher.parent.v1.OperatorInstallGrantRequest
-	(*OperatorDescribeGrantRequest)(nil),  // 39: raypher.parent.v1.OperatorDescribeGrantRequest
-	(*OperatorGrantStatus)(nil),           // 40: raypher.parent.v1.OperatorGrantStatus
-	nil,                                   // 41: raypher.parent.v1.Count.ByOperationEntry
-	nil,                                   // 42: raypher.parent.v1.StatusReply.CountersEntry
+	(*Answered)(nil),                      // 12: raypher.parent.v1.Answered
+	(*WhoamiRequest)(nil),                 // 13: raypher.parent.v1.WhoamiRequest
+	(*Identity)(nil),                      // 14: raypher.parent.v1.Identity
+	(*RequestVisaRequest)(nil),            // 15: raypher.parent.v1.RequestVisaRequest
+	(*VisaReply)(nil),                     // 16: raypher.parent.v1.VisaReply
+	(*AgentTLSCertificateRequest)(nil),    // 17: raypher.parent.v1.AgentTLSCertificateRequest
+	(*AgentTLSCertificate)(nil),           // 18: raypher.parent.v1.AgentTLSCertificate
+	(*AgentTLSSignRequest)(nil),           // 19: raypher.parent.v1.AgentTLSSignRequest
+	(*AgentTLSSignature)(nil),             // 20: raypher.parent.v1.AgentTLSSignature
+	(*StatusRequest)(nil),                 // 21: raypher.parent.v1.StatusRequest
+	(*StatusReply)(nil),                   // 22: raypher.parent.v1.StatusReply
+	(*ListAgentsRequest)(nil),             // 23: raypher.parent.v1.ListAgentsRequest
+	(*ListAgentsReply)(nil),               // 24: raypher.parent.v1.ListAgentsReply
+	(*AgentStatus)(nil),                   // 25: raypher.parent.v1.AgentStatus
+	(*StopAgentRequest)(nil),              // 26: raypher.parent.v1.StopAgentRequest
+	(*StopAgentReply)(nil),                // 27: raypher.parent.v1.StopAgentReply
+	(*EventsRequest)(nil),                 // 28: raypher.parent.v1.EventsRequest
+	(*Event)(nil),                         // 29: raypher.parent.v1.Event
+	(*ListEvidenceRequest)(nil),           // 30: raypher.parent.v1.ListEvidenceRequest
+	(*EvidenceItem)(nil),                  // 31: raypher.parent.v1.EvidenceItem
+	(*ExportEvidenceRequest)(nil),         // 32: raypher.parent.v1.ExportEvidenceRequest
+	(*EvidenceBundle)(nil),                // 33: raypher.parent.v1.EvidenceBundle
+	(*OperatorInstallCeilingRequest)(nil), // 34: raypher.parent.v1.OperatorInstallCeilingRequest
+	(*OperatorAttestRequest)(nil),         // 35: raypher.parent.v1.OperatorAttestRequest
+	(*OperatorAttestation)(nil),           // 36: raypher.parent.v1.OperatorAttestation
+	(*OperatorDescribeKeyRequest)(nil),    // 37: raypher.parent.v1.OperatorDescribeKeyRequest
+	(*OperatorKeyDescription)(nil),        // 38: raypher.parent.v1.OperatorKeyDescription
+	(*OperatorInstallGrantRequest)(nil),   // 39: raypher.parent.v1.OperatorInstallGrantRequest
+	(*OperatorDescribeGrantRequest)(nil),  // 40: raypher.parent.v1.OperatorDescribeGrantRequest
+	(*OperatorGrantStatus)(nil),           // 41: raypher.parent.v1.OperatorGrantStatus
+	nil,                                   // 42: raypher.parent.v1.Count.ByOperationEntry
+	nil,                                   // 43: raypher.parent.v1.StatusReply.CountersEntry
 }
 var file_parent_v1_parent_proto_depIdxs = []int32{
 	1,  // 0: raypher.parent.v1.WardenMessage.launch:type_name -> raypher.parent.v1.Launch
@@ -2928,46 +2969,46 @@ var file_parent_v1_parent_proto_depIdxs = []int32{
 	3,  // 2: raypher.parent.v1.WardenMessage.started:type_name -> raypher.parent.v1.Started
 	4,  // 3: raypher.parent.v1.WardenMessage.reported:type_name -> raypher.parent.v1.Reported
 	5,  // 4: raypher.parent.v1.WardenMessage.count:type_name -> raypher.parent.v1.Count
-	41, // 5: raypher.parent.v1.Count.by_operation:type_name -> raypher.parent.v1.Count.ByOperationEntry
+	42, // 5: raypher.parent.v1.Count.by_operation:type_name -> raypher.parent.v1.Count.ByOperationEntry
 	7,  // 6: raypher.parent.v1.ParentMessage.granted:type_name -> raypher.parent.v1.Granted
 	8,  // 7: raypher.parent.v1.ParentMessage.renewed:type_name -> raypher.parent.v1.Renewed
 	9,  // 8: raypher.parent.v1.ParentMessage.narrowed:type_name -> raypher.parent.v1.Narrowed
 	10, // 9: raypher.parent.v1.ParentMessage.seen:type_name -> raypher.parent.v1.Seen
 	11, // 10: raypher.parent.v1.ParentMessage.end:type_name -> raypher.parent.v1.End
-	42, // 11: raypher.parent.v1.StatusReply.counters:type_name -> raypher.parent.v1.StatusReply.CountersEntry
-	24, // 12: raypher.parent.v1.ListAgentsReply.agents:type_name -> raypher.parent.v1.AgentStatus
+	43, // 11: raypher.parent.v1.StatusReply.counters:type_name -> raypher.parent.v1.StatusReply.CountersEntry
+	25, // 12: raypher.parent.v1.ListAgentsReply.agents:type_name -> raypher.parent.v1.AgentStatus
 	0,  // 13: raypher.parent.v1.Wardens.Attend:input_type -> raypher.parent.v1.WardenMessage
-	12, // 14: raypher.parent.v1.Agent.Whoami:input_type -> raypher.parent.v1.WhoamiRequest
-	14, // 15: raypher.parent.v1.Agent.RequestVisa:input_type -> raypher.parent.v1.RequestVisaRequest
-	16, // 16: raypher.parent.v1.Agent.TLSCertificate:input_type -> raypher.parent.v1.AgentTLSCertificateRequest
-	18, // 17: raypher.parent.v1.Agent.TLSSign:input_type -> raypher.parent.v1.AgentTLSSignRequest
-	20, // 18: raypher.parent.v1.Operator.Status:input_type -> raypher.parent.v1.StatusRequest
-	22, // 19: raypher.parent.v1.Operator.ListAgents:input_type -> raypher.parent.v1.ListAgentsRequest
-	25, // 20: raypher.parent.v1.Operator.StopAgent:input_type -> raypher.parent.v1.StopAgentRequest
-	27, // 21: raypher.parent.v1.Operator.Events:input_type -> raypher.parent.v1.EventsRequest
-	29, // 22: raypher.parent.v1.Operator.ListEvidence:input_type -> raypher.parent.v1.ListEvidenceRequest
-	31, // 23: raypher.parent.v1.Operator.ExportEvidence:input_type -> raypher.parent.v1.ExportEvidenceRequest
-	33, // 24: raypher.parent.v1.Operator.InstallCeiling:input_type -> raypher.parent.v1.OperatorInstallCeilingRequest
-	34, // 25: raypher.parent.v1.Operator.Attest:input_type -> raypher.parent.v1.OperatorAttestRequest
-	36, // 26: raypher.parent.v1.Operator.DescribeKey:input_type -> raypher.parent.v1.OperatorDescribeKeyRequest
-	38, // 27: raypher.parent.v1.Operator.InstallGrant:input_type -> raypher.parent.v1.OperatorInstallGrantRequest
-	39, // 28: raypher.parent.v1.Operator.DescribeGrant:input_type -> raypher.parent.v1.OperatorDescribeGrantRequest
+	13, // 14: raypher.parent.v1.Agent.Whoami:input_type -> raypher.parent.v1.WhoamiRequest
+	15, // 15: raypher.parent.v1.Agent.RequestVisa:input_type -> raypher.parent.v1.RequestVisaRequest
+	17, // 16: raypher.parent.v1.Agent.TLSCertificate:input_type -> raypher.parent.v1.AgentTLSCertificateRequest
+	19, // 17: raypher.parent.v1.Agent.TLSSign:input_type -> raypher.parent.v1.AgentTLSSignRequest
+	21, // 18: raypher.parent.v1.Operator.Status:input_type -> raypher.parent.v1.StatusRequest
+	23, // 19: raypher.parent.v1.Operator.ListAgents:input_type -> raypher.parent.v1.ListAgentsRequest
+	26, // 20: raypher.parent.v1.Operator.StopAgent:input_type -> raypher.parent.v1.StopAgentRequest
+	28, // 21: raypher.parent.v1.Operator.Events:input_type -> raypher.parent.v1.EventsRequest
+	30, // 22: raypher.parent.v1.Operator.ListEvidence:input_type -> raypher.parent.v1.ListEvidenceRequest
+	32, // 23: raypher.parent.v1.Operator.ExportEvidence:input_type -> raypher.parent.v1.ExportEvidenceRequest
+	34, // 24: raypher.parent.v1.Operator.InstallCeiling:input_type -> raypher.parent.v1.OperatorInstallCeilingRequest
+	35, // 25: raypher.parent.v1.Operator.Attest:input_type -> raypher.parent.v1.OperatorAttestRequest
+	37, // 26: raypher.parent.v1.Operator.DescribeKey:input_type -> raypher.parent.v1.OperatorDescribeKeyRequest
+	39, // 27: raypher.parent.v1.Operator.InstallGrant:input_type -> raypher.parent.v1.OperatorInstallGrantRequest
+	40, // 28: raypher.parent.v1.Operator.DescribeGrant:input_type -> raypher.parent.v1.OperatorDescribeGrantRequest
 	6,  // 29: raypher.parent.v1.Wardens.Attend:output_type -> raypher.parent.v1.ParentMessage
-	13, // 30: raypher.parent.v1.Agent.Whoami:output_type -> raypher.parent.v1.Identity
-	15, // 31: raypher.parent.v1.Agent.RequestVisa:output_type -> raypher.parent.v1.VisaReply
-	17, // 32: raypher.parent.v1.Agent.TLSCertificate:output_type -> raypher.parent.v1.AgentTLSCertificate
-	19, // 33: raypher.parent.v1.Agent.TLSSign:output_type -> raypher.parent.v1.AgentTLSSignature
-	21, // 34: raypher.parent.v1.Operator.Status:output_type -> raypher.parent.v1.StatusReply
-	23, // 35: raypher.parent.v1.Operator.ListAgents:output_type -> raypher.parent.v1.ListAgentsReply
-	26, // 36: raypher.parent.v1.Operator.StopAgent:output_type -> raypher.parent.v1.StopAgentReply
-	28, // 37: raypher.parent.v1.Operator.Events:output_type -> raypher.parent.v1.Event
-	30, // 38: raypher.parent.v1.Operator.ListEvidence:output_type -> raypher.parent.v1.EvidenceItem
-	32, // 39: raypher.parent.v1.Operator.ExportEvidence:output_type -> raypher.parent.v1.EvidenceBundle
-	21, // 40: raypher.parent.v1.Operator.InstallCeiling:output_type -> raypher.parent.v1.StatusReply
-	35, // 41: raypher.parent.v1.Operator.Attest:output_type -> raypher.parent.v1.OperatorAttestation
-	37, // 42: raypher.parent.v1.Operator.DescribeKey:output_type -> raypher.parent.v1.OperatorKeyDescription
-	40, // 43: raypher.parent.v1.Operator.InstallGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
-	40, // 44: raypher.parent.v1.Operator.DescribeGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
+	14, // 30: raypher.parent.v1.Agent.Whoami:output_type -> raypher.parent.v1.Identity
+	16, // 31: raypher.parent.v1.Agent.RequestVisa:output_type -> raypher.parent.v1.VisaReply
+	18, // 32: raypher.parent.v1.Agent.TLSCertificate:output_type -> raypher.parent.v1.AgentTLSCertificate
+	20, // 33: raypher.parent.v1.Agent.TLSSign:output_type -> raypher.parent.v1.AgentTLSSignature
+	22, // 34: raypher.parent.v1.Operator.Status:output_type -> raypher.parent.v1.StatusReply
+	24, // 35: raypher.parent.v1.Operator.ListAgents:output_type -> raypher.parent.v1.ListAgentsReply
+	27, // 36: raypher.parent.v1.Operator.StopAgent:output_type -> raypher.parent.v1.StopAgentReply
+	29, // 37: raypher.parent.v1.Operator.Events:output_type -> raypher.parent.v1.Event
+	31, // 38: raypher.parent.v1.Operator.ListEvidence:output_type -> raypher.parent.v1.EvidenceItem
+	33, // 39: raypher.parent.v1.Operator.ExportEvidence:output_type -> raypher.parent.v1.EvidenceBundle
+	22, // 40: raypher.parent.v1.Operator.InstallCeiling:output_type -> raypher.parent.v1.StatusReply
+	36, // 41: raypher.parent.v1.Operator.Attest:output_type -> raypher.parent.v1.OperatorAttestation
+	38, // 42: raypher.parent.v1.Operator.DescribeKey:output_type -> raypher.parent.v1.OperatorKeyDescription
+	41, // 43: raypher.parent.v1.Operator.InstallGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
+	41, // 44: raypher.parent.v1.Operator.DescribeGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
 	29, // [29:45] is the sub-list for method output_type
 	13, // [13:29] is the sub-list for method input_type
 	13, // [13:13] is the sub-list for extension type_name
@@ -3000,7 +3041,7 @@ func file_parent_v1_parent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_parent_v1_parent_proto_rawDesc), len(file_parent_v1_parent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   43,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   3,
 		},
