@@ -12,10 +12,11 @@ import (
 
 func doctorCommand() *cobra.Command {
 	var asJSON bool
+	var tpm string
 	c := &cobra.Command{
 		Use:   "doctor",
 		Short: "Say whether the guard can run on this host, what it holds here, and how to mend what is missing",
-		Long: `Look at kernel, cgroups, clock, accounts and daemon, and say of each what follows for agents and how to mend it. Root sees everything;
+		Long: `Look at kernel, cgroups, clock, accounts, daemon and TPM, and say of each what follows for agents and how to mend it. Root sees everything;
 any other user is told what could not be looked at. Exit code 0: the guard can run; 1: it cannot.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -29,6 +30,7 @@ any other user is told what could not be looked at. Exit code 0: the guard can r
 				Journal:     paths.Journal,
 				Group:       instance.Group,
 				EnclaveUser: instance.EnclaveUser,
+				TPM:         tpm,
 			}))
 			if asJSON {
 				err = printJSON(c.OutOrStdout(), report)
@@ -45,6 +47,7 @@ any other user is told what could not be looked at. Exit code 0: the guard can r
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	c.Flags().StringVar(&tpm, "tpm-device", "", "the TPM to look at, a device or the socket of a simulator (default "+doctor.DefaultTPM+")")
 	return c
 }
 

@@ -71,6 +71,7 @@ type Findings struct {
 
 	Daemon  Daemon
 	Devices []string // of trusted hardware: /dev/nsm, /dev/tpmrm0
+	TPM     *TPM     // nil: not looked at
 }
 
 // Clock is what is known about the host's time.

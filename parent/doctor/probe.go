@@ -32,6 +32,7 @@ type Places struct {
 	Journal     string // the folder below it whose time stamps are looked at
 	Group       string // whose members run agents
 	EnclaveUser string
+	TPM         string // device, or a simulator's socket; empty: DefaultTPM
 }
 
 // Look finds out about this host. What it makes on the way (programs, a cgroup, a network namespace) is gone when it returns. ctx
@@ -47,6 +48,7 @@ func Look(ctx context.Context, at Places) *Findings {
 	f.lookAtAccounts(at)
 	f.lookAtDaemon(ctx, at.Socket)
 	f.lookAtPrograms()
+	f.lookAtTPM(at.TPM)
 	return f
 }
 
