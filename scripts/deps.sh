@@ -20,6 +20,7 @@ need npm npm
 need curl curl
 need perl perl-base
 need gcc gcc              # the race detector
+need cpio cpio            # a second reader of enclave ramdisks
 need swtpm swtpm; need swtpm_setup swtpm-tools; need tpm2_create tpm2-tools # TPMs in tests
 [ -e /usr/include/bpf/bpf_helpers.h ] || missing="$missing libbpf-dev"
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"

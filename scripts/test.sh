@@ -43,6 +43,9 @@ go test -count=1 -timeout 8m ./...
 step "race detector, where goroutines share state"
 scripts/race.sh
 
+step "the enclave's program, built by Docker"
+scripts/enclave-docker.sh
+
 step "demonstration"
 make --no-print-directory demo
 
