@@ -257,6 +257,9 @@ func ask(q []string) (string, error) {
 	if q[1] == "mutual" {
 		return mutual(ctx, q[0], q[2])
 	}
+	if q[1] == "memory" || q[1] == "descriptor" {
+		return askRelay(q)
+	}
 	conn, err := dial(q[0])
 	if err != nil {
 		return "", err
