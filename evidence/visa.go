@@ -17,8 +17,8 @@ type ProvenVisa struct {
 
 // VerifyVisa checks the whole chain of a visa, offline: the key evidence by the verifier of its tier and by o, the tree head's signature
 // by that very key, that evidence and head name the same tier, epoch and configuration, then the visa as visa.Verify does.
-// Keys, AllowSoftware and Tiers of v are set here: the only key that counts is the one behind the evidence, and the only tier the
-// one that the evidence has proven, so a key in a file never passes for one in hardware.
+// Keys and AllowSoftware of v are set here: the only key that counts is the one behind the evidence, and claims, head and evidence
+// must name the same tier, so a key in a file never passes for one in hardware.
 //
 // The evidence is too large for a visa, which leads to it by what it names: the head says the epoch and, by its hash, the key. Entry 0
 // of that epoch holds evidence that was made for no verifier; the enclave makes fresh one for a nonce while that epoch lasts.
@@ -31,7 +31,7 @@ func VerifyVisa(data []byte, ev *journal.KeyEvidence, v visa.Options, o Options)
 	if err != nil {
 		return nil, err
 	}
-	v.Keys, v.AllowSoftware, v.Tiers = []*journal.Key{attested.Key}, o.AllowSoftware, []string{attested.Tier}
+	v.Keys, v.AllowSoftware = []*journal.Key{attested.Key}, o.AllowSoftware
 	claims, err := visa.Verify(data, v)
 	if err != nil {
 		return nil, err

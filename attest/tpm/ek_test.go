@@ -17,7 +17,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/google/go-tpm/tpm2"
 )
@@ -281,17 +280,4 @@ func TestDecodeRefuses(t *testing.T) {
 	if _, err := Verify(m.make(t), m.options()); err != nil {
 		t.Errorf("with an intermediate: %v", err)
 	}
-}
-
-// BenchmarkVerify is how many bundles a second one verifier takes.
-func BenchmarkVerify(b *testing.B) {
-	m := newMachine(b)
-	document, o := m.make(b), m.options()
-	start := time.Now()
-	for b.Loop() {
-		if _, err := Verify(document, o); err != nil {
-			b.Fatal(err)
-		}
-	}
-	b.ReportMetric(float64(b.N)/time.Since(start).Seconds(), "verifications/s")
 }

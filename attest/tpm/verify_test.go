@@ -322,3 +322,15 @@ func FuzzVerify(f *testing.F) {
 		_, _ = ParsePublic(data, SigningKey)
 	})
 }
+
+// BenchmarkVerify reports how many bundles a second are verified, one after the other.
+func BenchmarkVerify(b *testing.B) {
+	m := newMachine(b)
+	document, o := m.make(b), m.options()
+	for b.Loop() {
+		if _, err := Verify(document, o); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "verifications/s")
+}
