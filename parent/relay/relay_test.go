@@ -377,6 +377,11 @@ func TestServerStartsAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	stop()
+	_, stop = served(t, folder, a)
+	if err := ask(); err != nil {
+		t.Errorf("without a question in between: %v", err)
+	}
+	stop()
 	eventually(t, func() bool { return errors.Is(ask(), ErrAway) })
 	_, stop = served(t, folder, a)
 	defer stop()
