@@ -3,12 +3,14 @@ package server
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/peer"
 
@@ -34,6 +36,10 @@ func connected(t *testing.T) (here, there *net.UnixConn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { here.Close(); there.Close() })
+	// A test that waits for the end of a connection fails when it does not come.
+	if err := there.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
 	return here, there
 }
 
@@ -145,7 +151,7 @@ func TestQuota(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "a has 3 connections, which is the limit") {
 		t.Errorf("one more: %v", err)
 	}
-	if n, err := there.Read(make([]byte, 1)); n != 0 || err == nil {
+	if n, err := there.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 		t.Error("a connection beyond the limit stays open")
 	}
 	if _, _, err := open("b"); err != nil {
@@ -168,7 +174,7 @@ func TestUnidentified(t *testing.T) {
 	if _, _, err := nobody.ServerHandshake(here); err == nil {
 		t.Error("let in")
 	}
-	if n, err := there.Read(make([]byte, 1)); n != 0 || err == nil {
+	if n, err := there.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 		t.Error("stays open")
 	}
 }
