@@ -118,9 +118,9 @@ func benchmark(ctx context.Context, device *tpm.Device, c tpm.Configuration, rou
 	}
 	defer key.Close()
 	timings, err := key.Benchmark(ctx, rounds)
-	fmt.Fprintf(out, "%-22s %8s %10s %10s %10s\n", device, "rounds", "min", "median", "p99")
+	fmt.Fprintf(out, "%-22s %8s %10s %10s %10s  %s\n", device, "rounds", "min", "median", "p99", "what it is")
 	for _, t := range timings {
-		fmt.Fprintf(out, "%-22s %8d %10s %10s %10s\n", t.Operation, t.Rounds, short(t.Min), short(t.Median), short(t.P99))
+		fmt.Fprintf(out, "%-22s %8d %10s %10s %10s  %s\n", t.Operation, t.Rounds, short(t.Min), short(t.Median), short(t.P99), t.Why)
 	}
 	return err
 }

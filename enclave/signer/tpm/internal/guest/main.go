@@ -5,7 +5,11 @@ package main
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -17,6 +21,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	attest "github.com/raypher/raypher/attest/tpm"
+	"github.com/raypher/raypher/enclave/lease"
+	"github.com/raypher/raypher/enclave/seal"
 	"github.com/raypher/raypher/enclave/signer"
 	"github.com/raypher/raypher/enclave/signer/tpm"
 )
@@ -81,6 +87,9 @@ func exercise() error {
 		if err := signMany(ctx, k); err != nil {
 			return err
 		}
+	}
+	if err := errors.Join(count(ctx, first, second), keepSecret(ctx, second)); err != nil {
+		return err
 	}
 	timings, err := second.Benchmark(ctx, 20)
 	for _, t := range timings {
@@ -149,6 +158,91 @@ func prove(ctx context.Context, k *tpm.Key, roots *attest.Roots) error {
 		return err
 	}
 	fmt.Printf("GUEST %d resets, PCR0 %x\n", r.ResetCount, r.PCRs[0].Value)
+	return nil
+}
+
+// count takes leases with two openers at once: none is given twice, and the counter knows all.
+func count(ctx context.Context, a, b *tpm.Key) error {
+	first, made, err := a.Counter(ctx)
+	if err != nil || !made {
+		return fmt.Errorf("counter: made %v: %w", made, err)
+	}
+	second, made, err := b.Counter(ctx)
+	if err != nil || made || first.ID() != second.ID() {
+		return fmt.Errorf("counter, again: made %v: %w", made, err)
+	}
+	before, err := first.Read(ctx)
+	if err != nil {
+		return err
+	}
+	const each = 6
+	var (
+		mu   sync.Mutex
+		seen = map[uint64]bool{}
+		wait sync.WaitGroup
+		errs [2]error
+	)
+	for i, c := range []*tpm.Counter{first, second} {
+		wait.Add(1)
+		go func() {
+			defer wait.Done()
+			for range each {
+				n, err := c.Take(ctx)
+				if errors.Is(err, lease.ErrContended) {
+					continue
+				}
+				mu.Lock()
+				if err != nil || seen[n] {
+					errs[i] = fmt.Errorf("lease %d, given before: %v: %w", n, seen[n], err)
+				}
+				seen[n] = true
+				mu.Unlock()
+			}
+		}()
+	}
+	wait.Wait()
+	after, err := second.Read(ctx)
+	if err == nil && after.Counter != before.Counter+2*each {
+		err = fmt.Errorf("the counter went from %d to %d in %d steps", before.Counter, after.Counter, 2*each)
+	}
+	fmt.Printf("GUEST %d leases of %d steps at once\n", len(seen), 2*each)
+	return errors.Join(err, errs[0], errs[1])
+}
+
+// keepSecret seals a secret to the state that this machine is in, and opens it.
+func keepSecret(ctx context.Context, k *tpm.Key) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	public, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	if err != nil {
+		return err
+	}
+	pcrs, err := k.PCRs(ctx, tpm.DefaultPCRs)
+	if err != nil {
+		return err
+	}
+	now, err := seal.Sign(&seal.Policy{Name: "guest", Version: 1, PCRs: pcrs}, key)
+	if err != nil {
+		return err
+	}
+	pcrs[0].Value[0] ^= 1
+	other, err := seal.Sign(&seal.Policy{Name: "guest", Version: 1, PCRs: pcrs}, key)
+	if err != nil {
+		return err
+	}
+	sealed, err := k.Seal(ctx, []byte("secret of the guest"), public, "guest", 1)
+	if err != nil {
+		return err
+	}
+	if _, _, err := k.Unseal(ctx, sealed, [][]byte{other}); !errors.Is(err, seal.ErrPCRs) {
+		return fmt.Errorf("a secret of another state: %v", err)
+	}
+	secret, _, err := k.Unseal(ctx, sealed, [][]byte{other, now})
+	if err != nil || string(secret) != "secret of the guest" {
+		return fmt.Errorf("unsealed %q: %w", secret, err)
+	}
 	return nil
 }
 
