@@ -250,6 +250,7 @@ func asStatus(err error) error {
 		{lease.ErrMalformed, codes.InvalidArgument},
 		{lease.ErrSignature, codes.PermissionDenied},
 		{lease.ErrVersion, codes.FailedPrecondition},
+		{lease.ErrNoStore, codes.Unavailable},
 		{lease.ErrNoCredit, codes.FailedPrecondition},
 		{lease.ErrAnchor, codes.FailedPrecondition},
 		{sequencer.ErrNoStore, codes.Unavailable},

@@ -78,7 +78,7 @@ func (l *Ledger) installable(g *Grant, r Reading) error {
 		return fmt.Errorf("%w: the grant of %s is over", ErrNoCredit, g.Period)
 	}
 	if !l.opts.Journal.Attached() {
-		return fmt.Errorf("%w: no store is attached, and a grant must be on record: wait until the parent has connected its journal", ErrNoCredit)
+		return ErrNoStore
 	}
 	return nil
 }

@@ -27,6 +27,8 @@ var (
 	ErrVersion   = errors.New("versions of grants only go upwards")
 	// ErrNoCredit: nothing can be spent until an operator does something; the message says what.
 	ErrNoCredit = errors.New("no credit")
+	// ErrNoStore: nothing can be put on record, so no lease is taken and no grant installed.
+	ErrNoStore = errors.New("no store is attached, and leases and grants must be on record: wait until the parent has connected its journal")
 	// ErrExhausted: all leases of the grant are taken.
 	ErrExhausted = errors.New("the grant is used up")
 	// ErrPace: leases are being taken faster than the anchor may wear.

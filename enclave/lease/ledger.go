@@ -145,7 +145,7 @@ func (l *Ledger) unlock() { <-l.taking }
 // next takes one lease, if n can be spent at all then or with more leases; l.taking is held.
 func (l *Ledger) next(ctx context.Context, n uint64) error {
 	if !l.opts.Journal.Attached() { // or the lease would be lost
-		return fmt.Errorf("%w: no store is attached, and a lease must be on record: wait until the parent has connected its journal", ErrNoCredit)
+		return ErrNoStore
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), takeTimeout)
 	defer cancel()
