@@ -6,7 +6,6 @@ package main
 import (
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -17,48 +16,19 @@ import (
 )
 
 func main() {
-	err := stage.Play(os.Args[1:], scene)
-	if err != nil {
-		if !errors.Is(err, stage.ErrReported) {
-			fmt.Fprintln(os.Stderr, "demo:", err)
-		}
-		os.Exit(1)
-	}
+	stage.Demonstration{Name: "demo", Scene: scene}.Main()
 }
 
-func scene(arguments []string) error {
-	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
-	programs := flags.String("programs", "bin", "folder with raypher, raypherd, raypher-enclave and demo-agent")
-	folder := flags.String("folder", "examples/demo", "folder with policy.yaml and script.json")
-	control := flags.Bool("control", true, "run the agent without the guard first, in a scratch home")
-	guard := flags.Bool("guard", true, "run the agent under the guard")
-	if err := flags.Parse(arguments); err != nil {
-		return err
-	}
-	bin, err := filepath.Abs(*programs)
-	if err != nil {
-		return err
-	}
-	dir, err := filepath.Abs(*folder)
-	if err != nil {
-		return err
-	}
-	play := stage.Scene{
-		Title:    "An agent with real tools, and a model that was told to steal",
-		Programs: bin,
-		Policy:   filepath.Join(dir, "policy.yaml"),
-		Script:   filepath.Join(dir, "script.json"),
-		Name:     "demo",
-		Control:  *control,
-		Guard:    *guard,
+func scene(p stage.Places) *stage.Scene {
+	return &stage.Scene{
+		Title: "An agent with real tools, and a model that was told to steal",
 		Furnish: func(home *stage.Home) (func() error, error) {
-			return func() error { return nil }, install(filepath.Join(bin, "demo-agent"), home.Path("bin", "agent"))
+			return func() error { return nil }, install(filepath.Join(p.Programs, "demo-agent"), home.Path("bin", "agent"))
 		},
 		Command:   func(home *stage.Home) []string { return []string{home.Path("bin", "agent")} },
 		Succeeded: succeeded,
 		Limit:     2 * time.Minute,
 	}
-	return play.Perform(os.Stdout)
 }
 
 // install copies the agent into the home, so that the policy can name it there.

@@ -16,46 +16,24 @@ import (
 )
 
 func main() {
-	err := stage.Play(os.Args[1:], scene)
-	if err != nil {
-		if !errors.Is(err, stage.ErrReported) {
-			fmt.Fprintln(os.Stderr, "openclaw:", err)
-		}
-		os.Exit(1)
-	}
+	var installed string
+	stage.Demonstration{
+		Name: "openclaw",
+		Flags: func(flags *flag.FlagSet) {
+			flags.StringVar(&installed, "openclaw", "", "folder that scripts/openclaw.sh printed")
+		},
+		Scene: func(p stage.Places) *stage.Scene { return scene(p, installed) },
+	}.Main()
 }
 
-func scene(arguments []string) error {
-	flags := flag.NewFlagSet("openclaw", flag.ContinueOnError)
-	programs := flags.String("programs", "bin", "folder with raypher, raypherd and raypher-enclave")
-	folder := flags.String("folder", "examples/openclaw", "folder with policy.yaml, script.json and openclaw.json")
-	installed := flags.String("openclaw", "", "folder that scripts/openclaw.sh printed")
-	control := flags.Bool("control", true, "run OpenClaw without the guard first, in a scratch home")
-	guard := flags.Bool("guard", true, "run OpenClaw under the guard")
-	if err := flags.Parse(arguments); err != nil {
-		return err
-	}
-	bin, err := filepath.Abs(*programs)
-	if err != nil {
-		return err
-	}
-	dir, err := filepath.Abs(*folder)
-	if err != nil {
-		return err
-	}
-	play := stage.Scene{
-		Title:    "OpenClaw, and a model that was told to steal",
-		Programs: bin,
-		Policy:   filepath.Join(dir, "policy.yaml"),
-		Script:   filepath.Join(dir, "script.json"),
-		Name:     "openclaw",
-		Control:  *control,
-		Guard:    *guard,
+func scene(p stage.Places, installed string) *stage.Scene {
+	return &stage.Scene{
+		Title: "OpenClaw, and a model that was told to steal",
 		Furnish: func(home *stage.Home) (func() error, error) {
-			if err := configure(home, filepath.Join(dir, "openclaw.json")); err != nil {
+			if err := configure(home, filepath.Join(p.Folder, "openclaw.json")); err != nil {
 				return nil, err
 			}
-			return mount(*installed, home.Path(".local/lib/openclaw"))
+			return mount(installed, home.Path(".local/lib/openclaw"))
 		},
 		Command: command,
 		Env: func(home *stage.Home) []string {
@@ -67,7 +45,6 @@ func scene(arguments []string) error {
 		},
 		Limit: 4 * time.Minute,
 	}
-	return play.Perform(os.Stdout)
 }
 
 // nodeFolder and openclawEntry are where the installation lies below the home.

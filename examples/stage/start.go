@@ -1,0 +1,61 @@
+package stage
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// Demonstration is a program that plays one scene.
+type Demonstration struct {
+	Name  string                // of the program, and of its folder below examples
+	Flags func(*flag.FlagSet)   // adds its own; may be nil
+	Scene func(p Places) *Scene // Programs, Policy, Script, Name, Control and Guard are filled in
+}
+
+// Places are folders, absolute.
+type Places struct {
+	Programs string // with raypher, raypherd and raypher-enclave
+	Folder   string // with the policy and the script
+}
+
+// Main is the main function of a demonstration. It ends the process.
+func (d Demonstration) Main() {
+	err := Play(os.Args[1:], d.perform)
+	switch {
+	case err == nil:
+		os.Exit(0)
+	case !errors.Is(err, ErrReported):
+		fmt.Fprintf(os.Stderr, "%s: %v\n", d.Name, err)
+	}
+	os.Exit(1)
+}
+
+func (d Demonstration) perform(arguments []string) error {
+	flags := flag.NewFlagSet(d.Name, flag.ContinueOnError)
+	programs := flags.String("programs", "bin", "folder with the programs that make builds")
+	folder := flags.String("folder", filepath.Join("examples", d.Name), "folder with policy.yaml, script.json and what else the scene reads")
+	control := flags.Bool("control", true, "run the agent without the guard first, in a scratch home")
+	guard := flags.Bool("guard", true, "run the agent under the guard")
+	if d.Flags != nil {
+		d.Flags(flags)
+	}
+	if err := flags.Parse(arguments); err != nil {
+		return err
+	}
+	var p Places
+	var err error
+	if p.Programs, err = filepath.Abs(*programs); err != nil {
+		return err
+	}
+	if p.Folder, err = filepath.Abs(*folder); err != nil {
+		return err
+	}
+	scene := d.Scene(p)
+	scene.Programs, scene.Name = p.Programs, d.Name
+	scene.Policy, scene.Script = filepath.Join(p.Folder, "policy.yaml"), filepath.Join(p.Folder, "script.json")
+	scene.Control, scene.Guard = *control, *guard
+	return scene.Perform(os.Stdout)
+}
