@@ -43,18 +43,19 @@ type (
 func (d decoder) list(n *node) *List {
 	l := &List{NotBefore: time.Unix(0, 0)}
 	var version *uint64
+	var hasVersion, hasEnd bool
 	var sets *node
 	d.Fields("", n, fields{
-		"version":    func(at place, n *node) { d.Number(at, n, &version) },
+		"version":    func(at place, n *node) { hasVersion = true; d.Number(at, n, &version) },
 		"not_before": func(at place, n *node) { d.time(at, n, &l.NotBefore) },
-		"not_after":  func(at place, n *node) { d.time(at, n, &l.NotAfter) },
+		"not_after":  func(at place, n *node) { hasEnd = true; d.time(at, n, &l.NotAfter) },
 		"sets":       func(_ place, n *node) { sets = n },
 	})
 	if version != nil {
 		l.Version = *version
 	}
-	d.must(l.Version > 0, "version", "use a number from 1, larger than the last one", "no version, or 0")
-	d.must(!l.NotAfter.IsZero(), "not_after", `write the last moment, as in "2027-01-31T00:00:00Z"`, "the list has no end")
+	d.must(hasVersion && (version == nil || l.Version > 0), "version", "use a number from 1, larger than the last one", "no version, or 0")
+	d.must(hasEnd, "not_after", `write the last moment, as in "2027-01-31T00:00:00Z"`, "the list has no end")
 	d.must(l.NotAfter.IsZero() || !l.NotAfter.Before(l.NotBefore), "not_after", "", "the list ends before it begins")
 	if sets != nil {
 		d.Each("sets", sets, func(at place, n *node) { l.Sets = append(l.Sets, d.set(at, n, l)) })
@@ -97,7 +98,7 @@ func (d decoder) set(at place, n *node, l *List) *Set {
 			}
 		})
 	}
-	d.must(len(s.PCRs) > 0, at+".pcrs", "write lines `PCR7: HEX` or `PCR7: [HEX, HEX]`", "no PCRs, which every machine matches")
+	d.must(pcrs != nil && len(pcrs.Content) > 0, at+".pcrs", "write lines `PCR7: HEX` or `PCR7: [HEX, HEX]`", "no PCRs, which every machine matches")
 	slices.SortFunc(s.PCRs, func(x, y Register) int { return int(x.Index) - int(y.Index) })
 	return s
 }

@@ -53,6 +53,8 @@ func TestAttestVerifyContract(t *testing.T) {
 	zero := strings.Repeat("00", 32)
 	golden := file("golden.yaml", []byte("version: 1\nnot_after: \"2020-01-01T00:00:00Z\"\nsets:\n  - {name: a, tier: tpm, bank: sha256, pcrs: {PCR0: \""+zero+"\"}}\n"))
 
+	_, public := operatorKey(t, dir, "golden")
+
 	with := func(base []string, args ...string) []string { return append(slices.Clone(base), args...) }
 	for _, c := range []struct {
 		name  string
@@ -78,7 +80,8 @@ func TestAttestVerifyContract(t *testing.T) {
 		{"tpm, too large", with(onTPM, "--tpm", filepath.Join(dir, "large")), "format"},
 		{"tpm, a document of Nitro", with(onTPM, "--tpm", onNitro[1]), "format"},
 		{"tpm, golden values that have expired", with(onTPM, "--golden", golden, "--golden-unsigned"), "golden validity"},
-		{"tpm, golden values that nobody has signed", with(onTPM, "--golden", golden, "--golden-key", filepath.Join(dir, "root.pem")), "--golden-key"},
+		{"tpm, golden values that nobody has signed", with(onTPM, "--golden", golden, "--golden-key", public), "golden signature"},
+		{"nitro, golden values that nobody has signed", with(onNitro, "--golden", golden, "--golden-key", public), "golden signature"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			command := exec.Command(binary, append([]string{"attest", "verify", "--json"}, c.args...)...)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/raypher/raypher/attest"
 	"github.com/raypher/raypher/attest/golden"
 )
 
@@ -55,7 +56,7 @@ func (f *goldenFlags) load(flags *pflag.FlagSet) (*golden.List, error) {
 	}
 	list, err := golden.Open(text, keys)
 	if err != nil {
-		return nil, fmt.Errorf("--golden %s: %w", f.file, err)
+		return nil, f.named(err)
 	}
 	if flags.Changed("golden-state") {
 		if err := f.remember(list, text, keys); err != nil {
@@ -63,6 +64,15 @@ func (f *goldenFlags) load(flags *pflag.FlagSet) (*golden.List, error) {
 		}
 	}
 	return list, nil
+}
+
+// named adds the file's name to an error that is no refusal: a refusal's text begins with its check.
+func (f *goldenFlags) named(err error) error {
+	var refusal *attest.Refusal
+	if errors.As(err, &refusal) {
+		return err
+	}
+	return fmt.Errorf("--golden %s: %w", f.file, err)
 }
 
 func (f *goldenFlags) trusted() ([][]byte, error) {
@@ -93,7 +103,7 @@ func (f *goldenFlags) remember(list *golden.List, text []byte, keys [][]byte) er
 			return fmt.Errorf("--golden-state %s: %w: if the golden key was replaced on purpose, remove the file", f.state, err)
 		}
 		if err := list.Follows(before); err != nil {
-			return fmt.Errorf("--golden %s: %w", f.file, err)
+			return f.named(err)
 		}
 		if bytes.Equal(known, text) {
 			return nil
