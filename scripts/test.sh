@@ -38,6 +38,12 @@ step "BPF objects against their source"
 scripts/check-bpf.sh
 
 step "tests"
+# With a kernel, the tests of the TPM run over /dev/tpmrm0 in a virtual machine too.
+if kernel=$(scripts/guest-kernel.sh); then
+	export RAYPHER_TEST_KERNEL="$kernel"
+else
+	echo "test: no virtual machine with a TPM: TestGuest will be skipped" >&2
+fi
 go test -count=1 -timeout 8m ./...
 
 step "race detector, where goroutines share state"

@@ -1,23 +1,11 @@
 #!/bin/sh
-# Runs the TPM signer in a virtual machine over /dev/tpmrm0. Gets QEMU and a kernel from Debian's packages; the kernel is
-# unpacked, not installed. Needs root for missing packages only.
+# Runs the TPM signer in a virtual machine over /dev/tpmrm0, alone. `make test` runs the same test among the others.
 set -eu
 cd "$(dirname "$0")/.."
 
-if ! command -v qemu-system-x86_64 >/dev/null; then
-	if [ "$(id -u)" != 0 ]; then
-		echo "tpm-guest: qemu-system-x86_64 is missing: install the package qemu-system-x86" >&2
-		exit 1
-	fi
-	DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends qemu-system-x86
-fi
-
+scripts/deps.sh
 if [ -z "${RAYPHER_TEST_KERNEL:-}" ]; then
-	folder=$(mktemp -d)
-	trap 'rm -rf "$folder"' EXIT
-	package=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends:/ { print $2; exit }')
-	(cd "$folder" && apt-get download -qq "$package" 2>/dev/null && dpkg-deb -x ./*.deb .)
-	RAYPHER_TEST_KERNEL=$(ls "$folder"/boot/vmlinuz-*)
+	RAYPHER_TEST_KERNEL=$(scripts/guest-kernel.sh)
 	export RAYPHER_TEST_KERNEL
 fi
 go test -count=1 -run '^TestGuest$' -v ./enclave/signer/tpm

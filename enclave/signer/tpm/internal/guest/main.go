@@ -88,7 +88,7 @@ func exercise() error {
 			return err
 		}
 	}
-	if err := errors.Join(count(ctx, first, second), keepSecret(ctx, second)); err != nil {
+	if err := errors.Join(further(ctx, first, second), count(ctx, first, second), keepSecret(ctx, second)); err != nil {
 		return err
 	}
 	timings, err := second.Benchmark(ctx, 20)
@@ -106,7 +106,7 @@ func open(ctx context.Context) (*tpm.Key, bool, error) {
 	return tpm.Open(ctx, tpm.Options{TPM: d, State: state})
 }
 
-func signMany(ctx context.Context, k *tpm.Key) error {
+func signMany(ctx context.Context, k signer.Signer) error {
 	errs := make([]error, 8)
 	var wait sync.WaitGroup
 	for i := range errs {
@@ -119,6 +119,28 @@ func signMany(ctx context.Context, k *tpm.Key) error {
 	}
 	wait.Wait()
 	return errors.Join(errs...)
+}
+
+// further uses a key of two signers in turns: contexts that the kernel saves and loads for each opener.
+func further(ctx context.Context, a, b *tpm.Key) error {
+	one, err := a.Key(ctx, "namespace/dev")
+	if err != nil {
+		return err
+	}
+	other, err := b.Key(ctx, "namespace/dev")
+	if err != nil {
+		return err
+	}
+	if !one.Public().Equal(other.Public()) || one.Public().Equal(a.Public()) {
+		return errors.New("a further key is another at the second start, or the first key")
+	}
+	for _, k := range []signer.Signer{one, a, other, b, one} {
+		if err := signMany(ctx, k); err != nil {
+			return fmt.Errorf("further keys: %w", err)
+		}
+	}
+	fmt.Println("GUEST further keys of two signers")
+	return nil
 }
 
 // prove activates the AK and verifies evidence, with the firmware's event log where the machine has one.
