@@ -20,7 +20,7 @@ PREFIX ?= /usr/local
 UNITS ?= /usr/lib/systemd/system
 
 .DEFAULT_GOAL := build
-.PHONY: build programs help deps demo demo-openclaw test bench fuzz generate arm64 enclave install uninstall clean
+.PHONY: build programs help deps demo demo-openclaw test test-vm bench fuzz generate arm64 enclave install uninstall clean
 
 build: programs ## build raypher, raypherd and raypher-enclave into bin/ (the default)
 
@@ -45,6 +45,9 @@ demo-openclaw: build ## the same with the real OpenClaw from npm (root)
 
 test: ## install what is needed and run every check and test (root)
 	scripts/test.sh
+
+test-vm: ## the programs in virtual machines with other kernels, each with Yama; some minutes (downloads kernels; root for QEMU)
+	scripts/vm.sh
 
 bench: build ## each figure beside what it is compared with, from one run (root)
 	scripts/bench.sh $(BIN)

@@ -11,8 +11,8 @@ import (
 )
 
 // Where Yama keeps the warden from its agent's processes, raypherd hands it descriptors of their memory (package relay). A
-// descriptor is of the address space that a task had when it was opened, for good. It is kept for the thread group, since asking
-// for one takes ten times as long as reading through it. So it must be known when it is not the group's any more:
+// descriptor is of the address space that a task had when it was opened, for good. It is kept for the thread group, so that
+// raypherd need not be asked at each call. So it must be known when it is not the group's any more:
 //
 //   - The group has ended and its number is another's: a pidfd tells.
 //   - The task is in another group than it was, because its number was given away: tgkill with signal 0 tells.
