@@ -10,12 +10,12 @@ type pace struct {
 	calls   int           // in it
 }
 
-// Bounds of the wait. They are shares of the signing time, so a fast signer never waits, and whoever comes just too late for
-// a signature has his own within two and a half of them.
+// Bounds of the wait. They are shares of the signing time, in eighths, so a fast signer never waits, and whoever comes just
+// too late for a signature has his own within three of them.
 const (
-	lingerShare = 2                      // in all: half of the signing time
-	quietShare  = 8                      // while nobody comes: an eighth
-	maxLinger   = 30 * time.Millisecond  // in all, whatever the device
+	lingerShare = 6                      // in all
+	quietShare  = 1                      // while nobody comes
+	maxLinger   = 45 * time.Millisecond  // in all, whatever the device
 	maxQuiet    = 5 * time.Millisecond   // while nobody comes
 	minQuiet    = 200 * time.Microsecond // less is not worth a timer
 	lingerTick  = 500 * time.Microsecond // between two looks at the queue
@@ -33,7 +33,7 @@ type wait struct {
 // hold begins a wait for as many calls as are expected. A lone caller does not wait.
 func (p pace) hold(expected int, now time.Time) wait {
 	w := wait{
-		most: min(p.signing/lingerShare, maxLinger), quiet: min(p.signing/quietShare, maxQuiet),
+		most: min(p.signing*lingerShare/8, maxLinger), quiet: min(p.signing*quietShare/8, maxQuiet),
 		expected: expected, began: now, arrived: now,
 	}
 	if p.calls < 2 || w.quiet < minQuiet {

@@ -12,6 +12,13 @@ func TestPace(t *testing.T) {
 		at      time.Duration
 		waiting int
 	}
+	// comers come one by one.
+	comers := func(every time.Duration, n int) (looks []look) {
+		for i := range n {
+			looks = append(looks, look{time.Duration(i) * every, i + 1})
+		}
+		return looks
+	}
 	slow := pace{signing: 20 * ms, calls: 500}
 	for _, c := range []struct {
 		name     string
@@ -27,10 +34,10 @@ func TestPace(t *testing.T) {
 		{"everybody comes back", slow, 1000, []look{{0, 500}, {1 * ms, 700}, {3 * ms, 900}, {4 * ms, 1000}}, 4 * ms},
 		{"nobody comes back", slow, 1000, []look{{0, 500}, {1 * ms, 500}, {2 * ms, 500}, {2500 * time.Microsecond, 500}}, 2500 * time.Microsecond},
 		{"they stop coming", slow, 1000, []look{{0, 500}, {2 * ms, 600}, {4 * ms, 601}, {6 * ms, 601}, {7 * ms, 601}}, 7 * ms},
-		{"they come on and on", slow, 1000, []look{{0, 1}, {2 * ms, 2}, {4 * ms, 3}, {6 * ms, 4}, {8 * ms, 5}, {10 * ms, 6}}, 10 * ms},
+		{"they come on and on", slow, 1000, comers(1*ms, 20), 15 * ms},
 		{"a device that has trouble", pace{10 * time.Second, 500}, 1000, []look{{0, 1}, {4 * ms, 1}, {maxQuiet, 1}}, maxQuiet},
 		{"a device that has trouble and callers that come on and on", pace{10 * time.Second, 500}, 1000,
-			[]look{{0, 1}, {4 * ms, 2}, {8 * ms, 3}, {12 * ms, 4}, {16 * ms, 5}, {20 * ms, 6}, {24 * ms, 7}, {28 * ms, 8}, {maxLinger, 9}}, maxLinger},
+			comers(3*ms, 20), maxLinger},
 		{"too early for any of this", slow, 1000, []look{{0, 500}, {1 * ms, 500}, {2 * ms, 501}}, -1},
 	} {
 		began := time.Now()
