@@ -36,7 +36,7 @@ func TestReadRefuses(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "large"), make([]byte, 9), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink("large", filepath.Join(dir, "link")); err != nil {
+	if err := errors.Join(os.WriteFile(filepath.Join(dir, "small"), nil, 0o600), os.Symlink("small", filepath.Join(dir, "link"))); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"large", "link", "."} {

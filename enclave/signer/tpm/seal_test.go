@@ -171,6 +171,35 @@ func TestTheTPMEnforcesThePolicy(t *testing.T) {
 	}
 }
 
+// No password opens the sealed object, not even the empty one that it was made with; nor does a session without an approval.
+func TestOnlyThePolicyOpens(t *testing.T) {
+	s := newSealed(t)
+	for name, auth := range map[string]tpm2.Session{
+		"the empty password": tpm2.PasswordAuth(nil),
+		"an empty policy":    tpm2.Policy(tpm2.TPMAlgSHA256, nonceSize, func(transport.TPM, tpm2.TPMISHPolicy, tpm2.TPM2BNonce) error { return nil }),
+	} {
+		direct(t, s.k, func(tpm transport.TPM) error {
+			p, err := makePrimary(tpm, tpm2.TPMRHOwner)
+			if err != nil {
+				return err
+			}
+			defer flush(tpm, p.handle)
+			object, err := execute(tpm, tpm2.Load{
+				ParentHandle: tpm2.AuthHandle{Handle: p.handle, Name: p.name, Auth: tpm2.PasswordAuth(nil)},
+				InPrivate:    tpm2.TPM2BPrivate{Buffer: s.file.Private}, InPublic: tpm2.BytesAs2B[tpm2.TPMTPublic](s.file.Public),
+			})
+			if err != nil {
+				return err
+			}
+			defer flush(tpm, object.ObjectHandle)
+			if _, err := execute(tpm, tpm2.Unseal{ItemHandle: tpm2.AuthHandle{Handle: object.ObjectHandle, Name: object.Name, Auth: auth}}); err == nil {
+				t.Errorf("%s opens", name)
+			}
+			return nil
+		})
+	}
+}
+
 // sha1Policy is what the policy of the values would be in the SHA-1 bank.
 func sha1Policy(pcrs []attest.PCR) [32]byte {
 	selection := seal.Selection(pcrs)
