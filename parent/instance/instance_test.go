@@ -32,6 +32,8 @@ func TestPaths(t *testing.T) {
 		{"private socket", private.Socket, "/run/raypher/private/ab12/raypherd.sock"},
 		{"private journal", private.Journal, "/var/lib/raypher/runs/ab12/journal"},
 		{"private cgroup", private.Cgroup, "raypher-ab12"},
+		{"own relay", own.Relay, "/tmp/x/run/raypherd-relay.sock"},
+		{"the relay beside a socket", RelayBeside(private.Socket), private.Relay},
 		{"own socket", own.Socket, "/tmp/x/run/raypherd.sock"},
 	} {
 		if tt.got != tt.want {

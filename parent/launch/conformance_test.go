@@ -23,7 +23,7 @@ filesystem:
   deny: [FOLDER/cut/holds/inner, FOLDER/r/secret/**, FOLDER/cut/secret/**, FOLDER/cut/no.txt]
   require_approval: [FOLDER/cut/ask.txt]
 network:
-  unix: [FOLDER/sock/yes, "FOLDER/sock/glob-*", "FOLDER/sock/{raypherd,enclave,alias}.sock", FOLDER/run/*]
+  unix: [FOLDER/sock/yes, "FOLDER/sock/glob-*", "FOLDER/sock/{raypherd,raypherd-relay,enclave,alias,alias2}.sock", FOLDER/run/*]
 `
 
 // conformance is one line of the table: an action inside, what its system call answers, and what is reported of it:
@@ -199,6 +199,8 @@ var conformanceTable = []conformance{
 	{"connect to the agent's socket", action{"connect", "FOLDER/run/verdicts.sock"}, "ok", ""},
 	{"connect to another socket", action{"connect", "FOLDER/sock/no"}, "EACCES", "connect sock/no"},
 	{"connect to a raypherd", action{"connect", "FOLDER/sock/raypherd.sock"}, "EACCES", "connect sock/raypherd.sock"},
+	{"connect to a relay", action{"connect", "FOLDER/sock/raypherd-relay.sock"}, "EACCES", "connect sock/raypherd-relay.sock"},
+	{"connect to one's own relay by another name", action{"connect", "FOLDER/sock/alias2.sock"}, "EACCES", "connect sock/alias2.sock"},
 	{"connect to an enclave", action{"connect", "FOLDER/sock/enclave.sock"}, "EACCES", "connect sock/enclave.sock"},
 	{"connect to one's own raypherd by another name", action{"connect", "FOLDER/sock/alias.sock"}, "EACCES", "connect sock/alias.sock"},
 	{"connect to what lies beside the agent's socket", action{"connect", "FOLDER/run/other.sock"}, "EACCES", "connect run/other.sock"},
@@ -312,7 +314,7 @@ func conformanceFiles(a *agent) {
 		a.must(os.Chmod(a.write(name, "#!"+interpreter+"\n"), 0o755))
 	}
 	for _, name := range []string{
-		"sock/yes", "sock/glob-1", "sock/no", "sock/raypherd.sock", "sock/enclave.sock", "run/verdicts.sock", "run/raypherd.sock", "run/other.sock",
+		"sock/yes", "sock/glob-1", "sock/no", "sock/raypherd.sock", "sock/raypherd-relay.sock", "sock/enclave.sock", "run/raypherd-relay.sock", "run/verdicts.sock", "run/raypherd.sock", "run/other.sock",
 	} {
 		listener, err := net.Listen("unix", filepath.Join(a.folder, name))
 		a.must(err)
@@ -320,4 +322,5 @@ func conformanceFiles(a *agent) {
 		go greet(listener)
 	}
 	a.must(os.Link(filepath.Join(a.folder, "run/raypherd.sock"), filepath.Join(a.folder, "sock/alias.sock")))
+	a.must(os.Link(filepath.Join(a.folder, "run/raypherd-relay.sock"), filepath.Join(a.folder, "sock/alias2.sock")))
 }
