@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/raypher/raypher/enclave/rate"
 	"github.com/raypher/raypher/internal/statefile"
 	"github.com/raypher/raypher/journal"
 )
@@ -46,6 +47,7 @@ type Options struct {
 // Ledger admits spending against the open lease and takes the next one when it is used up. It is safe for concurrent use.
 type Ledger struct {
 	opts Options
+	pace *rate.Limiter
 
 	taking chan struct{} // held while the anchor is asked or a grant installed; taken before mu
 
@@ -59,7 +61,6 @@ type Ledger struct {
 	known   bool   // the counter was read by this process
 	counter uint64 // when it was read or counted last
 	unsure  uint64 // steps since then that may or may not have been taken
-	earned  time.Time
 }
 
 // NewLedger reads the installed grant. A grant that does not hold is no error: there is no credit, and Status says why.
@@ -67,7 +68,7 @@ func NewLedger(o Options) *Ledger {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	l := &Ledger{opts: o, taking: make(chan struct{}, 1), fold: NewFold(o.OperatorKeys)}
+	l := &Ledger{opts: o, pace: rate.New(1/paceInterval.Seconds(), (paceBurst * paceInterval).Seconds()), taking: make(chan struct{}, 1), fold: NewFold(o.OperatorKeys)}
 	signed, err := statefile.Read(filepath.Join(o.State, GrantFile), journal.MaxGrantSize)
 	if err != nil {
 		l.closed = noGrant(err)
@@ -159,8 +160,9 @@ func (l *Ledger) next(ctx context.Context, n uint64) error {
 		return fmt.Errorf("%w: %d asked, %d of %d left until %s: install another grant, `raypher grant install`",
 			ErrExhausted, n, g.Left(taken)+l.left(), g.Cap, time.Unix(g.NotAfter, 0).UTC().Format(time.RFC3339))
 	}
-	if err := l.pace(); err != nil {
-		return err
+	if !l.pace.Take(l.opts.Now()) {
+		return fmt.Errorf("%w: at most one each %s after the first %d, or the counter wears out: wait as long, or sign a grant with larger leases",
+			ErrPace, paceInterval, paceBurst)
 	}
 	counter, err := l.opts.Anchor.Take(ctx)
 	if errors.Is(err, ErrContended) || err == nil && counter != before+1 {
@@ -225,21 +227,6 @@ func (g *Grant) on(id [32]byte, r Reading) error {
 		return fmt.Errorf("%w: %w is at %d, below the grant's baseline %d: it went back, or the baseline is wrong: sign a new grant, see `raypher grant status`",
 			ErrNoCredit, ErrAnchor, r.Counter, g.Baseline)
 	}
-	return nil
-}
-
-// pace lets a burst through and then one lease per interval (a virtual schedule, as in the GCRA); l.taking is held.
-func (l *Ledger) pace() error {
-	now := l.opts.Now()
-	next := l.earned.Add(paceInterval)
-	if floor := now.Add(-(paceBurst - 1) * paceInterval); next.Before(floor) {
-		next = floor
-	}
-	if next.After(now) {
-		return fmt.Errorf("%w: at most one each %s after the first %d, or the counter wears out: wait %s, or sign a grant with larger leases",
-			ErrPace, paceInterval, paceBurst, next.Sub(now).Round(time.Second))
-	}
-	l.earned = next
 	return nil
 }
 

@@ -417,7 +417,7 @@ func TestPace(t *testing.T) {
 	for b.spend(1) == nil {
 		n++
 	}
-	b.refused(1, lease.ErrPace, "wait 10s")
+	b.refused(1, lease.ErrPace, "one each 10s")
 	b.clock.Pass(30 * time.Second)
 	for b.spend(1) == nil {
 		n++
