@@ -215,6 +215,38 @@ func TestEKTemplates(t *testing.T) {
 	}
 }
 
+// Activation with RSA keys of the high range, in software: RSA 4096 is a kind that swtpm does not make.
+func TestActivationOfLargeKeys(t *testing.T) {
+	for _, bits := range []int{3072, 4096} {
+		m := newMachine(t)
+		m.ekKey = must1(rsa.GenerateKey(rand.Reader, bits))(t)
+		c := must1(NewChallenge(Identity{EKCertificate: m.endorse(t, func(*x509.Certificate) {}), AKPublic: tpm2.Marshal(m.akArea)}, m.roots, noon))(t)
+		if message, err := ParseMessage(c.Message()); err != nil || !bytes.Equal(message.Secret, c.Secret) {
+			t.Errorf("RSA %d: a message that cannot be read: %v", bits, err)
+		}
+		if err := c.Finish(m.answer(t, c)); err != nil {
+			t.Errorf("RSA %d: %v", bits, err)
+		}
+	}
+}
+
+func FuzzTPMName(f *testing.F) {
+	f.Add(tpmSAN(f, true).Value)
+	f.Add(tpmSAN(f, false).Value)
+	f.Add([]byte{0x30, 0x04, 0xa4, 0x02, 0x30, 0x00})
+	f.Fuzz(func(t *testing.T, extension []byte) {
+		n, err := parseTPMName(extension)
+		if err != nil {
+			return
+		}
+		for _, text := range []string{n.Manufacturer, n.Model, n.Version} {
+			if text != printable(text) {
+				t.Errorf("%q is not printable", text)
+			}
+		}
+	})
+}
+
 // The high range's policy is PolicyOR of the low range's and of one in NV, by SHA-384 (EK Credential Profile, B.6.4).
 func TestPolicyB384(t *testing.T) {
 	policyA := must1(hex.DecodeString("8bbf2266537c171cb56e403c4dc1d4b64f432611dc386e6f532050c3278c930e143e8bb1133824ccb431053871c6db53"))(t)

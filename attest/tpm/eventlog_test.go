@@ -2,41 +2,10 @@ package tpm
 
 import (
 	"bytes"
-	"crypto/aes"
-	"crypto/cipher"
-	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
-	"hash"
 	"testing"
-
-	"github.com/google/go-tpm/tpm2"
 )
-
-func tpm2SHA256() hash.Hash { return sha256.New() }
-
-// decryptCredential is the TPM's half of credential activation; nil when the credential is not for this name.
-func decryptCredential(t *testing.T, seed, name, credential []byte) []byte {
-	t.Helper()
-	if len(credential) < 2+sha256.Size {
-		return nil
-	}
-	outer, encrypted := credential[2:2+sha256.Size], credential[2+sha256.Size:]
-	mac := hmac.New(sha256.New, tpm2.KDFa(5, seed, "INTEGRITY", nil, nil, 256)) // crypto.SHA256
-	mac.Write(encrypted)
-	mac.Write(name)
-	if !hmac.Equal(mac.Sum(nil), outer) {
-		return nil
-	}
-	block, err := aes.NewCipher(tpm2.KDFa(5, seed, "STORAGE", name, nil, 128))
-	if err != nil {
-		t.Fatal(err)
-	}
-	plain := make([]byte, len(encrypted))
-	//lint:ignore SA1019 it is the TPM's mode (Part 1, 24.4)
-	cipher.NewCFBDecrypter(block, make([]byte, aes.BlockSize)).XORKeyStream(plain, encrypted)
-	return plain[2:]
-}
 
 // logged is one event of a log in the tests.
 type logged struct {

@@ -1,8 +1,12 @@
 package tpm
 
 import (
+	"crypto"
+	"crypto/aes"
+	"crypto/cipher"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -178,4 +182,29 @@ func (m *machine) akName() []byte { return nameOf(tpm2.Marshal(m.akArea)) }
 // options accept what an honest machine makes.
 func (m *machine) options() Options {
 	return Options{Roots: m.roots, Now: noon, Nonce: []byte(nonce), MaxAge: time.Minute, ActivatedAKs: [][]byte{m.akName()}}
+}
+
+// decryptCredential is the TPM's half of credential activation (Part 1, 24) for an EK with names by that hash and a cipher of so
+// many bits inside; nil when the credential is not for this name.
+func decryptCredential(t *testing.T, names crypto.Hash, bits int, seed, name, credential []byte) []byte {
+	t.Helper()
+	size := names.Size()
+	if len(credential) < 2+size {
+		return nil
+	}
+	outer, encrypted := credential[2:2+size], credential[2+size:]
+	mac := hmac.New(names.New, tpm2.KDFa(names, seed, "INTEGRITY", nil, nil, 8*size))
+	mac.Write(encrypted)
+	mac.Write(name)
+	if !hmac.Equal(mac.Sum(nil), outer) {
+		return nil
+	}
+	block, err := aes.NewCipher(tpm2.KDFa(names, seed, "STORAGE", name, nil, bits))
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := make([]byte, len(encrypted))
+	//lint:ignore SA1019 it is the TPM's mode (Part 1, 24.4)
+	cipher.NewCFBDecrypter(block, make([]byte, aes.BlockSize)).XORKeyStream(plain, encrypted)
+	return plain[2:]
 }

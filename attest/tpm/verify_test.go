@@ -2,6 +2,7 @@ package tpm
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -215,14 +216,18 @@ func TestJournalDocument(t *testing.T) {
 	}
 }
 
-// open decrypts the credential as the TPM with this EK does: RSA-OAEP, then the checks and the cipher of Part 1, 24.
+// answer decrypts the credential as the TPM with this EK does: RSA-OAEP, then the checks and the cipher of Part 1, 24.
 func (m *machine) answer(t *testing.T, c *Challenge) []byte {
 	t.Helper()
-	seed, err := rsa.DecryptOAEP(tpm2SHA256(), nil, m.ekKey, c.Secret, []byte("IDENTITY\x00"))
+	names, bits := crypto.SHA256, 128
+	if m.ekKey.Size() > 256 {
+		names, bits = crypto.SHA384, 256
+	}
+	seed, err := rsa.DecryptOAEP(names.New(), nil, m.ekKey, c.Secret, []byte("IDENTITY\x00"))
 	if err != nil {
 		return nil
 	}
-	return decryptCredential(t, seed, m.akName(), c.Credential)
+	return decryptCredential(t, names, bits, seed, m.akName(), c.Credential)
 }
 
 // The exchange, and its record, for the right machine and for a cuckoo: a good EK of one machine with the AK of another.

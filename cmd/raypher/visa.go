@@ -138,8 +138,11 @@ func (f *visaVerifyFlags) verify(c *cobra.Command, args []string) error {
 		}{proven.claims.View(), proven.source, proven.made, proven.golden})
 	}
 	head := fmt.Sprintf("verified, enclave key: %s\n", proven.source)
-	if proven.golden != "" {
+	switch {
+	case proven.golden != "":
 		head += fmt.Sprintf("golden set      %q\n", proven.golden)
+	case proven.made != "" && proven.claims.Tier != journal.TierSoftware:
+		head += "golden set      not compared: the machine may have booted anything: give --golden\n"
 	}
 	if _, err := io.WriteString(c.OutOrStdout(), head); err != nil {
 		return err

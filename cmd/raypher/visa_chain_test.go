@@ -228,6 +228,9 @@ func TestVisaChainTPM(t *testing.T) {
 			}
 		})
 	}
+	if out, err := call(t, visaCommand(), "verify", "--root", ca.Roots, "--activated", h.akName, "--evidence", h.exported, h.visa); err != nil || !strings.Contains(out, "golden set      not compared") {
+		t.Errorf("without golden measurements: %q, %v", out, err)
+	}
 	t.Run("a tampered log", func(t *testing.T) {
 		files := must1(filepath.Glob(filepath.Join(h.dir, "journal", "*.journal")))(t)
 		text := must1(os.ReadFile(files[0]))(t)
