@@ -2,10 +2,7 @@ package tpm_test
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
-	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +11,7 @@ import (
 	"time"
 
 	"github.com/raypher/raypher/attest/tpm/tpmtest"
+	"github.com/raypher/raypher/internal/initramfs"
 )
 
 // kernelVariable names a Linux kernel with TPM drivers for the guest; scripts/tpm-guest.sh gets one.
@@ -64,33 +62,16 @@ func guestImage(t *testing.T, roots string) []byte {
 		t.Fatalf("build the guest: %v\n%s", err, out)
 	}
 	var image bytes.Buffer
-	zip := gzip.NewWriter(&image)
-	archive := cpio{w: zip}
+	archive := initramfs.NewWriter(&image)
 	for _, dir := range []string{"dev", "proc", "sys", "state", "roots"} {
-		archive.add(dir, 0o40755, nil)
+		archive.Folder(dir)
 	}
-	archive.add("init", 0o100755, ok(os.ReadFile(program))(t))
+	archive.File("init", 0o755, ok(os.ReadFile(program))(t))
 	for _, entry := range ok(os.ReadDir(roots))(t) {
-		archive.add("roots/"+entry.Name(), 0o100644, ok(os.ReadFile(filepath.Join(roots, entry.Name())))(t))
+		archive.File("roots/"+entry.Name(), 0o644, ok(os.ReadFile(filepath.Join(roots, entry.Name())))(t))
 	}
-	archive.add("TRAILER!!!", 0, nil)
-	if err := zip.Close(); err != nil {
+	if err := archive.Close(); err != nil {
 		t.Fatal(err)
 	}
 	return image.Bytes()
-}
-
-// cpio writes the newc format (linux Documentation/driver-api/early-userspace/buffer-format.rst).
-type cpio struct {
-	w     io.Writer
-	inode int
-}
-
-func (c *cpio) add(name string, mode int, content []byte) {
-	c.inode++
-	head := fmt.Sprintf("070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%s\x00",
-		c.inode, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name)+1, 0, name)
-	pad := func(n int) []byte { return make([]byte, (4-n%4)%4) }
-	c.w.Write(append([]byte(head), pad(len(head))...))
-	c.w.Write(append(bytes.Clone(content), pad(len(content))...))
 }
