@@ -28,6 +28,7 @@ type Lines struct {
 	dropped int
 	seen    repeats
 	wake    chan struct{}
+	flush   chan chan struct{}
 	stop    chan struct{}
 	done    chan struct{}
 }
@@ -36,7 +37,7 @@ type Lines struct {
 func NewLines(out io.Writer, asJSON, color bool) *Lines {
 	l := &Lines{
 		json: asJSON, color: color, out: out, seen: repeats{},
-		wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
+		wake: make(chan struct{}, 1), flush: make(chan chan struct{}), stop: make(chan struct{}), done: make(chan struct{}),
 	}
 	go l.write()
 	return l
@@ -112,8 +113,10 @@ func (l *Lines) write() {
 	defer close(l.done)
 	for {
 		ending := false
+		var written chan struct{}
 		select {
 		case <-l.wake:
+		case written = <-l.flush:
 		case <-l.stop:
 			ending = true
 		}
@@ -121,20 +124,34 @@ func (l *Lines) write() {
 			// Nobody can be told when the terminal is gone; verdicts are in the journal anyway.
 			_, _ = io.WriteString(l.out, text)
 		}
+		if written != nil {
+			close(written)
+		}
 		if ending {
 			return
 		}
 	}
 }
 
-// Close prints what waits, and how often what was counted came, and ends.
-func (l *Lines) Close() {
+// Rest prints what waits, and how often what was counted came, and returns when that is written.
+func (l *Lines) Rest() {
 	l.mutex.Lock()
 	rest := l.seen.rest()
 	l.mutex.Unlock()
 	for _, line := range rest {
 		l.add(line)
 	}
+	written := make(chan struct{})
+	select {
+	case l.flush <- written:
+		<-written
+	case <-l.done:
+	}
+}
+
+// Close is Rest, and the end.
+func (l *Lines) Close() {
+	l.Rest()
 	close(l.stop)
 	<-l.done
 }

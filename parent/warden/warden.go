@@ -408,6 +408,7 @@ func (w *warden) releaseTerminal(ctx context.Context, program int) {
 		}
 	}
 	time.Sleep(foldGrace)
+	w.lines.Rest()
 	null, err := nullFile()
 	if err != nil {
 		return
