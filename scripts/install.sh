@@ -23,6 +23,7 @@ install -m 0644 "$here/deploy/raypher.sysusers" "$root/usr/lib/sysusers.d/rayphe
 install -m 0644 "$here/deploy/raypher.tmpfiles" "$root/usr/lib/tmpfiles.d/raypher.conf"
 install -m 0644 "$here/README.md" "$here/LICENSE" "$root$prefix/share/doc/raypher/"
 install -m 0644 "$here"/examples/policies/*.yaml "$root$prefix/share/raypher/policies/"
+install -m 0644 "$here/examples/ceiling.yaml" "$root$prefix/share/raypher/"
 
 [ -z "$root" ] || exit 0
 getent group raypher >/dev/null || groupadd --system raypher
@@ -40,7 +41,8 @@ fi
 if [ -d /run/systemd/system ]; then
 	systemctl daemon-reload
 	echo "start it with: systemctl enable --now raypher-enclave raypherd"
+	echo "it grants nothing before you sign a ceiling: the steps are at the top of $prefix/share/raypher/ceiling.yaml"
 else
 	echo "there is no systemd here; start it with: raypherd"
 fi
-echo "let a user run agents with: adduser USER raypher"
+echo "let a user run agents with: adduser USER raypher (effective at the next login)"

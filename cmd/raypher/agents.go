@@ -127,8 +127,15 @@ func printStatus(out io.Writer, s *parentv1.StatusReply) error {
 	if s.Development {
 		enclave += ", development: ceiling and operator key were made at its first start"
 	}
-	fmt.Fprintf(table, "version\t%s\nbackend\t%s\nenclave\t%s\nepoch\t%x\nceiling\tversion %d\nagents\t%d\n",
-		s.Version, s.Backend, enclave, s.Epoch, s.CeilingVersion, s.Agents)
+	ceiling := fmt.Sprintf("version %d", s.CeilingVersion)
+	switch {
+	case !s.EnclaveReachable:
+		ceiling = "not known"
+	case s.CeilingVersion == 0:
+		ceiling = "none: nothing is granted until one is signed and installed, see 'raypher ceiling --help'"
+	}
+	fmt.Fprintf(table, "version\t%s\nbackend\t%s\nenclave\t%s\nepoch\t%x\nceiling\t%s\nagents\t%d\n",
+		s.Version, s.Backend, enclave, s.Epoch, ceiling, s.Agents)
 	for _, note := range s.Notes {
 		fmt.Fprintf(table, "note\t%s\n", note)
 	}

@@ -31,6 +31,9 @@ func ceilingCommand() *cobra.Command {
 		Long: `A ceiling is the most that an enclave may grant: which user and program may run which agents with which permit.
 It is written in YAML, signed with an operator key, and obeyed when the enclave's start configuration names
 that key. Versions only go upwards.`,
+		Example: `  raypher ceiling keygen operator.key     # put the line that it prints into the enclave's ibev.conf, and restart it
+  raypher ceiling sign --key operator.key ceiling.yaml
+  raypher ceiling install ceiling.ceiling`,
 	}
 	c.AddCommand(ceilingKeygenCommand(), ceilingSignCommand(), ceilingShowCommand(), ceilingVerifyCommand(), ceilingInstallCommand())
 	return c
