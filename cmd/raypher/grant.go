@@ -30,7 +30,7 @@ no protection. A grant names the counter and its value, as "grant status" shows 
   operator $ raypher grant sign --key KEY --version 1 --cap 500usd --anchor sha256:... --baseline 17 -o GRANT
   host     $ raypher grant install GRANT`,
 	}
-	c.AddCommand(grantSignCommand(), grantShowCommand(), grantInstallCommand(), grantStatusCommand())
+	c.AddCommand(grantSignCommand(), grantShowCommand(), grantInstallCommand(), grantStatusCommand(), grantAuditCommand())
 	return c
 }
 
