@@ -114,18 +114,32 @@ filesystem:
 		}
 		// The same place in memory holds one path in the parent, which lives on, and another one in what its child executes.
 		out, errs, code := a.run("/usr/bin/python3", "-c", addressSpaces, a.folder)
-		if want := strings.Repeat("one\ntwo\n", 20) + "ended\n"; code != 0 || out != want {
+		if want := strings.Repeat("one\ntwo\n", 20) + "two\none\ntwo\none\nended\n"; code != 0 || out != want {
 			t.Errorf("status %d, %q, want %q\n%s", code, out, want, errs)
 		}
 	})
 }
 
 const addressSpaces = `
-import os, sys
+import os, signal, sys
 folder = sys.argv[1]
-for _ in range(20):
+def spawn(*argv):
+    return os.posix_spawn(argv[0], argv, os.environ) # vfork
+def read_one():
     print(open(folder + "/one.txt").read(), end="", flush=True)
-    pid = os.posix_spawn("/bin/cat", ["cat", folder + "/two.txt"], os.environ) # vfork
+for _ in range(20):
+    read_one()
+    os.waitpid(spawn("/bin/cat", folder + "/two.txt"), 0)
+# A thread that is not the first executes.
+thread = "import os, sys, threading; threading.Thread(target=lambda: os.execv('/bin/cat', ['cat', sys.argv[1]])).start()"
+os.waitpid(spawn("/usr/bin/python3", "-c", thread, folder + "/two.txt"), 0)
+# More programs than the warden keeps in mind.
+many = [spawn("/bin/sleep", "1000") for _ in range(200)]
+read_one()
+os.waitpid(spawn("/bin/cat", folder + "/two.txt"), 0)
+for pid in many:
+    os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
+read_one()
 print("ended")
 `
