@@ -24,11 +24,15 @@ any other user is told what could not be looked at. Exit code 0: the guard can r
 			if err != nil {
 				return err
 			}
+			group := instance.Operators(paths.Socket)
+			if group == "" {
+				group = instance.Group
+			}
 			report := doctor.Interpret(doctor.Look(c.Context(), doctor.Places{
 				Socket:      paths.Socket,
 				State:       paths.State,
 				Journal:     paths.Journal,
-				Group:       instance.Group,
+				Group:       group,
 				EnclaveUser: instance.EnclaveUser,
 				TPM:         tpm,
 			}))

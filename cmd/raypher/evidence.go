@@ -144,11 +144,12 @@ func printItems(out io.Writer, items []listItem) error {
 		return err
 	}
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "TIME\tENTRY\tDECISION\tOPERATION\tTARGET\tCOUNT\tLAYER\tAGENT")
+	fmt.Fprintln(table, "TIME\tENTRY\tDECISION\tOPERATION\tTARGET\tCOUNT\tLAYER\tAGENT\tNAME")
 	for i := range items {
 		v := &items[i]
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", time.Unix(0, v.Time).Format("2006-01-02 15:04:05"), v.name(), v.Decision,
-			evidence.Printable(v.Operation), evidence.Printable(v.Target), v.Count, evidence.Printable(v.Layer), evidence.Printable(v.AgentID))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", time.Unix(0, v.Time).Format("2006-01-02 15:04:05"), v.name(), v.Decision,
+			evidence.Printable(v.Operation), evidence.Printable(v.Target), v.Count, evidence.Printable(v.Layer), evidence.Printable(v.AgentID),
+			evidence.Printable(nameIn(v.Subject)))
 	}
 	return table.Flush()
 }

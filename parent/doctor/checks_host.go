@@ -84,12 +84,12 @@ func checkIPv6(f *Findings) Check {
 }
 
 func checkGroup(f *Findings) Check {
-	c := Check{Name: "group raypher", Status: OK, Found: "present"}
+	c := Check{Name: "group " + f.Group, Status: OK, Found: "present"}
 	switch {
 	case !f.HasGroup:
-		c.Status, c.Found, c.Consequence, c.Fix = Info, "missing", "only root can run agents", "groupadd --system raypher; usermod -aG raypher USER"
+		c.Status, c.Found, c.Consequence, c.Fix = Info, "missing", "only root can run agents", "groupadd --system "+f.Group+"; usermod -aG "+f.Group+" USER"
 	case f.UID != 0 && !f.InGroup:
-		c.Status, c.Found, c.Consequence, c.Fix = Warn, "present, this user is not in it", "this user cannot run agents", "usermod -aG raypher USER, then log in again"
+		c.Status, c.Found, c.Consequence, c.Fix = Warn, "present, this user is not in it", "this user cannot run agents", "usermod -aG "+f.Group+" USER, then log in again"
 	}
 	return c
 }
@@ -120,7 +120,7 @@ func checkDaemon(f *Findings) Check {
 	case absent:
 		c.Status, c.Found, c.Consequence, c.Fix = Fail, "not running", "only root can run agents without it", "sudo systemctl enable --now raypherd"
 	case refused:
-		c.Status, c.Found, c.Consequence, c.Fix = Fail, "running, but this user may not talk to it", "this user cannot run agents", "usermod -aG raypher USER, then log in again"
+		c.Status, c.Found, c.Consequence, c.Fix = Fail, "running, but this user may not talk to it", "this user cannot run agents", "usermod -aG "+f.Group+" USER, then log in again"
 	default:
 		c.Status, c.Found, c.Consequence, c.Fix = Fail, "no answer at "+f.Daemon.Socket+": "+f.Daemon.Err.Error(), "no agent is started", "look at its log: journalctl -u raypherd"
 	}

@@ -28,7 +28,7 @@ func healthy() *Findings {
 		BPFFS: "/sys/fs/bpf", Tracefs: "/sys/kernel/tracing", Debugfs: "/sys/kernel/debug", IPv6: true, EntropyReady: true,
 		Clock:    Clock{Synchronised: true, MaxError: 3 * time.Millisecond, Now: now, Newest: now.Add(-time.Hour), NewestFile: "/usr/bin/raypher"},
 		StateDir: "/var/lib/raypher", FreeBytes: 20 << 30,
-		HasGroup: true, InGroup: true, HasEnclaveUser: true,
+		Group: "raypher", HasGroup: true, InGroup: true, HasEnclaveUser: true,
 		Daemon: Daemon{Socket: "/run/raypher/raypherd.sock", Err: fs.ErrNotExist},
 	}
 	for _, h := range cgroupHooks {
@@ -121,6 +121,7 @@ func TestInterpret(t *testing.T) {
 		{"no IPv6", func(f *Findings) { f.IPv6 = false }, "IPv6", Info, []string{"covers it then too"}, true},
 
 		{"no group", func(f *Findings) { f.HasGroup = false }, "group raypher", Info, []string{"groupadd"}, true},
+		{"another group", func(f *Findings) { plainUser(f); f.InGroup, f.Group = false, "ops" }, "group ops", Warn, []string{"usermod -aG ops"}, true},
 		{"not in the group", func(f *Findings) { plainUser(f); f.InGroup = false }, "group raypher", Warn, []string{"usermod -aG raypher"}, true},
 		{"no enclave user", func(f *Findings) { f.HasEnclaveUser = false }, "user raypher-enclave", Info, []string{"useradd"}, true},
 		{"root without daemon", func(f *Findings) {}, "raypherd", Info, []string{"private pair"}, true},

@@ -65,7 +65,8 @@ type Findings struct {
 	FreeBytes uint64
 	FreeErr   error
 
-	HasGroup       bool // group raypher
+	Group          string // whose members run agents
+	HasGroup       bool
 	InGroup        bool // this process is a member
 	HasEnclaveUser bool
 

@@ -239,6 +239,7 @@ func (f *Findings) lookAtClock(journal string) {
 }
 
 func (f *Findings) lookAtAccounts(at Places) {
+	f.Group = at.Group
 	if g, err := user.LookupGroup(at.Group); err == nil {
 		f.HasGroup = true
 		gid, _ := strconv.Atoi(g.Gid)

@@ -154,17 +154,27 @@ func Reach(path string) error {
 	return err
 }
 
-// WhoMayAsk says in words who may connect to a raypherd's socket, as the socket's mode has it.
-func WhoMayAsk(socket string) string {
+// Operators is the group that may connect to a raypherd's socket, as the socket's mode has it; empty: root alone, or there is no
+// socket.
+func Operators(socket string) string {
 	var st unix.Stat_t
 	if err := unix.Stat(socket, &st); err != nil || st.Mode&0o060 != 0o060 || st.Gid == 0 {
-		return "only root may ask this raypherd: run as root"
+		return ""
 	}
 	name := strconv.Itoa(int(st.Gid))
 	if g, err := user.LookupGroupId(name); err == nil {
 		name = g.Name
 	}
-	return fmt.Sprintf("only root and group %s may ask this raypherd: join it (`adduser USER %s`, then log in again), or run as root", name, name)
+	return name
+}
+
+// WhoMayAsk says in words who may connect to a raypherd's socket.
+func WhoMayAsk(socket string) string {
+	group := Operators(socket)
+	if group == "" {
+		return "only root may ask this raypherd: run as root"
+	}
+	return fmt.Sprintf("only root and group %s may ask this raypherd: join it (`adduser USER %s`, then log in again), or run as root", group, group)
 }
 
 // RelayBeside is the relay's socket of the raypherd that serves a socket.

@@ -1,6 +1,8 @@
 package instance
 
 import (
+	"errors"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -81,6 +83,32 @@ func TestClosed(t *testing.T) {
 	for _, folder := range []string{"/tmp/x/run", "/tmp/x/state"} { // with those of other private runs
 		if !slices.Contains(private.Closed(), folder) {
 			t.Errorf("%s is not closed: %q", folder, private.Closed())
+		}
+	}
+}
+
+// TestOperators: who may ask is what the socket's mode and group say, not a name in this program.
+func TestOperators(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	if got := Operators(socket); got != "" {
+		t.Errorf("no socket: %q", got)
+	}
+	if err := os.WriteFile(socket, nil, 0o660); err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it gives the file to another group")
+	}
+	for _, c := range []struct {
+		gid  int
+		mode os.FileMode
+		want string
+	}{{1, 0o660, "daemon"}, {1, 0o600, ""}, {0, 0o660, ""}, {4000123, 0o660, "4000123"}} {
+		if err := errors.Join(os.Chown(socket, 0, c.gid), os.Chmod(socket, c.mode)); err != nil {
+			t.Fatal(err)
+		}
+		if got := Operators(socket); got != c.want {
+			t.Errorf("group %d, mode %o: %q, want %q", c.gid, c.mode, got, c.want)
 		}
 	}
 }
