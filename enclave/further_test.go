@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -271,6 +272,32 @@ func TestTLSRefuses(t *testing.T) {
 		}
 	}
 	t.Error("no rate bounds an agent's handshakes")
+}
+
+// The right to sign ends with the visa.
+func TestTLSEndsWithTheVisa(t *testing.T) {
+	r := serve(t)
+	client, _ := r.good(t)
+	keepStore(t, client)
+	r.install(t, client, tlsCeiling)
+	good := granted(t, client, nil)
+	now := claimsOf(t, good).Expires()
+	a := agenttls.New(agenttls.Options{
+		TrustDomain: r.opts.Configuration.TrustDomain, Key: r.key, Ceiling: r.ceiling, Journal: r.journal, Keys: r.keys,
+		Now: func() time.Time { return now },
+	})
+	for _, c := range []struct {
+		before time.Duration
+		want   error
+	}{{time.Second, nil}, {0, agenttls.ErrInvalid}} {
+		now = claimsOf(t, good).Expires().Add(-c.before)
+		if _, err := a.SignHandshake(t.Context(), good, make([]byte, 32)); !errors.Is(err, c.want) || c.want != nil && !errors.Is(err, visa.ErrExpired) {
+			t.Errorf("%s before its end: error %v, want %v", c.before, err, c.want)
+		}
+		if _, err := a.Certificate(t.Context(), good); !errors.Is(err, c.want) {
+			t.Errorf("certificate %s before its end: error %v, want %v", c.before, err, c.want)
+		}
+	}
 }
 
 // The signature is over the content that RFC 8446 section 4.4.3 prescribes for clients, for both sizes of hash, and over nothing else.

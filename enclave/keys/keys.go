@@ -30,7 +30,7 @@ type Options struct {
 type Keys struct {
 	opts Options
 
-	making sync.Mutex // one at a time is made and announced
+	making chan struct{} // holds a token while one is made and announced
 	mu     sync.RWMutex
 	ready  map[id]signer.Signer // announced in this epoch
 }
@@ -41,7 +41,9 @@ type id struct {
 }
 
 // New returns the keys of a signer, which may hold none.
-func New(o Options) *Keys { return &Keys{opts: o, ready: make(map[id]signer.Signer)} }
+func New(o Options) *Keys {
+	return &Keys{opts: o, making: make(chan struct{}, 1), ready: make(map[id]signer.Signer)}
+}
 
 // Ready returns the key if it was announced in this epoch, else nil. It does not wait.
 func (k *Keys) Ready(purpose journal.Purpose, name string) signer.Signer {
@@ -56,8 +58,12 @@ func (k *Keys) Get(ctx context.Context, purpose journal.Purpose, name string) (s
 	if key := k.Ready(purpose, name); key != nil {
 		return key, nil
 	}
-	k.making.Lock()
-	defer k.making.Unlock()
+	select {
+	case k.making <- struct{}{}:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("key %s of %s: wait for another one: %w", purpose, name, ctx.Err())
+	}
+	defer func() { <-k.making }()
 	if key := k.Ready(purpose, name); key != nil {
 		return key, nil
 	}
