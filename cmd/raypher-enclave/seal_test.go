@@ -22,7 +22,7 @@ import (
 
 // An operator's way with a secret: read the PCRs, have them approved, seal, open, seal again for an upgrade.
 func TestSealCommands(t *testing.T) {
-	device, dir := tpmtest.Start(t, tpmtest.NewCA(t).Make(t)).Socket, t.TempDir()
+	device, dir := tpmtest.Start(t, t.TempDir()).Socket, t.TempDir()
 	run := func(in []byte, args ...string) ([]byte, error) {
 		var out, errs bytes.Buffer
 		err := tpmCommand(context.Background(), append(args, "--tpm-device", device, "--config", dir), bytes.NewReader(in), &out, &errs)

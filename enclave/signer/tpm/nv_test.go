@@ -17,6 +17,12 @@ import (
 	"github.com/raypher/raypher/enclave/lease/leasetest"
 )
 
+// blank is a TPM without certificates, which the simulator makes in no time.
+func blank(t testing.TB) *tpmtest.TPM {
+	t.Helper()
+	return tpmtest.Start(t, t.TempDir())
+}
+
 // counter finds or makes the counter of a signer.
 func counter(t testing.TB, k *Key) *Counter {
 	t.Helper()
@@ -61,8 +67,7 @@ func (s shared) Send(command []byte) ([]byte, error) {
 func (s shared) Close() error { return nil }
 
 func TestCounter(t *testing.T) {
-	machine := tpmtest.NewCA(t).Make(t)
-	d, state := device(t, tpmtest.Start(t, machine)), t.TempDir()
+	d, state := device(t, blank(t)), t.TempDir()
 	t.Cleanup(func() { d.Close() })
 	mu := new(sync.Mutex)
 	leasetest.Run(t, func(t *testing.T) lease.Anchor {
@@ -75,7 +80,7 @@ func TestCounter(t *testing.T) {
 
 // A counter outlives the process and the machine's power, and says so by its ID.
 func TestCounterIsFoundAgain(t *testing.T) {
-	machine, state := tpmtest.NewCA(t).Make(t), t.TempDir()
+	machine, state := t.TempDir(), t.TempDir()
 	tpm := tpmtest.Start(t, machine)
 	k := open(t, device(t, tpm), state, Configuration{})
 	first, made, err := k.Counter(t.Context())
@@ -101,8 +106,7 @@ func TestCounterIsFoundAgain(t *testing.T) {
 
 // Two enclaves on one TPM count for themselves.
 func TestCountersAreApart(t *testing.T) {
-	machine := tpmtest.NewCA(t).Make(t)
-	k := open(t, device(t, tpmtest.Start(t, machine)), t.TempDir(), Configuration{})
+	k := open(t, device(t, blank(t)), t.TempDir(), Configuration{})
 	a := counter(t, k)
 	k.state = t.TempDir()
 	b := counter(t, k)
@@ -119,7 +123,6 @@ func TestCountersAreApart(t *testing.T) {
 // However the counter is lost, credit closes, in the process that runs and in the next, until an operator signs a new grant; and
 // the counter that takes its place starts above where the old one was.
 func TestLostCounterClosesCredit(t *testing.T) {
-	machine := tpmtest.NewCA(t).Make(t)
 	for _, c := range []struct {
 		name  string
 		lose  func(*testing.T, *Key, *Counter)
@@ -156,7 +159,7 @@ func TestLostCounterClosesCredit(t *testing.T) {
 		}, "this one was cleared"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			k := open(t, device(t, tpmtest.Start(t, copyState(t, machine))), t.TempDir(), Configuration{})
+			k := open(t, device(t, blank(t)), t.TempDir(), Configuration{})
 			operator, anchor, journal := leasetest.NewOperator(t), counter(t, k), new(leasetest.Journal)
 			state, clock := t.TempDir(), new(leasetest.Clock)
 			ledger := operator.Ledger(state, anchor, journal, clock.Now)
@@ -212,7 +215,7 @@ func (s *slow) Send(command []byte) ([]byte, error) {
 func TestCounterWaitsForASlowTPM(t *testing.T) {
 	nvRateWait = 10 * time.Millisecond
 	t.Cleanup(func() { nvRateWait = 2 * time.Second })
-	s := &slow{TPMCloser: device(t, tpmtest.Start(t, tpmtest.NewCA(t).Make(t)))}
+	s := &slow{TPMCloser: device(t, blank(t))}
 	c := counter(t, open(t, s, t.TempDir(), Configuration{}))
 	n := must(c.Take(t.Context()))(t)
 	s.asked, s.refuse = 0, maxAttempts+2
@@ -228,8 +231,7 @@ func TestCounterWaitsForASlowTPM(t *testing.T) {
 }
 
 func TestCounterNeedsTheOwner(t *testing.T) {
-	machine := tpmtest.NewCA(t).Make(t)
-	k := open(t, device(t, tpmtest.Start(t, machine)), t.TempDir(), Configuration{})
+	k := open(t, device(t, blank(t)), t.TempDir(), Configuration{})
 	direct(t, k, func(tpm transport.TPM) error {
 		_, err := execute(tpm, tpm2.HierarchyChangeAuth{
 			AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)}, NewAuth: tpm2.TPM2BAuth{Buffer: []byte("secret")},

@@ -17,7 +17,6 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 
 	attest "github.com/raypher/raypher/attest/tpm"
-	"github.com/raypher/raypher/attest/tpm/tpmtest"
 	"github.com/raypher/raypher/enclave/seal"
 )
 
@@ -54,8 +53,7 @@ func extend(t testing.TB, k *Key, pcr uint32, text string) {
 // sealed is a TPM with a secret in it that opens.
 type sealed struct {
 	*testing.T
-	machine string
-	k       *Key
+	k *Key
 	approver
 	file   *seal.Sealed
 	policy []byte
@@ -64,8 +62,7 @@ type sealed struct {
 var theSecret = []byte("an API key of a provider")
 
 func newSealed(t *testing.T) *sealed {
-	machine := tpmtest.NewCA(t).Make(t)
-	s := &sealed{T: t, machine: machine, k: open(t, device(t, tpmtest.Start(t, copyState(t, machine))), t.TempDir(), Configuration{}), approver: newApprover(t)}
+	s := &sealed{T: t, k: open(t, device(t, blank(t)), t.TempDir(), Configuration{}), approver: newApprover(t)}
 	s.policy = s.approve(t, s.k, "api", 3, 7, 16)
 	s.file = must(s.k.Seal(t.Context(), theSecret, s.public, "api", 3))(t)
 	s.opens(s.file, s.policy)
@@ -224,8 +221,9 @@ func TestTamperedSecretIsRefused(t *testing.T) {
 	} {
 		changed := must(seal.Decode(s.file.Encode()))(t)
 		change(changed)
-		t.Log(name)
-		s.refuses(seal.ErrMalformed, "", changed, s.policy)
+		if _, _, err := s.k.Unseal(t.Context(), changed, [][]byte{s.policy}); !errors.Is(err, seal.ErrMalformed) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 	changed := must(seal.Decode(s.file.Encode()))(t)
 	changed.Name = "other"
@@ -243,7 +241,7 @@ func TestTamperedSecretIsRefused(t *testing.T) {
 func TestAnotherTPMDoesNotOpen(t *testing.T) {
 	s := newSealed(t)
 	s.k.Close()
-	s.k = open(t, device(t, tpmtest.Start(t, tpmtest.NewCA(t).Make(t))), t.TempDir(), Configuration{})
+	s.k = open(t, device(t, blank(t)), t.TempDir(), Configuration{})
 	s.refuses(nil, "sealed in another TPM", s.file, s.approve(t, s.k, "api", 4, 7))
 	forced := *s.file
 	direct(t, s.k, func(tpm transport.TPM) error { // and if the file says that it was sealed here
@@ -259,8 +257,7 @@ func TestAnotherTPMDoesNotOpen(t *testing.T) {
 
 // The secret and its data key cross the line to the TPM encrypted only.
 func TestSecretsAreNotOnTheLine(t *testing.T) {
-	machine := tpmtest.NewCA(t).Make(t)
-	tap := &tap{TPMCloser: device(t, tpmtest.Start(t, machine))}
+	tap := &tap{TPMCloser: device(t, blank(t))}
 	k := open(t, tap, t.TempDir(), Configuration{})
 	a := newApprover(t)
 	file := must(k.Seal(t.Context(), theSecret, a.public, "api", 1))(t)
