@@ -76,24 +76,26 @@ func (c *chosen) open(ctx context.Context, o Options) (signer.Signer, error) {
 
 // leases is the counter of leases beside the key. Without one there is no credit; everything else works.
 func (c *chosen) leases(ctx context.Context, o Options, key signer.Signer) lease.Anchor {
-	inTPM, ok := key.(*tpm.Key)
-	if !ok {
-		anchor, err := lease.OpenSoftware(o.State)
-		if err != nil {
-			o.Log.Error("no credit can be granted: no counter of leases", "reason", err)
-			return lease.None(key.Tier(), err)
-		}
-		return anchor
-	}
-	anchor, made, err := inTPM.Counter(ctx)
+	anchor, err := c.findLeases(ctx, o, key)
 	if err != nil {
 		o.Log.Error("no credit can be granted: no counter of leases", "reason", err)
 		return lease.None(key.Tier(), err)
 	}
-	if made {
-		o.Log.Info("made a counter of leases in the TPM: grants have to name it", "index", fmt.Sprintf("%#x", anchor.Index()), "anchor", fmt.Sprintf("sha256:%x", anchor.ID()))
-	}
 	return anchor
+}
+
+func (c *chosen) findLeases(ctx context.Context, o Options, key signer.Signer) (lease.Anchor, error) {
+	switch key := key.(type) {
+	case *software.Key:
+		return lease.OpenSoftware(o.State)
+	case *tpm.Key:
+		anchor, made, err := key.Counter(ctx)
+		if made && err == nil {
+			o.Log.Info("made a counter of leases in the TPM: grants have to name it", "index", fmt.Sprintf("%#x", anchor.Index()), "anchor", fmt.Sprintf("sha256:%x", anchor.ID()))
+		}
+		return anchor, err
+	}
+	return nil, fmt.Errorf("tier %s has no counter of leases in this version", key.Tier())
 }
 
 // serve runs until it returns, or until the device is lost: the process cannot open it again, so it ends, and whoever
