@@ -299,6 +299,7 @@ func FuzzVerify(f *testing.F) {
 		_, _, c, _ := visa.Split(data)
 		valid[string(c.ID)] = true
 	}
+	f.Add(namespaced(f, o, visas[0], "dev", journaltest.NewKey(f)))
 	payload, _ := o.claims(f).Encode()
 	f.Add(payload)
 	v := visa.NewVerifier(o.options())
