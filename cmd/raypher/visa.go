@@ -217,8 +217,8 @@ intent must grant reading and executing it.`,
 			}
 			request.Lifetime = time.Duration(seconds) * time.Second
 			granted, err := requestVisa(c.Context(), request)
-			if err != nil && os.Getenv(instance.AgentSocketVariable) == "" {
-				return fmt.Errorf("%w: $%s is not set: this is no governed program: start it with 'raypher run'", err, instance.AgentSocketVariable)
+			if (errors.Is(err, client.ErrUnavailable) || errors.Is(err, client.ErrNotGoverned)) && os.Getenv(instance.AgentSocketVariable) == "" {
+				return fmt.Errorf("visa request: this is no governed program, $%s is not set: ask from inside one, as in: raypher run --policy policy.yaml -- raypher visa request", instance.AgentSocketVariable)
 			}
 			if err != nil {
 				return err

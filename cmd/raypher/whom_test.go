@@ -89,3 +89,11 @@ func TestNoDaemon(t *testing.T) {
 		}
 	}
 }
+
+// TestVisaRequestOutside: who asks for a visa where there is no agent is told where to ask, whoever serves agents on this host.
+func TestVisaRequestOutside(t *testing.T) {
+	t.Setenv("RAYPHER_AGENT_SOCKET", "")
+	if out, err := call(t, visaCommand(), "request"); err == nil || out != "" || !strings.Contains(err.Error(), "no governed program") {
+		t.Errorf("%q, %v", out, err)
+	}
+}

@@ -11,8 +11,10 @@ import (
 // A program that tries the same thing again and again must not bury what else its person reads: the line comes at once, and then
 // after a wait that doubles.
 const (
-	firstWait  = 10 * time.Second
-	longWait   = 10 * time.Minute
+	firstWait = 10 * time.Second
+	longWait  = 10 * time.Minute
+	// The end is said after the program's own last words, and maybe after the next prompt: only of what came often.
+	often      = 10
 	maxRepeats = 1024 // different lines that are told apart; further ones are printed as they come
 )
 
@@ -53,10 +55,10 @@ func (o *repeat) say(words string) string {
 	return fmt.Sprintf("%s %d times so far", words, o.total)
 }
 
-// rest are the lines for what was counted and not said.
+// rest are the lines for what came often and was not said to its end.
 func (r repeats) rest() (lines []string) {
 	for words, one := range r {
-		if one.total > one.printed {
+		if one.total > one.printed && one.total >= often {
 			lines = append(lines, one.say(words))
 		}
 	}

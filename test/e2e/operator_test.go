@@ -77,12 +77,12 @@ func TestNobodyAnswers(t *testing.T) {
 func TestNoise(t *testing.T) {
 	have(t, "perl") // its call 425 is io_uring_setup, on every architecture
 	m := newMachine(t)
-	program := []string{"/usr/bin/perl", "-e", `syscall(425, 1, 0); print $!+0, "\n"; for (1..5) { open(F, "<", "$ENV{HOME}/.ssh/id_rsa"); select(undef, undef, undef, 0.4) }`}
+	program := []string{"/usr/bin/perl", "-e", `syscall(425, 1, 0); print $!+0, "\n"; for (1..12) { open(F, "<", "$ENV{HOME}/.ssh/id_rsa"); select(undef, undef, undef, 0.2) }`}
 	got := m.run("on_violation: block\n"+strings.TrimSpace(ordinary), program...)
 	if got.stdout != "38\n" || strings.Contains(got.stderr, "io_uring") {
 		t.Errorf("stdout %q\n%s", got.stdout, got.stderr)
 	}
-	if n := strings.Count(got.stderr, ".ssh/id_rsa (no rule"); n != 2 || !strings.Contains(got.stderr, "5 times so far") {
+	if n := strings.Count(got.stderr, ".ssh/id_rsa (no rule"); n != 2 || !strings.Contains(got.stderr, "12 times so far") {
 		t.Errorf("said %d times:\n%s", n, got.stderr)
 	}
 	time.Sleep(time.Second) // what was folded is on its way into the journal
