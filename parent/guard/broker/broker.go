@@ -78,6 +78,8 @@ type Broker struct {
 	rules   atomic.Pointer[ruling]
 	fold    *fold
 
+	truncationHeld bool // by Landlock
+
 	relayed  atomic.Bool // Yama keeps the warden from its agent, and raypherd is asked
 	memories *memories   // nil: there is no relay
 
@@ -100,7 +102,7 @@ func New(o Options) (*Broker, error) {
 	}
 	// One thread's wake-up is handed to the other at once: a quarter of the cost on an idle machine. Linux 6.6 and later.
 	setSyncWakeUp(o.Listener)
-	b := &Broker{options: o, fold: newFold(o.Report), fatal: make(chan error, maxWorkers)}
+	b := &Broker{options: o, fold: newFold(o.Report), fatal: make(chan error, maxWorkers), truncationHeld: floor.TruncationHeld()}
 	b.calls = callTable(o.Permit)
 	b.rules.Store(newRuling(o.Permit, false))
 	if o.Relay != nil {
@@ -279,7 +281,18 @@ func (w *worker) answer(n *notification) answer {
 	w.away = false
 	a := c.handle(w, n, r)
 	if w.away && a.kind == answerValue && a.errno != 0 {
-		return w.refuse(n, r, event{operation: "syscall", target: c.name, rule: ruleAway, errno: unix.EACCES})
+		return w.unseen(n, r, c)
 	}
 	return a
+}
+
+// unseen answers a call that nobody could look at. It is not the agent's fault, so on_violation has no part in it.
+func (w *worker) unseen(n *notification, r *ruling, c call) answer {
+	e := event{operation: "syscall", target: c.name, rule: ruleAway, errno: unix.EACCES}
+	if r.lenient {
+		w.note(n, r, journal.WouldBlock, e)
+		return goOn
+	}
+	w.note(n, r, journal.Block, e)
+	return fail(e.errno)
 }

@@ -50,6 +50,9 @@ const (
 )
 
 func openat2Call(w *worker, n *notification, r *ruling) answer {
+	if !w.truncationHeld && !r.lenient {
+		return fail(unix.ENOSYS) // its flags lie in memory: a thread could add O_TRUNC to them while they are decided (cutsUnheld)
+	}
 	size := n.Args[3]
 	if size < sizeOpenHow {
 		return fail(unix.EINVAL)
@@ -128,7 +131,18 @@ func operationOf(a policy.Access) string {
 	return "open-read-write"
 }
 
+// cutsUnheld reports whether an open cuts a file without the right to write that Landlock would look at: for reading, or with mode
+// 3, which is for neither. Where Landlock does not hold truncation, the kernel would then cut whatever another thread had put in the
+// path's place.
+func (w *worker) cutsUnheld(o opening) bool {
+	mode := o.flags & unix.O_ACCMODE
+	return o.flags&unix.O_TRUNC != 0 && mode != unix.O_WRONLY && mode != unix.O_RDWR && !w.truncationHeld
+}
+
 func (w *worker) openPath(n *notification, r *ruling, o opening) answer {
+	if w.cutsUnheld(o) {
+		return w.refuse(n, r, event{operation: "truncate", target: o.path, rule: ruleCutting, errno: unix.EACCES, asPassed: true})
+	}
 	if o.flags&unix.O_PATH != 0 {
 		return goOn // a name, no access: whatever is done with it is decided then
 	}

@@ -29,6 +29,12 @@ func SignalsHeld() bool {
 	return err == nil && abi >= scopesABI
 }
 
+// TruncationHeld reports whether Landlock keeps files that are only granted for reading from being cut (ABI 3, Linux 6.2).
+func TruncationHeld() bool {
+	abi, err := ABI()
+	return err == nil && abi >= truncateABI
+}
+
 // x32Bit marks the x32 numbers of amd64 (__X32_SYSCALL_BIT, arch/x86/include/uapi/asm/unistd.h).
 const x32Bit = 0x40000000
 

@@ -28,6 +28,9 @@ const (
 	scopes = unix.LANDLOCK_SCOPE_SIGNAL | unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET
 )
 
+// truncateABI is the first one that knows truncation.
+const truncateABI = 3
+
 // scopesABI is the first one with scopes.
 const scopesABI = 6
 
@@ -68,7 +71,7 @@ func handled(abi int) uint64 {
 	switch {
 	case abi >= 5:
 		last = unix.LANDLOCK_ACCESS_FS_IOCTL_DEV
-	case abi >= 3:
+	case abi >= truncateABI:
 		last = unix.LANDLOCK_ACCESS_FS_TRUNCATE
 	}
 	return uint64(last)<<1 - 1

@@ -78,6 +78,7 @@ var checks = []struct {
 	{"by a relative folder", inFolder},
 	{"writing, renaming, removing", change},
 	{"mode of an open file", openFile},
+	{"cutting without writing", cutting},
 	{"a granted program", func() error { return same(child("read", "notes"), "the notes") }},
 	{"a program whose child is refused", func() error { return has(child("read", "private.key"), "permission denied") }},
 	{"a program that becomes another", func() error { return same(child("again", "notes"), "the notes") }},
@@ -182,6 +183,37 @@ func openFile() error {
 		return err
 	}
 	return same(st.Mode().String(), "-rw-r-----")
+}
+
+// cutting: before Linux 6.2 Landlock does not hold truncation, so what could cut a file that is only read does not go on there.
+func cutting() error {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return err
+	}
+	var want, wantHow error
+	if strings.HasPrefix(unix.ByteSliceToString(u.Release[:]), "6.1.") {
+		want, wantHow = unix.EACCES, unix.ENOSYS
+	}
+	if err := os.WriteFile("cut", []byte("long"), 0o600); err != nil {
+		return err
+	}
+	defer os.Remove("cut")
+	fd, err := unix.Open("cut", unix.O_RDONLY|unix.O_TRUNC, 0)
+	if fd >= 0 {
+		unix.Close(fd)
+	}
+	if err != want {
+		return fmt.Errorf("open for reading, cutting: %v, want %v", err, want)
+	}
+	fd, err = unix.Openat2(unix.AT_FDCWD, "cut", &unix.OpenHow{Flags: unix.O_RDONLY})
+	if fd >= 0 {
+		unix.Close(fd)
+	}
+	if err != wantHow {
+		return fmt.Errorf("openat2: %v, want %v", err, wantHow)
+	}
+	return os.WriteFile("cut", []byte("short"), 0o600) // cuts and writes, as always
 }
 
 // children start and end while others read: each has an address space of its own after sharing its parent's.
