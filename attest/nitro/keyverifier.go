@@ -1,6 +1,7 @@
 package nitro
 
 import (
+	"crypto/sha512"
 	"fmt"
 	"time"
 
@@ -17,10 +18,19 @@ type Binding struct {
 	Configuration journal.Hash    `cbor:"2,keyasint"` // hash of the start configuration
 }
 
+// ConfigurationPCR is the register into which an enclave extends the hash of its start configuration before it locks it, for
+// those who ask for registers and not for user data, as AWS KMS does.
+const ConfigurationPCR = 16
+
+// ConfigurationValue is the value of that register.
+func ConfigurationValue(configuration journal.Hash) PCR {
+	return sha512.Sum384(append(make([]byte, PCRSize), configuration[:]...))
+}
+
 // Encode returns the binding as CBOR.
 func (b *Binding) Encode() []byte { return strictcbor.Encode(b) }
 
-// CheckKey refuses documents that are not about a signing key.
+// CheckKey refuses documents that are not about a signing key, or whose two accounts of the configuration differ.
 const CheckKey attest.Check = "key"
 
 // KeyVerifier judges the key evidence of tier nitro for package evidence. Expected needs a golden list or PCRs: without them the key
@@ -70,6 +80,9 @@ func (d *Document) attested() (*evidence.Attested, error) {
 	var b Binding
 	if err := strictcbor.Decode(d.UserData, MaxFieldSize, &b); err != nil {
 		return nil, attest.Refuse(CheckKey, "user_data is no binding to an epoch: %w", err)
+	}
+	if got, want := d.PCRs[ConfigurationPCR], ConfigurationValue(b.Configuration); got != want {
+		return nil, attest.Refuse(CheckKey, "PCR%d is not that of the configuration in user_data", ConfigurationPCR)
 	}
 	a := &evidence.Attested{
 		Tier: journal.TierNitro, Key: key, Epoch: b.Epoch, ConfigurationHash: b.Configuration, Nonce: d.Nonce, Time: d.Timestamp.UnixNano(),

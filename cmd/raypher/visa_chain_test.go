@@ -265,6 +265,8 @@ func TestVisaChainNitro(t *testing.T) {
 		draft.Set("nonce", chainNonce)
 		draft.Set("public_key", key.PKIX())
 		draft.Set("user_data", b.Encode())
+		value := nitro.ConfigurationValue(b.Configuration)
+		draft.Get("pcrs").(map[int][]byte)[nitro.ConfigurationPCR] = value[:]
 		return draft.Seal(t)
 	}
 	right := nitro.Binding{Epoch: log.Epoch, Configuration: log.Config}

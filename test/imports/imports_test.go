@@ -42,9 +42,9 @@ var promises = []struct {
 		[]string{"parent", "bpf", "cmd"},
 	},
 	{
-		"nothing depends on demonstrations and tests",
+		"nothing depends on demonstrations, tests and the laboratory",
 		[]string{"policy", "visa", "evidence", "journal", "manifest", "attest", "parent", "enclave", "bpf", "client", "cmd", "proto"},
-		[]string{"examples", "test"},
+		[]string{"examples", "test", "lab"},
 	},
 }
 

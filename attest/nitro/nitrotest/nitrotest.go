@@ -1,6 +1,6 @@
 // Package nitrotest makes attestation documents like those of AWS Nitro Enclaves, under a PKI of its own, for tests of what
-// verifies them. Everything in a document can be replaced before it is signed, also by what no hypervisor would write. No
-// verifier accepts them unless it is told to trust the PKI's root.
+// verifies them, and for the laboratory's Nitro Secure Module (lab/nsm). Everything in a document can be replaced before it is
+// signed, also by what no hypervisor would write. No verifier accepts them unless it is told to trust the PKI's root.
 package nitrotest
 
 import (
@@ -15,7 +15,6 @@ import (
 	"encoding/pem"
 	"io"
 	"math/big"
-	"testing"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -26,6 +25,12 @@ const (
 	InstanceID = "i-0123456789abcdef0"
 	ModuleID   = InstanceID + "-enc0123456789abcdef"
 )
+
+// TB is what this package needs of a testing.TB. Fatal does not return.
+type TB interface {
+	Helper()
+	Fatal(args ...any)
+}
 
 // Certificate is a certificate with its key.
 type Certificate struct {
@@ -44,22 +49,35 @@ type PKI struct {
 const CRLPlace = "http://crl.example.com/list.crl"
 
 // New makes a PKI.
-func New(t testing.TB, at time.Time) *PKI {
+func New(t TB, at time.Time) *PKI {
 	t.Helper()
 	return build(t, at, false)
 }
 
 // Fixed makes the same PKI each time: the workers of one fuzz run are processes of their own. Its keys are public knowledge.
-func Fixed(t testing.TB, at time.Time) *PKI {
+func Fixed(t TB, at time.Time) *PKI {
 	t.Helper()
 	return build(t, at, true)
 }
 
-func build(t testing.TB, at time.Time, fixed bool) *PKI {
+func build(t TB, at time.Time, fixed bool) *PKI {
 	t.Helper()
-	p := &PKI{At: at.UTC().Truncate(time.Second), fixed: fixed}
+	return grow(t, &PKI{At: at.UTC().Truncate(time.Second), fixed: fixed})
+}
+
+// Renew makes the authorities below the root anew, around another time.
+func (p *PKI) Renew(t TB, at time.Time) *PKI {
+	t.Helper()
+	return grow(t, &PKI{Chain: p.Chain[:1:1], At: at.UTC().Truncate(time.Second), fixed: p.fixed})
+}
+
+// grow makes the authorities that a chain does not have yet.
+func grow(t TB, p *PKI) *PKI {
+	t.Helper()
 	const day = 24 * time.Hour
-	for i, life := range []time.Duration{30 * 365 * day, 20 * day, 6 * day, day} {
+	lives := []time.Duration{30 * 365 * day, 20 * day, 6 * day, day}
+	for i := len(p.Chain); i < len(lives); i++ {
+		life := lives[i]
 		c := &x509.Certificate{
 			Subject:               pkix.Name{CommonName: []string{"root", "region", "zone", "instance"}[i] + ".example", Organization: []string{"Test"}},
 			NotBefore:             p.At.Add(-life / 2),
@@ -76,7 +94,7 @@ func build(t testing.TB, at time.Time, fixed bool) *PKI {
 		if i == 1 || i == 2 {
 			c.CRLDistributionPoints = []string{CRLPlace}
 		}
-		if fixed {
+		if p.fixed {
 			c.SerialNumber = big.NewInt(int64(i + 1))
 		}
 		p.Chain = append(p.Chain, Issue(t, p.last(), c, elliptic.P384()))
@@ -101,7 +119,7 @@ func (p *PKI) RootPEM() []byte {
 
 // Issue makes a key on a curve and a certificate for it; without an issuer it signs itself. A template with a serial number
 // gets the key and the signature that follow from it, another one gets all three at random.
-func Issue(t testing.TB, issuer *Certificate, template *x509.Certificate, curve elliptic.Curve) *Certificate {
+func Issue(t TB, issuer *Certificate, template *x509.Certificate, curve elliptic.Curve) *Certificate {
 	t.Helper()
 	key, err := newKey(curve, template.SerialNumber)
 	if err != nil {
@@ -162,7 +180,7 @@ func (p *PKI) LeafTemplate() *x509.Certificate {
 }
 
 // Leaf issues the certificate of an enclave.
-func (p *PKI) Leaf(t testing.TB) *Certificate {
+func (p *PKI) Leaf(t TB) *Certificate {
 	t.Helper()
 	template := p.LeafTemplate()
 	if p.fixed {
@@ -172,7 +190,7 @@ func (p *PKI) Leaf(t testing.TB) *Certificate {
 }
 
 // RevocationList makes a list of the i-th authority of the chain.
-func (p *PKI) RevocationList(t testing.TB, i int, edit func(*x509.RevocationList), revoked ...*x509.Certificate) *x509.RevocationList {
+func (p *PKI) RevocationList(t TB, i int, edit func(*x509.RevocationList), revoked ...*x509.Certificate) *x509.RevocationList {
 	t.Helper()
 	template := &x509.RevocationList{
 		SignatureAlgorithm: x509.ECDSAWithSHA384,
@@ -284,7 +302,7 @@ func (d *Draft) Remove(name string) {
 }
 
 // CBOR encodes a value; maps get sorted keys.
-func CBOR(t testing.TB, value any) []byte {
+func CBOR(t TB, value any) []byte {
 	t.Helper()
 	mode, err := cbor.EncOptions{Sort: cbor.SortCanonical}.EncMode()
 	if err != nil {
@@ -298,7 +316,7 @@ func CBOR(t testing.TB, value any) []byte {
 }
 
 // EncodePayload is the payload.
-func (d *Draft) EncodePayload(t testing.TB) []byte {
+func (d *Draft) EncodePayload(t TB) []byte {
 	t.Helper()
 	if d.Payload != nil {
 		return d.Payload
@@ -318,7 +336,7 @@ func (d *Draft) EncodePayload(t testing.TB) []byte {
 }
 
 // Seal signs the document and encodes it.
-func (d *Draft) Seal(t testing.TB) []byte {
+func (d *Draft) Seal(t TB) []byte {
 	t.Helper()
 	parts := d.Parts(t)
 	document := []byte{0x80 | byte(len(parts))}
@@ -329,7 +347,7 @@ func (d *Draft) Seal(t testing.TB) []byte {
 }
 
 // Parts are the four elements of the COSE_Sign1 structure, encoded.
-func (d *Draft) Parts(t testing.TB) [][]byte {
+func (d *Draft) Parts(t TB) [][]byte {
 	t.Helper()
 	payload := d.EncodePayload(t)
 	structure := CBOR(t, []any{"Signature1", d.Protected, []byte{}, payload})
@@ -340,7 +358,7 @@ func (d *Draft) Parts(t testing.TB) [][]byte {
 	return [][]byte{CBOR(t, d.Protected), d.Unprotected, CBOR(t, payload), CBOR(t, sign(structure))}
 }
 
-func (d *Draft) sign(t testing.TB, structure []byte) []byte {
+func (d *Draft) sign(t TB, structure []byte) []byte {
 	t.Helper()
 	digest := hash(d.Key.Curve, structure)
 	r, s, err := ecdsa.Sign(rand.Reader, d.Key, digest)
