@@ -16,7 +16,7 @@ import (
 )
 
 func main() {
-	stage.Demonstration{Name: "demo", Scene: scene}.Main()
+	os.Exit(stage.Demonstration{Name: "demo", Scene: scene}.Main())
 }
 
 func scene(p stage.Places) *stage.Scene {

@@ -17,13 +17,13 @@ import (
 
 func main() {
 	var installed string
-	stage.Demonstration{
+	os.Exit(stage.Demonstration{
 		Name: "openclaw",
 		Flags: func(flags *flag.FlagSet) {
 			flags.StringVar(&installed, "openclaw", "", "folder that scripts/openclaw.sh printed")
 		},
 		Scene: func(p stage.Places) *stage.Scene { return scene(p, installed) },
-	}.Main()
+	}.Main())
 }
 
 func scene(p stage.Places, installed string) *stage.Scene {

@@ -21,16 +21,16 @@ type Places struct {
 	Folder   string // with the policy and the script
 }
 
-// Main is the main function of a demonstration. It ends the process.
-func (d Demonstration) Main() {
+// Main is what a demonstration's main function does; it returns the exit status.
+func (d Demonstration) Main() int {
 	err := Play(os.Args[1:], d.perform)
-	switch {
-	case err == nil:
-		os.Exit(0)
-	case !errors.Is(err, ErrReported):
+	if err == nil {
+		return 0
+	}
+	if !errors.Is(err, ErrReported) {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", d.Name, err)
 	}
-	os.Exit(1)
+	return 1
 }
 
 func (d Demonstration) perform(arguments []string) error {
