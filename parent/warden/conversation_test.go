@@ -27,11 +27,11 @@ func TestConversation(t *testing.T) {
 		for _, fd := range fds {
 			os.NewFile(uintptr(fd), "received").Close()
 		}
+		b.Close() // ends a sender whose message was not taken whole
 		if err := <-sent; err != nil {
 			t.Errorf("%d bytes: %v", size, err)
 		}
 		null.Close()
 		a.Close()
-		b.Close()
 	}
 }
