@@ -113,7 +113,7 @@ func TestOperatorCommands(t *testing.T) {
 		want []string
 	}{
 		{[]string{"events", "--json"}, []string{`"target":"` + host + `/tcp"`, `"agent_id":"` + id + `"`}},
-		{[]string{"events", "--agent", "nobody"}, nil},
+		{[]string{"events", "--agent", "bash", "--json"}, []string{`"agent_id":"` + id + `"`}},
 		{[]string{"agents", "list", "--json"}, []string{`"agent_id":`, id}},
 		{[]string{"status"}, []string{"tier software", "ceiling", "verdicts_block"}},
 		{[]string{"status", "--json"}, []string{`"enclave_reachable":`}},
@@ -137,7 +137,7 @@ func TestOperatorCommands(t *testing.T) {
 		t.Errorf("raypher run of a stopped agent says %s", out)
 	}
 	cmd, said := p.raypher("agents", "stop", id)
-	if cmd.Wait(); !strings.Contains(said.String(), "no such agent") {
+	if cmd.Wait(); !strings.Contains(said.String(), "no agent runs") {
 		t.Errorf("stopping it again says %s", said)
 	}
 }
