@@ -34,8 +34,13 @@ func Run(console io.Writer) {
 		err = fmt.Errorf("the service ended")
 	}
 	fmt.Fprintf(console, "raypher-enclave: init: %v: this enclave ends\n", err)
+	Restart()
+}
+
+// Restart resets the machine, as AWS's init does; the hypervisor takes that for the end. If it fails it returns, and the first process
+// ends with a panic of the kernel.
+func Restart() {
 	unix.Sync()
-	// As AWS's init does; the hypervisor takes a reset for the end. If it fails, returning ends the first process: a panic.
 	unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 }
 

@@ -28,7 +28,7 @@ import (
 // configuration is the one that the conformance test names in its bindings.
 var configuration = journal.Hash{4, 5, 6}
 
-var image = eif.Measurements{PCR0: eif.PCR{1}, PCR1: eif.PCR{2}, PCR2: eif.PCR{3}}
+var measured = eif.Measurements{PCR0: eif.PCR{1}, PCR1: eif.PCR{2}, PCR2: eif.PCR{3}}
 
 // The contract, with the laboratory's module in this process; over a real /dev/nsm it is kept in a virtual machine (TestGuest).
 func TestConformance(t *testing.T) {
@@ -41,19 +41,23 @@ func TestConformance(t *testing.T) {
 		Tier: journal.TierNitro,
 		Verify: func(t *testing.T, e *journal.KeyEvidence) (signertest.Proven, error) {
 			roots := ok(attest.ParseRoots(module.RootPEM()))(t)
-			v := &attest.KeyVerifier{
-				Verifier: ok(attest.NewVerifier(attest.Config{Roots: roots}))(t),
-				Expected: attest.Expected{PCRs: map[int]attest.PCR{0: image.PCR0, 1: image.PCR1, 2: image.PCR2}},
-			}
-			a, err := v.VerifyKey(e.Document)
-			if err != nil {
-				return signertest.Proven{}, err
-			}
-			return signertest.Proven{Key: a.Key, Nonce: a.Nonce, Binding: signer.Binding{Epoch: a.Epoch, Configuration: a.ConfigurationHash}}, nil
+			return prove(e, attest.Config{Roots: roots}, map[int]attest.PCR{0: measured.PCR0, 1: measured.PCR1, 2: measured.PCR2})
 		},
 	}
 	signertest.Run(t, target)
 	signertest.RunKeyring(t, target)
+}
+
+func prove(e *journal.KeyEvidence, c attest.Config, pcrs map[int]attest.PCR) (signertest.Proven, error) {
+	verifier, err := attest.NewVerifier(c)
+	if err != nil {
+		return signertest.Proven{}, err
+	}
+	a, err := (&attest.KeyVerifier{Verifier: verifier, Expected: attest.Expected{PCRs: pcrs}}).VerifyKey(e.Document)
+	if err != nil {
+		return signertest.Proven{}, err
+	}
+	return signertest.Proven{Key: a.Key, Nonce: a.Nonce, Binding: signer.Binding{Epoch: a.Epoch, Configuration: a.ConfigurationHash}}, nil
 }
 
 // Nothing but the module's root makes the evidence good.
@@ -258,7 +262,7 @@ func TestCheckKernel(t *testing.T) {
 
 func newModule(t *testing.T) *nsm.Module {
 	t.Helper()
-	return ok(nsm.New(nsm.Options{Image: image}))(t)
+	return ok(nsm.New(nsm.Options{Image: measured}))(t)
 }
 
 // inProcess is a session without a driver: the requests and answers are the same bytes.
