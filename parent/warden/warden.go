@@ -306,7 +306,11 @@ func (w *warden) away(err error) {
 	if w.broker.Over() || w.freezer.empty(w.granted.Cgroup) {
 		return
 	}
-	w.lines.Say("raypherd is away (%v): what was granted holds until the visa ends", err)
+	but := ""
+	if w.relayed {
+		but = ", but new programs are refused until it is back (kernel.yama.ptrace_scope)"
+	}
+	w.lines.Say("raypherd is away (%v): what was granted holds until the visa ends%s", err, but)
 }
 
 // renew puts a new visa in force.
