@@ -86,10 +86,11 @@ func parse(args []string, out io.Writer) (*boot.Options, error) {
 	}
 	flags.StringVar(&o.Listen, "listen", boot.DefaultListen, "where to serve: unix:PATH (in a folder that only root and the enclave's user can enter), or vsock:PORT on any context id; vsock alone means port 5000")
 	flags.StringVar(&o.State, "state", boot.DefaultState, "folder of the key and the ceiling; made if missing, owned by --user, mode 0700")
-	flags.StringVar(&o.Config, "config", boot.DefaultConfig, "start configuration: a file, or a folder with ibev.conf")
+	flags.StringVar(&o.Config, "config", boot.DefaultConfig, "start configuration: a file, or a folder with ibev.conf, or vsock:PORT, where the first one that comes in is taken; vsock alone means port 5001")
 	flags.BoolVar(&o.Development, "dev", false, "development: make a missing operator key and a ceiling that permits everything, and say so")
 	flags.StringVar(&o.User, "user", "", "user to become, a name or UID[:GID]; as root by default raypher-enclave, or uid 64742 where there is no such user")
-	flags.StringVar(&o.Signer, "signer", "software", "where the signing key lies: software (a file), or tpm")
+	flags.StringVar(&o.Signer, "signer", "software", "where the signing key lies: software (a file), tpm, or nitro (the memory of a Nitro enclave)")
+	flags.StringVar(&o.ClockSource, "clock-source", "", "with --signer nitro: what the kernel's clock has to be, for machines that only imitate an enclave (default: kvm-clock, on arm64 arch_sys_counter)")
 	flags.StringVar(&o.TPMDevice, "tpm-device", "", "the TPM of --signer tpm: a character device, or the socket of a simulator (default "+boot.DefaultTPM+")")
 	flags.BoolVar(&o.NoSandbox, "insecure-no-sandbox", false, "serve even where this kernel cannot confine the process; whoever breaks into it then has what its user has")
 	flags.BoolVar(&o.UntilStdinCloses, "until-stdin-closes", false, "write a line to standard output when ready, and end when standard input reaches its end: for a parent that starts this process and must not leave it behind")

@@ -14,7 +14,6 @@ import (
 
 	"github.com/raypher/raypher/enclave"
 	"github.com/raypher/raypher/enclave/sandbox"
-	"github.com/raypher/raypher/startconf"
 )
 
 // Defaults of the flags.
@@ -23,6 +22,7 @@ const (
 	DefaultState  = "/var/lib/raypher/enclave"
 	DefaultConfig = "/etc/raypher/enclave"
 	DefaultPort   = 5000 // vsock
+	ConfigPort    = 5001 // vsock, of the start configuration
 	DefaultTPM    = "/dev/tpmrm0"
 )
 
@@ -35,6 +35,7 @@ type Options struct {
 	User             string
 	Signer           string
 	TPMDevice        string // of the signer tpm; empty: DefaultTPM
+	ClockSource      string // of the signer nitro: what the kernel's clock has to be; empty: that of Nitro's hypervisor
 	NoSandbox        bool
 	UntilStdinCloses bool
 	Version          string
@@ -43,12 +44,12 @@ type Options struct {
 
 // Run serves until ctx ends, standard input closes where that was asked for, or serving fails.
 func Run(ctx context.Context, o Options) error {
-	key, err := chooseSigner(&o)
+	key, err := chooseSigner(ctx, &o)
 	if err != nil {
 		return err
 	}
 	defer key.abandon()
-	configuration, err := startconf.Read(o.Config)
+	read, err := openConfiguration(o)
 	if err != nil {
 		return err
 	}
@@ -73,10 +74,14 @@ func Run(ctx context.Context, o Options) error {
 	}
 	defer notify.close()
 
-	if err := confine(o, account); err != nil {
+	if err := confine(o, account, key); err != nil {
 		return err
 	}
-	signer, err := key.open(ctx, o)
+	configuration, err := read(ctx)
+	if err != nil {
+		return err
+	}
+	signer, err := key.open(ctx, o, configuration.Hash())
 	if err != nil {
 		return err
 	}
@@ -102,8 +107,10 @@ func Run(ctx context.Context, o Options) error {
 }
 
 // confine takes the sandbox. After it this process can do little but serve.
-func confine(o Options, account account) error {
-	err := sandbox.Enter(sandbox.Options{UID: account.uid, GID: account.gid, ReadWrite: []string{o.State}})
+func confine(o Options, account account, key *chosen) error {
+	options := sandbox.Options{UID: account.uid, GID: account.gid, ReadWrite: []string{o.State}}
+	key.confinement(&options, o.Log)
+	err := sandbox.Enter(options)
 	if err == nil {
 		return nil
 	}

@@ -2,6 +2,7 @@ package boot
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -11,6 +12,8 @@ import (
 	"testing"
 
 	"log/slog"
+
+	"github.com/raypher/raypher/startconf"
 )
 
 // A folder is taken only when it is the account's alone, or root's and empty; a mistyped path is never given away.
@@ -130,8 +133,10 @@ func TestRunRefuses(t *testing.T) {
 		o    Options
 		want string
 	}{
-		{"a signer of the next version", Options{Signer: "nitro"}, "--signer"},
+		{"a signer whose device is not here", Options{Signer: "nitro"}, "signer nitro: /dev/nsm: no such file or directory: tier nitro is for Nitro Enclaves"},
 		{"an unknown signer", Options{Signer: "hsm"}, "use software"},
+		{"another signer's device", Options{Signer: "nitro", TPMDevice: "/dev/tpmrm0"}, "use --signer tpm"},
+		{"a port that is none", Options{Signer: "software", Config: "vsock:x"}, "--config \"vsock:x\": use vsock:PORT"},
 		{"no configuration", Options{Signer: "software", Config: filepath.Join(dir, "none")}, "start configuration"},
 		{"a configuration that anyone may write", Options{Signer: "software", Config: open}, "chmod go-w"},
 		{"root", Options{Signer: "software", Config: conf, User: "0"}, "does not run as root"},
@@ -143,6 +148,58 @@ func TestRunRefuses(t *testing.T) {
 				t.Errorf("%v, want %q", err, c.want)
 			}
 		})
+	}
+}
+
+// The first configuration that is one is taken, whatever came before it.
+func TestReceiveConfiguration(t *testing.T) {
+	caller := "caller_key = sha256:" + strings.Repeat("ab", 32) + "\n"
+	framed := func(text string) []byte {
+		return append(binary.BigEndian.AppendUint32(nil, uint32(len(text))), text...)
+	}
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	check(t, err)
+	type outcome struct {
+		c   *startconf.Configuration
+		err error
+	}
+	received := make(chan outcome, 1)
+	go func() {
+		c, err := receiveConfiguration(t.Context(), l, slog.New(slog.DiscardHandler))
+		received <- outcome{c, err}
+	}()
+	for _, c := range []struct {
+		name string
+		sent []byte
+		want string
+	}{
+		{"nothing", nil, "refused: EOF"},
+		{"half a size", []byte{0, 0}, "refused: unexpected EOF"},
+		{"no bytes", framed(""), "refused: a start configuration of 0 bytes"},
+		{"too many bytes", []byte{0xff, 0xff, 0xff, 0xff}, "refused: a start configuration of 4294967295 bytes"},
+		{"half a text", framed(caller)[:20], "refused: unexpected EOF"},
+		{"another language", framed("{}"), "refused: start configuration:1:"},
+		{"nobody may call", framed("ttl_seconds = 60\n"), "refused: start configuration: no caller_key"},
+		{"a configuration", framed(caller), "ok sha256:"},
+	} {
+		conn, err := net.Dial("unix", l.Addr().String())
+		check(t, err)
+		_, err = conn.Write(c.sent)
+		check(t, err)
+		check(t, conn.(*net.UnixConn).CloseWrite())
+		answer, err := io.ReadAll(conn)
+		if err != nil || !strings.HasPrefix(string(answer), c.want) {
+			t.Errorf("%s: %q, %v, want %q", c.name, answer, err, c.want)
+		}
+		conn.Close()
+	}
+	o := <-received
+	if o.err != nil || len(o.c.CallerKeys) != 1 {
+		t.Errorf("%+v, %v", o.c, o.err)
+	}
+	if conn, err := net.Dial("unix", l.Addr().String()); err == nil {
+		conn.Close()
+		t.Error("a second configuration could be sent")
 	}
 }
 

@@ -122,21 +122,39 @@ func listen(address string, a account) (net.Listener, error) {
 	if path, ok := strings.CutPrefix(address, "unix:"); ok && filepath.IsAbs(path) {
 		return listenUnix(path, a)
 	}
-	if address == "vsock" || strings.HasPrefix(address, "vsock:") {
-		port := uint64(DefaultPort)
-		if text, ok := strings.CutPrefix(address, "vsock:"); ok {
-			var err error
-			if port, err = strconv.ParseUint(text, 10, 32); err != nil {
-				return nil, fmt.Errorf("--listen %q: use vsock:PORT", address)
-			}
-		}
-		l, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, uint32(port), nil)
-		if err != nil {
-			return nil, fmt.Errorf("listen on vsock port %d: %w: is this a virtual machine with a vsock device?", port, err)
-		}
-		return l, nil
+	port, ok, err := vsockPort(address, DefaultPort)
+	if err != nil {
+		return nil, fmt.Errorf("--listen %w", err)
+	}
+	if ok {
+		return listenVsock(port)
 	}
 	return nil, fmt.Errorf("--listen %q: use unix:PATH with an absolute path, or vsock:PORT", address)
+}
+
+// vsockPort reads vsock or vsock:PORT; ok says whether it is one of them.
+func vsockPort(address string, standard uint32) (port uint32, ok bool, err error) {
+	text, ok := strings.CutPrefix(address, "vsock")
+	if !ok || text != "" && text[0] != ':' {
+		return 0, false, nil
+	}
+	if text == "" {
+		return standard, true, nil
+	}
+	wide, err := strconv.ParseUint(text[1:], 10, 32)
+	if err != nil {
+		return 0, false, fmt.Errorf("%q: use vsock:PORT", address)
+	}
+	return uint32(wide), true, nil
+}
+
+// listenVsock listens on every context id of this machine.
+func listenVsock(port uint32) (net.Listener, error) {
+	l, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, port, nil)
+	if err != nil {
+		return nil, fmt.Errorf("listen on vsock port %d: %w: is this a virtual machine with a vsock device?", port, err)
+	}
+	return l, nil
 }
 
 func listenUnix(path string, a account) (net.Listener, error) {

@@ -4,32 +4,74 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 
 	"github.com/raypher/raypher/enclave/lease"
+	"github.com/raypher/raypher/enclave/sandbox"
 	"github.com/raypher/raypher/enclave/signer"
+	"github.com/raypher/raypher/enclave/signer/nitro"
 	"github.com/raypher/raypher/enclave/signer/software"
 	"github.com/raypher/raypher/enclave/signer/tpm"
+	"github.com/raypher/raypher/journal"
 )
 
 // chosen is the signer that the flags ask for, with what has to be opened before the sandbox. The process keeps the open
-// descriptor of the TPM and no right to open another one.
+// descriptor of the TPM or of the Nitro Secure Module and no right to open another one.
 type chosen struct {
-	device        *tpm.Device // nil: tier software
+	device        *tpm.Device // tier tpm
 	configuration tpm.Configuration
+	module        *nitro.Device // tier nitro; both nil: tier software
 }
 
-func chooseSigner(o *Options) (*chosen, error) {
-	if o.Signer == "software" {
-		if o.TPMDevice != "" {
-			return nil, errors.New("--tpm-device: the signer is software: add --signer tpm")
-		}
+func chooseSigner(ctx context.Context, o *Options) (*chosen, error) {
+	if o.TPMDevice != "" && o.Signer != "tpm" {
+		return nil, fmt.Errorf("--tpm-device: the signer is %s: use --signer tpm", o.Signer)
+	}
+	switch o.Signer {
+	case "software":
 		return new(chosen), nil
+	case "tpm":
+		return chooseTPM(o)
+	case "nitro":
+		return chooseNitro(ctx, o)
 	}
-	if o.Signer != "tpm" {
-		return nil, fmt.Errorf("--signer %q: use software or tpm", o.Signer)
+	return nil, fmt.Errorf("--signer %q: use software, tpm or nitro", o.Signer)
+}
+
+// chooseNitro opens the module and checks what the kernel rests on.
+func chooseNitro(ctx context.Context, o *Options) (*chosen, error) {
+	module, err := nitro.OpenDevice()
+	if err != nil {
+		return nil, fmt.Errorf("signer nitro: %w", err)
 	}
+	clock := o.ClockSource
+	if clock == "" {
+		clock = nitro.ClockSource()
+	}
+	id, err := module.Prepare(ctx, clock)
+	if err != nil {
+		module.Close()
+		return nil, fmt.Errorf("signer nitro: %w", err)
+	}
+	o.Log.Info("Nitro Secure Module", "module", id, "random_numbers", nitro.KernelRNG, "clock", clock)
+	return &chosen{module: module}, nil
+}
+
+// confinement adds to the sandbox what the signer needs.
+func (c *chosen) confinement(s *sandbox.Options, log *slog.Logger) {
+	if c.module == nil {
+		return
+	}
+	s.Ioctl = nitro.Ioctl
+	// The image holds the program and the kernel's modules, which are public, and no other process but the first.
+	s.WithoutLandlock = func(reason error) {
+		log.Warn("no Landlock: this kernel leaves the process its files, which are those of the image", "reason", reason)
+	}
+}
+
+func chooseTPM(o *Options) (*chosen, error) {
 	if o.TPMDevice == "" {
 		o.TPMDevice = DefaultTPM
 	}
@@ -41,7 +83,7 @@ func chooseSigner(o *Options) (*chosen, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &chosen{device, configuration}, nil
+	return &chosen{device: device, configuration: configuration}, nil
 }
 
 // besideConfiguration is the path of tpm.conf, whether the start configuration was given as a file or as a folder.
@@ -53,7 +95,10 @@ func besideConfiguration(config string) string {
 }
 
 // open opens the key, which is after the sandbox.
-func (c *chosen) open(ctx context.Context, o Options) (signer.Signer, error) {
+func (c *chosen) open(ctx context.Context, o Options, configuration journal.Hash) (signer.Signer, error) {
+	if c.module != nil {
+		return nitro.Open(ctx, c.module, configuration)
+	}
 	if c.device == nil {
 		key, made, err := software.Open(o.State)
 		if err != nil {
@@ -121,5 +166,8 @@ func (c *chosen) serve(ctx context.Context, run func(context.Context) error) err
 func (c *chosen) abandon() {
 	if c.device != nil {
 		c.device.Close()
+	}
+	if c.module != nil {
+		c.module.Close()
 	}
 }

@@ -31,6 +31,12 @@ type Options struct {
 	UID, GID int
 	// ReadWrite are absolute paths of folders in which files may be read, written, made, linked, renamed and removed.
 	ReadWrite []string
+	// Ioctl is the one request of ioctl(2) that open descriptors still take; 0: none.
+	Ioctl uint32
+	// WithoutLandlock makes a kernel without Landlock one that will do, and is called with the reason. It is for machines that hold
+	// nothing but this process, as an enclave image does: what Landlock would keep from it is not there. Everything else is
+	// required as before. Nil: Landlock is required.
+	WithoutLandlock func(reason error)
 }
 
 // Enter confines the process. Descriptors that are open stay usable. Errors wrap ErrUnsupported where trying again after a
@@ -56,10 +62,15 @@ func Enter(o Options) error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil { // of the whole process: it lies in its mm
 		return fmt.Errorf("become undumpable: %w", err)
 	}
-	if err := landlock(o.ReadWrite); err != nil {
+	err := landlock(o.ReadWrite)
+	if err != nil && errors.Is(err, ErrUnsupported) && o.WithoutLandlock != nil {
+		o.WithoutLandlock(err)
+		err = nil
+	}
+	if err != nil {
 		return err
 	}
-	return seccomp()
+	return seccomp(o.Ioctl)
 }
 
 // maxFiles bounds open descriptors: connections, temporary files, and what the runtime holds.

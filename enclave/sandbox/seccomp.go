@@ -45,7 +45,7 @@ const (
 )
 
 // filter assembles the program. What it does not name fails with EPERM; another architecture's calls end the process.
-func filter(pid int) ([]bpf.RawInstruction, error) {
+func filter(pid int, ioctl uint32) ([]bpf.RawInstruction, error) {
 	program := []bpf.Instruction{
 		bpf.LoadAbsolute{Off: offsetArchitecture, Size: 4},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: auditArchitecture, SkipTrue: 1},
@@ -66,6 +66,9 @@ func filter(pid int) ([]bpf.RawInstruction, error) {
 	program = append(program, onArgument(unix.SYS_TGKILL, 0, bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(pid), SkipFalse: 1})...)
 	// The runtime names its memory.
 	program = append(program, onArgument(unix.SYS_PRCTL, 0, bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PR_SET_VMA, SkipFalse: 1})...)
+	if ioctl != 0 {
+		program = append(program, onArgument(unix.SYS_IOCTL, 1, bpf.JumpIf{Cond: bpf.JumpEqual, Val: ioctl, SkipFalse: 1})...)
+	}
 	program = append(program, bpf.RetConstant{Val: actionErrno | uint32(unix.EPERM)})
 	return bpf.Assemble(program)
 }
@@ -83,8 +86,8 @@ func onArgument(number uint32, argument uint32, check bpf.JumpIf) []bpf.Instruct
 }
 
 // seccomp installs the filter on all threads.
-func seccomp() error {
-	program, err := filter(os.Getpid())
+func seccomp(ioctl uint32) error {
+	program, err := filter(os.Getpid(), ioctl)
 	if err != nil {
 		return fmt.Errorf("assemble seccomp filter: %w", err)
 	}

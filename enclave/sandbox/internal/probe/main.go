@@ -43,7 +43,7 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := sandbox.Enter(sandbox.Options{UID: uid, GID: uid, ReadWrite: []string{folder}}); err != nil {
+	if err := sandbox.Enter(sandbox.Options{UID: uid, GID: uid, ReadWrite: []string{folder}, Ioctl: unix.TIOCINQ}); err != nil {
 		return err
 	}
 	results := map[string]int{}
@@ -88,6 +88,8 @@ func attempts(folder string, tcp, port int, outside string) map[string]func() er
 		"make a folder":              func() error { return os.Mkdir(filepath.Join(folder, "sub"), 0o700) },
 		"make a device":              func() error { return unix.Mknod(filepath.Join(folder, "dev"), unix.S_IFCHR|0o600, 0x103) },
 		"connect an open TCP socket": func() error { return unix.Connect(tcp, &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}) },
+		"the ioctl that is left":     func() error { _, err := unix.IoctlGetInt(tcp, unix.TIOCINQ); return err },
+		"another ioctl":              func() error { _, err := unix.IoctlGetInt(tcp, unix.TIOCOUTQ); return err },
 		"make a TCP socket":          func() error { _, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0); return err },
 		"make a unix socket":         func() error { _, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0); return err },
 		"make a netlink socket":      func() error { _, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW, 0); return err },
