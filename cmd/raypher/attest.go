@@ -41,15 +41,15 @@ that failed. Without --pcr it is proven that some enclave made the document, not
 
 With --tpm: verify the bundle of an enclave whose key lies in a TPM 2.0. --root names a folder with the certificates of the TPM's
 vendor; --nonce (or --without-nonce), and --activated or --activator are needed.`,
-		Args: cobra.NoArgs,
+		Args: func(c *cobra.Command, args []string) error { return refused(cobra.NoArgs(c, args)) },
 		RunE: func(c *cobra.Command, _ []string) error {
 			if bundle != "" && document != "" {
-				return errors.New("attest verify: --nitro and --tpm: one at a time")
+				return refused(errors.New("--nitro and --tpm: one at a time"))
 			}
 			if bundle != "" {
 				r, err := t.verify(bundle, &f, c.Flags(), c.InOrStdin())
 				if err != nil {
-					return fmt.Errorf("attest verify: %w", err)
+					return refused(err)
 				}
 				if asJSON {
 					return printJSON(c.OutOrStdout(), newTPMView(r))
@@ -57,11 +57,14 @@ vendor; --nonce (or --without-nonce), and --activated or --activator are needed.
 				return printTPM(c.OutOrStdout(), r)
 			}
 			if document == "" {
-				return errors.New("attest verify: name the document with --nitro; - is standard input")
+				return refused(errors.New("name the document with --nitro, or the bundle with --tpm; - is standard input"))
+			}
+			if err := t.none(c.Flags()); err != nil {
+				return refused(err)
 			}
 			d, err := f.verify(document, c.Flags(), c.InOrStdin())
 			if err != nil {
-				return fmt.Errorf("attest verify: %w", err)
+				return refused(err)
 			}
 			if asJSON {
 				return printJSON(c.OutOrStdout(), newNitroView(d))
@@ -74,8 +77,23 @@ vendor; --nonce (or --without-nonce), and --activated or --activator are needed.
 	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	f.add(c.Flags())
 	t.add(c.Flags())
+	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return refused(err) })
 	return c
 }
+
+// refused keeps the contract of `attest verify` with programs that call it, whatever went wrong: exit code 1 and one line.
+func refused(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &exitError{1, oneLine{fmt.Errorf("attest verify: %w", err)}}
+}
+
+// oneLine prints an error that has several lines, as those about a file may, on one.
+type oneLine struct{ error }
+
+func (e oneLine) Error() string { return strings.ReplaceAll(e.error.Error(), "\n", "; ") }
+func (e oneLine) Unwrap() error { return e.error }
 
 // nitroFlags say what a document is held to.
 type nitroFlags struct {

@@ -54,6 +54,7 @@ func TestAttestVerifyContract(t *testing.T) {
 	golden := file("golden.yaml", []byte("version: 1\nnot_after: \"2020-01-01T00:00:00Z\"\nsets:\n  - {name: a, tier: tpm, bank: sha256, pcrs: {PCR0: \""+zero+"\"}}\n"))
 
 	_, public := operatorKey(t, dir, "golden")
+	mistakes := file("mistakes.yaml", []byte("version: x\nnot_after: soon\nsets: []\n"))
 
 	with := func(base []string, args ...string) []string { return append(slices.Clone(base), args...) }
 	for _, c := range []struct {
@@ -82,6 +83,15 @@ func TestAttestVerifyContract(t *testing.T) {
 		{"tpm, golden values that have expired", with(onTPM, "--golden", golden, "--golden-unsigned"), "golden validity"},
 		{"tpm, golden values that nobody has signed", with(onTPM, "--golden", golden, "--golden-key", public), "golden signature"},
 		{"nitro, golden values that nobody has signed", with(onNitro, "--golden", golden, "--golden-key", public), "golden signature"},
+
+		{"golden values with several mistakes", with(onTPM, "--golden", mistakes, "--golden-unsigned"), "golden measurements are malformed"},
+		{"nitro, held to an event log", with(onNitro, "--event-log", golden), "--event-log"},
+		{"nitro, held to an activation", with(onNitro, "--activator", public), "--activator"},
+		{"tpm, held to a PCR of Nitro", with(onTPM, "--pcr", "0=00"), "--pcr"},
+		{"a flag that does not exist", with(onTPM, "--gold", golden), "unknown flag"},
+		{"an age that is no duration", with(onTPM, "--max-age", "soon"), "invalid argument"},
+		{"an argument too many", with(onTPM, "bundle"), "unknown command"},
+		{"nothing", nil, "name the document"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			command := exec.Command(binary, append([]string{"attest", "verify", "--json"}, c.args...)...)

@@ -36,6 +36,16 @@ func (f *tpmFlags) add(flags *pflag.FlagSet) {
 	flags.BoolVar(&f.withoutNonce, "without-nonce", false, "with --tpm: the bundle is of a journal, made for no verifier; its age is not looked at")
 }
 
+// none refuses the flags where a document of Nitro is verified, which would be held to less than was asked for.
+func (f *tpmFlags) none(flags *pflag.FlagSet) error {
+	for _, name := range []string{"event-log", "activated", "activator", "without-nonce"} {
+		if flags.Changed(name) {
+			return fmt.Errorf("--%s: for bundles of a TPM only", name)
+		}
+	}
+	return nil
+}
+
 // verify checks a bundle; shared are the flags that it has in common with Nitro's documents.
 func (f *tpmFlags) verify(name string, shared *nitroFlags, flags *pflag.FlagSet, in io.Reader) (*tpm.Result, error) {
 	o, err := f.options(shared, flags)
