@@ -3,9 +3,12 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"os/exec"
 	"strings"
 	"time"
 )
@@ -144,9 +147,14 @@ func (m *machine) restart() {
 // doctor must not count Yama as a fault.
 func (m *machine) doctor() {
 	out := m.command(0, "/bin/raypher", "doctor")
-	fmt.Println("GUEST doctor: status", out.code)
+	found := false
 	for line := range strings.Lines(out.stdout) {
 		fmt.Print("GUEST doctor: ", line)
+		fields := strings.Fields(line)
+		found = found || len(fields) > 1 && fields[0] == "ok" && fields[1] == "Yama"
+	}
+	if out.code != 0 || !found {
+		m.fail("doctor: status %d", out.code)
 	}
 }
 
@@ -156,9 +164,21 @@ func (m *machine) nobody() {
 		m.fail("ptrace_scope 3: %v", err)
 		return
 	}
-	if raw, err := os.Open("/proc/2/mem"); err == nil { // the claim itself, of a process that is not a kernel thread
-		raw.Close()
+	// Not even root: so raypherd could not stand in for wardens.
+	other := exec.Command(program, "resident")
+	in, err := other.StdinPipe()
+	if err == nil {
+		err = other.Start()
 	}
+	if err != nil {
+		m.fail("scope 3: %v", err)
+		return
+	}
+	if memory, err := os.Open(fmt.Sprintf("/proc/%d/mem", other.Process.Pid)); !errors.Is(err, fs.ErrPermission) {
+		m.fail("scope 3: root reads the memory of others: %v, %v", memory, err)
+	}
+	in.Close()
+	_ = other.Wait() // it has done its part
 	out := m.command(0, "/bin/raypher", "run", "--policy", policyPath, "--", program, "checks")
 	if out.code != 125 || !strings.Contains(out.stderr, "ptrace_scope is 3") || out.stdout != "" {
 		m.fail("scope 3: status %d, %q\n%s", out.code, out.stdout, out.stderr)
