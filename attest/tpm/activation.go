@@ -142,13 +142,20 @@ func ParseActivation(data []byte) (*Activation, *ecdsa.PublicKey, error) {
 	return &a, key, nil
 }
 
-// activated decides whether the bundle's AK is tied to its EK by one of the ways that the options trust.
-func (o *Options) activated(b *Bundle, akName []byte) error {
+// activated decides whether the bundle's AK lies in a TPM, by one of the ways that the options trust. tied: in the one of the bundle's EK
+// certificate, which only a record says.
+func (o *Options) activated(b *Bundle, akName []byte) (tied bool, err error) {
+	err = o.recorded(b, akName)
 	for _, name := range o.ActivatedAKs {
-		if bytes.Equal(name, akName) {
-			return nil
+		if err != nil && bytes.Equal(name, akName) {
+			return false, nil
 		}
 	}
+	return err == nil, err
+}
+
+// recorded refuses a bundle without the record of an activator that is trusted about its EK and AK.
+func (o *Options) recorded(b *Bundle, akName []byte) error {
 	if len(b.Activation) == 0 {
 		return attest.Refuse(CheckActivation, "the bundle has no record of a credential activation, and its AK is not among those that you have activated")
 	}

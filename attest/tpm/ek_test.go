@@ -118,10 +118,16 @@ func TestEndorse(t *testing.T) {
 }
 
 func TestTPMName(t *testing.T) {
-	m := newMachine(t)
+	m, activator := newMachine(t), must1(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
 	for _, one := range []bool{false, true} {
 		m.ek = m.endorse(t, func(c *x509.Certificate) { c.ExtraExtensions = []pkix.Extension{tpmSAN(t, one)} })
-		r, err := Verify(m.make(t), m.options())
+		c := must1(NewChallenge(Identity{EKCertificate: m.ek, AKPublic: tpm2.Marshal(m.akArea)}, m.roots, noon))(t)
+		if err := c.Finish(m.answer(t, c)); err != nil {
+			t.Fatal(err)
+		}
+		record, o := must1(c.Record(activator, noon))(t), m.options()
+		m.bundle, o.Activators = func(b *Bundle) { b.Activation = record }, []*ecdsa.PublicKey{&activator.PublicKey}
+		r, err := Verify(m.make(t), o)
 		if err != nil || r.TPM != (TPMName{"INTC", "ADL", "id:02580012"}) {
 			t.Errorf("%+v, %v", r, err)
 		}

@@ -32,7 +32,8 @@ type Options struct {
 	WithoutNonce bool
 	// MaxAge bounds the time that the enclave asserts, to both sides; 0: it is not looked at.
 	MaxAge time.Duration
-	// ActivatedAKs are names of AKs whose activation the relying party has run itself.
+	// ActivatedAKs are names of AKs whose activation the relying party has run itself. A name says nothing of the EK: whose
+	// certificate the bundle shows is known only by the record of an Activator.
 	ActivatedAKs [][]byte
 	// Activators are trusted to have run it.
 	Activators []*ecdsa.PublicKey
@@ -52,8 +53,8 @@ type Result struct {
 	Time          time.Time // the enclave's clock: asserted, not proven
 	PCRs          []PCR
 
-	EKCertificate   *x509.Certificate // nil in a result of Claimed
-	TPM             TPMName           // as the EK certificate says; empty where it says nothing
+	EKCertificate   *x509.Certificate // nil where nothing ties it to the AK: by ActivatedAKs alone, and in a result of Claimed
+	TPM             TPMName           // as the EK certificate says; empty where it says nothing, or there is none
 	AKName          []byte
 	ResetCount      uint32 // TPM resets, that is power cycles, since the TPM was cleared
 	RestartCount    uint32 // resumes since the last reset
@@ -80,14 +81,19 @@ func Verify(document []byte, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.EKCertificate, err = o.Roots.Endorse(b.EKCertificate, b.Intermediates, o.now()); err != nil {
+	certificate, err := o.Roots.Endorse(b.EKCertificate, b.Intermediates, o.now())
+	if err != nil {
 		return nil, err
 	}
-	if name, err := tpmName(r.EKCertificate); err == nil {
-		r.TPM = *name
-	}
-	if err := o.activated(b, r.AKName); err != nil {
+	tied, err := o.activated(b, r.AKName)
+	if err != nil {
 		return nil, err
+	}
+	if tied { // else it may be any certificate of any TPM: they are no secrets
+		r.EKCertificate = certificate
+		if name, err := tpmName(certificate); err == nil {
+			r.TPM = *name
+		}
 	}
 	if r.Golden, err = o.matchGolden(b.PCRs); err != nil {
 		return nil, err

@@ -32,7 +32,7 @@ func TestVerify(t *testing.T) {
 		t.Errorf("golden set %v", r.Golden)
 	}
 	if !r.Key.Public().Equal(&m.key.PublicKey) || string(r.Nonce) != nonce || r.Epoch[0] != 1 || r.Configuration[0] != 2 || !r.Time.Equal(noon) ||
-		len(r.PCRs) != 8 || r.ResetCount != 3 || r.RestartCount != 1 || !r.Safe || r.FirmwareVersion != 7 || r.EKCertificate == nil {
+		len(r.PCRs) != 8 || r.ResetCount != 3 || r.RestartCount != 1 || !r.Safe || r.FirmwareVersion != 7 {
 		t.Errorf("%+v", r)
 	}
 }
@@ -286,8 +286,17 @@ func TestActivation(t *testing.T) {
 		v.machine.bundle = func(b *Bundle) { b.EKCertificate, b.Activation = v.ek, v.record }
 		o := honest.options()
 		o.ActivatedAKs, o.Activators = nil, []*ecdsa.PublicKey{&v.trusted.PublicKey}
-		if _, err := Verify(v.machine.make(t), o); !errors.Is(err, v.want) {
+		r, err := Verify(v.machine.make(t), o)
+		if !errors.Is(err, v.want) {
 			t.Errorf("%s: error %v, want %v", v.name, err, v.want)
+		}
+		if err == nil && r.EKCertificate == nil {
+			t.Errorf("%s: without the EK certificate", v.name)
+		}
+		// Whoever has activated the AK himself trusts it, whatever certificate it hides behind; that one is not reported.
+		o.ActivatedAKs = [][]byte{v.machine.akName()}
+		if r, err = Verify(v.machine.make(t), o); err != nil || (r.EKCertificate != nil) != (v.want == nil) {
+			t.Errorf("%s, its AK named: %v, or an EK certificate that nothing ties to it", v.name, err)
 		}
 	}
 	for i := range record {

@@ -211,8 +211,8 @@ type tpmView struct {
 	Configuration   string            `json:"configuration"`
 	PCRs            map[string]string `json:"pcrs"` // of the SHA-256 bank
 	AttestationKey  string            `json:"attestation_key"`
-	EKIssuer        string            `json:"ek_issuer"`
-	EKSerial        string            `json:"ek_serial"`
+	EKIssuer        string            `json:"ek_issuer,omitempty"` // of the EK certificate, where an activator's record ties it to the AK
+	EKSerial        string            `json:"ek_serial,omitempty"`
 	Manufacturer    string            `json:"tpm_manufacturer,omitempty"` // as the EK certificate says, like the model
 	Model           string            `json:"tpm_model,omitempty"`
 	ResetCount      uint32            `json:"reset_count"`
@@ -227,9 +227,11 @@ func newTPMView(r *tpm.Result) *tpmView {
 		Tier: journal.TierTPM, PublicKey: hex.EncodeToString(r.Key.PKIX()), Key: r.Key.String(),
 		Timestamp: r.Time.UTC().Format("2006-01-02T15:04:05.000Z07:00"), Nonce: hex.EncodeToString(r.Nonce),
 		Epoch: r.Epoch.String(), Configuration: hex.EncodeToString(r.Configuration[:]), PCRs: map[string]string{},
-		AttestationKey: hex.EncodeToString(r.AKName), EKIssuer: r.EKCertificate.Issuer.String(), EKSerial: r.EKCertificate.SerialNumber.Text(16),
-		ResetCount: r.ResetCount, RestartCount: r.RestartCount, ClockSafe: r.Safe, FirmwareVersion: fmt.Sprintf("%016x", r.FirmwareVersion),
+		AttestationKey: hex.EncodeToString(r.AKName), ResetCount: r.ResetCount, RestartCount: r.RestartCount, ClockSafe: r.Safe, FirmwareVersion: fmt.Sprintf("%016x", r.FirmwareVersion),
 		Golden: nameOfSet(r.Golden), Manufacturer: r.TPM.Manufacturer, Model: r.TPM.Model,
+	}
+	if c := r.EKCertificate; c != nil {
+		v.EKIssuer, v.EKSerial = c.Issuer.String(), c.SerialNumber.Text(16)
 	}
 	for _, p := range r.PCRs {
 		v.PCRs[strconv.FormatUint(p.Index, 10)] = hex.EncodeToString(p.Value[:])
@@ -248,7 +250,7 @@ func printTPM(out io.Writer, r *tpm.Result) error {
 	v := newTPMView(r)
 	var text strings.Builder
 	fmt.Fprintf(&text, "tier        %s\nkey         %s\nmade        %s (the enclave's clock)\nepoch       %s\n", v.Tier, v.Key, v.Timestamp, v.Epoch)
-	fmt.Fprintf(&text, "TPM         %s %s, EK %s of %s, firmware %s\n", orDash(v.Manufacturer), orDash(v.Model), v.EKSerial, evidence.Printable(v.EKIssuer), v.FirmwareVersion)
+	fmt.Fprintf(&text, "TPM         %s %s, EK %s of %s, firmware %s\n", orDash(v.Manufacturer), orDash(v.Model), orDash(v.EKSerial), orDash(evidence.Printable(v.EKIssuer)), v.FirmwareVersion)
 	fmt.Fprintf(&text, "boots       %d resets, %d restarts since\n", v.ResetCount, v.RestartCount)
 	if v.Golden != "" {
 		fmt.Fprintf(&text, "golden      set %q\n", v.Golden)
