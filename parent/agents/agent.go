@@ -90,6 +90,9 @@ func (a *Agent) ID() string { return a.id }
 // Subject is the agent's SPIFFE ID.
 func (a *Agent) Subject() string { return a.subject }
 
+// UID is the user that the agent runs as.
+func (a *Agent) UID() uint32 { return a.uid }
+
 // Gone is closed when nothing of the agent is left.
 func (a *Agent) Gone() <-chan struct{} { return a.gone }
 

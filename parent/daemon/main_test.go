@@ -12,10 +12,12 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
@@ -56,6 +58,7 @@ type order struct {
 	Report   []byte
 	Reattach bool // connect again as if the connection had broken
 	Quit     bool
+	Gains    bool     // the runner takes nothing of its floor: it may gain rights
 	Lie      bool     // with Reattach: show another secret
 	Ask      []string // address and question, asked by the warden's own process
 }
@@ -105,6 +108,12 @@ func playWarden() error {
 	out, err := runner.StdoutPipe()
 	if err != nil {
 		return err
+	}
+	if !first.Gains {
+		runtime.LockOSThread() // the runner is started by this thread
+		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			return err
+		}
 	}
 	if err := runner.Start(); err != nil {
 		return err

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -93,5 +95,41 @@ func TestTheRelayIsForWardens(t *testing.T) {
 	p.start()
 	if got := w.asked(p.paths.Relay, "memory", runner); got != memory(runner) {
 		t.Errorf("when raypherd is back: %s", got)
+	}
+}
+
+// TestTheRelayShowsNoPrivileges: who is let run agents plays its own warden, and has an agent that takes no floor execute a program
+// of root. What that holds stays its own.
+func TestTheRelayShowsNoPrivileges(t *testing.T) {
+	const group, member, uid = "nogroup", 65534, 65533
+	p := newPair(t, "--group", group).start()
+	program := filepath.Join(p.dir, "sleep")
+	sleep, err := os.ReadFile("/bin/sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.WriteFile(program, sleep, 0o755), os.Chmod(program, 0o755|os.ModeSetuid)); err != nil {
+		t.Fatal(err)
+	}
+	as := func(o *order, cmd *exec.Cmd) {
+		o.Launch.Home, o.Gains = "/nonexistent", true
+		cmd.SysProcAttr = credential(uid, member)
+	}
+	for _, tt := range []struct{ name, script, uids string }{
+		{"what may gain rights", "exec sleep 1000", "65533\t65533\t65533\t65533"},
+		{"a program of root", "exec " + program + " 1000", "65533\t0\t0\t0"},
+	} {
+		w := p.run(plain, tt.script, as)
+		runner := strconv.Itoa(w.runner)
+		p.eventually(tt.name+" runs", func() bool {
+			name, err := os.ReadFile("/proc/" + runner + "/comm")
+			status, failed := os.ReadFile("/proc/" + runner + "/status")
+			return errors.Join(err, failed) == nil && string(name) == "sleep\n" && strings.Contains(string(status), "\nUid:\t"+tt.uids+"\n")
+		})
+		for _, question := range []string{"memory", "descriptor"} {
+			if got := w.asked(p.paths.Relay, question, runner); got != "refused: operation not permitted" {
+				t.Errorf("the %s of %s: %s", question, tt.name, got)
+			}
+		}
 	}
 }

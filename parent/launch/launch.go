@@ -304,7 +304,7 @@ func (r *runner) become() error {
 		return err
 	}
 	body, err := json.Marshal(warden.Floor{
-		Grants: r.plan.Grants, Open: r.plan.Open, Devices: r.limits.Devices, Closed: r.limits.Closed, Sealed: r.limits.Sealed,
+		Task: unix.Gettid(), Grants: r.plan.Grants, Open: r.plan.Open, Devices: r.limits.Devices, Closed: r.limits.Closed, Sealed: r.limits.Sealed,
 		VisaFile: len(files) > 0,
 	})
 	if err != nil {

@@ -57,7 +57,7 @@ func (a *agent) relay() {
 			if who.PID() != a.wardenPID() {
 				return nil, errors.New("it is not the warden")
 			}
-			return everything(string(cgroup)), nil
+			return everything{string(cgroup), a.uid}, nil
 		},
 	})
 	a.must(err)
@@ -68,10 +68,14 @@ func (a *agent) relay() {
 }
 
 // everything is an agent whose processes are those of the test's own cgroup.
-type everything string
+type everything struct {
+	cgroup string // as /proc shows it
+	uid    int
+}
 
 func (e everything) ID() string               { return "test" }
-func (e everything) Holds(cgroup string) bool { return strings.Contains(string(e), "0::"+cgroup+"\n") }
+func (e everything) UID() uint32              { return uint32(e.uid) }
+func (e everything) Holds(cgroup string) bool { return strings.Contains(e.cgroup, "0::"+cgroup+"\n") }
 func (e everything) Gone() <-chan struct{}    { return nil }
 
 // forbidLooking keeps this process from reading others, for good.

@@ -67,9 +67,15 @@ func (s *subject) read(name string) (string, error) {
 	return string(room[:have]), nil
 }
 
-// in says whether the task lives, in this agent. What was opened of it before is then of a task of this agent: none ever leaves
-// it.
-func (s *subject) in(a Agent) error {
+// of says whether the task lives, in this agent, and has no more rights than that. What was opened of it before is then of a task
+// of this agent: none ever leaves it.
+//
+// The kernel asks nothing of raypherd that it would ask of the agent's user, so that is asked here: who starts an agent may have it
+// take no floor and execute programs that are more than their user. Nothing shown is theirs:
+//
+//   - no_new_privs is never taken back, and is inherited: what has it executes nothing that gains rights.
+//   - What has gained them before cannot be dumped, or has another user; so cannot what hides from its own user.
+func (s *subject) of(a Agent) error {
 	raw, err := s.read("cgroup")
 	if err != nil {
 		return unix.ESRCH
@@ -81,25 +87,40 @@ func (s *subject) in(a Agent) error {
 	if !a.Holds(path) {
 		return unix.EPERM
 	}
+	status, err := s.status()
+	if err != nil {
+		return err
+	}
+	if status["NoNewPrivs"] != "1" {
+		return unix.EPERM
+	}
+	// Its files are its user's, and root's as long as it cannot be dumped (fs/proc/base.c, task_dump_owner).
+	var st unix.Stat_t
+	if err := unix.Fstatat(s.folder, "mem", &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return unix.ESRCH
+	}
+	if st.Uid != a.UID() {
+		return unix.EPERM
+	}
 	return nil
 }
 
 // memory opens the memory of a task of an agent. No deeper right than reading is ever asked of the kernel. It is looked at twice
-// whose the task is: before, so that of a stranger nothing is opened even for a moment, and after.
+// what the task is: before, so that of a stranger nothing is opened even for a moment, and after.
 func memory(a Agent, task int) (int, error) {
 	s, err := openSubject(task)
 	if err != nil {
 		return -1, err
 	}
 	defer s.close()
-	if err := s.in(a); err != nil {
+	if err := s.of(a); err != nil {
 		return -1, err
 	}
 	fd, err := s.open("mem")
 	if err != nil {
 		return -1, err
 	}
-	if err := s.in(a); err != nil {
+	if err := s.of(a); err != nil {
 		unix.Close(fd)
 		return -1, err
 	}
@@ -121,7 +142,7 @@ func descriptor(a Agent, task, number int) (int, error) {
 		return -1, err
 	}
 	defer s.close()
-	if err := s.in(a); err != nil {
+	if err := s.of(a); err != nil {
 		return -1, err
 	}
 	pidfd, err := unix.PidfdOpen(task, pidfdThread)
@@ -135,7 +156,7 @@ func descriptor(a Agent, task, number int) (int, error) {
 		}
 	}
 	defer unix.Close(pidfd)
-	if err := s.in(a); err != nil {
+	if err := s.of(a); err != nil {
 		return -1, err
 	}
 	return unix.PidfdGetfd(pidfd, number, 0)
@@ -143,16 +164,28 @@ func descriptor(a Agent, task, number int) (int, error) {
 
 // group is the number of the task's thread group.
 func (s *subject) group() (int, error) {
+	status, err := s.status()
+	if err != nil {
+		return 0, err
+	}
+	group, err := strconv.Atoi(status["Tgid"])
+	if err != nil || group <= 0 {
+		return 0, fmt.Errorf("status of task %d names no thread group: %w", s.task, os.ErrInvalid)
+	}
+	return group, nil
+}
+
+// status is what the kernel says of the task, by name (proc_pid_status(5)).
+func (s *subject) status() (map[string]string, error) {
 	raw, err := s.read("status")
 	if err != nil {
-		return 0, unix.ESRCH
+		return nil, unix.ESRCH
 	}
+	values := make(map[string]string)
 	for line := range strings.Lines(raw) {
-		if value, ok := strings.CutPrefix(line, "Tgid:"); ok {
-			if group, err := strconv.Atoi(strings.TrimSpace(value)); err == nil && group > 0 {
-				return group, nil
-			}
+		if name, value, ok := strings.Cut(line, ":"); ok {
+			values[name] = strings.TrimSpace(value)
 		}
 	}
-	return 0, fmt.Errorf("status of task %d names no thread group: %w", s.task, os.ErrInvalid)
+	return values, nil
 }

@@ -7,8 +7,9 @@
 //   - a descriptor of /proc/<task>/mem, for reading only;
 //   - a duplicate of one descriptor of a task, as pidfd_getfd makes it.
 //
-// Both only to a process that raypherd knows as the warden of an agent, and only of tasks that are in this agent's cgroup. That
-// is what the warden could take itself without Yama, and nothing of it is writing. An agent cannot speak to the Server: no
+// Both only to a process that raypherd knows as the warden of an agent, and only of tasks that are in this agent's cgroup, have no
+// more rights than the agent, and cannot gain any. That is no more than the warden could take itself without Yama, and nothing of
+// it is writing. An agent cannot speak to the Server: no
 // broker connects its agent there, and whoever is inside an agent is no warden.
 //
 // The Client is the warden's end. Package broker reads through the descriptors; raypherd reads nothing.

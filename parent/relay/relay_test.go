@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 	"unsafe"
@@ -22,13 +23,29 @@ import (
 	"github.com/raypher/raypher/parent/instance"
 )
 
+// TestMain gives up gaining rights, in all threads and for all that is started here: of others the server shows nothing.
+func TestMain(m *testing.M) {
+	if given, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0); err == nil && given == 1 {
+		os.Exit(m.Run())
+	}
+	runtime.LockOSThread()
+	err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+	if err == nil {
+		err = unix.Exec("/proc/self/exe", os.Args, os.Environ())
+	}
+	fmt.Println(err)
+	os.Exit(1)
+}
+
 // agent is one whose cgroup is this test's own, or none at all.
 type agent struct {
 	cgroup string
+	uid    int
 	gone   chan struct{}
 }
 
 func (a agent) ID() string               { return "agent" }
+func (a agent) UID() uint32              { return uint32(a.uid) }
 func (a agent) Holds(cgroup string) bool { return cgroup == a.cgroup }
 func (a agent) Gone() <-chan struct{}    { return a.gone }
 
@@ -38,7 +55,7 @@ func ownAgent(t *testing.T) agent {
 	if err != nil {
 		t.Skip(err)
 	}
-	return agent{cgroup: path, gone: make(chan struct{})}
+	return agent{cgroup: path, uid: os.Getuid(), gone: make(chan struct{})}
 }
 
 // served is a server for this process as the warden of an agent, in a folder.
@@ -164,6 +181,62 @@ func TestOthersProcesses(t *testing.T) {
 	}
 }
 
+// TestOthersRights: nothing is shown of a process in the agent's cgroup that is more than the agent, or hides from its own user.
+func TestOthersRights(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: it starts processes of other users")
+	}
+	const user, other = 65533, 65532
+	folder := t.TempDir()
+	for _, above := range []string{folder, filepath.Dir(folder)} {
+		if err := os.Chmod(above, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sleep, err := os.ReadFile("/bin/sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Who executes what it may not read cannot be dumped.
+	hidden := filepath.Join(folder, "sleep")
+	if err := os.WriteFile(hidden, sleep, 0o111); err != nil {
+		t.Fatal(err)
+	}
+	a := ownAgent(t)
+	a.uid = user
+	s, stop := served(t, folder, a)
+	defer stop()
+	c := client(t, s)
+	for _, tt := range []struct {
+		name, program string
+		uid           uint32
+		want          error
+	}{
+		{"its own", "/bin/sleep", user, nil},
+		{"of another user", "/bin/sleep", other, unix.EPERM},
+		{"of root", "/bin/sleep", 0, unix.EPERM},
+		{"that cannot be dumped", hidden, user, unix.EPERM},
+	} {
+		cmd := exec.Command(tt.program, "1000")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: tt.uid, Gid: tt.uid}}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		for question, ask := range map[string]func() (int, error){
+			"memory":     func() (int, error) { return c.Memory(cmd.Process.Pid) },
+			"descriptor": func() (int, error) { return c.Descriptor(cmd.Process.Pid, 0) },
+		} {
+			fd, err := ask()
+			if err != tt.want {
+				t.Errorf("the %s of a process %s: %v, want %v", question, tt.name, err, tt.want)
+			}
+			unix.Close(fd)
+		}
+		cmd.Process.Kill()
+		cmd.Wait()
+	}
+}
+
 // lastNumber is where the kernel is told which number it gave away last (CONFIG_CHECKPOINT_RESTORE).
 const lastNumber = "/proc/sys/kernel/ns_last_pid"
 
@@ -181,7 +254,7 @@ func TestAnotherTaskWithTheSameNumber(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer held.close()
-	if err := held.in(ownAgent(t)); err != nil {
+	if err := held.of(ownAgent(t)); err != nil {
 		t.Fatal(err)
 	}
 	first.Process.Kill()
@@ -198,7 +271,7 @@ func TestAnotherTaskWithTheSameNumber(t *testing.T) {
 		if fd, err := held.open("mem"); err != unix.ESRCH {
 			t.Errorf("the memory of process %d, which is another one: %d, %v", number, fd, err)
 		}
-		if err := held.in(ownAgent(t)); err != unix.ESRCH {
+		if err := held.of(ownAgent(t)); err != unix.ESRCH {
 			t.Errorf("whose process %d is, which is another one: %v", number, err)
 		}
 		return

@@ -29,6 +29,8 @@ const (
 // Agent is one whose warden may ask.
 type Agent interface {
 	ID() string
+	// UID is the user that it runs as.
+	UID() uint32
 	// Holds says whether a cgroup2 path, as /proc shows it, is the agent's.
 	Holds(cgroup string) bool
 	// Gone is closed when nothing of the agent is left.

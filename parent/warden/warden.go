@@ -29,6 +29,7 @@ import (
 
 // Floor is what the runner took, so that the warden knows which accesses the kernel decides.
 type Floor struct {
+	Task     int           `json:"task"` // the thread that took it
 	Grants   []floor.Grant `json:"grants"`
 	Open     bool          `json:"open"`
 	Devices  []string      `json:"devices,omitempty"`
@@ -93,9 +94,6 @@ func Run(ctx context.Context, o Options) error {
 		return w.fail(err)
 	}
 	defer w.freezer.close()
-	if err := w.tryRelay(int(launch.RunnerPid)); err != nil {
-		return w.fail(err)
-	}
 	if err := w.receiveFloor(); err != nil {
 		return w.fail(err)
 	}
@@ -246,6 +244,9 @@ func (w *warden) receiveFloor() error {
 	}
 	if f.VisaFile {
 		w.pass.file = os.NewFile(uintptr(fds[1]), "visa")
+	}
+	if err := w.tryRelay(f.Task); err != nil {
+		return err
 	}
 	w.broker, err = broker.New(broker.Options{
 		Listener: fds[0], Permit: w.resolved, Coverage: floor.Covers(f.Grants, f.Open),
