@@ -3,6 +3,7 @@
 package statefile
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -29,7 +30,21 @@ func Read(path string, limit int64) ([]byte, error) {
 
 // Write replaces a file in dir, whole or not at all, mode 0600, synced.
 func Write(dir, name string, content []byte) error {
-	f, err := os.CreateTemp(dir, name+".new-*")
+	return appear(dir, name, content, os.Rename)
+}
+
+// Create writes a file that does not exist yet, as Write does. made is false, and the file untouched, when there is one.
+func Create(dir, name string, content []byte) (made bool, err error) {
+	err = appear(dir, name, content, os.Link)
+	if errors.Is(err, os.ErrExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// appear writes content under a temporary name and gives it its own by one step.
+func appear(dir, name string, content []byte, step func(from, to string) error) error {
+	f, err := os.CreateTemp(dir, name+".new-*") // mode 0600
 	if err != nil {
 		return err
 	}
@@ -42,7 +57,7 @@ func Write(dir, name string, content []byte) error {
 		err = closeErr
 	}
 	if err == nil {
-		err = os.Rename(f.Name(), filepath.Join(dir, name))
+		err = step(f.Name(), filepath.Join(dir, name))
 	}
 	if err != nil {
 		return err

@@ -45,3 +45,31 @@ func TestReadRefuses(t *testing.T) {
 		}
 	}
 }
+
+func TestCreateLeavesWhatIsThere(t *testing.T) {
+	dir := t.TempDir()
+	for _, want := range []bool{true, false} {
+		made, err := Create(dir, "f", []byte{byte('0' + len(dirNames(t, dir)))})
+		if err != nil || made != want {
+			t.Errorf("made %v, %v", made, err)
+		}
+	}
+	if got, err := Read(filepath.Join(dir, "f"), 8); err != nil || string(got) != "0" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if names := dirNames(t, dir); len(names) != 1 {
+		t.Errorf("left behind: %v", names)
+	}
+	if made, err := Create(filepath.Join(dir, "missing"), "f", nil); err == nil || made {
+		t.Errorf("in no folder: made %v, %v", made, err)
+	}
+}
+
+func dirNames(t *testing.T, dir string) []os.DirEntry {
+	t.Helper()
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}

@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/raypher/raypher/internal/statefile"
 	"github.com/raypher/raypher/startconf"
 )
 
@@ -42,7 +43,7 @@ func OpenCaller(dir string) (*Caller, error) {
 	path := filepath.Join(dir, CallerFile)
 	key, err := readCaller(path)
 	if errors.Is(err, os.ErrNotExist) {
-		if err = makeCaller(dir, path); err == nil {
+		if err = makeCaller(path); err == nil {
 			key, err = readCaller(path)
 		}
 	}
@@ -97,7 +98,7 @@ func readCaller(path string) (*ecdsa.PrivateKey, error) {
 	return key, nil
 }
 
-func makeCaller(dir, path string) error {
+func makeCaller(path string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return fmt.Errorf("make caller key: %w", err)
@@ -106,30 +107,8 @@ func makeCaller(dir, path string) error {
 	if err != nil {
 		return fmt.Errorf("make caller key: %w", err)
 	}
-	return writeOnce(dir, path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
-}
-
-// writeOnce writes a file with mode 0600, whole or not at all, and leaves one that exists already as it is.
-func writeOnce(dir, path string, content []byte) error {
-	f, err := os.CreateTemp(dir, filepath.Base(path)+".new-*")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err == nil {
-		if err = os.Link(f.Name(), path); errors.Is(err, os.ErrExist) {
-			err = nil
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
+	if _, err := statefile.Create(filepath.Dir(path), filepath.Base(path), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
+		return fmt.Errorf("write caller key: %w", err)
 	}
 	return nil
 }
@@ -180,8 +159,12 @@ func (p *pin) check(hash [32]byte) error {
 		}
 		return nil
 	}
-	if err := writeOnce(filepath.Dir(p.file), p.file, []byte(startconf.KeyHash(hash).String()+"\n")); err != nil {
-		return err
+	made, err := statefile.Create(filepath.Dir(p.file), filepath.Base(p.file), []byte(startconf.KeyHash(hash).String()+"\n"))
+	if err != nil {
+		return fmt.Errorf("remember the enclave's key: %w", err)
+	}
+	if !made {
+		return fmt.Errorf("%w: %s was written meanwhile: start again", ErrPeer, p.file)
 	}
 	p.known = &hash
 	return nil

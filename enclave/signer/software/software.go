@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/raypher/raypher/enclave/signer"
+	"github.com/raypher/raypher/internal/statefile"
 	"github.com/raypher/raypher/journal"
 )
 
@@ -55,7 +56,7 @@ func Open(dir string) (key *Key, made bool, err error) {
 func openFile(path string) (key *Key, made bool, err error) {
 	private, err := read(path)
 	if errors.Is(err, os.ErrNotExist) {
-		made, err = create(filepath.Dir(path), path)
+		made, err = create(path)
 		if err == nil {
 			private, err = read(path)
 		}
@@ -110,8 +111,8 @@ func read(path string) (*ecdsa.PrivateKey, error) {
 	return private, nil
 }
 
-// create makes a key: written and synced under a temporary name, then linked to its own, which fails if that exists.
-func create(dir, path string) (made bool, err error) {
+// create makes a key. made is false when there is one already.
+func create(path string) (made bool, err error) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return false, fmt.Errorf("make signing key: %w", err)
@@ -124,39 +125,11 @@ func create(dir, path string) (made bool, err error) {
 	text := pem.EncodeToMemory(&pem.Block{Type: pemType, Bytes: der})
 	defer clear(text)
 
-	f, err := os.CreateTemp(dir, KeyFile+".new-*") // mode 0600
-	if err != nil {
-		return false, fmt.Errorf("make signing key: %w", err)
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(text)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
+	made, err = statefile.Create(filepath.Dir(path), filepath.Base(path), text)
 	if err != nil {
 		return false, fmt.Errorf("write signing key: %w", err)
 	}
-	if err := os.Link(f.Name(), path); errors.Is(err, os.ErrExist) {
-		return false, nil
-	} else if err != nil {
-		return false, fmt.Errorf("write signing key: %w", err)
-	}
-	return true, syncFolder(dir)
-}
-
-func syncFolder(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("sync %s: %w", dir, err)
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
-		return fmt.Errorf("sync %s: %w", dir, err)
-	}
-	return nil
+	return made, nil
 }
 
 // Public implements signer.Signer.

@@ -14,6 +14,7 @@ import (
 
 	attest "github.com/raypher/raypher/attest/tpm"
 	"github.com/raypher/raypher/enclave/signer"
+	"github.com/raypher/raypher/internal/statefile"
 	"github.com/raypher/raypher/journal"
 )
 
@@ -237,7 +238,7 @@ func readNV(tpm transport.TPM, index tpm2.TPMHandle) ([]byte, error) {
 // activation is the record in the state folder, where it is about this EK and AK; one of another TPM is left out, since no
 // verifier would take the bundle with it.
 func (k *Key) activation(certificate, akName []byte) ([]byte, error) {
-	record, err := readState(filepath.Join(k.state, ActivationFile), attest.MaxStructureSize)
+	record, err := statefile.Read(filepath.Join(k.state, ActivationFile), attest.MaxStructureSize)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
