@@ -65,7 +65,7 @@ func ceilingKeygenCommand() *cobra.Command {
 			if err := writeNew(args[0]+".pub", public, 0o644); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(c.OutOrStdout(), "# put this line into the enclave's ibev.conf and restart it\noperator_key = %s\n", base64.StdEncoding.EncodeToString(der))
+			_, err = fmt.Fprintf(c.OutOrStdout(), "# for a key that signs ceilings and grants: put this line into the enclave's ibev.conf and restart it\noperator_key = %s\n", base64.StdEncoding.EncodeToString(der))
 			return err
 		},
 	}
