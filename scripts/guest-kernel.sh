@@ -1,24 +1,43 @@
 #!/bin/sh
-# Prints the path of a Linux kernel with TPM drivers, for tests in a virtual machine. It comes from Debian's packages, is unpacked
-# and not installed, and is kept in the user's cache.
+# Prints the path of a Linux kernel for tests in virtual machines, FOLDER/boot/vmlinuz-VERSION with its modules in
+# FOLDER/lib/modules. It comes from Debian's packages, is unpacked and not installed, and is kept in the user's cache; this
+# machine's own lists of packages stay as they are.
+#
+#   guest-kernel.sh [SUITE]    bookworm (Linux 6.1, the default) or bookworm-backports (a newer one)
 set -eu
+suite=${1:-bookworm}
 
-package=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null | awk '/Depends:/ { print $2; exit }')
-if [ -z "$package" ]; then
-	echo "guest-kernel: apt knows no linux-image-cloud-amd64: run apt-get update, on Debian" >&2
+fail() {
+	echo "guest-kernel: $suite: $1" >&2
 	exit 1
-fi
+}
+[ "$(uname -m)" = x86_64 ] || fail "the virtual machines are for x86-64, and this one is $(uname -m)"
+# The mirror that this machine uses anyway.
+mirror=$(apt-get indextargets --format '$(LABEL) $(REPO_URI)' 2>/dev/null | awk '$1 == "Debian" && NF == 2 { print $2; exit }')
+[ -n "$mirror" ] || fail "no source of Debian's packages is set up here"
+
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/raypher/guest
-kernel=$cache/$package
-if [ ! -s "$kernel" ]; then
-	mkdir -p "$cache"
-	folder=$(mktemp -d "$cache/new-XXXXXX")
-	trap 'rm -rf "$folder"' EXIT
-	chmod 0755 "$folder" # apt downloads as a user of its own
-	(cd "$folder" && apt-get download -qq "$package" >/dev/null 2>&1 && dpkg-deb -x ./*.deb .) || {
-		echo "guest-kernel: the package $package could not be had" >&2
-		exit 1
-	}
-	mv "$folder"/boot/vmlinuz-* "$kernel"
+mkdir -p "$cache"
+new=$(mktemp -d "$cache/new-XXXXXX")
+trap 'rm -rf "$new"' EXIT
+chmod 0755 "$new" # apt downloads as a user of its own
+mkdir -p "$new/lists/partial" "$new/cache/archives/partial"
+: >"$new/status"
+echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" >"$new/sources.list"
+apt() {
+	program=$1
+	shift
+	"$program" -qq -o Dir::Etc::sourcelist="$new/sources.list" -o Dir::Etc::sourceparts=- -o Dir::State="$new" \
+		-o Dir::State::status="$new/status" -o Dir::Cache="$new/cache" "$@" 2>"$new/said"
+}
+apt apt-get update || fail "$(cat "$new/said")"
+package=$(apt apt-cache depends linux-image-cloud-amd64 | awk '/Depends:/ { print $2; exit }')
+[ -n "$package" ] || fail "there is no linux-image-cloud-amd64"
+own=$cache/$package.d
+if [ ! -d "$own" ]; then
+	(cd "$new" && apt apt-get download "$package") || fail "$(cat "$new/said")"
+	mkdir "$new/unpacked"
+	dpkg-deb --fsys-tarfile "$new"/*.deb | tar -x -C "$new/unpacked" ./boot ./lib/modules
+	mv -T "$new/unpacked" "$own" 2>/dev/null || [ -d "$own" ] # another one was faster
 fi
-echo "$kernel"
+ls "$own"/boot/vmlinuz-*

@@ -18,7 +18,7 @@ import (
 	"github.com/raypher/raypher/enclave/pid1"
 )
 
-// kernelVariable names a Linux kernel, FOLDER/boot/vmlinuz-VERSION, with its modules in FOLDER/lib/modules; scripts/enclave-guest.sh
+// kernelVariable names a Linux kernel, FOLDER/boot/vmlinuz-VERSION, with its modules in FOLDER/lib/modules; scripts/vm.sh
 // gets one.
 const kernelVariable = "RAYPHER_TEST_KERNEL"
 
@@ -149,10 +149,10 @@ func testKernel(t *testing.T) string {
 	t.Helper()
 	kernel := os.Getenv(kernelVariable)
 	if kernel == "" {
-		t.Skip(kernelVariable + " names no kernel: run scripts/enclave-guest.sh")
+		t.Skip(kernelVariable + " names no kernel: run scripts/vm.sh")
 	}
 	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
-		t.Skip("qemu-system-x86_64 is not installed: run scripts/enclave-guest.sh")
+		t.Skip("qemu-system-x86_64 is not installed: run scripts/vm.sh")
 	}
 	return kernel
 }

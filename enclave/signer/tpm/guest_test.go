@@ -14,7 +14,7 @@ import (
 	"github.com/raypher/raypher/internal/initramfs"
 )
 
-// kernelVariable names a Linux kernel with TPM drivers for the guest; scripts/tpm-guest.sh gets one.
+// kernelVariable names a Linux kernel with TPM drivers for the guest; scripts/vm.sh gets one.
 const kernelVariable = "RAYPHER_TEST_KERNEL"
 
 // guestLimit bounds the whole life of the guest; under emulation it needs a tenth of that.
@@ -24,11 +24,11 @@ const guestLimit = 3 * time.Minute
 func TestGuest(t *testing.T) {
 	kernel := os.Getenv(kernelVariable)
 	if kernel == "" {
-		t.Skip(kernelVariable + " names no kernel: run scripts/tpm-guest.sh")
+		t.Skip(kernelVariable + " names no kernel: run scripts/vm.sh")
 	}
 	qemu, err := exec.LookPath("qemu-system-x86_64")
 	if err != nil {
-		t.Skip("qemu-system-x86_64 is not installed: run scripts/tpm-guest.sh")
+		t.Skip("qemu-system-x86_64 is not installed: run scripts/vm.sh")
 	}
 	ca := tpmtest.NewCA(t)
 	control := tpmtest.StartForMachine(t, ca.Make(t))
