@@ -187,6 +187,9 @@ func openCharacterDevice(path string) (*characterDevice, error) {
 	}
 	file := os.NewFile(uintptr(fd), path)
 	raw, err := file.SyscallConn()
+	if err == nil {
+		err = file.SetDeadline(time.Time{}) // fails on a device that cannot be polled, as /dev/null: every TPM can
+	}
 	if err != nil {
 		file.Close()
 		return nil, err

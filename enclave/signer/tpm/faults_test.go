@@ -324,6 +324,7 @@ func TestOpenDevice(t *testing.T) {
 		filepath.Join(dir, "missing"): "no such file or directory: this host has no TPM",
 		file:                          "neither a TPM device nor a socket",
 		stale:                         "start swtpm",
+		"/dev/null":                   "is it a TPM?",
 	} {
 		if _, err := OpenDevice(path); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v, want one with %q", err, want)
