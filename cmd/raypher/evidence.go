@@ -25,7 +25,7 @@ func evidenceCommand() *cobra.Command {
 		Short: "List, export and verify the proof of what the guard did",
 		Long: `Every refused action is an entry of the enclave's journal. 'export' makes a self-contained bundle of one entry, and 'verify' checks
 bundles and whole journals anywhere, offline. Root reads the journals of this host from disk, with or without a running raypherd; other
-users ask raypherd.`,
+users ask raypherd, and so does root where RAYPHER_RUN_DIR names another than the host's.`,
 	}
 	c.AddCommand(evidenceListCommand(), evidenceExportCommand(), evidenceVerifyCommand(), evidenceKeyCommand())
 	return c
@@ -65,7 +65,7 @@ func evidenceListCommand() *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error {
 			var items []listItem
 			var err error
-			if os.Geteuid() == 0 || journals.named() {
+			if journals.onDisk() {
 				items, err = listStored(&journals, &filter)
 			} else {
 				items, err = listFromDaemon(c.Context(), &filter)
@@ -175,7 +175,6 @@ func evidenceExportCommand() *cobra.Command {
 			if out == "" {
 				return errors.New("evidence export: name the file to write with -o; - is standard output")
 			}
-			offline := os.Geteuid() == 0 || journals.named()
 			if all {
 				return exportAll(c, &journals, agent, out)
 			}
@@ -184,7 +183,7 @@ func evidenceExportCommand() *cobra.Command {
 				return err
 			}
 			export := exportFromDaemon
-			if offline {
+			if journals.onDisk() {
 				export = func(c *cobra.Command, n entryName) ([]byte, error) { return exportStored(&journals, n) }
 			}
 			bundle, err := export(c, name)
@@ -405,7 +404,7 @@ func evidenceKeyCommand() *cobra.Command {
 trust: a verifier that pins a key believes whoever gave it.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if os.Geteuid() != 0 && !journals.named() {
+			if !journals.onDisk() {
 				key, err := keyFromDaemon(c.Context())
 				if err != nil {
 					return err

@@ -31,6 +31,16 @@ func (f *journalFlags) add(flags *pflag.FlagSet) {
 // named says whether the user chose a place, which is then read and not asked for over the daemon's socket.
 func (f *journalFlags) named() bool { return f.state != "" || f.run != "" }
 
+// onDisk says whether the journals are read and not asked for: root reads the host's. Those of a raypherd elsewhere
+// (RAYPHER_RUN_DIR) lie in a state folder that only this raypherd knows.
+func (f *journalFlags) onDisk() bool { return f.named() || os.Geteuid() == 0 && !elsewhere() }
+
+// elsewhere says whether the daemon to talk to is another one than the host's.
+func elsewhere() bool {
+	run := os.Getenv(instance.RunVariable)
+	return run != "" && filepath.Clean(run) != instance.DefaultRun
+}
+
 // storedJournal is one open journal and its folder.
 type storedJournal struct {
 	dir string
@@ -42,6 +52,9 @@ func (f *journalFlags) open() ([]storedJournal, error) {
 	if !f.named() {
 		if err := outside(); err != nil {
 			return nil, err
+		}
+		if elsewhere() {
+			return nil, fmt.Errorf("journals of the raypherd at %s: its state folder is not known: name it with --state-dir", os.Getenv(instance.RunVariable))
 		}
 	}
 	dirs, err := f.folders()

@@ -36,6 +36,9 @@ started.`,
 			case o.Quiet && o.JSON:
 				return notStarted(errors.New("run: --quiet and --json exclude each other: choose one"))
 			}
+			if err := outside(); err != nil {
+				return notStarted(fmt.Errorf("run: %w", err))
+			}
 			o.Argv = args
 			err := launch.Run(o)
 			var f *launch.Failure

@@ -35,8 +35,16 @@ func refuseUnknown(c *cobra.Command) {
 		if len(args) == 0 {
 			return c.Help()
 		}
-		return &exitError{codeUsage, fmt.Errorf("%s: no command %q: see %s --help", c.CommandPath(), args[0], c.CommandPath())}
+		return &exitError{codeUsage, fmt.Errorf("%sno command %q: see %s --help", subject(c), args[0], c.CommandPath())}
 	}
+}
+
+// subject is what an error begins with: the command without the program's name, which stands before every error.
+func subject(c *cobra.Command) string {
+	if !c.HasParent() {
+		return ""
+	}
+	return strings.TrimPrefix(c.CommandPath(), c.Root().Name()+" ") + ": "
 }
 
 func wrongUsage(c *cobra.Command, err error) error {
@@ -44,7 +52,7 @@ func wrongUsage(c *cobra.Command, err error) error {
 	if err == nil || errors.As(err, &known) {
 		return err
 	}
-	return &exitError{codeUsage, fmt.Errorf("%s: %w: usage: %s", c.CommandPath(), err, c.UseLine())}
+	return &exitError{codeUsage, fmt.Errorf("%s%w: usage: %s", subject(c), err, c.UseLine())}
 }
 
 // ofCobra explains the mistakes that cobra finds in a command line without asking.

@@ -63,6 +63,14 @@ func TestNoDaemon(t *testing.T) {
 	if _, err := call(t, statusCommand()); err == nil || !strings.Contains(err.Error(), "raypherd does not run") || !strings.Contains(err.Error(), "correct RAYPHER_RUN_DIR") {
 		t.Errorf("no socket: %v", err)
 	}
+	if out, err := call(t, evidenceCommand(), "list"); err == nil || out != "" || !strings.Contains(err.Error(), "correct RAYPHER_RUN_DIR") {
+		t.Errorf("the journal of a raypherd elsewhere, that is not there: %q, %v", out, err)
+	}
+	if os.Geteuid() == 0 { // other users are told to be root
+		if _, err := call(t, evidenceCommand(), "export", "--all"); err == nil || !strings.Contains(err.Error(), "name it with --state-dir") {
+			t.Errorf("the whole journal of a raypherd elsewhere: %v", err)
+		}
+	}
 	socket := filepath.Join(folder, "raypherd.sock")
 	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
 	if err != nil {
@@ -79,10 +87,13 @@ func TestNoDaemon(t *testing.T) {
 		}
 	}
 	t.Setenv("RAYPHER_AGENT_ID", "aa11")
-	for _, command := range []*cobra.Command{statusCommand(), evidenceCommand()} {
+	for _, command := range []*cobra.Command{statusCommand(), evidenceCommand(), runCommand()} {
 		var args []string
 		if command.HasSubCommands() {
 			args = []string{"list"}
+		}
+		if command.Name() == "run" {
+			args = []string{"--", "/bin/true"}
 		}
 		if _, err := call(t, command, args...); err == nil || !strings.Contains(err.Error(), "from outside the agent") {
 			t.Errorf("%s in an agent: %v", command.Name(), err)

@@ -24,7 +24,7 @@ func TestAgentsByName(t *testing.T) {
 		t.Errorf("as JSON:\n%s", got)
 	}
 	for _, word := range []string{"resident", id, id[:5]} {
-		for _, command := range [][]string{{"events"}, {"evidence", "list", "--state-dir", m.pair.State}} {
+		for _, command := range [][]string{{"events"}, {"evidence", "list"}, {"evidence", "list", "--state-dir", m.pair.State}} {
 			got := m.raypher(append(command, "--agent", word)...)
 			if got.code != 0 || !strings.Contains(got.stdout, "id_rsa") {
 				t.Errorf("%v --agent %s: status %d\n%s%s", command, word, got.code, got.stdout, got.stderr)
