@@ -64,7 +64,7 @@ func main() {
 const usage = `raypher-enclave: the trusted service of Raypher: signing key, journal and mint.
 
 usage: raypher-enclave --listen unix:PATH|vsock:PORT --state DIR --config FILE|DIR [flags]
-       raypher-enclave tpm identity|activate|benchmark [flags]
+       raypher-enclave tpm ACTION [flags]      (raypher-enclave tpm --help)
 
 Before it serves it drops to an unprivileged user, gives up every capability, and confines itself to its state
 folder and its socket (Landlock, seccomp). SIGTERM ends it; what was not acknowledged was not released.

@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	attest "github.com/raypher/raypher/attest/tpm"
@@ -33,7 +35,10 @@ state of the machine that a policy approves; reseal does both, so that policies 
 flags:
 `
 
-// tpmCommand is `raypher-enclave tpm`.
+// tpmActions are what can be done without serving.
+var tpmActions = []string{"identity", "activate", "benchmark", "pcrs", "seal", "unseal", "reseal"}
+
+// tpmCommand is `raypher-enclave tpm`. The TPM is opened when the command line is known to be right.
 func tpmCommand(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) error {
 	var device, config string
 	var rounds int
@@ -50,7 +55,15 @@ func tpmCommand(ctx context.Context, args []string, in io.Reader, out, errs io.W
 	flags.IntVar(&rounds, "rounds", 50, "how often benchmark measures")
 	if len(args) == 0 {
 		flags.Usage()
-		return errors.New("tpm: say what to do: identity, activate, benchmark, pcrs, seal, unseal or reseal")
+		return errors.New("tpm: say what to do: " + strings.Join(tpmActions, ", "))
+	}
+	if strings.HasPrefix(args[0], "-") { // --help, mostly
+		if err := flags.Parse(args); err != nil {
+			return err
+		}
+	}
+	if !slices.Contains(tpmActions, args[0]) {
+		return fmt.Errorf("tpm: no %q: say what to do: %s", args[0], strings.Join(tpmActions, ", "))
 	}
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
