@@ -23,8 +23,8 @@ type sealFlags struct {
 }
 
 func (f *sealFlags) add(flags *flag.FlagSet) {
-	flags.StringVar(&f.policyKey, "policy-key", "", "public key that seal believes policies of: the .pub file of `raypher ceiling keygen --p256`")
-	flags.Func("policy", "signed policy, of `raypher seal policy`; unseal and reseal take several and use the first that approves the machine's state", func(name string) error {
+	flags.StringVar(&f.policyKey, "policy-key", "", "public key that seal believes policies of: the .pub file of 'raypher ceiling keygen --p256'")
+	flags.Func("policy", "signed policy, of 'raypher seal policy'; unseal and reseal take several and use the first that approves the machine's state", func(name string) error {
 		f.policies = append(f.policies, name)
 		return nil
 	})
