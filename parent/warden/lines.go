@@ -1,6 +1,7 @@
 package warden
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -50,7 +51,8 @@ func (l *Lines) Verdict(v journal.Verdict) {
 		line, err := json.Marshal(struct {
 			Event string `json:"event"`
 			journal.Verdict
-		}{"verdict", v})
+			VisaID string `json:"visa_id,omitempty"` // in hexadecimal; hides the field of the verdict
+		}{"verdict", v, hex.EncodeToString(v.VisaID)})
 		if err == nil {
 			l.add(string(line))
 		}

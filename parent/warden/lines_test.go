@@ -1,6 +1,8 @@
 package warden
 
 import (
+	"bytes"
+	"strings"
 	"testing"
 
 	"github.com/raypher/raypher/journal"
@@ -35,5 +37,16 @@ func TestFormatVerdict(t *testing.T) {
 		if got := FormatVerdict(tt.verdict, false); got != tt.want {
 			t.Errorf("%+v\n is %s\nnot %s", tt.verdict, got, tt.want)
 		}
+	}
+}
+
+// The JSON of a run names a visa as that of events and evidence does.
+func TestVerdictAsJSON(t *testing.T) {
+	var out bytes.Buffer
+	l := NewLines(&out, true, false)
+	l.Verdict(journal.Verdict{Decision: journal.Block, Operation: "connect", VisaID: []byte{0x0a, 0xff}})
+	l.Close()
+	if got := out.String(); strings.Count(got, `"visa_id"`) != 1 || !strings.Contains(got, `"visa_id":"0aff"`) {
+		t.Errorf("%s", got)
 	}
 }
