@@ -158,7 +158,7 @@ func (o *Options) VerifyKey(ev *journal.KeyEvidence) (_ *Attested, pinned bool, 
 		return nil, false, fmt.Errorf("%w: the document says tier %q, its label %q", ErrTier, attested.Tier, ev.Tier)
 	}
 	if ev.Tier == journal.TierSoftware && !o.AllowSoftware {
-		return nil, false, fmt.Errorf("%w: software: the key lies in a file and proves nothing about the host; allow it only where that is enough", ErrTier)
+		return nil, false, fmt.Errorf("%w: software: the key lies in a file and proves nothing about the host; allow it (--allow-software) only where that is enough", ErrTier)
 	}
 	pinned = slices.ContainsFunc(o.Keys, func(k *journal.Key) bool { return k.ID() == attested.Key.ID() })
 	if len(o.Keys) > 0 && !pinned {

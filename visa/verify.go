@@ -199,7 +199,7 @@ func (c *Claims) agreesWith(known *verified) error {
 // acceptedBy decides what the relying party decides: tier, time, audience, nonce.
 func (c *Claims) acceptedBy(o *Options) error {
 	if c.Tier == journal.TierSoftware && !o.AllowSoftware {
-		return fmt.Errorf("%w: software: its key lies in a file and proves nothing about the host; allow it only where that is enough", ErrTier)
+		return fmt.Errorf("%w: software: its key lies in a file and proves nothing about the host; allow it (--allow-software) only where that is enough", ErrTier)
 	}
 	if len(o.Tiers) > 0 && !slices.Contains(o.Tiers, c.Tier) {
 		return fmt.Errorf("%w: %s", ErrTier, c.Tier)

@@ -121,6 +121,9 @@ func checkDaemon(f *Findings) Check {
 		c.Status, c.Found, c.Consequence, c.Fix = Fail, "not running", "only root can run agents without it", "sudo systemctl enable --now raypherd"
 	case refused:
 		c.Status, c.Found, c.Consequence, c.Fix = Fail, "running, but this user may not talk to it", "this user cannot run agents", "usermod -aG "+f.Group+" USER, then log in again"
+		if !f.HasGroup {
+			c.Fix = "groupadd --system " + f.Group + ", restart raypherd, " + c.Fix
+		}
 	default:
 		c.Status, c.Found, c.Consequence, c.Fix = Fail, "no answer at "+f.Daemon.Socket+": "+f.Daemon.Err.Error(), "no agent is started", "look at its log: journalctl -u raypherd"
 	}

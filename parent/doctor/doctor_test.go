@@ -126,6 +126,7 @@ func TestInterpret(t *testing.T) {
 		{"no enclave user", func(f *Findings) { f.HasEnclaveUser = false }, "user raypher-enclave", Info, []string{"useradd"}, true},
 		{"root without daemon", func(f *Findings) {}, "raypherd", Info, []string{"private pair"}, true},
 		{"user without daemon", func(f *Findings) { plainUser(f); f.Daemon = Daemon{Err: syscall.ECONNREFUSED} }, "raypherd", Fail, []string{"not running", "systemctl"}, false},
+		{"user refused by a raypherd of root alone", func(f *Findings) { plainUser(f); f.HasGroup, f.Daemon = false, Daemon{Err: syscall.EACCES} }, "raypherd", Fail, []string{"groupadd", "restart raypherd", "usermod"}, false},
 		{"user refused by the socket", func(f *Findings) { plainUser(f); f.Daemon = Daemon{Err: syscall.EACCES} }, "raypherd", Fail, []string{"usermod"}, false},
 		{"user refused by the daemon", func(f *Findings) {
 			plainUser(f)
