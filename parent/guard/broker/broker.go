@@ -185,8 +185,12 @@ func (b *Broker) watch() {
 			quiet++
 		}
 	}
+	b.endWatch()
+}
+
+// endWatch begins a new watch for a worker that became busy when this one had looked for the last time, and found it still watching.
+func (b *Broker) endWatch() {
 	b.watching.Store(false)
-	// Someone may have come to be busy just before and found this one still watching.
 	b.mutex.Lock()
 	stuck := b.idle == 0
 	b.mutex.Unlock()
