@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -52,8 +53,8 @@ every refusal recorded. It runs as root.
 
 usage: raypherd [flags]
 
-Without --enclave-socket it starts raypher-enclave as a child: tier software, for development, or tier tpm with --tpm-device,
-where the ceiling is the operator's (raypher ceiling).
+Without --enclave-socket, --enclave-cid and --enclave-vsock-uds it starts raypher-enclave as a child: tier software, for
+development, or tier tpm with --tpm-device, where the ceiling is the operator's (raypher ceiling).
 SIGTERM ends raypherd; running agents stay under the guard, and the next raypherd finds them again.
 
 flags:
@@ -64,7 +65,8 @@ func parse(args []string, out io.Writer) (*daemon.Options, error) {
 	var (
 		o                                 = daemon.Options{Version: version}
 		run, state, private, format, dns  string
-		dnsPort                           uint
+		dnsPort, cid, enclavePort         uint
+		uds                               string
 		showVersion, callerKey, benchmark bool
 	)
 	flags := flag.NewFlagSet("raypherd", flag.ContinueOnError)
@@ -78,6 +80,9 @@ func parse(args []string, out io.Writer) (*daemon.Options, error) {
 	flags.StringVar(&o.Policy, "policy", instance.Policy, "the host's default policy, for runs that name none; checked at start")
 	flags.StringVar(&o.Signers, "signers", instance.Signers, "folder with the keys of trusted manifest signers")
 	flags.StringVar(&o.EnclaveSocket, "enclave-socket", "", "unix socket of an enclave that runs already")
+	flags.UintVar(&cid, "enclave-cid", 0, "vsock context id of a Nitro enclave that runs already, as nitro-cli prints it; it gets its start configuration (ibev.conf beside raypherd's keys) from raypherd")
+	flags.StringVar(&uds, "enclave-vsock-uds", "", "the same by the socket of a vsock device on this host, as of an enclave in the laboratory")
+	flags.UintVar(&enclavePort, "enclave-port", 5000, "with these two: vsock port of the enclave; its start configuration goes to the one after it")
 	flags.StringVar(&o.EnclaveBinary, "enclave-binary", "", "raypher-enclave to start (default: beside raypherd)")
 	flags.StringVar(&o.TPMDevice, "tpm-device", "", "TPM for the signing key of the enclave that raypherd starts, as /dev/tpmrm0: tier tpm (default: a key file, tier software)")
 	flags.BoolVar(&o.Development, "dev", false, "with --tpm-device: let the enclave make a missing operator key and a ceiling that permits everything, as it does on tier software (default: grant nothing before an operator has installed a ceiling)")
@@ -112,11 +117,12 @@ func parse(args []string, out io.Writer) (*daemon.Options, error) {
 	if dnsPort > 65535 {
 		return nil, fmt.Errorf("--dns-port %d: a port is at most 65535", dnsPort)
 	}
-	if o.TPMDevice != "" && o.EnclaveSocket != "" {
-		return nil, errors.New("--tpm-device: the enclave at --enclave-socket runs already: start that one with --signer tpm")
+	if o.EnclaveMachine, err = enclaveMachine(cid, uds, enclavePort); err != nil {
+		return nil, err
 	}
-	if o.Development && o.EnclaveSocket != "" {
-		return nil, errors.New("--dev: the enclave at --enclave-socket runs already: start that one with --dev")
+	o.EnclavePort = uint32(enclavePort)
+	if err := oneEnclave(o); err != nil {
+		return nil, err
 	}
 	o.DNSPort = uint16(dnsPort)
 	if dns != "" {
@@ -133,6 +139,43 @@ func parse(args []string, out io.Writer) (*daemon.Options, error) {
 		return nil, printCallerLine(o.Paths)
 	}
 	return &o, err
+}
+
+// enclaveMachine is where an enclave in a machine of its own is; empty: there is none.
+func enclaveMachine(cid uint, uds string, port uint) (string, error) {
+	switch {
+	case cid >= math.MaxUint32:
+		return "", fmt.Errorf("--enclave-cid %d: a context id is below 4294967295", cid)
+	case port == 0 || port >= math.MaxUint32:
+		return "", fmt.Errorf("--enclave-port %d: use 1 to 4294967294", port)
+	case cid != 0 && uds != "":
+		return "", errors.New("--enclave-cid, --enclave-vsock-uds: use one of them")
+	case cid != 0:
+		return fmt.Sprintf("vsock:%d", cid), nil
+	case uds != "":
+		return "vsock-uds:" + uds, nil
+	}
+	return "", nil
+}
+
+// oneEnclave refuses flags about an enclave that raypherd starts beside those about one that runs already.
+func oneEnclave(o daemon.Options) error {
+	running := "--enclave-socket"
+	switch {
+	case o.EnclaveSocket != "" && o.EnclaveMachine != "":
+		return errors.New("--enclave-socket: an enclave with a context id is no process of this host: use one of them")
+	case o.EnclaveMachine != "":
+		running = "--enclave-cid or --enclave-vsock-uds"
+	case o.EnclaveSocket == "":
+		return nil
+	}
+	if o.TPMDevice != "" {
+		return fmt.Errorf("--tpm-device: the enclave at %s runs already: start that one with --signer tpm", running)
+	}
+	if o.Development {
+		return fmt.Errorf("--dev: the enclave at %s runs already: start that one with --dev", running)
+	}
+	return nil
 }
 
 func printCallerLine(p instance.Paths) error {

@@ -42,18 +42,22 @@ type Options struct {
 	Paths         instance.Paths
 	Policy        string // path of the host's default policy
 	Signers       string // folder of trusted manifest signers
-	EnclaveSocket string // of an enclave that runs already; empty: start one
-	EnclaveBinary string // empty: beside this program
-	TPMDevice     string // of the enclave that is started; empty: tier software
-	Development   bool   // the enclave that is started may make an operator key and a ceiling; tier software always may
-	Listen        string // for agents over TCP; empty: none
-	DNSPort       uint16 // 0: one that is free
-	DNSUpstreams  []string
-	Group         string // of operators
-	KeepRuns      int    // old private runs whose journals are kept
-	DryRun        bool
-	Version       string
-	Log           *slog.Logger
+	EnclaveSocket string // of an enclave that runs already; this and EnclaveMachine empty: start one
+	// EnclaveMachine is an enclave in a machine of its own: vsock:CID, or vsock-uds:PATH of its vsock device. It serves at EnclavePort, and
+	// waits for its start configuration at the port after that.
+	EnclaveMachine string
+	EnclavePort    uint32
+	EnclaveBinary  string // empty: beside this program
+	TPMDevice      string // of the enclave that is started; empty: tier software
+	Development    bool   // the enclave that is started may make an operator key and a ceiling; tier software always may
+	Listen         string // for agents over TCP; empty: none
+	DNSPort        uint16 // 0: one that is free
+	DNSUpstreams   []string
+	Group          string // of operators
+	KeepRuns       int    // old private runs whose journals are kept
+	DryRun         bool
+	Version        string
+	Log            *slog.Logger
 }
 
 // daemon holds the parts, in the order in which they were brought up. Taking down goes the other way.
@@ -143,8 +147,8 @@ func (d *daemon) openJournal(context.Context) (err error) {
 
 func (d *daemon) connectEnclave(ctx context.Context) (err error) {
 	p := d.options.Paths
-	if d.options.EnclaveSocket != "" {
-		d.enclave, err = openEnclave(ctx, d.options.EnclaveSocket, p, d.store, d.log)
+	if d.options.EnclaveSocket != "" || d.options.EnclaveMachine != "" {
+		d.enclave, err = openEnclave(ctx, d.options, d.store)
 	} else {
 		var binary string
 		if binary, err = enclaveBinary(d.options.EnclaveBinary); err != nil {

@@ -40,18 +40,20 @@ type enclave struct {
 	done  sync.WaitGroup
 }
 
-// openEnclave connects to the enclave that runs at the socket.
-func openEnclave(ctx context.Context, socket string, p instance.Paths, store *audit.Store, log *slog.Logger) (*enclave, error) {
-	if err := os.MkdirAll(p.Keys, 0o700); err != nil {
-		return nil, fmt.Errorf("enclave: %w", err)
+// openEnclave connects to an enclave that runs already: at a unix socket, or in a machine of its own, which is sent its start configuration.
+func openEnclave(ctx context.Context, o Options, store *audit.Store) (*enclave, error) {
+	p, log := o.Paths, o.Log
+	options := link.Options{Address: "unix:" + o.EnclaveSocket, PinFile: filepath.Join(p.Keys, link.PinFile), Store: store, Log: log}
+	err := os.MkdirAll(p.Keys, 0o700)
+	if err == nil && o.EnclaveMachine == "" {
+		options.Caller, err = link.OpenCaller(p.Keys)
+	} else if err == nil {
+		err = o.machine(&options)
 	}
-	caller, err := link.OpenCaller(p.Keys)
 	if err != nil {
 		return nil, fmt.Errorf("enclave: %w", err)
 	}
-	l, err := link.Dial(link.Options{
-		Address: "unix:" + socket, Caller: caller, PinFile: filepath.Join(p.Keys, link.PinFile), Store: store, Log: log,
-	})
+	l, err := link.Dial(options)
 	if err != nil {
 		return nil, fmt.Errorf("enclave: %w", err)
 	}
@@ -65,6 +67,17 @@ func openEnclave(ctx context.Context, socket string, p instance.Paths, store *au
 		log.Warn("no agent can be started yet", "reason", err)
 	}
 	return &enclave{log: log, link: l, stop: func() {}}, nil
+}
+
+// machine fills in how an enclave in a machine of its own is reached and what it is started with.
+func (o Options) machine(l *link.Options) (err error) {
+	l.Address = fmt.Sprintf("%s:%d", o.EnclaveMachine, o.EnclavePort)
+	l.ConfigureAt = fmt.Sprintf("%s:%d", o.EnclaveMachine, o.EnclavePort+1)
+	if l.Caller, err = link.Prepare(o.Paths.Keys, func(text string) { o.Log.Info(text) }); err != nil {
+		return err
+	}
+	l.Configuration, err = os.ReadFile(filepath.Join(o.Paths.Keys, startconf.FileName))
+	return err
 }
 
 // startEnclave starts a local enclave and keeps one running.

@@ -66,8 +66,12 @@ type Store interface {
 
 // Options say where the enclave is, who calls and who must answer.
 type Options struct {
-	Address string // unix:PATH, or vsock:CID:PORT
-	Caller  *Caller
+	Address string // unix:PATH, vsock:CID:PORT, or vsock-uds:PATH:PORT
+	// ConfigureAt is where an enclave without a start configuration waits for one, in the form of Address, and Configuration what it is sent.
+	// Empty: it has one.
+	ConfigureAt   string
+	Configuration []byte
+	Caller        *Caller
 	// Enclave is the SHA-256 of the enclave's signing key (PKIX DER). Nil: the key in PinFile, and where there is no such
 	// file, whichever key answers first, which is then written to it.
 	Enclave *[32]byte
@@ -101,6 +105,13 @@ func Dial(opts Options) (*Link, error) {
 	dial, err := dialer(opts.Address)
 	if err != nil {
 		return nil, err
+	}
+	if opts.ConfigureAt != "" {
+		configure, err := dialer(opts.ConfigureAt)
+		if err != nil {
+			return nil, err
+		}
+		dial = configuring(configure, dial, opts.Configuration)
 	}
 	pin, err := openPin(opts.Enclave, opts.PinFile)
 	if err != nil {

@@ -91,29 +91,34 @@ func StartLocal(ctx context.Context, o LocalOptions) (*Local, error) {
 	return local, nil
 }
 
-// prepareLocal makes what a first start lacks: the caller key and the start configuration that names it.
+// prepareLocal makes what a first start lacks.
 func prepareLocal(o LocalOptions, say func(string)) (*Caller, error) {
 	if o.Store == nil || o.Log == nil {
 		return nil, errors.New("store and log are needed")
 	}
-	if err := os.MkdirAll(o.Keys, 0o700); err != nil {
+	return Prepare(o.Keys, say)
+}
+
+// Prepare makes what a first start lacks in the parent's folder: the caller key, and the start configuration that names it.
+func Prepare(keys string, say func(string)) (*Caller, error) {
+	if err := os.MkdirAll(keys, 0o700); err != nil {
 		return nil, err
 	}
-	caller, err := OpenCaller(o.Keys)
+	caller, err := OpenCaller(keys)
 	if err != nil {
 		return nil, err
 	}
-	path := filepath.Join(o.Keys, startconf.FileName)
+	path := filepath.Join(keys, startconf.FileName)
 	c, err := startconf.Read(path)
 	if errors.Is(err, os.ErrNotExist) {
 		say("first start: writing the enclave's start configuration " + path)
-		return caller, startconf.Write(o.Keys, &startconf.Configuration{CallerKeys: []startconf.KeyHash{caller.Hash()}})
+		return caller, startconf.Write(keys, &startconf.Configuration{CallerKeys: []startconf.KeyHash{caller.Hash()}})
 	}
 	if err != nil {
 		return nil, err
 	}
 	if !slices.Contains(c.CallerKeys, caller.Hash()) {
-		return nil, fmt.Errorf("%s does not name the key in %s: add `caller_key = %s`", path, filepath.Join(o.Keys, CallerFile), caller.Hash())
+		return nil, fmt.Errorf("%s does not name the key in %s: add `caller_key = %s`", path, filepath.Join(keys, CallerFile), caller.Hash())
 	}
 	return caller, nil
 }
