@@ -21,7 +21,7 @@ const (
 )
 
 // defaultArguments are those of raypher-enclave in an image.
-var defaultArguments = []string{"--signer", "nitro", "--listen", "vsock:5000"}
+var defaultArguments = []string{"--signer", "nitro", "--listen", "vsock:5000", "--config", "vsock:5001"}
 
 // eifBuild are the flags of `eif build`.
 type eifBuild struct {
@@ -42,7 +42,7 @@ func eifBuildCommand() *cobra.Command {
 
 With --enclave-binary the ramdisks are made here: the first one holds folders, devices and the modules given, the second one the
 static program of raypher-enclave (make enclave), which is also the first process, and ARGUMENTS, with which it serves. Without
-ARGUMENTS: --signer nitro --listen vsock:5000. With --ramdisk they are taken as they are.
+ARGUMENTS: --signer nitro --listen vsock:5000 --config vsock:5001. With --ramdisk they are taken as they are.
 
 The time in the metadata is SOURCE_DATE_EPOCH, in seconds, or 1970 where that is not set.`,
 		RunE: func(c *cobra.Command, args []string) error {

@@ -240,8 +240,9 @@ func (m *Machine) inTurn(w io.Writer) io.Writer {
 	return turns{&m.writing, w}
 }
 
-// hostClock tells the kernel how fast the counter of an emulated processor is, which is this machine's: a loaded host makes it measure
-// for good. It is the one thing that the laboratory adds to the image's command line, which PCRs do not cover then.
+// hostClock tells the kernel how fast the counter of an emulated processor is, which is this machine's, and not to compare it with slower
+// clocks: on a loaded host it measures for good, or takes the counter for a broken one. It is the one thing that the laboratory
+// adds to the image's command line, which PCRs do not cover then.
 func hostClock() string {
 	text, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {
@@ -253,7 +254,7 @@ func hostClock() string {
 			continue
 		}
 		if mhz, err := strconv.ParseFloat(strings.TrimSpace(value), 64); err == nil {
-			return fmt.Sprintf(" tsc_early_khz=%d", int(mhz*1000))
+			return fmt.Sprintf(" tsc_early_khz=%d tsc=reliable", int(mhz*1000))
 		}
 	}
 	return ""

@@ -236,6 +236,7 @@ func TestCheckKernel(t *testing.T) {
 		{"another RNG", "virtio_rng.0\n", clock, `come from "virtio_rng.0" and not from "nsm-hwrng"`},
 		{"no RNG", "none\n", clock, `come from "none"`},
 		{"another clock", nitro.KernelRNG, "tsc\n", `come from "tsc" and not from "kvm-clock"`},
+		{"a clock before it is refined", nitro.KernelRNG, clock + "-early", ""},
 		{"no file", "", clock, "rng_current: no such file"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
