@@ -434,6 +434,25 @@ func TestPace(t *testing.T) {
 	}
 }
 
+// TestAFloodWaits: who has had too many gets no answer before its time.
+func TestAFloodWaits(t *testing.T) {
+	s, stop := served(t, t.TempDir(), ownAgent(t))
+	defer stop()
+	c := client(t, s)
+	fd, err := c.Memory(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(fd)
+	s.mu.Lock()
+	s.guests["agent"].spent = time.Now().Add(1000 * burst * every)
+	s.mu.Unlock()
+	if fd, err := c.Memory(os.Getpid()); !errors.Is(err, ErrAway) {
+		unix.Close(fd)
+		t.Errorf("it was answered: %v", err)
+	}
+}
+
 // TestServerStartsAgain: the client finds it, and says so meanwhile.
 func TestServerStartsAgain(t *testing.T) {
 	folder, a := t.TempDir(), ownAgent(t)
