@@ -3,15 +3,14 @@
 # FOLDER/lib/modules. It comes from Debian's packages, is unpacked and not installed, and is kept in the user's cache; this
 # machine's own lists of packages stay as they are.
 #
-#   guest-kernel.sh [SUITE]    bookworm (Linux 6.1, the default) or bookworm-backports (a newer one)
+#   guest-kernel.sh [SUITE [ARCHITECTURE]]    bookworm (Linux 6.1, the default) or bookworm-backports (a newer one); amd64 or arm64
 set -eu
-suite=${1:-bookworm}
+suite=${1:-bookworm} architecture=${2:-amd64}
 
 fail() {
 	echo "guest-kernel: $suite: $1" >&2
 	exit 1
 }
-[ "$(uname -m)" = x86_64 ] || fail "the virtual machines are for x86-64, and this one is $(uname -m)"
 # The mirror that this machine uses anyway.
 mirror=$(apt-get indextargets --format '$(LABEL) $(REPO_URI)' 2>/dev/null | awk '$1 == "Debian" && NF == 2 { print $2; exit }')
 [ -n "$mirror" ] || fail "no source of Debian's packages is set up here"
@@ -27,12 +26,12 @@ echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $su
 apt() {
 	program=$1
 	shift
-	"$program" -qq -o Dir::Etc::sourcelist="$new/sources.list" -o Dir::Etc::sourceparts=- -o Dir::State="$new" \
+	"$program" -qq -o APT::Architecture="$architecture" -o APT::Architectures="$architecture" -o Dir::Etc::sourcelist="$new/sources.list" -o Dir::Etc::sourceparts=- -o Dir::State="$new" \
 		-o Dir::State::status="$new/status" -o Dir::Cache="$new/cache" "$@" 2>"$new/said"
 }
 apt apt-get update || fail "$(cat "$new/said")"
-package=$(apt apt-cache depends linux-image-cloud-amd64 | awk '/Depends:/ { print $2; exit }')
-[ -n "$package" ] || fail "there is no linux-image-cloud-amd64"
+package=$(apt apt-cache depends linux-image-cloud-$architecture | awk '/Depends:/ { print $2; exit }')
+[ -n "$package" ] || fail "there is no linux-image-cloud-$architecture"
 own=$cache/$package.d
 if [ ! -d "$own" ]; then
 	(cd "$new" && apt apt-get download "$package") || fail "$(cat "$new/said")"
