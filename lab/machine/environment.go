@@ -10,7 +10,7 @@ import (
 )
 
 // FolderVariable names a folder with what machines are made of: `qemu`, `vhost-device-vsock`, `vmlinuz`, and modules/00-NAME.ko and so on, in
-// the order in which they need each other, not compressed. scripts/nitro-lab.sh makes one.
+// the order in which they need each other, not compressed. scripts/nitro-parts.sh makes one.
 const FolderVariable = "RAYPHER_NITRO_LAB"
 
 // Parts are what machines are made of.
@@ -60,7 +60,7 @@ func FromEnvironment(t TB) *Parts {
 	t.Helper()
 	folder := os.Getenv(FolderVariable)
 	if folder == "" {
-		t.Skip(FolderVariable + " names no folder with a machine's parts: run scripts/nitro-lab.sh")
+		t.Skip(FolderVariable + " names no folder with a machine's parts: run scripts/nitro-guest.sh")
 	}
 	p, err := ReadParts(folder)
 	if err != nil {

@@ -32,8 +32,7 @@ const (
 	Vsock = "vhost-device-vsock"
 )
 
-// guestCID is the machine's vsock context id, and HostCID the one under which it reaches its host: whoever listens at the path that Listener
-// returns.
+// guestCID is the machine's vsock context id, and HostCID the one under which it reaches its host.
 const (
 	guestCID = 16
 	HostCID  = 2
@@ -98,9 +97,9 @@ func Start(ctx context.Context, o Options) (*Machine, error) {
 // Firecracker, which vhost-device-vsock speaks).
 func (m *Machine) VsockPath() string { return m.path("vsock") }
 
-// ListenerPath is where a program of the host listens for connections of the machine to HostCID and a port. The socket has to be there before
+// listenerPath is where a program of the host listens for connections of the machine to HostCID and a port. The socket has to be there before
 // the machine connects.
-func ListenerPath(folder string, port uint32) string {
+func listenerPath(folder string, port uint32) string {
 	return filepath.Join(folder, "vsock_"+strconv.FormatUint(uint64(port), 10))
 }
 

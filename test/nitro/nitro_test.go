@@ -1,5 +1,5 @@
 // Package nitro runs the programs with an enclave in a virtual machine: the image that raypher eif build makes, the kernel's own driver of
-// the Nitro Secure Module with the laboratory's module behind it, and vsock between them. scripts/nitro-lab.sh gets the machine's parts.
+// the Nitro Secure Module with the laboratory's module behind it, and vsock between them. scripts/nitro-parts.sh gets the machine's parts.
 package nitro
 
 import (
@@ -9,9 +9,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"io"
 	"log/slog"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -90,7 +88,7 @@ type enclave struct {
 	keys          string
 	configuration [32]byte
 	operator      ed25519.PrivateKey
-	heart         chan struct{}
+	heart         *machine.Heart
 }
 
 // text is what a machine has said so far.
@@ -124,9 +122,10 @@ func start(t *testing.T, commandLine string) *enclave {
 		},
 	}))(t)
 	folder := machine.Folder(t)
-	e := &enclave{console: &text{}, keys: filepath.Join(t.TempDir(), "keys"), heart: make(chan struct{})}
+	e := &enclave{console: &text{}, keys: filepath.Join(t.TempDir(), "keys")}
 	_, e.operator, _ = ed25519.GenerateKey(nil) // never fails
-	e.takeHeartbeat(t, machine.ListenerPath(folder, pid1.HeartbeatPort))
+	e.heart = ok(machine.TakeHeartbeat(folder))(t)
+	t.Cleanup(func() { e.heart.Close() })
 	e.Machine = ok(machine.Start(t.Context(), machine.Options{
 		Image: raw, Folder: folder, Console: e.console, Log: e.console, QEMU: parts.QEMU, Vsock: parts.Vsock,
 	}))(t)
@@ -139,26 +138,9 @@ func start(t *testing.T, commandLine string) *enclave {
 	return e
 }
 
-// takeHeartbeat does what nitro-cli does.
-func (e *enclave) takeHeartbeat(t *testing.T, path string) {
-	t.Helper()
-	l := ok(net.Listen("unix", path))(t)
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		conn, err := l.Accept()
-		if err != nil {
-			return
-		}
-		defer conn.Close()
-		if _, err := io.CopyN(conn, conn, 1); err == nil {
-			close(e.heart)
-		}
-	}()
-}
-
 func (e *enclave) beat() bool {
 	select {
-	case <-e.heart:
+	case <-e.heart.Beat:
 		return true
 	default:
 		return false
