@@ -67,7 +67,7 @@ func TestNoDaemon(t *testing.T) {
 		t.Errorf("the journal of a raypherd elsewhere, that is not there: %q, %v", out, err)
 	}
 	if os.Geteuid() == 0 { // other users are told to be root
-		if _, err := call(t, evidenceCommand(), "export", "--all"); err == nil || !strings.Contains(err.Error(), "name it with --state-dir") {
+		if _, err := call(t, evidenceCommand(), "export", "--all", "-o", t.TempDir()); err == nil || !strings.Contains(err.Error(), "name it with --state-dir") {
 			t.Errorf("the whole journal of a raypherd elsewhere: %v", err)
 		}
 	}
