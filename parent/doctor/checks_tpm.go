@@ -60,6 +60,9 @@ func (t *TPM) unusable(f *Findings) Check {
 		c.Fix = "it is in the middle of a firmware upgrade: finish it with the vendor's tool"
 	case has(tpm2.TPMRCInitialize):
 		c.Fix = "the firmware has not started it: update the machine's firmware"
+	case t.Mode&fs.ModeSocket != 0 && (errors.Is(t.Err, errNoAnswer) || errors.Is(t.Err, syscall.EAGAIN)): // EAGAIN: too many wait already
+		c.Consequence = "what it is like is not known; if raypherd holds it, visas are of tier tpm all the same"
+		c.Fix = "a simulator serves one program at a time: stop raypherd, or whoever else holds it, and look again"
 	default:
 		c.Fix = "look into the kernel's log; power the machine off and on"
 	}
@@ -119,7 +122,7 @@ func (t *TPM) checkBanks() Check {
 func (t *TPM) checkCertificate() Check {
 	if len(t.EKs) == 0 {
 		return Check{Name: "TPM certificate", Status: Warn, Found: "no EK certificate in the TPM",
-			Consequence: "nobody can verify evidence down to its maker",
+			Consequence: "no evidence can be made, and raypherd does not start on it: nobody could verify it down to its maker",
 			Fix:         "get it from the maker: tpm2_getekcertificate -o ek.der; then ek_certificate = ek.der in tpm.conf"}
 	}
 	indices := make([]string, len(t.EKs))

@@ -25,6 +25,8 @@ const DefaultTPM = "/dev/tpmrm0"
 // tpmTimeout bounds all questions to a TPM: one that works answers each within milliseconds.
 const tpmTimeout = 5 * time.Second
 
+var errNoAnswer = errors.New("no answer")
+
 // TPM is what a TPM says of itself. Nothing in it is changed by asking.
 type TPM struct {
 	Device string
@@ -66,7 +68,10 @@ func (f *Findings) lookAtTPM(device string) {
 	select {
 	case f.TPM = <-answer:
 	case <-time.After(tpmTimeout):
-		f.TPM.Err = fmt.Errorf("%s: no answer for %s", f.TPM.Device, tpmTimeout)
+		f.TPM.Err = fmt.Errorf("%s: %w for %s", f.TPM.Device, errNoAnswer, tpmTimeout)
+		if info, err := os.Stat(f.TPM.Device); err == nil {
+			f.TPM.Mode = info.Mode()
+		}
 	}
 }
 

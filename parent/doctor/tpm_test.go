@@ -3,6 +3,7 @@ package doctor
 import (
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -92,7 +93,21 @@ func TestTPMHealth(t *testing.T) {
 	}
 
 	bare := tpmtest.Start(t, t.TempDir())
-	wantCheck(t, lookedAt(t, bare, "TPM certificate"), Warn, "tpm2_getekcertificate", "tpm.conf")
+	wantCheck(t, lookedAt(t, bare, "TPM certificate"), Warn, "raypherd does not start", "tpm2_getekcertificate", "tpm.conf")
+}
+
+// A simulator that another program holds is not called broken.
+func TestTPMThatIsHeld(t *testing.T) {
+	t.Parallel() // it takes tpmTimeout
+	tpm := tpmtest.Start(t, t.TempDir())
+	holder, err := net.Dial("unix", tpm.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer holder.Close()
+	f := healthy()
+	f.lookAtTPM(tpm.Socket)
+	wantCheck(t, checkOf(t, checkTPM(f), "TPM"), Warn, "stop raypherd, or whoever else holds it")
 }
 
 // One that cannot be asked is one check, which says why and what to do.
@@ -118,7 +133,7 @@ func TestTPMThatCannotBeAsked(t *testing.T) {
 		{TPM{Device: DefaultTPM, Err: fmt.Errorf("properties: %w", tpm2.TPMRCFailure)}, Warn, "failure mode: power the machine off and on"},
 		{TPM{Device: DefaultTPM, Err: tpm2.TPMRCUpgrade}, Warn, "finish it with the vendor's tool"},
 		{TPM{Device: DefaultTPM, Err: tpm2.TPMRCInitialize}, Warn, "update the machine's firmware"},
-		{TPM{Device: DefaultTPM, Err: fmt.Errorf("%s: no answer for %s", DefaultTPM, 5*time.Second)}, Warn, "kernel's log"},
+		{TPM{Device: DefaultTPM, Err: fmt.Errorf("%s: %w for %s", DefaultTPM, errNoAnswer, 5*time.Second)}, Warn, "kernel's log"},
 	} {
 		f.TPM = &c.tpm
 		checks := checkTPM(f)

@@ -120,6 +120,9 @@ func (k *Key) activate(tpm transport.TPM, credential, secret []byte) ([]byte, er
 		CredentialBlob: tpm2.TPM2BIDObject{Buffer: credential},
 		Secret:         tpm2.TPM2BEncryptedSecret{Buffer: secret},
 	})
+	if errors.Is(err, tpm2.TPMRCFailure) { // no failure mode, in which it would have made neither key
+		return nil, errors.New("it cannot decrypt the credential: the challenge is for another EK or AK")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: the challenge is for another EK or AK", err)
 	}

@@ -127,6 +127,18 @@ func verifyWith(t testing.TB, k *Key, roots *attest.Roots) {
 	}
 }
 
+// A challenge for another TPM is refused as that, also where the TPM says FAILURE, as libtpms does for a secret that it cannot decrypt.
+func TestChallengeForAnotherTPM(t *testing.T) {
+	ca := tpmtest.NewCA(t)
+	here := open(t, device(t, tpmtest.Start(t, ca.Make(t))), t.TempDir(), Configuration{})
+	there := open(t, device(t, tpmtest.Start(t, ca.Make(t))), t.TempDir(), Configuration{})
+	c := must(attest.NewChallenge(*must(there.Identity(t.Context()))(t), must(attest.LoadRoots(ca.Roots))(t), time.Now()))(t)
+	_, err := here.Activate(t.Context(), c.Credential, c.Secret)
+	if err == nil || !strings.HasSuffix(err.Error(), "the challenge is for another EK or AK") || strings.Contains(err.Error(), "power the machine off") {
+		t.Errorf("error %v", err)
+	}
+}
+
 // swtpm_setup certifies an EK on P-384 (NV 0x01c00016), as TPMs of the high range have it; with the roots of swtpm's own CA.
 func TestCertifiedP384(t *testing.T) {
 	ca := tpmtest.NewCA(t)
