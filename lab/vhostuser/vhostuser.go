@@ -148,7 +148,7 @@ func (b *backend) receive() (*message, error) {
 		return nil, io.EOF
 	}
 	m := &message{files: files(control[:controlSize])}
-	if _, err := io.ReadFull(b.conn, header[n:]); err != nil {
+	if err := b.rest(header[n:]); err != nil {
 		m.close()
 		return nil, err
 	}
@@ -159,11 +159,20 @@ func (b *backend) receive() (*message, error) {
 		return nil, fmt.Errorf("request %d: %d bytes, at most %d", m.request, size, maxPayload)
 	}
 	m.payload = make([]byte, size)
-	if _, err := io.ReadFull(b.conn, m.payload); err != nil {
+	if err := b.rest(m.payload); err != nil {
 		m.close()
 		return nil, err
 	}
 	return m, nil
+}
+
+// rest reads what has to follow.
+func (b *backend) rest(into []byte) error {
+	_, err := io.ReadFull(b.conn, into)
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 // files takes descriptors out of a control message.
