@@ -75,18 +75,19 @@ func Serve(conn *net.UnixConn, d Device) error {
 	defer b.close()
 	for {
 		m, err := b.receive()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
+		ended := errors.Is(err, io.EOF)
 		if err == nil {
 			err = b.handle(m)
 			m.close()
 		}
+		if failed := b.queue.failure(); failed != nil { // also the reason why readKicks ended the connection
+			return fmt.Errorf("vhost-user: queue: %w", failed)
+		}
+		if ended {
+			return nil
+		}
 		if err != nil {
 			return fmt.Errorf("vhost-user: %w", err)
-		}
-		if err := b.queue.failure(); err != nil {
-			return fmt.Errorf("vhost-user: queue: %w", err)
 		}
 	}
 }

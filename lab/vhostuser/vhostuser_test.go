@@ -205,6 +205,18 @@ func TestHostileQueues(t *testing.T) {
 			f.enable(t)
 			f.ends(t, c.want)
 		})
+		t.Run(c.name+", by a kick", func(t *testing.T) {
+			f := newFrontEnd(t)
+			f.start(t)
+			f.enable(t)
+			f.describe(0, guestBase+requestAt, 5, 1, 1)
+			f.describe(1, guestBase+answerAt, answerSize, 2, 0)
+			binary.LittleEndian.PutUint16(f.memory[available+2:], 1)
+			c.bend(f)
+			_, err := unix.Write(f.kick, numbers(1))
+			check(t, err)
+			f.ends(t, c.want)
+		})
 	}
 }
 
