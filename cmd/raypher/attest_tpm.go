@@ -250,7 +250,11 @@ func printTPM(out io.Writer, r *tpm.Result) error {
 	v := newTPMView(r)
 	var text strings.Builder
 	fmt.Fprintf(&text, "tier        %s\nkey         %s\nmade        %s (the enclave's clock)\nepoch       %s\n", v.Tier, v.Key, v.Timestamp, v.Epoch)
-	fmt.Fprintf(&text, "TPM         %s %s, EK %s of %s, firmware %s\n", orDash(v.Manufacturer), orDash(v.Model), orDash(v.EKSerial), orDash(evidence.Printable(v.EKIssuer)), v.FirmwareVersion)
+	if v.EKSerial == "" {
+		fmt.Fprintf(&text, "TPM         not known: no --activator's record ties its EK certificate to the activated key, firmware %s\n", v.FirmwareVersion)
+	} else {
+		fmt.Fprintf(&text, "TPM         %s %s, EK %s of %s, firmware %s\n", orDash(v.Manufacturer), orDash(v.Model), v.EKSerial, evidence.Printable(v.EKIssuer), v.FirmwareVersion)
+	}
 	fmt.Fprintf(&text, "boots       %d resets, %d restarts since\n", v.ResetCount, v.RestartCount)
 	if v.Golden != "" {
 		fmt.Fprintf(&text, "golden      set %q\n", v.Golden)

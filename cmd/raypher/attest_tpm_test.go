@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/raypher/raypher/attest"
@@ -153,6 +154,16 @@ func TestAttestTPM(t *testing.T) {
 			}
 		case !errors.As(err, &refusal) || refusal.Check != c.want:
 			t.Errorf("%s: error %v, want check %q", c.name, err, c.want)
+		}
+	}
+
+	// In words, of whose TPM: a record says it, the AK's name does not.
+	words := slices.Clone(base[:len(base)-1])
+	for _, c := range []struct{ flag, value, want string }{
+		{"--activator", activator, " swtpm, EK "}, {"--activated", hex.EncodeToString(name), "\nTPM         not known: "},
+	} {
+		if out, err := attestRun(append(words, c.flag, c.value)...); err != nil || !strings.Contains(out, c.want) {
+			t.Errorf("%s: %s, error %v, want %q", c.flag, out, err, c.want)
 		}
 	}
 }
