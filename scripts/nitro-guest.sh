@@ -1,6 +1,6 @@
 #!/bin/sh
 # The tests of tier nitro in virtual machines, alone: the signer over /dev/nsm, and a whole enclave from its image to a verified
-# document. `make test` runs them among the others.
+# document. `make test` runs them too.
 set -eu
 cd "$(dirname "$0")/.."
 

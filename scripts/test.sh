@@ -46,6 +46,14 @@ else
 fi
 go test -count=1 -timeout 8m ./...
 
+step "tier nitro in virtual machines"
+# Each needs a processor for itself, so they come after the other tests and not among them.
+if parts=$(scripts/nitro-parts.sh); then
+	RAYPHER_NITRO_LAB="$parts" scripts/nitro-guest.sh
+else
+	echo "test: no parts for the laboratory: the tests of tier nitro over /dev/nsm are skipped" >&2
+fi
+
 step "race detector, where goroutines share state"
 scripts/race.sh
 

@@ -32,7 +32,7 @@ import (
 )
 
 // startLimit bounds the wait for an enclave that answers; it takes some seconds under emulation.
-const startLimit = 90 * time.Second
+const startLimit = 3 * time.Minute
 
 // arguments of the enclave: those of every image, and the clock of an emulated processor.
 var arguments = []string{"--signer", "nitro", "--listen", "vsock:5000", "--config", "vsock:5001", "--clock-source", "tsc"}
