@@ -394,6 +394,10 @@ func recordActivation(answer, secret, key, out string, in io.Reader) error {
 	if err != nil {
 		return err
 	}
+	// The secret serves once: what can go wrong without it goes wrong first.
+	if _, err := os.Lstat(out); err == nil {
+		return fmt.Errorf("--out %s: is there already: choose another name", out)
+	}
 	if err := os.Remove(secret); err != nil {
 		return fmt.Errorf("--secret: %w", err)
 	}

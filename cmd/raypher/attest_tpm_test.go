@@ -80,6 +80,9 @@ func TestAttestTPM(t *testing.T) {
 		t.Fatal(err)
 	}
 	record := filepath.Join(state, tpm.ActivationFile)
+	if _, err := attestRun("record", file("answer", answer), "--secret", out+".secret", "--key", key, "--out", file("taken", nil)); err == nil {
+		t.Error("a record was written over a file")
+	}
 	if _, err := attestRun("record", file("answer", answer), "--secret", out+".secret", "--key", key, "--out", record); err != nil {
 		t.Fatal(err)
 	}
