@@ -35,11 +35,18 @@ func findDaemon() (socket, note string, err error) {
 	case os.Geteuid() != 0:
 		return "", "", fmt.Errorf("no raypherd at %s: %w: start it, or run as root", paths.Socket, err)
 	}
-	if !errors.Is(err, unix.ENOENT) || os.Getenv(instance.RunVariable) != "" {
-		note = fmt.Sprintf("no raypherd answers at %s (%v): a private pair serves this run", paths.Socket, err)
+	if expected(paths, err) {
+		note = fmt.Sprintf("no raypherd answers at %s (%v): a private pair serves this run, under a ceiling that permits everything", paths.Socket, err)
 	}
 	socket, err = startPrivate()
 	return socket, note, err
+}
+
+// expected says whether a raypherd was to be there, by how it could not be reached. Where one has served before, its operator's
+// ceiling may be what a run was meant to stay within.
+func expected(paths instance.Paths, err error) bool {
+	_, served := os.Stat(paths.Journal)
+	return !errors.Is(err, unix.ENOENT) || os.Getenv(instance.RunVariable) != "" || served == nil
 }
 
 // startPrivate starts raypherd for this run alone. It ends with the run.
