@@ -61,9 +61,11 @@ func (h *Host) Launch(ctx context.Context, caller Caller, l *parentv1.Launch) (a
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: the program: %w", ErrInvalid, err)
 	}
-	a.digest, err = h.digests.of(program)
-	program.Close()
-	if err != nil {
+	defer program.Close()
+	if err := mayExecute(program, id.UID); err != nil {
+		return nil, nil, fmt.Errorf("%w: the program: user %d may not execute it: %w", ErrInvalid, id.UID, err)
+	}
+	if a.digest, err = h.digests.of(program); err != nil {
 		return nil, nil, err
 	}
 	// Moving takes the kernel as long as all the rest: it goes on beside it.

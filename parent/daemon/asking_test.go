@@ -2,9 +2,12 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -259,6 +262,21 @@ func TestUsers(t *testing.T) {
 	words := p.refused(plain, as(member), func(o *order, _ *exec.Cmd) { o.Launch.RunnerPid = int32(p.daemon.Process.Pid) })
 	if !strings.Contains(words, "runs as user 0") {
 		t.Errorf("a member with root's process: %s", words)
+	}
+	// Nor is a member told the hash of what it may not execute: whoever guesses what stands there would know.
+	secret := filepath.Join(p.dir, "secret")
+	for mode, want := range map[os.FileMode]string{0o600: "permission denied", 0o700: "permission denied", 0o711: ""} {
+		if err := errors.Join(os.RemoveAll(secret), os.WriteFile(secret, []byte("1234"), 0o600), os.Chmod(secret, mode)); err != nil {
+			t.Fatal(err)
+		}
+		w := p.launch(plain, "exit 0", as(member), func(o *order, _ *exec.Cmd) { o.Program = secret })
+		words := ""
+		if w.grant() == nil {
+			words = w.heard("", "").Error
+		}
+		if want == "" && words != "" || !strings.Contains(words, want) {
+			t.Errorf("a member with root's file of mode %o as the program: %q, want %q", mode, words, want)
+		}
 	}
 }
 func credential(uid, gid uint32) *syscall.SysProcAttr {

@@ -58,6 +58,7 @@ type order struct {
 	Report   []byte
 	Reattach bool // connect again as if the connection had broken
 	Quit     bool
+	Program  string   // what raypherd hashes; empty: the shell
 	Gains    bool     // the runner takes nothing of its floor: it may gain rights
 	Lie      bool     // with Reattach: show another secret
 	Ask      []string // address and question, asked by the warden's own process
@@ -96,11 +97,14 @@ func playWarden() error {
 		return err
 	}
 	runner.Env = append(os.Environ(), "RAYPHER_TEST_PART=agent", "ASK="+self)
-	program, err := os.Open("/bin/sh")
+	if first.Program == "" {
+		first.Program = "/bin/sh"
+	}
+	program, err := unix.Open(first.Program, unix.O_PATH|unix.O_CLOEXEC, 0) // as package launch does
 	if err != nil {
 		return err
 	}
-	runner.ExtraFiles = []*os.File{program}
+	runner.ExtraFiles = []*os.File{os.NewFile(uintptr(program), first.Program)}
 	in, err := runner.StdinPipe()
 	if err != nil {
 		return err
