@@ -1,6 +1,7 @@
 package nitro_test
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -46,7 +47,11 @@ func TestKeyVerifier(t *testing.T) {
 			draft.Get("pcrs").(map[int][]byte)[nitro.ConfigurationPCR] = right[:]
 			c.edit(draft)
 			v := &nitro.KeyVerifier{Verifier: w.verifier(t), Expected: nitro.Expected{At: w.At, PCRs: map[int]nitro.PCR{0: nitro.PCR(nitrotest.PCR("image"))}}}
-			a, err := v.VerifyKey(draft.Seal(t))
+			document := draft.Seal(t)
+			a, err := v.VerifyKey(document)
+			if _, pinnedErr := (nitro.PinnedKey{}).VerifyKey(document); (pinnedErr == nil) != c.good {
+				t.Errorf("for a pinned key: %v", pinnedErr)
+			}
 			if c.good && (err != nil || a.Key.ID() != key.ID() || a.Epoch != binding.Epoch || a.ConfigurationHash != binding.Configuration) {
 				t.Errorf("%+v, %v", a, err)
 			}
@@ -54,5 +59,27 @@ func TestKeyVerifier(t *testing.T) {
 				t.Errorf("error %v, want %q", err, nitro.CheckKey)
 			}
 		})
+	}
+}
+
+// A pinned key's document is sound as a whole, long after it was made; nobody has to trust its root.
+func TestPinnedKeyWantsASoundDocument(t *testing.T) {
+	w := newWorld(t)
+	document := w.Draft(w.leaf).Seal(t)
+	for i := 0; i < len(document); i += 97 {
+		bent := bytes.Clone(document)
+		bent[i] ^= 1
+		if _, err := (nitro.PinnedKey{}).VerifyKey(bent); err == nil {
+			t.Fatalf("byte %d changed", i)
+		}
+	}
+	foreign := w.Draft(nitrotest.New(t, w.At).Leaf(t)) // of another issuer than the bundle's
+	if _, err := (nitro.PinnedKey{}).VerifyKey(foreign.Seal(t)); !errors.Is(err, nitro.CheckChain) {
+		t.Errorf("error %v, want %q", err, nitro.CheckChain)
+	}
+	for _, none := range [][]byte{nil, make([]byte, nitro.MaxDocumentSize+1)} {
+		if _, err := (nitro.PinnedKey{}).VerifyKey(none); err == nil {
+			t.Errorf("%d bytes are a document", len(none))
+		}
 	}
 }

@@ -4,7 +4,8 @@
 // An earlier epoch may be followed when its last head is signed by this enclave's own key or by one that the start configuration
 // lists (predecessor = sha256:...), and the evidence of that key is sound and about that head: the same key, tier, epoch and
 // configuration. The evidence is judged at its document's own time, so a journal does not become impossible to follow when a
-// certificate in it expires: for tier tpm, one AK must have certified the key and quoted PCRs for exactly this document, at
+// certificate in it expires: for tier nitro, the document must be sound under
+// the root that it brings along; for tier tpm, one AK must have certified the key and quoted PCRs for exactly this document, at
 // whatever time; who vouches for that AK is left to those who read the journal (package evidence), as the key is known by its hash here.
 package predecessor
 
@@ -13,6 +14,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/raypher/raypher/attest/nitro"
 	"github.com/raypher/raypher/attest/tpm"
 	"github.com/raypher/raypher/evidence"
 	"github.com/raypher/raypher/journal"
@@ -32,7 +34,7 @@ type Claim struct {
 // accepted judges evidence without trusting anybody: the keys are known by their hash.
 var accepted = evidence.Options{
 	AllowSoftware: true,
-	Verifiers:     map[string]evidence.KeyVerifier{journal.TierTPM: tpm.PinnedKey{}},
+	Verifiers:     map[string]evidence.KeyVerifier{journal.TierTPM: tpm.PinnedKey{}, journal.TierNitro: nitro.PinnedKey{}},
 }
 
 // Verify checks a claim and returns what entry 0 says of it. own is this enclave's key, allowed the SHA-256 of the PKIX DER of others

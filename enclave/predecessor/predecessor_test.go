@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/raypher/raypher/attest/nitro"
 	attest "github.com/raypher/raypher/attest/tpm"
 	"github.com/raypher/raypher/attest/tpm/tpmtest"
 	"github.com/raypher/raypher/enclave/signer"
@@ -40,8 +41,8 @@ func TestVerify(t *testing.T) {
 	elsewhere.Append(elsewhere.Visa(elsewhere.Claims("a1")))
 	relabelled := *l.KeyEvidence()
 	relabelled.Tier = journal.TierTPM
-	nitro := *l.KeyEvidence()
-	nitro.Tier = journal.TierNitro
+	labelledNitro := *l.KeyEvidence()
+	labelledNitro.Tier = journal.TierNitro
 	own, stranger := l.Key, other.Key
 	for _, c := range []struct {
 		name    string
@@ -59,7 +60,7 @@ func TestVerify(t *testing.T) {
 		{"evidence of another configuration", func() Claim { c := claimOf(elsewhere); c.KeyEvidence = statement; return c }, own, nil, evidence.ErrHead},
 		{"a key in a file that claims tpm", func() Claim { return claimOf(lie) }, own, nil, evidence.ErrHead},
 		{"a statement that is labelled tpm", func() Claim { c := claimOf(lie); c.KeyEvidence = relabelled.Encode(); return c }, own, nil, attest.CheckFormat},
-		{"a tier that nothing here verifies", func() Claim { c := claimOf(l); c.KeyEvidence = nitro.Encode(); return c }, own, nil, evidence.ErrTier},
+		{"a statement that is labelled nitro", func() Claim { c := claimOf(l); c.KeyEvidence = labelledNitro.Encode(); return c }, own, nil, nitro.CheckEncoding},
 		{"another size", func() Claim { c := claimOf(l); c.Size++; return c }, own, nil, errAny},
 		{"another epoch", func() Claim { c := claimOf(l); c.Epoch = same.Epoch; return c }, own, nil, errAny},
 		{"no evidence", func() Claim { c := claimOf(l); c.KeyEvidence = nil; return c }, own, nil, errAny},

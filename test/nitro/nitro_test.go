@@ -70,14 +70,33 @@ func TestEnclaveInTheLab(t *testing.T) {
 	}
 }
 
-// A kernel without Landlock, as the one of AWS's, will do in an image.
+// A kernel without Landlock, as the one of AWS's, will do in an image; and what happens when the enclave is started anew.
 func TestKernelWithoutLandlock(t *testing.T) {
 	e := start(t, " lsm=yama")
-	if _, err := e.connect(t).Attest(t.Context(), nonce); err != nil {
+	l := e.connect(t)
+	if _, err := l.Attest(t.Context(), nonce); err != nil {
 		t.Error(err)
 	}
 	if !strings.Contains(e.console.String(), "no Landlock") {
 		t.Errorf("it does not say so:\n%s", e.console)
+	}
+	t.Run("started anew", func(t *testing.T) { e.again(t, l) })
+}
+
+// again starts another enclave of the same image and operator. It has another key, and follows the journal of the one before, whose key its
+// configuration lists.
+func (e *enclave) again(t *testing.T, l *link.Link) {
+	old := *l.EnclaveKey()
+	l.Close()
+	e.Close()
+	e.store.Close()
+	if err := os.Remove(filepath.Join(e.keys, link.PinFile)); err != nil {
+		t.Fatal(err)
+	}
+	next := start(t, " lsm=yama")
+	next.keys, next.operator = e.keys, e.operator
+	if key := next.connect(t, old).EnclaveKey(); *key == old {
+		t.Error("the same key in another enclave")
 	}
 }
 
@@ -86,6 +105,7 @@ type enclave struct {
 	*machine.Machine
 	console       *text
 	keys          string
+	store         *audit.Store
 	configuration [32]byte
 	operator      ed25519.PrivateKey
 	heart         *machine.Heart
@@ -148,24 +168,25 @@ func (e *enclave) beat() bool {
 }
 
 // connect sends the configuration, waits until the enclave serves, and installs a ceiling.
-func (e *enclave) connect(t *testing.T) *link.Link {
+func (e *enclave) connect(t *testing.T, predecessors ...startconf.KeyHash) *link.Link {
 	t.Helper()
 	caller := ok(link.Prepare(e.keys, func(string) {}))(t)
 	file := filepath.Join(e.keys, startconf.FileName)
 	configuration := ok(startconf.Read(file))(t)
 	configuration.OperatorKeys = [][]byte{ok(ceiling.PublicKey(e.operator))(t)}
+	configuration.Predecessors = predecessors
 	for _, err := range []error{os.Remove(file), startconf.Write(e.keys, configuration)} {
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
 	e.configuration = configuration.Hash()
-	store := ok(audit.Open(filepath.Join(filepath.Dir(e.keys), "journal")))(t)
-	t.Cleanup(func() { store.Close() })
+	e.store = ok(audit.Open(filepath.Join(filepath.Dir(e.keys), "journal")))(t)
+	t.Cleanup(func() { e.store.Close() })
 	at := func(port int) string { return fmt.Sprintf("vsock-uds:%s:%d", e.VsockPath(), port) }
 	l := ok(link.Dial(link.Options{
 		Address: at(5000), ConfigureAt: at(5001), Configuration: ok(os.ReadFile(file))(t),
-		Caller: caller, PinFile: filepath.Join(e.keys, link.PinFile), Store: store, Log: slog.New(slog.DiscardHandler),
+		Caller: caller, PinFile: filepath.Join(e.keys, link.PinFile), Store: e.store, Log: slog.New(slog.DiscardHandler),
 	}))(t)
 	t.Cleanup(func() { l.Close() })
 	ctx, cancel := context.WithTimeout(t.Context(), startLimit)
