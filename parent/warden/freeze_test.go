@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"testing"
@@ -92,4 +93,23 @@ func TestTheVisaEndsWithoutRaypherd(t *testing.T) {
 	}
 	renew(time.Millisecond)
 	becomes(true)
+}
+
+// TestARenewalIsNotOvertaken: a timer that rang before a renewal, and is read after it, freezes nothing.
+func TestARenewalIsNotOvertaken(t *testing.T) {
+	g := inside(t)
+	f, err := newFreezer(g.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.close()
+	w := &warden{lines: NewLines(io.Discard, false, false), freezer: f}
+	defer w.lines.Close()
+	if err := w.renew(nil, math.MaxInt64); err != nil {
+		t.Fatal(err)
+	}
+	w.expired()
+	if g.Frozen() || w.frozen {
+		t.Error("the agent is frozen under a visa that lasts")
+	}
 }

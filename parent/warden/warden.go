@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -67,7 +68,9 @@ type warden struct {
 	line       *line
 	lines      *Lines
 	freezer    *freezer
-	frozen     atomic.Bool
+	end        sync.Mutex // of the next two and what they say of the freezer
+	deadline   int64      // the visa's end, nanoseconds of CLOCK_BOOTTIME
+	frozen     bool
 	ready      chan struct{} // closed when broker is set
 	broker     *broker.Broker
 }
@@ -319,19 +322,29 @@ func (w *warden) renew(raw []byte, deadline int64) error {
 	if claims, err := visa.Read(raw); err == nil {
 		w.visaID.Store(&claims.ID)
 	}
+	w.end.Lock()
+	defer w.end.Unlock()
 	if err := errors.Join(w.pass.set(raw), w.freezer.until(deadline)); err != nil {
 		return err
 	}
-	if w.frozen.Swap(false) {
+	w.deadline = deadline
+	if w.frozen {
+		w.frozen = false
 		w.lines.Say("the visa was renewed: the agent goes on")
 		return w.freezer.freeze(false)
 	}
 	return nil
 }
 
-// expired stops the agent at its visa's end.
+// expired stops the agent at its visa's end, unless it was renewed while the timer was read.
 func (w *warden) expired() {
-	w.frozen.Store(true)
+	w.end.Lock()
+	defer w.end.Unlock()
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err == nil && now.Nano() < w.deadline {
+		return
+	}
+	w.frozen = true
 	if err := w.freezer.freeze(true); err != nil {
 		w.lines.Say("%v", err)
 		return
