@@ -12,8 +12,9 @@ import (
 	"github.com/raypher/raypher/parent/cgroup"
 )
 
-// subject is a task that something is asked of, held by its folder in /proc. Such a folder is of one task for good: when that is
-// gone, nothing in it can be opened any more, whoever has its number then (fs/proc/base.c, get_proc_task).
+// subject is a task that something is asked of, held by its folder in /proc. Such a folder is of one task for good, or of the thread
+// that took its place by executing a program: when that is gone, nothing in it can be opened any more, whoever has its number then
+// (fs/proc/base.c, get_proc_task).
 type subject struct {
 	task   int
 	folder int
@@ -134,7 +135,7 @@ const pidfdThread = unix.O_EXCL
 // descriptor table that its threads do not share cannot be reached.
 //
 // A pidfd is of whoever has the number when it is opened. The task has it before, as its folder was opened, and after, as its
-// cgroup could be read: so it also had it in between. The number of its thread group is not given away while a thread of it
+// cgroup could be read: so it also had it in between, when the descriptor was taken too. The number of its thread group is not given away while a thread of it
 // lives.
 func descriptor(a Agent, task, number int) (int, error) {
 	s, err := openSubject(task)
@@ -156,10 +157,17 @@ func descriptor(a Agent, task, number int) (int, error) {
 		}
 	}
 	defer unix.Close(pidfd)
-	if err := s.of(a); err != nil {
+	fd, err := unix.PidfdGetfd(pidfd, number, 0)
+	if err != nil {
 		return -1, err
 	}
-	return unix.PidfdGetfd(pidfd, number, 0)
+	// Last: what it is now it was when the descriptor was taken, or less. A thread that executes a program takes the number and the
+	// folder of its group's first one, and may have rights that that one gave up (fs/exec.c, de_thread).
+	if err := s.of(a); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
 }
 
 // group is the number of the task's thread group.

@@ -237,6 +237,53 @@ func TestOthersRights(t *testing.T) {
 	}
 }
 
+// turning is an agent whose process does something while it is looked at for the second time.
+type turning struct {
+	agent
+	looks int
+	turn  func()
+}
+
+func (a *turning) Holds(cgroup string) bool {
+	if a.looks++; a.looks == 2 {
+		a.turn()
+	}
+	return a.agent.Holds(cgroup)
+}
+
+// TestJudgedLast: what a task is, is looked at after something of it was taken. What it becomes then is not handed out.
+func TestJudgedLast(t *testing.T) {
+	number, secret, want := pipeEnd(t), pipeEnd(t), unix.Stat_t{}
+	if err := unix.Fstat(number, &want); err != nil {
+		t.Fatal(err)
+	}
+	a := &turning{agent: ownAgent(t), turn: func() {
+		if err := unix.Dup3(secret, number, unix.O_CLOEXEC); err != nil {
+			t.Error(err)
+		}
+	}}
+	fd, err := descriptor(a, os.Getpid(), number)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	var got unix.Stat_t
+	if err := unix.Fstat(fd, &got); err != nil || got.Ino != want.Ino {
+		t.Errorf("after the last look something else was taken: %v", err)
+	}
+}
+
+// pipeEnd is a descriptor that is like no other.
+func pipeEnd(t *testing.T) int {
+	t.Helper()
+	var ends [2]int
+	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(ends[0]); unix.Close(ends[1]) })
+	return ends[0]
+}
+
 // lastNumber is where the kernel is told which number it gave away last (CONFIG_CHECKPOINT_RESTORE).
 const lastNumber = "/proc/sys/kernel/ns_last_pid"
 
