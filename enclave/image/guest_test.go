@@ -174,7 +174,7 @@ func build(t *testing.T, pkg string) []byte {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "program")
 	command := exec.Command("go", "build", "-trimpath", "-o", program, pkg)
-	command.Env = append(os.Environ(), "CGO_ENABLED=0")
+	command.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH=amd64")
 	if out, err := command.CombinedOutput(); err != nil {
 		t.Fatalf("build %s: %v\n%s", pkg, err, out)
 	}

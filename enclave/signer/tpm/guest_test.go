@@ -57,7 +57,7 @@ func guestImage(t *testing.T, roots string) []byte {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "init")
 	build := exec.Command("go", "build", "-o", program, "./internal/guest")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH=amd64")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the guest: %v\n%s", err, out)
 	}
