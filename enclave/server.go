@@ -166,6 +166,7 @@ func (s *Server) newGRPC() (*grpc.Server, error) {
 		grpc.InitialConnWindowSize(connWindow),
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.ConnectionTimeout(handshake),
+		grpc.WaitForHandlers(true), // when Serve ends nothing is left that could use the signer, or begin more work
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.UnaryInterceptor(s.guardUnary),
