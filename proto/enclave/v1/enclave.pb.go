@@ -1703,6 +1703,292 @@ func (x *GrantStatus) GetClosed() string {
 	return ""
 }
 
+type DialRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"` // of this stream, from 1
+	Host          string                 `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`      // as the start configuration names it
+	Port          uint32                 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DialRequest) Reset() {
+	*x = DialRequest{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DialRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DialRequest) ProtoMessage() {}
+
+func (x *DialRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DialRequest.ProtoReflect.Descriptor instead.
+func (*DialRequest) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *DialRequest) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *DialRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *DialRequest) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+// DialResult says that a connection failed; for one that succeeded Connect is opened instead. The first message of the stream is
+// empty: the parent is ready.
+type DialResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Error         string                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"` // for people
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DialResult) Reset() {
+	*x = DialResult{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DialResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DialResult) ProtoMessage() {}
+
+func (x *DialResult) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DialResult.ProtoReflect.Descriptor instead.
+func (*DialResult) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *DialResult) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *DialResult) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+type Bytes struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"` // in the first message from the parent only
+	Chunk         []byte                 `protobuf:"bytes,2,opt,name=chunk,proto3" json:"chunk,omitempty"`    // at most 64 KiB
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Bytes) Reset() {
+	*x = Bytes{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Bytes) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Bytes) ProtoMessage() {}
+
+func (x *Bytes) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Bytes.ProtoReflect.Descriptor instead.
+func (*Bytes) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *Bytes) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Bytes) GetChunk() []byte {
+	if x != nil {
+		return x.Chunk
+	}
+	return nil
+}
+
+type DescribeFleetRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DescribeFleetRequest) Reset() {
+	*x = DescribeFleetRequest{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeFleetRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeFleetRequest) ProtoMessage() {}
+
+func (x *DescribeFleetRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeFleetRequest.ProtoReflect.Descriptor instead.
+func (*DescribeFleetRequest) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{30}
+}
+
+type FleetStatus struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Controller        string                 `protobuf:"bytes,1,opt,name=controller,proto3" json:"controller,omitempty"` // host:port; empty: none is configured
+	Result            string                 `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`         // the attestation result in force (JWT); empty: none
+	ResultExpiresUnix int64                  `protobuf:"varint,3,opt,name=result_expires_unix,json=resultExpiresUnix,proto3" json:"result_expires_unix,omitempty"`
+	Error             string                 `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`                                       // why the last exchange failed; empty: it did not
+	ExchangedUnix     int64                  `protobuf:"varint,5,opt,name=exchanged_unix,json=exchangedUnix,proto3" json:"exchanged_unix,omitempty"` // the last good exchange
+	Secrets           []string               `protobuf:"bytes,6,rep,name=secrets,proto3" json:"secrets,omitempty"`                                   // names of what is held
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *FleetStatus) Reset() {
+	*x = FleetStatus{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FleetStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FleetStatus) ProtoMessage() {}
+
+func (x *FleetStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FleetStatus.ProtoReflect.Descriptor instead.
+func (*FleetStatus) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *FleetStatus) GetController() string {
+	if x != nil {
+		return x.Controller
+	}
+	return ""
+}
+
+func (x *FleetStatus) GetResult() string {
+	if x != nil {
+		return x.Result
+	}
+	return ""
+}
+
+func (x *FleetStatus) GetResultExpiresUnix() int64 {
+	if x != nil {
+		return x.ResultExpiresUnix
+	}
+	return 0
+}
+
+func (x *FleetStatus) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *FleetStatus) GetExchangedUnix() int64 {
+	if x != nil {
+		return x.ExchangedUnix
+	}
+	return 0
+}
+
+func (x *FleetStatus) GetSecrets() []string {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
+}
+
 var File_enclave_v1_enclave_proto protoreflect.FileDescriptor
 
 const file_enclave_v1_enclave_proto_rawDesc = "" +
@@ -1834,7 +2120,28 @@ const file_enclave_v1_enclave_proto_rawDesc = "" +
 	"\x04open\x18\b \x01(\x04R\x04open\x12\x12\n" +
 	"\x04left\x18\t \x01(\x04R\x04left\x12\x16\n" +
 	"\x06closed\x18\n" +
-	" \x01(\tR\x06closed2\x85\b\n" +
+	" \x01(\tR\x06closed\"M\n" +
+	"\vDialRequest\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\x12\x12\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\":\n" +
+	"\n" +
+	"DialResult\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x14\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\"5\n" +
+	"\x05Bytes\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x14\n" +
+	"\x05chunk\x18\x02 \x01(\fR\x05chunk\"\x16\n" +
+	"\x14DescribeFleetRequest\"\xcc\x01\n" +
+	"\vFleetStatus\x12\x1e\n" +
+	"\n" +
+	"controller\x18\x01 \x01(\tR\n" +
+	"controller\x12\x16\n" +
+	"\x06result\x18\x02 \x01(\tR\x06result\x12.\n" +
+	"\x13result_expires_unix\x18\x03 \x01(\x03R\x11resultExpiresUnix\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\x12%\n" +
+	"\x0eexchanged_unix\x18\x05 \x01(\x03R\rexchangedUnix\x12\x18\n" +
+	"\asecrets\x18\x06 \x03(\tR\asecrets2\xf3\t\n" +
 	"\aEnclave\x12P\n" +
 	"\bDescribe\x12#.raypher.enclave.v1.DescribeRequest\x1a\x1f.raypher.enclave.v1.Description\x12L\n" +
 	"\aPersist\x12\".raypher.enclave.v1.PersistRequest\x1a\x19.raypher.enclave.v1.Batch(\x010\x01\x12\\\n" +
@@ -1848,7 +2155,10 @@ const file_enclave_v1_enclave_proto_rawDesc = "" +
 	"\x0eTLSCertificate\x12).raypher.enclave.v1.TLSCertificateRequest\x1a'.raypher.enclave.v1.TLSCertificateReply\x12O\n" +
 	"\aTLSSign\x12\".raypher.enclave.v1.TLSSignRequest\x1a .raypher.enclave.v1.TLSSignReply\x12X\n" +
 	"\fInstallGrant\x12'.raypher.enclave.v1.InstallGrantRequest\x1a\x1f.raypher.enclave.v1.GrantStatus\x12Z\n" +
-	"\rDescribeGrant\x12(.raypher.enclave.v1.DescribeGrantRequest\x1a\x1f.raypher.enclave.v1.GrantStatusB7Z5github.com/raypher/raypher/proto/enclave/v1;enclavev1b\x06proto3"
+	"\rDescribeGrant\x12(.raypher.enclave.v1.DescribeGrantRequest\x1a\x1f.raypher.enclave.v1.GrantStatus\x12K\n" +
+	"\x04Dial\x12\x1e.raypher.enclave.v1.DialResult\x1a\x1f.raypher.enclave.v1.DialRequest(\x010\x01\x12C\n" +
+	"\aConnect\x12\x19.raypher.enclave.v1.Bytes\x1a\x19.raypher.enclave.v1.Bytes(\x010\x01\x12Z\n" +
+	"\rDescribeFleet\x12(.raypher.enclave.v1.DescribeFleetRequest\x1a\x1f.raypher.enclave.v1.FleetStatusB7Z5github.com/raypher/raypher/proto/enclave/v1;enclavev1b\x06proto3"
 
 var (
 	file_enclave_v1_enclave_proto_rawDescOnce sync.Once
@@ -1862,7 +2172,7 @@ func file_enclave_v1_enclave_proto_rawDescGZIP() []byte {
 	return file_enclave_v1_enclave_proto_rawDescData
 }
 
-var file_enclave_v1_enclave_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_enclave_v1_enclave_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_enclave_v1_enclave_proto_goTypes = []any{
 	(*DescribeRequest)(nil),       // 0: raypher.enclave.v1.DescribeRequest
 	(*Description)(nil),           // 1: raypher.enclave.v1.Description
@@ -1891,6 +2201,11 @@ var file_enclave_v1_enclave_proto_goTypes = []any{
 	(*InstallGrantRequest)(nil),   // 24: raypher.enclave.v1.InstallGrantRequest
 	(*DescribeGrantRequest)(nil),  // 25: raypher.enclave.v1.DescribeGrantRequest
 	(*GrantStatus)(nil),           // 26: raypher.enclave.v1.GrantStatus
+	(*DialRequest)(nil),           // 27: raypher.enclave.v1.DialRequest
+	(*DialResult)(nil),            // 28: raypher.enclave.v1.DialResult
+	(*Bytes)(nil),                 // 29: raypher.enclave.v1.Bytes
+	(*DescribeFleetRequest)(nil),  // 30: raypher.enclave.v1.DescribeFleetRequest
+	(*FleetStatus)(nil),           // 31: raypher.enclave.v1.FleetStatus
 }
 var file_enclave_v1_enclave_proto_depIdxs = []int32{
 	3,  // 0: raypher.enclave.v1.PersistRequest.attach:type_name -> raypher.enclave.v1.Attach
@@ -1913,20 +2228,26 @@ var file_enclave_v1_enclave_proto_depIdxs = []int32{
 	22, // 17: raypher.enclave.v1.Enclave.TLSSign:input_type -> raypher.enclave.v1.TLSSignRequest
 	24, // 18: raypher.enclave.v1.Enclave.InstallGrant:input_type -> raypher.enclave.v1.InstallGrantRequest
 	25, // 19: raypher.enclave.v1.Enclave.DescribeGrant:input_type -> raypher.enclave.v1.DescribeGrantRequest
-	1,  // 20: raypher.enclave.v1.Enclave.Describe:output_type -> raypher.enclave.v1.Description
-	5,  // 21: raypher.enclave.v1.Enclave.Persist:output_type -> raypher.enclave.v1.Batch
-	1,  // 22: raypher.enclave.v1.Enclave.InstallCeiling:output_type -> raypher.enclave.v1.Description
-	9,  // 23: raypher.enclave.v1.Enclave.Mint:output_type -> raypher.enclave.v1.MintReply
-	12, // 24: raypher.enclave.v1.Enclave.MintStream:output_type -> raypher.enclave.v1.MintResults
-	15, // 25: raypher.enclave.v1.Enclave.Record:output_type -> raypher.enclave.v1.RecordReply
-	17, // 26: raypher.enclave.v1.Enclave.Attest:output_type -> raypher.enclave.v1.Evidence
-	19, // 27: raypher.enclave.v1.Enclave.DescribeKey:output_type -> raypher.enclave.v1.KeyDescription
-	21, // 28: raypher.enclave.v1.Enclave.TLSCertificate:output_type -> raypher.enclave.v1.TLSCertificateReply
-	23, // 29: raypher.enclave.v1.Enclave.TLSSign:output_type -> raypher.enclave.v1.TLSSignReply
-	26, // 30: raypher.enclave.v1.Enclave.InstallGrant:output_type -> raypher.enclave.v1.GrantStatus
-	26, // 31: raypher.enclave.v1.Enclave.DescribeGrant:output_type -> raypher.enclave.v1.GrantStatus
-	20, // [20:32] is the sub-list for method output_type
-	8,  // [8:20] is the sub-list for method input_type
+	28, // 20: raypher.enclave.v1.Enclave.Dial:input_type -> raypher.enclave.v1.DialResult
+	29, // 21: raypher.enclave.v1.Enclave.Connect:input_type -> raypher.enclave.v1.Bytes
+	30, // 22: raypher.enclave.v1.Enclave.DescribeFleet:input_type -> raypher.enclave.v1.DescribeFleetRequest
+	1,  // 23: raypher.enclave.v1.Enclave.Describe:output_type -> raypher.enclave.v1.Description
+	5,  // 24: raypher.enclave.v1.Enclave.Persist:output_type -> raypher.enclave.v1.Batch
+	1,  // 25: raypher.enclave.v1.Enclave.InstallCeiling:output_type -> raypher.enclave.v1.Description
+	9,  // 26: raypher.enclave.v1.Enclave.Mint:output_type -> raypher.enclave.v1.MintReply
+	12, // 27: raypher.enclave.v1.Enclave.MintStream:output_type -> raypher.enclave.v1.MintResults
+	15, // 28: raypher.enclave.v1.Enclave.Record:output_type -> raypher.enclave.v1.RecordReply
+	17, // 29: raypher.enclave.v1.Enclave.Attest:output_type -> raypher.enclave.v1.Evidence
+	19, // 30: raypher.enclave.v1.Enclave.DescribeKey:output_type -> raypher.enclave.v1.KeyDescription
+	21, // 31: raypher.enclave.v1.Enclave.TLSCertificate:output_type -> raypher.enclave.v1.TLSCertificateReply
+	23, // 32: raypher.enclave.v1.Enclave.TLSSign:output_type -> raypher.enclave.v1.TLSSignReply
+	26, // 33: raypher.enclave.v1.Enclave.InstallGrant:output_type -> raypher.enclave.v1.GrantStatus
+	26, // 34: raypher.enclave.v1.Enclave.DescribeGrant:output_type -> raypher.enclave.v1.GrantStatus
+	27, // 35: raypher.enclave.v1.Enclave.Dial:output_type -> raypher.enclave.v1.DialRequest
+	29, // 36: raypher.enclave.v1.Enclave.Connect:output_type -> raypher.enclave.v1.Bytes
+	31, // 37: raypher.enclave.v1.Enclave.DescribeFleet:output_type -> raypher.enclave.v1.FleetStatus
+	23, // [23:38] is the sub-list for method output_type
+	8,  // [8:23] is the sub-list for method input_type
 	8,  // [8:8] is the sub-list for extension type_name
 	8,  // [8:8] is the sub-list for extension extendee
 	0,  // [0:8] is the sub-list for field type_name
@@ -1947,7 +2268,7 @@ func file_enclave_v1_enclave_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_enclave_v1_enclave_proto_rawDesc), len(file_enclave_v1_enclave_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   27,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -34,6 +34,9 @@ const (
 	Enclave_TLSSign_FullMethodName        = "/raypher.enclave.v1.Enclave/TLSSign"
 	Enclave_InstallGrant_FullMethodName   = "/raypher.enclave.v1.Enclave/InstallGrant"
 	Enclave_DescribeGrant_FullMethodName  = "/raypher.enclave.v1.Enclave/DescribeGrant"
+	Enclave_Dial_FullMethodName           = "/raypher.enclave.v1.Enclave/Dial"
+	Enclave_Connect_FullMethodName        = "/raypher.enclave.v1.Enclave/Connect"
+	Enclave_DescribeFleet_FullMethodName  = "/raypher.enclave.v1.Enclave/DescribeFleet"
 )
 
 // EnclaveClient is the client API for Enclave service.
@@ -68,6 +71,14 @@ type EnclaveClient interface {
 	InstallGrant(ctx context.Context, in *InstallGrantRequest, opts ...grpc.CallOption) (*GrantStatus, error)
 	// DescribeGrant says how credit stands, and what the next grant has to name. It needs no Persist stream.
 	DescribeGrant(ctx context.Context, in *DescribeGrantRequest, opts ...grpc.CallOption) (*GrantStatus, error)
+	// Dial is how an enclave without a network reaches hosts: it asks on this stream for a TCP connection, and the parent answers by
+	// opening Connect with the number of the request. A second stream replaces the first. The parent connects to listed hosts only, and
+	// carries bytes: what they are protected by, TLS, begins and ends in the enclave.
+	Dial(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[DialResult, DialRequest], error)
+	// Connect is one connection that the enclave asked for: its first message names the number, the others carry bytes.
+	Connect(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Bytes, Bytes], error)
+	// DescribeFleet says how the enclave stands with its controller. It needs no Persist stream.
+	DescribeFleet(ctx context.Context, in *DescribeFleetRequest, opts ...grpc.CallOption) (*FleetStatus, error)
 }
 
 type enclaveClient struct {
@@ -204,6 +215,42 @@ func (c *enclaveClient) DescribeGrant(ctx context.Context, in *DescribeGrantRequ
 	return out, nil
 }
 
+func (c *enclaveClient) Dial(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[DialResult, DialRequest], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Enclave_ServiceDesc.Streams[2], Enclave_Dial_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[DialResult, DialRequest]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Enclave_DialClient = grpc.BidiStreamingClient[DialResult, DialRequest]
+
+func (c *enclaveClient) Connect(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Bytes, Bytes], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Enclave_ServiceDesc.Streams[3], Enclave_Connect_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[Bytes, Bytes]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Enclave_ConnectClient = grpc.BidiStreamingClient[Bytes, Bytes]
+
+func (c *enclaveClient) DescribeFleet(ctx context.Context, in *DescribeFleetRequest, opts ...grpc.CallOption) (*FleetStatus, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FleetStatus)
+	err := c.cc.Invoke(ctx, Enclave_DescribeFleet_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // EnclaveServer is the server API for Enclave service.
 // All implementations must embed UnimplementedEnclaveServer
 // for forward compatibility.
@@ -236,6 +283,14 @@ type EnclaveServer interface {
 	InstallGrant(context.Context, *InstallGrantRequest) (*GrantStatus, error)
 	// DescribeGrant says how credit stands, and what the next grant has to name. It needs no Persist stream.
 	DescribeGrant(context.Context, *DescribeGrantRequest) (*GrantStatus, error)
+	// Dial is how an enclave without a network reaches hosts: it asks on this stream for a TCP connection, and the parent answers by
+	// opening Connect with the number of the request. A second stream replaces the first. The parent connects to listed hosts only, and
+	// carries bytes: what they are protected by, TLS, begins and ends in the enclave.
+	Dial(grpc.BidiStreamingServer[DialResult, DialRequest]) error
+	// Connect is one connection that the enclave asked for: its first message names the number, the others carry bytes.
+	Connect(grpc.BidiStreamingServer[Bytes, Bytes]) error
+	// DescribeFleet says how the enclave stands with its controller. It needs no Persist stream.
+	DescribeFleet(context.Context, *DescribeFleetRequest) (*FleetStatus, error)
 	mustEmbedUnimplementedEnclaveServer()
 }
 
@@ -281,6 +336,15 @@ func (UnimplementedEnclaveServer) InstallGrant(context.Context, *InstallGrantReq
 }
 func (UnimplementedEnclaveServer) DescribeGrant(context.Context, *DescribeGrantRequest) (*GrantStatus, error) {
 	return nil, status.Error(codes.Unimplemented, "method DescribeGrant not implemented")
+}
+func (UnimplementedEnclaveServer) Dial(grpc.BidiStreamingServer[DialResult, DialRequest]) error {
+	return status.Error(codes.Unimplemented, "method Dial not implemented")
+}
+func (UnimplementedEnclaveServer) Connect(grpc.BidiStreamingServer[Bytes, Bytes]) error {
+	return status.Error(codes.Unimplemented, "method Connect not implemented")
+}
+func (UnimplementedEnclaveServer) DescribeFleet(context.Context, *DescribeFleetRequest) (*FleetStatus, error) {
+	return nil, status.Error(codes.Unimplemented, "method DescribeFleet not implemented")
 }
 func (UnimplementedEnclaveServer) mustEmbedUnimplementedEnclaveServer() {}
 func (UnimplementedEnclaveServer) testEmbeddedByValue()                 {}
@@ -497,6 +561,38 @@ func _Enclave_DescribeGrant_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Enclave_Dial_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(EnclaveServer).Dial(&grpc.GenericServerStream[DialResult, DialRequest]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Enclave_DialServer = grpc.BidiStreamingServer[DialResult, DialRequest]
+
+func _Enclave_Connect_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(EnclaveServer).Connect(&grpc.GenericServerStream[Bytes, Bytes]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Enclave_ConnectServer = grpc.BidiStreamingServer[Bytes, Bytes]
+
+func _Enclave_DescribeFleet_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DescribeFleetRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EnclaveServer).DescribeFleet(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Enclave_DescribeFleet_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EnclaveServer).DescribeFleet(ctx, req.(*DescribeFleetRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Enclave_ServiceDesc is the grpc.ServiceDesc for Enclave service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -544,6 +640,10 @@ var Enclave_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "DescribeGrant",
 			Handler:    _Enclave_DescribeGrant_Handler,
 		},
+		{
+			MethodName: "DescribeFleet",
+			Handler:    _Enclave_DescribeFleet_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -555,6 +655,18 @@ var Enclave_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "MintStream",
 			Handler:       _Enclave_MintStream_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "Dial",
+			Handler:       _Enclave_Dial_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "Connect",
+			Handler:       _Enclave_Connect_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
 		},
