@@ -48,6 +48,25 @@ func signMessage(typ string, structure uint64, payload []byte, signer Signer) ([
 	return (&cose1.Message{Protected: protected, Payload: payload, Signature: signature}).Encode(), nil
 }
 
+// SignMessage returns the COSE_Sign1 of a payload whose format another package owns, by the enclave's key. The type must be that
+// format's alone: it is what keeps the statement from being one of another kind.
+func SignMessage(typ string, payload []byte, signer Signer) ([]byte, error) {
+	return signMessage(typ, 0, payload, signer)
+}
+
+// OpenMessage returns the payload of a COSE_Sign1 of at most limit bytes, which SignMessage made with key. Errors about the key
+// wrap ErrUnknownKey or ErrSignature.
+func OpenMessage(typ string, signed []byte, limit int, key *Key) ([]byte, error) {
+	m, err := parseMessage(typ, 0, signed, limit)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.verify(key); err != nil {
+		return nil, err
+	}
+	return m.payload, nil
+}
+
 func protectedFor(typ string, structure uint64, public *ecdsa.PublicKey) ([]byte, error) {
 	key, err := NewKey(public)
 	if err != nil {
