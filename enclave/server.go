@@ -111,7 +111,7 @@ func New(opts Options) (*Server, error) {
 	rand.Read(s.epoch[:]) // never fails (crypto/rand)
 
 	s.journal, err = sequencer.New(sequencer.Options{
-		Signer: opts.Signer, Epoch: s.epoch, Configuration: s.conf, Predecessors: predecessors(opts.Configuration),
+		Signer: opts.Signer, Epoch: s.epoch, Configuration: s.conf, Predecessors: hashes(opts.Configuration.Predecessors), NitroRoots: hashes(opts.Configuration.NitroRoots),
 		Opening: s.opening, Log: opts.Log,
 	})
 	if err != nil {
@@ -137,9 +137,9 @@ func New(opts Options) (*Server, error) {
 	return s, nil
 }
 
-func predecessors(c *startconf.Configuration) [][32]byte {
-	out := make([][32]byte, len(c.Predecessors))
-	for i, k := range c.Predecessors {
+func hashes(list []startconf.KeyHash) [][32]byte {
+	out := make([][32]byte, len(list))
+	for i, k := range list {
 		out[i] = k
 	}
 	return out

@@ -72,6 +72,9 @@ type Configuration struct {
 	Predecessors []KeyHash `cbor:"5,keyasint"` // predecessor: signing keys whose journal this enclave may continue
 	Rate         uint32    `cbor:"6,keyasint"` // visas_per_second
 	AgentRate    uint32    `cbor:"7,keyasint"` // visas_per_second_per_agent
+	// NitroRoots (nitro_root) are the SHA-256 of roots of attestation, in DER, that this enclave believes besides AWS's when it follows the
+	// journal of its own image: those of laboratories.
+	NitroRoots []KeyHash `cbor:"8,keyasint,omitempty"`
 }
 
 // Lifetime is TTLSeconds as a duration.
@@ -83,6 +86,7 @@ func (c *Configuration) Hash() [sha256.Size]byte {
 	sorted := *c
 	sorted.CallerKeys = sortedHashes(c.CallerKeys)
 	sorted.Predecessors = sortedHashes(c.Predecessors)
+	sorted.NitroRoots = sortedHashes(c.NitroRoots)
 	sorted.OperatorKeys = slices.Clone(c.OperatorKeys)
 	slices.SortFunc(sorted.OperatorKeys, bytes.Compare)
 	mode, err := cbor.CoreDetEncOptions().EncMode()
@@ -160,7 +164,7 @@ func Parse(name string, text []byte) (*Configuration, error) {
 }
 
 func repeatable(key string) bool {
-	return key == "caller_key" || key == "operator_key" || key == "predecessor"
+	return slices.Contains([]string{"caller_key", "operator_key", "predecessor", "nitro_root"}, key)
 }
 
 func (c *Configuration) set(key, value string) (err error) {
@@ -180,6 +184,8 @@ func (c *Configuration) set(key, value string) (err error) {
 		c.CallerKeys, err = addHash(key, c.CallerKeys, value)
 	case "predecessor":
 		c.Predecessors, err = addHash(key, c.Predecessors, value)
+	case "nitro_root":
+		c.NitroRoots, err = addHash(key, c.NitroRoots, value)
 	case "operator_key":
 		der, keyErr := parseOperatorKey(value)
 		if keyErr != nil {
@@ -193,7 +199,7 @@ func (c *Configuration) set(key, value string) (err error) {
 		}
 		c.OperatorKeys = append(c.OperatorKeys, der)
 	default:
-		return fmt.Errorf("unknown key %.60q: use trust_domain, ttl_seconds, caller_key, operator_key, predecessor, visas_per_second or visas_per_second_per_agent", key)
+		return fmt.Errorf("unknown key %.60q: use trust_domain, ttl_seconds, caller_key, operator_key, predecessor, nitro_root, visas_per_second or visas_per_second_per_agent", key)
 	}
 	return err
 }
@@ -304,6 +310,9 @@ func (c *Configuration) Format() []byte {
 	}
 	for _, k := range c.Predecessors {
 		fmt.Fprintf(&b, "predecessor = %s\n", k)
+	}
+	for _, k := range c.NitroRoots {
+		fmt.Fprintf(&b, "nitro_root = %s\n", k)
 	}
 	return b.Bytes()
 }

@@ -30,7 +30,7 @@ func TestParse(t *testing.T) {
 	}{
 		{"empty", "", nil},
 		{"comment and blank lines", "# a\n\n   # b\n", nil},
-		{"all keys", "trust_domain = prod.example.org\nttl_seconds=60\ncaller_key = " + hashA + "\npredecessor = " + hashA +
+		{"all keys", "trust_domain = prod.example.org\nttl_seconds=60\ncaller_key = " + hashA + "\npredecessor = " + hashA + "\nnitro_root = " + hashA +
 			"\nvisas_per_second = 100\nvisas_per_second_per_agent = 5\noperator_key = " + operatorLine(t), nil},
 		{"unknown key", "tll_seconds = 60", []string{"f:1:", `unknown key "tll_seconds"`}},
 		{"all mistakes at once", "ttl_seconds = 5\nnonsense\ntrust_domain = UPPER",
@@ -40,6 +40,7 @@ func TestParse(t *testing.T) {
 		{"twice", "ttl_seconds = 60\n\nttl_seconds = 61", []string{"f:3: ttl_seconds stands already in line 1"}},
 		{"short hash", "caller_key = sha256:00", []string{"64 hexadecimal digits"}},
 		{"same caller twice", "caller_key = " + hashA + "\ncaller_key = " + hashA, []string{"f:2: caller_key: the same key"}},
+		{"same root twice", "nitro_root = " + hashA + "\nnitro_root = " + hashA, []string{"f:2: nitro_root: the same key"}},
 		{"operator key that is none", "operator_key = AAAA", []string{"raypher ceiling keygen"}},
 		{"no value", "ttl_seconds =", []string{"not `key = value`"}},
 	} {
@@ -73,6 +74,11 @@ func TestHashIgnoresForm(t *testing.T) {
 	b.TTLSeconds++
 	if a.Hash() == b.Hash() {
 		t.Error("another lifetime has the same hash")
+	}
+	b.TTLSeconds--
+	b.NitroRoots = []KeyHash{{1}}
+	if a.Hash() == b.Hash() {
+		t.Error("another root has the same hash")
 	}
 }
 

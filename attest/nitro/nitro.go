@@ -68,6 +68,8 @@ var AWSRootFingerprint = [sha256.Size]byte{
 type Config struct {
 	// Roots are trusted instead of the AWS root; none: the AWS root alone.
 	Roots []*x509.Certificate
+	// RootHashes are the SHA-256 of the DER of roots that are trusted besides these: documents bring the certificates themselves.
+	RootHashes [][sha256.Size]byte
 	// Lists are certificate revocation lists. None: revocation is not checked. Any: each certificate that names a place to get
 	// its list from must be covered by one of these, current at the time of the check.
 	Lists []*x509.RevocationList
@@ -99,6 +101,9 @@ func NewVerifier(c Config) (*Verifier, error) {
 	}
 	if len(c.Roots) == 0 {
 		roots[AWSRootFingerprint] = true
+	}
+	for _, hash := range c.RootHashes {
+		roots[hash] = true
 	}
 	for _, list := range c.Lists {
 		if err := judgeList(list); err != nil {

@@ -181,7 +181,8 @@ func (s *Sequencer) predecessor(c claim) (*journal.Predecessor, error) {
 	if c.epoch == s.opts.Epoch {
 		return nil, fmt.Errorf("%w: it names this epoch, which has not begun", ErrStore)
 	}
-	p, err := predecessor.Verify(predecessor.Claim{Epoch: c.epoch, Size: c.size, SignedHead: c.head, KeyEvidence: c.evidence}, s.key, s.opts.Predecessors)
+	p, err := predecessor.Verify(predecessor.Claim{Epoch: c.epoch, Size: c.size, SignedHead: c.head, KeyEvidence: c.evidence},
+		predecessor.Own{Key: s.key, Evidence: s.evidence, Allowed: s.opts.Predecessors, Roots: s.opts.NitroRoots})
 	if err != nil {
 		return nil, fmt.Errorf("%w: its last epoch: %w", ErrStore, err)
 	}

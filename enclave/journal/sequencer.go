@@ -62,6 +62,8 @@ type Options struct {
 	Configuration journal.Hash    // of the start configuration
 	// Predecessors are the keys, besides the signer's own, whose journal this epoch may follow.
 	Predecessors [][32]byte
+	// NitroRoots are roots of attestation that it believes besides AWS's when it follows the journal of its own image.
+	NitroRoots [][32]byte
 	// Opening returns entries that follow entry 0 in the first batch, such as the ceiling in force. May be nil.
 	Opening func() ([][]byte, error)
 	Log     *slog.Logger

@@ -67,7 +67,7 @@ func TestVerify(t *testing.T) {
 		{"no head", func() Claim { c := claimOf(l); c.SignedHead = nil; return c }, own, nil, evidence.ErrKey},
 		{"an altered head", func() Claim { c := claimOf(l); c.SignedHead = bent(c.SignedHead); return c }, own, nil, evidence.ErrKey},
 	} {
-		t.Run(c.name, func(t *testing.T) { check(t, c.claim(), c.own, c.allowed, c.want) })
+		t.Run(c.name, func(t *testing.T) { check(t, c.claim(), Own{Key: c.own, Allowed: c.allowed}, c.want) })
 	}
 }
 
@@ -79,9 +79,9 @@ func bent(data []byte) []byte {
 	return data
 }
 
-func check(t *testing.T, c Claim, own *journal.Key, allowed [][32]byte, want error) {
+func check(t *testing.T, c Claim, own Own, want error) {
 	t.Helper()
-	p, err := Verify(c, own, allowed)
+	p, err := Verify(c, own)
 	switch {
 	case want == nil && (err != nil || p.Epoch != c.Epoch || p.Size != c.Size || !bytes.Equal(p.SignedHead, c.SignedHead)):
 		t.Errorf("%+v, %v", p, err)
@@ -144,7 +144,7 @@ func TestVerifyTPM(t *testing.T) {
 		{"a head of a lower tier", Claim{good.Epoch, good.Size, head(journal.TierSoftware), good.KeyEvidence}, key, evidence.ErrHead},
 		{"another key put into the evidence", Claim{good.Epoch, good.Size, good.SignedHead, forged.Encode()}, key, evidence.ErrKey},
 	} {
-		t.Run(c.name, func(t *testing.T) { check(t, c.claim, c.own, nil, c.want) })
+		t.Run(c.name, func(t *testing.T) { check(t, c.claim, Own{Key: c.own}, c.want) })
 	}
 }
 
@@ -159,7 +159,7 @@ func FuzzVerify(f *testing.F) {
 	f.Add(good.SignedHead, good.KeyEvidence)
 	f.Add([]byte{}, []byte{})
 	f.Fuzz(func(t *testing.T, head, ev []byte) {
-		p, err := Verify(Claim{Epoch: good.Epoch, Size: good.Size, SignedHead: head, KeyEvidence: ev}, l.Key, nil)
+		p, err := Verify(Claim{Epoch: good.Epoch, Size: good.Size, SignedHead: head, KeyEvidence: ev}, Own{Key: l.Key})
 		if err == nil && (!bytes.Equal(p.SignedHead, head) || !bytes.Equal(ev, good.KeyEvidence)) {
 			t.Error("forged evidence of a predecessor is taken")
 		}

@@ -39,6 +39,8 @@ type Options struct {
 	Image eif.Measurements
 	// Now is the module's clock; nil: this machine's.
 	Now func() time.Time
+	// Before is a module whose root vouches for this one too, as for an enclave that is started anew; nil: a root of its own.
+	Before *Module
 }
 
 // Module is one module, of one enclave: a machine that is started anew gets another one. It is safe for concurrent use.
@@ -52,7 +54,7 @@ type Module struct {
 	leaf   *nitrotest.Certificate
 }
 
-// New makes a module with a root of its own.
+// New makes a module.
 func New(o Options) (m *Module, err error) {
 	m = &Module{now: o.Now}
 	if m.now == nil {
@@ -66,8 +68,20 @@ func New(o Options) (m *Module, err error) {
 	for i := range ownRegisters {
 		m.locked[i] = true
 	}
-	err = caught(func() { m.pki = nitrotest.New(thrower{}, m.now()) })
+	err = caught(func() {
+		if o.Before == nil {
+			m.pki = nitrotest.New(thrower{}, m.now())
+		} else {
+			m.pki = o.Before.authority().Renew(thrower{}, m.now())
+		}
+	})
 	return m, err
+}
+
+func (m *Module) authority() *nitrotest.PKI {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.pki
 }
 
 // RootPEM is the certificate that a verifier of the module's documents has to trust.

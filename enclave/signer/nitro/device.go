@@ -26,12 +26,12 @@ const Ioctl = 0xc0200a00
 // Device is an open Nitro Secure Module. It is opened before the process gives up its rights and works with the open descriptor from
 // then on. The driver answers one request after the other, and so does this; it may be called concurrently.
 type Device struct {
-	session session
+	session Session
 	turn    chan struct{} // holds one token while nobody uses the session; never comes back after Close
 }
 
-// session is what this package uses of an nsm.Session, for one caller at a time.
-type session interface {
+// Session is what this package uses of an nsm.Session, for one caller at a time.
+type Session interface {
 	Send(request.Request) (response.Response, error)
 	Close() error
 }
@@ -40,7 +40,7 @@ type session interface {
 func OpenDevice() (*Device, error) {
 	opened, err := nsm.OpenDefaultSession()
 	if err == nil {
-		return newDevice(opened), nil
+		return NewDevice(opened), nil
 	}
 	next := "is it a Nitro Secure Module?"
 	switch {
@@ -58,7 +58,8 @@ func OpenDevice() (*Device, error) {
 	return nil, fmt.Errorf("%s: %w: %s", DevicePath, err, next)
 }
 
-func newDevice(s session) *Device {
+// NewDevice is a module that somebody else has opened, or imitates: for tests, and whoever has the kernel's open device already.
+func NewDevice(s Session) *Device {
 	d := &Device{session: s, turn: make(chan struct{}, 1)}
 	d.turn <- struct{}{}
 	return d

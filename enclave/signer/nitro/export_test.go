@@ -1,7 +1,4 @@
 package nitro
 
-// For tests with another device than the kernel's, and with another /sys.
-var (
-	NewDevice   = newDevice
-	CheckKernel = checkKernel
-)
+// CheckKernel is for tests with another /sys.
+var CheckKernel = checkKernel

@@ -13,8 +13,6 @@ import (
 
 	"github.com/fxamacker/cbor/v2"
 	driver "github.com/hf/nsm"
-	"github.com/hf/nsm/request"
-	"github.com/hf/nsm/response"
 
 	"github.com/raypher/raypher/attest/eif"
 	attest "github.com/raypher/raypher/attest/nitro"
@@ -185,7 +183,7 @@ func TestDriverErrors(t *testing.T) {
 		syscall.ETIMEDOUT: "does not answer", syscall.EPERM: "sandbox", syscall.EINVAL: "driver is another one",
 		syscall.EMSGSIZE: "more than the driver takes", syscall.EIO: "kernel's log",
 	} {
-		device := nitro.NewDevice(inProcess(func([]byte) ([]byte, error) { return nil, &driver.ErrorIoctlFailed{Errno: errno} }))
+		device := nitro.NewDevice(nsm.Session(func([]byte) ([]byte, error) { return nil, &driver.ErrorIoctlFailed{Errno: errno} }))
 		if _, err := nitro.Open(t.Context(), device, configuration); !errors.Is(err, signer.ErrDevice) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: %v, want %q", errno, err, want)
 		}
@@ -266,27 +264,8 @@ func newModule(t *testing.T) *nsm.Module {
 	return ok(nsm.New(nsm.Options{Image: measured}))(t)
 }
 
-// inProcess is a session without a driver: the requests and answers are the same bytes.
-type inProcess func(request []byte) ([]byte, error)
-
-func (p inProcess) Send(r request.Request) (response.Response, error) {
-	raw, err := cbor.Marshal(r.Encoded())
-	if err != nil {
-		return response.Response{}, err
-	}
-	answer, err := p(raw)
-	if err != nil {
-		return response.Response{}, err
-	}
-	var reply response.Response
-	err = cbor.Unmarshal(answer, &reply)
-	return reply, err
-}
-
-func (inProcess) Close() error { return nil }
-
 func deviceOf(answer func([]byte) []byte) *nitro.Device {
-	return nitro.NewDevice(inProcess(func(request []byte) ([]byte, error) { return answer(request), nil }))
+	return nitro.NewDevice(nsm.Session(func(request []byte) ([]byte, error) { return answer(request), nil }))
 }
 
 func encode(t *testing.T, v any) []byte {
