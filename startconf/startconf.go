@@ -75,6 +75,10 @@ type Configuration struct {
 	// NitroRoots (nitro_root) are the SHA-256 of roots of attestation, in DER, that this enclave believes besides AWS's when it follows the
 	// journal of its own image: those of laboratories.
 	NitroRoots []KeyHash `cbor:"8,keyasint,omitempty"`
+	// The controller that the enclave is attested to; all three or none.
+	Controller     string    `cbor:"9,keyasint,omitempty"`  // controller: host:port
+	ControllerKeys []KeyHash `cbor:"10,keyasint,omitempty"` // controller_key: of its TLS certificate
+	ResultKeys     [][]byte  `cbor:"11,keyasint,omitempty"` // controller_result_key: P-256, PKIX DER, that sign attestation results
 }
 
 // Lifetime is TTLSeconds as a duration.
@@ -87,8 +91,9 @@ func (c *Configuration) Hash() [sha256.Size]byte {
 	sorted.CallerKeys = sortedHashes(c.CallerKeys)
 	sorted.Predecessors = sortedHashes(c.Predecessors)
 	sorted.NitroRoots = sortedHashes(c.NitroRoots)
-	sorted.OperatorKeys = slices.Clone(c.OperatorKeys)
-	slices.SortFunc(sorted.OperatorKeys, bytes.Compare)
+	sorted.ControllerKeys = sortedHashes(c.ControllerKeys)
+	sorted.OperatorKeys = sortedKeys(c.OperatorKeys)
+	sorted.ResultKeys = sortedKeys(c.ResultKeys)
 	mode, err := cbor.CoreDetEncOptions().EncMode()
 	if err != nil {
 		panic(err) // constant options
@@ -103,6 +108,12 @@ func (c *Configuration) Hash() [sha256.Size]byte {
 func sortedHashes(in []KeyHash) []KeyHash {
 	out := slices.Clone(in)
 	slices.SortFunc(out, func(a, b KeyHash) int { return bytes.Compare(a[:], b[:]) })
+	return out
+}
+
+func sortedKeys(in [][]byte) [][]byte {
+	out := slices.Clone(in)
+	slices.SortFunc(out, bytes.Compare)
 	return out
 }
 
@@ -156,6 +167,9 @@ func Parse(name string, text []byte) (*Configuration, error) {
 			problems = append(problems, fmt.Errorf("%s:%d: %w", name, i+1, err))
 		}
 	}
+	if err := c.checkController(); err != nil && len(problems) == 0 {
+		problems = append(problems, fmt.Errorf("%s: %w", name, err))
+	}
 	if len(problems) > 0 {
 		return nil, errors.Join(problems...)
 	}
@@ -164,7 +178,7 @@ func Parse(name string, text []byte) (*Configuration, error) {
 }
 
 func repeatable(key string) bool {
-	return slices.Contains([]string{"caller_key", "operator_key", "predecessor", "nitro_root"}, key)
+	return slices.Contains([]string{"caller_key", "operator_key", "predecessor", "nitro_root", "controller_key", "controller_result_key"}, key)
 }
 
 func (c *Configuration) set(key, value string) (err error) {
@@ -187,19 +201,15 @@ func (c *Configuration) set(key, value string) (err error) {
 	case "nitro_root":
 		c.NitroRoots, err = addHash(key, c.NitroRoots, value)
 	case "operator_key":
-		der, keyErr := parseOperatorKey(value)
-		if keyErr != nil {
-			return keyErr
-		}
-		if slices.ContainsFunc(c.OperatorKeys, func(k []byte) bool { return bytes.Equal(k, der) }) {
-			return errors.New("operator_key: the same key stands twice: keep one")
-		}
-		if len(c.OperatorKeys) == MaxKeys {
-			return fmt.Errorf("operator_key: more than %d", MaxKeys)
-		}
-		c.OperatorKeys = append(c.OperatorKeys, der)
+		c.OperatorKeys, err = addKey(key, c.OperatorKeys, value, parseOperatorKey)
+	case "controller":
+		c.Controller, err = value, checkAddress(value)
+	case "controller_key":
+		c.ControllerKeys, err = addHash(key, c.ControllerKeys, value)
+	case "controller_result_key":
+		c.ResultKeys, err = addKey(key, c.ResultKeys, value, parseResultKey)
 	default:
-		return fmt.Errorf("unknown key %.60q: use trust_domain, ttl_seconds, caller_key, operator_key, predecessor, nitro_root, visas_per_second or visas_per_second_per_agent", key)
+		return fmt.Errorf("unknown key %.60q: use trust_domain, ttl_seconds, caller_key, operator_key, predecessor, nitro_root, controller, controller_key, controller_result_key, visas_per_second or visas_per_second_per_agent", key)
 	}
 	return err
 }
@@ -225,24 +235,37 @@ func addHash(key string, list []KeyHash, value string) ([]KeyHash, error) {
 	return append(list, h), nil
 }
 
+func addKey(key string, list [][]byte, value string, parse func(string) ([]byte, error)) ([][]byte, error) {
+	der, err := parse(value)
+	switch {
+	case err != nil:
+		return list, fmt.Errorf("%s: %w", key, err)
+	case slices.ContainsFunc(list, func(k []byte) bool { return bytes.Equal(k, der) }):
+		return list, fmt.Errorf("%s: the same key stands twice: keep one", key)
+	case len(list) == MaxKeys:
+		return list, fmt.Errorf("%s: more than %d", key, MaxKeys)
+	}
+	return append(list, der), nil
+}
+
 // parseOperatorKey reads base64 of PKIX DER, Ed25519 or P-256, and returns the DER.
 func parseOperatorKey(value string) ([]byte, error) {
 	der, err := base64.StdEncoding.Strict().DecodeString(value)
 	if err != nil {
-		return nil, fmt.Errorf("operator_key: not base64: use the line that `raypher ceiling keygen` prints")
+		return nil, fmt.Errorf("not base64: use the line that `raypher ceiling keygen` prints")
 	}
 	key, err := x509.ParsePKIXPublicKey(der)
 	if err != nil {
-		return nil, fmt.Errorf("operator_key: %w: use the line that `raypher ceiling keygen` prints", err)
+		return nil, fmt.Errorf("%w: use the line that `raypher ceiling keygen` prints", err)
 	}
 	switch k := key.(type) {
 	case ed25519.PublicKey:
 	case *ecdsa.PublicKey:
 		if k.Curve != elliptic.P256() {
-			return nil, errors.New("operator_key: an ECDSA key must be on P-256")
+			return nil, errors.New("an ECDSA key must be on P-256")
 		}
 	default:
-		return nil, fmt.Errorf("operator_key: %T: use Ed25519 or ECDSA on P-256", key)
+		return nil, fmt.Errorf("%T: use Ed25519 or ECDSA on P-256", key)
 	}
 	return der, nil
 }
@@ -313,6 +336,15 @@ func (c *Configuration) Format() []byte {
 	}
 	for _, k := range c.NitroRoots {
 		fmt.Fprintf(&b, "nitro_root = %s\n", k)
+	}
+	if c.Controller != "" {
+		fmt.Fprintf(&b, "controller = %s\n", c.Controller)
+	}
+	for _, k := range c.ControllerKeys {
+		fmt.Fprintf(&b, "controller_key = %s\n", k)
+	}
+	for _, k := range c.ResultKeys {
+		fmt.Fprintf(&b, "controller_result_key = %s\n", base64.StdEncoding.EncodeToString(k))
 	}
 	return b.Bytes()
 }

@@ -2,9 +2,13 @@ package startconf
 
 import (
 	"bytes"
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/x509"
 	"encoding/base64"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -42,6 +46,15 @@ func TestParse(t *testing.T) {
 		{"same caller twice", "caller_key = " + hashA + "\ncaller_key = " + hashA, []string{"f:2: caller_key: the same key"}},
 		{"same root twice", "nitro_root = " + hashA + "\nnitro_root = " + hashA, []string{"f:2: nitro_root: the same key"}},
 		{"operator key that is none", "operator_key = AAAA", []string{"raypher ceiling keygen"}},
+		{"a controller", controllerLines(t), nil},
+		{"a controller without keys", "controller = a.example:443", []string{"no controller_key"}},
+		{"a controller without result keys", "controller = a.example:443\ncontroller_key = " + hashA, []string{"no controller_result_key"}},
+		{"keys without a controller", "controller_key = " + hashA, []string{"controller: host:port is missing"}},
+		{"a controller without port", "controller = a.example", []string{"f:1: controller", "host:port"}},
+		{"a controller at port 0", "controller = a.example:0", []string{"f:1: controller", "host:port"}},
+		{"a controller with a path", "controller = a.example/x:443", []string{"f:1: controller", "host:port"}},
+		{"two controllers", "controller = a.example:1\ncontroller = b.example:1", []string{"f:2: controller stands already"}},
+		{"a result key on another curve", "controller_result_key = " + operatorLine(t), []string{"f:1: controller_result_key", "P-256"}},
 		{"no value", "ttl_seconds =", []string{"not `key = value`"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -57,6 +70,56 @@ func TestParse(t *testing.T) {
 		})
 	}
 }
+
+// controllerLines names a controller with two keys of each kind, the second ones in front of the first.
+func controllerLines(t testing.TB) string {
+	t.Helper()
+	text := "controller = controller.example.org:7443\ncontroller_key = sha256:" + strings.Repeat("0b", 32) + "\ncontroller_key = " + hashA + "\n"
+	for range 2 {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		der, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text += "controller_result_key = " + base64.StdEncoding.EncodeToString(der) + "\n"
+	}
+	return text
+}
+
+// Whoever trusts an enclave of a configuration trusts its controller, so all of it is in the hash.
+func TestHashNamesTheController(t *testing.T) {
+	whole, err := Parse("f", []byte(controllerLines(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := Parse("f", whole.Format()); err != nil || again.Hash() != whole.Hash() {
+		t.Fatalf("own form: %v", err)
+	}
+	for name, change := range map[string]func(*Configuration){
+		"address":    func(c *Configuration) { c.Controller = "x.example.org:7443" },
+		"TLS key":    func(c *Configuration) { c.ControllerKeys = c.ControllerKeys[1:] },
+		"result key": func(c *Configuration) { c.ResultKeys = c.ResultKeys[1:] },
+	} {
+		other := *whole
+		if change(&other); other.Hash() == whole.Hash() {
+			t.Errorf("another %s has the same hash", name)
+		}
+	}
+	// A configuration without one hashes as it did before there were controllers.
+	plain, err := Parse("f", []byte("caller_key = "+hashA))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprintf("%x", plain.Hash()); got != plainHash {
+		t.Errorf("hash %s, before %s", got, plainHash)
+	}
+}
+
+// plainHash is of a configuration without a controller, as it was before there were any.
+const plainHash = "75c1aced6033de29df42da10c6bacbd932907081d1f6f95e12e614bd716f14c6"
 
 func TestHashIgnoresForm(t *testing.T) {
 	hashB := "sha256:" + strings.Repeat("0b", 32)
@@ -109,6 +172,7 @@ func TestWriteRead(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add([]byte("trust_domain = a.b\nttl_seconds = 60\n# c\ncaller_key = " + hashA))
 	f.Add([]byte("operator_key = " + operatorLine(f)))
+	f.Add([]byte(controllerLines(f)))
 	f.Add(bytes.Repeat([]byte("=\n"), 10))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		c, err := Parse("f", text)
