@@ -79,6 +79,8 @@ type Configuration struct {
 	Controller     string    `cbor:"9,keyasint,omitempty"`  // controller: host:port
 	ControllerKeys []KeyHash `cbor:"10,keyasint,omitempty"` // controller_key: of its TLS certificate
 	ResultKeys     [][]byte  `cbor:"11,keyasint,omitempty"` // controller_result_key: P-256, PKIX DER, that sign attestation results
+	// KMSSecrets (kms_secret) are what the enclave gets from AWS KMS; tier nitro only.
+	KMSSecrets []KMSSecret `cbor:"12,keyasint,omitempty"`
 }
 
 // Lifetime is TTLSeconds as a duration.
@@ -94,6 +96,7 @@ func (c *Configuration) Hash() [sha256.Size]byte {
 	sorted.ControllerKeys = sortedHashes(c.ControllerKeys)
 	sorted.OperatorKeys = sortedKeys(c.OperatorKeys)
 	sorted.ResultKeys = sortedKeys(c.ResultKeys)
+	sorted.KMSSecrets = sortedKMSSecrets(c.KMSSecrets)
 	mode, err := cbor.CoreDetEncOptions().EncMode()
 	if err != nil {
 		panic(err) // constant options
@@ -178,7 +181,7 @@ func Parse(name string, text []byte) (*Configuration, error) {
 }
 
 func repeatable(key string) bool {
-	return slices.Contains([]string{"caller_key", "operator_key", "predecessor", "nitro_root", "controller_key", "controller_result_key"}, key)
+	return slices.Contains([]string{"caller_key", "operator_key", "predecessor", "nitro_root", "controller_key", "controller_result_key", "kms_secret"}, key)
 }
 
 func (c *Configuration) set(key, value string) (err error) {
@@ -208,8 +211,10 @@ func (c *Configuration) set(key, value string) (err error) {
 		c.ControllerKeys, err = addHash(key, c.ControllerKeys, value)
 	case "controller_result_key":
 		c.ResultKeys, err = addKey(key, c.ResultKeys, value, parseResultKey)
+	case "kms_secret":
+		c.KMSSecrets, err = addKMSSecret(c.KMSSecrets, value)
 	default:
-		return fmt.Errorf("unknown key %.60q: use trust_domain, ttl_seconds, caller_key, operator_key, predecessor, nitro_root, controller, controller_key, controller_result_key, visas_per_second or visas_per_second_per_agent", key)
+		return fmt.Errorf("unknown key %.60q: use trust_domain, ttl_seconds, caller_key, operator_key, predecessor, nitro_root, controller, controller_key, controller_result_key, kms_secret, visas_per_second or visas_per_second_per_agent", key)
 	}
 	return err
 }
@@ -345,6 +350,9 @@ func (c *Configuration) Format() []byte {
 	}
 	for _, k := range c.ResultKeys {
 		fmt.Fprintf(&b, "controller_result_key = %s\n", base64.StdEncoding.EncodeToString(k))
+	}
+	for i := range c.KMSSecrets {
+		fmt.Fprintf(&b, "kms_secret = %s\n", &c.KMSSecrets[i])
 	}
 	return b.Bytes()
 }

@@ -173,6 +173,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("trust_domain = a.b\nttl_seconds = 60\n# c\ncaller_key = " + hashA))
 	f.Add([]byte("operator_key = " + operatorLine(f)))
 	f.Add([]byte(controllerLines(f)))
+	f.Add([]byte("kms_secret = a " + testARN + " AAAA"))
 	f.Add(bytes.Repeat([]byte("=\n"), 10))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		c, err := Parse("f", text)
