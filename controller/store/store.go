@@ -213,7 +213,7 @@ func Time(millis int64) time.Time {
 func (db *DB) readIdentity(tx *Tx) error {
 	err := tx.Get([]any{&db.identity}, `SELECT identity FROM database_identity`)
 	if errors.Is(err, sql.ErrNoRows) {
-		db.identity = make([]byte, 16)
+		db.identity = make([]byte, identitySize)
 		rand.Read(db.identity)
 		err = tx.Exec(`INSERT INTO database_identity (one, identity) VALUES (1, ?)`, db.identity)
 	}

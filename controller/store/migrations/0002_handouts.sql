@@ -46,6 +46,7 @@ CREATE TABLE releases (
 	hosts TEXT NOT NULL,
 	canary BIGINT NOT NULL,
 	put BIGINT NOT NULL,
+	sha256 BYTEA NOT NULL,
 	bundle BYTEA NOT NULL,
 	PRIMARY KEY (kind, name, version)
 );

@@ -1,0 +1,40 @@
+package pattern
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestSet(t *testing.T) {
+	s, err := Parse([]string{"web-?", "build-*", "build-*", "db.example"})
+	if err != nil || s.String() != "build-*,db.example,web-?" || !slices.Equal(Stored(s.String()).List(), s.List()) {
+		t.Fatalf("%s, %v", s, err)
+	}
+	for host, want := range map[string]bool{
+		"build-1": true, "build-": true, "web-1": true, "db.example": true,
+		"web-12": false, "abuild-1": false, "db-example": false, "db.example.org": false, "": false, "BUILD-1": false,
+	} {
+		if s.Has(host) != want || Stored(s.String()).Has(host) != want {
+			t.Errorf("%q: %v", host, !want)
+		}
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	for name, patterns := range map[string][]string{
+		"none": nil, "an empty one": {"a", ""}, "a comma": {"a,b"}, "a line": {"a\n"}, "a slash": {"a/b"}, "no ASCII": {"ä"},
+		"too long": {strings.Repeat("a", MaxPattern+1)}, "too long together": numbered(MaxPatterns), "too many": slices.Repeat([]string{"a"}, MaxPatterns+1),
+	} {
+		if s, err := Parse(patterns); err == nil {
+			t.Errorf("%s: %s", name, s)
+		}
+	}
+}
+
+func numbered(n int) (patterns []string) {
+	for i := range n {
+		patterns = append(patterns, strings.Repeat("a", 16+i))
+	}
+	return patterns
+}
