@@ -71,7 +71,7 @@ func (v *KeyVerifier) VerifyKey(document []byte) (*evidence.Attested, error) {
 			return nil, err
 		}
 	}
-	return d.attested()
+	return d.Attested()
 }
 
 // PinnedKey judges the key evidence of tier nitro for those who know the key by its hash: the document has to be sound, at its own time and
@@ -99,10 +99,12 @@ func (PinnedKey) VerifyKey(document []byte) (*evidence.Attested, error) {
 	if err != nil {
 		return nil, err
 	}
-	return d.attested()
+	return d.Attested()
 }
 
-func (d *Document) attested() (*evidence.Attested, error) {
+// Attested is what a verified document says of a signing key: the key, and the epoch and configuration in its user data, which has to agree
+// with PCR16.
+func (d *Document) Attested() (*evidence.Attested, error) {
 	key, err := journal.ParseKey(d.PublicKey)
 	if err != nil {
 		return nil, attest.Refuse(CheckKey, "public_key: %w", err)

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/raypher/raypher/journal"
 	"github.com/raypher/raypher/parent/daemon"
 	"github.com/raypher/raypher/parent/instance"
 )
@@ -68,6 +69,7 @@ func parse(args []string, out io.Writer) (*daemon.Options, error) {
 		dnsPort, cid, enclavePort         uint
 		uds                               string
 		showVersion, callerKey, benchmark bool
+		nitroEnclave                      bool
 	)
 	flags := flag.NewFlagSet("raypherd", flag.ContinueOnError)
 	flags.SetOutput(out)
@@ -83,6 +85,14 @@ func parse(args []string, out io.Writer) (*daemon.Options, error) {
 	flags.UintVar(&cid, "enclave-cid", 0, "vsock context id of a Nitro enclave that runs already, as nitro-cli prints it; it gets its start configuration (ibev.conf beside raypherd's keys) from raypherd")
 	flags.StringVar(&uds, "enclave-vsock-uds", "", "the same by the socket of a vsock device on this host, as of an enclave in the laboratory")
 	flags.UintVar(&enclavePort, "enclave-port", 5000, "with these two: vsock port of the enclave; its start configuration goes to the one after it")
+	flags.StringVar(&o.EnclaveTier, "enclave-mode", "", "where the enclave's key has to lie: nitro (an enclave at --enclave-cid or --enclave-vsock-uds), tpm (--tpm-device, by default "+defaultTPM+", or the enclave at --enclave-socket) or software; another enclave is refused (default: wherever it lies)")
+	flags.BoolVar(&nitroEnclave, "nitro-enclave", false, "the same as --enclave-mode nitro")
+	flags.StringVar(&o.Measurements, "enclave-measurements", "", "file with the measurements of the enclave's image: what `raypher eif measure --json` prints, or a signed list of golden measurements. An enclave of this image is taken whatever its key, so that it can be started anew, and no other (default: its key is pinned at first contact)")
+	flags.Func("enclave-measurements-key", "PEM file with a public key that may sign that list (may be repeated)", func(name string) error {
+		o.MeasurementKeys = append(o.MeasurementKeys, name)
+		return nil
+	})
+	flags.StringVar(&o.NitroRoot, "nitro-root", "", "LABORATORY: PEM file with the root under which the enclave's documents are believed instead of AWS's; status and log say so")
 	flags.StringVar(&o.EnclaveBinary, "enclave-binary", "", "raypher-enclave to start (default: beside raypherd)")
 	flags.StringVar(&o.TPMDevice, "tpm-device", "", "TPM for the signing key of the enclave that raypherd starts, as /dev/tpmrm0: tier tpm (default: a key file, tier software)")
 	flags.BoolVar(&o.Development, "dev", false, "with --tpm-device: let the enclave make a missing operator key and a ceiling that permits everything, as it does on tier software (default: grant nothing before an operator has installed a ceiling)")
@@ -122,6 +132,9 @@ func parse(args []string, out io.Writer) (*daemon.Options, error) {
 	}
 	o.EnclavePort = uint32(enclavePort)
 	if err := oneEnclave(o); err != nil {
+		return nil, err
+	}
+	if err := enclaveMode(&o, nitroEnclave); err != nil {
 		return nil, err
 	}
 	o.DNSPort = uint16(dnsPort)
@@ -174,6 +187,54 @@ func oneEnclave(o daemon.Options) error {
 	}
 	if o.Development {
 		return fmt.Errorf("--dev: the enclave at %s runs already: start that one with --dev", running)
+	}
+	return nil
+}
+
+// defaultTPM is the device of --enclave-mode tpm.
+const defaultTPM = "/dev/tpmrm0"
+
+// enclaveMode holds the wanted tier against where the enclave is.
+func enclaveMode(o *daemon.Options, nitro bool) error {
+	if nitro && o.EnclaveTier != "" && o.EnclaveTier != journal.TierNitro {
+		return fmt.Errorf("--nitro-enclave, --enclave-mode %s: use one of them", o.EnclaveTier)
+	}
+	if nitro {
+		o.EnclaveTier = journal.TierNitro
+	}
+	machine := o.EnclaveMachine != ""
+	switch o.EnclaveTier {
+	case "":
+	case journal.TierNitro:
+		if !machine {
+			return errors.New("tier nitro: name the enclave with --enclave-cid; nitro-cli describe-enclaves prints its context id")
+		}
+	case journal.TierTPM:
+		if machine {
+			return errors.New("--enclave-mode tpm: an enclave in a machine of its own has no TPM: use nitro")
+		}
+		if o.EnclaveSocket == "" && o.TPMDevice == "" {
+			o.TPMDevice = defaultTPM
+		}
+	case journal.TierSoftware:
+		if o.TPMDevice != "" {
+			return errors.New("--enclave-mode software: contradicts --tpm-device")
+		}
+	default:
+		return fmt.Errorf("--enclave-mode %q: use nitro, tpm or software", o.EnclaveTier)
+	}
+	return measured(o, machine && (o.EnclaveTier == "" || o.EnclaveTier == journal.TierNitro))
+}
+
+// measured refuses flags about documents where none will come.
+func measured(o *daemon.Options, documents bool) error {
+	for name, given := range map[string]bool{"enclave-measurements": o.Measurements != "", "nitro-root": o.NitroRoot != ""} {
+		if given && !documents {
+			return fmt.Errorf("--%s: is for enclaves of tier nitro: use it with --enclave-cid or --enclave-vsock-uds", name)
+		}
+	}
+	if len(o.MeasurementKeys) > 0 && o.Measurements == "" {
+		return errors.New("--enclave-measurements-key: needs --enclave-measurements")
 	}
 	return nil
 }

@@ -165,7 +165,7 @@ func TestReceiveConfiguration(t *testing.T) {
 	}
 	received := make(chan outcome, 1)
 	go func() {
-		c, err := receiveConfiguration(t.Context(), l, slog.New(slog.DiscardHandler))
+		c, err := ReceiveConfiguration(t.Context(), l, slog.New(slog.DiscardHandler))
 		received <- outcome{c, err}
 	}()
 	for _, c := range []struct {

@@ -36,16 +36,16 @@ func openConfiguration(o Options) (func(context.Context) (*startconf.Configurati
 	}
 	return func(ctx context.Context) (*startconf.Configuration, error) {
 		o.Log.Info("waiting for the start configuration", "vsock_port", port)
-		return receiveConfiguration(ctx, listener, o.Log)
+		return ReceiveConfiguration(ctx, listener, o.Log)
 	}, nil
 }
 
-// receiveConfiguration takes the first configuration that is one, and closes the listener: there is no second. Who sends it is not asked. It
+// ReceiveConfiguration takes the first configuration that is one, and closes the listener: there is no second. Who sends it is not asked. It
 // decides nothing that evidence does not name, and an enclave with another one than its operator's is one that nobody trusts.
 //
 // The sender writes the size, 4 bytes big-endian, and the text; it gets "ok sha256:..." with the configuration's hash, or "refused: ..." and
 // the reason, and the connection ends.
-func receiveConfiguration(ctx context.Context, l net.Listener, log *slog.Logger) (*startconf.Configuration, error) {
+func ReceiveConfiguration(ctx context.Context, l net.Listener, log *slog.Logger) (*startconf.Configuration, error) {
 	defer l.Close()
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 	for {

@@ -47,17 +47,24 @@ type Options struct {
 	// waits for its start configuration at the port after that.
 	EnclaveMachine string
 	EnclavePort    uint32
-	EnclaveBinary  string // empty: beside this program
-	TPMDevice      string // of the enclave that is started; empty: tier software
-	Development    bool   // the enclave that is started may make an operator key and a ceiling; tier software always may
-	Listen         string // for agents over TCP; empty: none
-	DNSPort        uint16 // 0: one that is free
-	DNSUpstreams   []string
-	Group          string // of operators
-	KeepRuns       int    // old private runs whose journals are kept
-	DryRun         bool
-	Version        string
-	Log            *slog.Logger
+	// EnclaveTier is the tier that an enclave which runs already has to be of; empty: any.
+	EnclaveTier string
+	// Measurements is a file with those of the enclave's image: a golden list, signed by one of MeasurementKeys (PEM files), or what `raypher eif
+	// measure --json` prints. Empty: an enclave in a machine of its own is known by its key.
+	Measurements    string
+	MeasurementKeys []string
+	NitroRoot       string // PEM file with the root of a laboratory's documents; empty: AWS's
+	EnclaveBinary   string // empty: beside this program
+	TPMDevice       string // of the enclave that is started; empty: tier software
+	Development     bool   // the enclave that is started may make an operator key and a ceiling; tier software always may
+	Listen          string // for agents over TCP; empty: none
+	DNSPort         uint16 // 0: one that is free
+	DNSUpstreams    []string
+	Group           string // of operators
+	KeepRuns        int    // old private runs whose journals are kept
+	DryRun          bool
+	Version         string
+	Log             *slog.Logger
 }
 
 // daemon holds the parts, in the order in which they were brought up. Taking down goes the other way.
@@ -208,6 +215,9 @@ func (d *daemon) attachGuard(context.Context) (err error) {
 	}
 	d.later(d.guard.Close)
 	d.notes = d.guard.Notes()
+	if root := d.options.NitroRoot; root != "" {
+		d.notes = append(d.notes[:len(d.notes):len(d.notes)], fmt.Sprintf(testRoot, root))
+	}
 	d.later(d.leaveNothing)
 	return nil
 }

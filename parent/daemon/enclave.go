@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -35,20 +36,31 @@ type enclave struct {
 	link   *link.Link // nil while a local one is down
 	reason error      // why it is nil
 
-	local bool // keep closes the link
+	kept  *ceilings // of an enclave that forgets its ceiling; nil: it keeps it itself
+	local bool      // keep closes the link
 	stop  context.CancelFunc
 	done  sync.WaitGroup
 }
 
-// openEnclave connects to an enclave that runs already: at a unix socket, or in a machine of its own, which is sent its start configuration.
+// openEnclave connects to an enclave that runs already: at a unix socket, or in a machine of its own, which is sent its start configuration and
+// has to show what it is.
 func openEnclave(ctx context.Context, o Options, store *audit.Store) (*enclave, error) {
 	p, log := o.Paths, o.Log
 	options := link.Options{Address: "unix:" + o.EnclaveSocket, PinFile: filepath.Join(p.Keys, link.PinFile), Store: store, Log: log}
-	err := os.MkdirAll(p.Keys, 0o700)
+	e := &enclave{log: log, stop: func() {}}
+	vouch, roots, err := o.vouch()
+	if err == nil {
+		err = os.MkdirAll(p.Keys, 0o700)
+	}
 	if err == nil && o.EnclaveMachine == "" {
 		options.Caller, err = link.OpenCaller(p.Keys)
+		if o.EnclaveTier != "" {
+			options.Vouch = vouch
+		}
 	} else if err == nil {
-		err = o.machine(&options)
+		e.kept = &ceilings{folder: p.Keys, log: log}
+		options.Vouch, options.Prepare = vouch, e.kept.restore
+		err = o.machine(&options, roots)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("enclave: %w", err)
@@ -66,17 +78,28 @@ func openEnclave(ctx context.Context, o Options, store *audit.Store) (*enclave, 
 		// Not a reason to refuse: agents of an earlier raypherd keep what their visas grant.
 		log.Warn("no agent can be started yet", "reason", err)
 	}
-	return &enclave{log: log, link: l, stop: func() {}}, nil
+	e.link = l
+	return e, nil
 }
 
 // machine fills in how an enclave in a machine of its own is reached and what it is started with.
-func (o Options) machine(l *link.Options) (err error) {
+func (o Options) machine(l *link.Options, roots []startconf.KeyHash) (err error) {
 	l.Address = fmt.Sprintf("%s:%d", o.EnclaveMachine, o.EnclavePort)
 	l.ConfigureAt = fmt.Sprintf("%s:%d", o.EnclaveMachine, o.EnclavePort+1)
-	if l.Caller, err = link.Prepare(o.Paths.Keys, func(text string) { o.Log.Info(text) }); err != nil {
+	if l.Caller, err = link.Prepare(o.Paths.Keys, func(text string) { o.Log.Info(text) }, roots...); err != nil {
 		return err
 	}
-	l.Configuration, err = os.ReadFile(filepath.Join(o.Paths.Keys, startconf.FileName))
+	path := filepath.Join(o.Paths.Keys, startconf.FileName)
+	c, err := startconf.Read(path)
+	if err != nil {
+		return err
+	}
+	for _, root := range roots {
+		if !slices.Contains(c.NitroRoots, root) {
+			o.Log.Warn("an enclave that is started anew will not follow the journal of this one: its start configuration does not name the root", "file", path, "add", "nitro_root = "+root.String())
+		}
+	}
+	l.Configuration, err = os.ReadFile(path)
 	return err
 }
 
@@ -183,6 +206,9 @@ func (e *enclave) InstallCeiling(ctx context.Context, bundle []byte) (*enclavev1
 	l, err := e.get()
 	if err != nil {
 		return nil, err
+	}
+	if e.kept != nil {
+		return e.kept.install(ctx, l, bundle)
 	}
 	return l.InstallCeiling(ctx, bundle)
 }

@@ -33,7 +33,7 @@ func configuring(configure, dial dialFunc, text []byte) dialFunc {
 	}
 }
 
-// send writes the size, 4 bytes big-endian, and the text, and reads the answer (enclave/boot, receiveConfiguration).
+// send writes the size, 4 bytes big-endian, and the text, and reads the answer (enclave/boot, ReceiveConfiguration).
 func send(conn net.Conn, text []byte) error {
 	defer conn.Close()
 	if err := conn.SetDeadline(time.Now().Add(configureTimeout)); err != nil {

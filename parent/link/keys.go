@@ -170,32 +170,35 @@ func (p *pin) check(hash [32]byte) error {
 	return nil
 }
 
-// clientTLS is the parent's side: TLS 1.3, the caller's key, and a server whose certificate was signed by the pinned key.
-func clientTLS(caller *Caller, p *pin) *tls.Config {
-	return &tls.Config{
-		MinVersion:   tls.VersionTLS13,
-		Certificates: []tls.Certificate{caller.certificate},
-		ServerName:   "raypher-enclave",
-		NextProtos:   []string{"h2"},
-		// No name and no authority is trusted: VerifyConnection checks the key instead.
-		InsecureSkipVerify: true,
-		VerifyConnection:   func(state tls.ConnectionState) error { return verifyEnclave(state, p) },
+// replace makes a key the pin, whatever was there before.
+func (p *pin) replace(hash [32]byte) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.known != nil && *p.known == hash {
+		return nil
 	}
+	if p.file != "" {
+		if err := statefile.Write(filepath.Dir(p.file), filepath.Base(p.file), []byte(startconf.KeyHash(hash).String()+"\n")); err != nil {
+			return fmt.Errorf("remember the enclave's key: %w", err)
+		}
+	}
+	p.known = &hash
+	return nil
 }
 
-// verifyEnclave checks that the key of the handshake was certified by the enclave's signing key, and that key.
-func verifyEnclave(state tls.ConnectionState, p *pin) error {
+// enclaveKey checks that the key of the handshake was certified by an enclave's signing key, and returns the SHA-256 of that one.
+func enclaveKey(state tls.ConnectionState) (hash [32]byte, err error) {
 	chain := state.PeerCertificates
 	if len(chain) != 2 {
-		return fmt.Errorf("%w: it shows %d certificates, an enclave shows 2", ErrPeer, len(chain))
+		return hash, fmt.Errorf("%w: it shows %d certificates, an enclave shows 2", ErrPeer, len(chain))
 	}
 	leaf, issuer := chain[0], chain[1]
 	key, ok := issuer.PublicKey.(*ecdsa.PublicKey)
 	if !ok || key.Curve != elliptic.P256() {
-		return fmt.Errorf("%w: its key is not on P-256", ErrPeer)
+		return hash, fmt.Errorf("%w: its key is not on P-256", ErrPeer)
 	}
 	if err := leaf.CheckSignatureFrom(issuer); err != nil {
-		return fmt.Errorf("%w: its certificate: %v", ErrPeer, err)
+		return hash, fmt.Errorf("%w: its certificate: %v", ErrPeer, err)
 	}
-	return p.check(sha256.Sum256(issuer.RawSubjectPublicKeyInfo))
+	return sha256.Sum256(issuer.RawSubjectPublicKeyInfo), nil
 }

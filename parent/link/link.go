@@ -25,6 +25,7 @@ import (
 	_ "github.com/raypher/raypher/internal/grpcbuffers"
 	"github.com/raypher/raypher/journal"
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
+	"github.com/raypher/raypher/startconf"
 )
 
 // Limits of the transport; they match package enclave.
@@ -76,6 +77,10 @@ type Options struct {
 	// file, whichever key answers first, which is then written to it.
 	Enclave *[32]byte
 	PinFile string
+	// Vouch is what the enclave has to show before each connection; nil: its key decides alone.
+	Vouch *Vouch
+	// Prepare is called whenever the enclave has taken the store, before Reachable says so, until ctx ends; nil: nothing is to be done first.
+	Prepare func(context.Context, *Link)
 	Store   Store
 	Log     *slog.Logger
 }
@@ -106,6 +111,22 @@ func Dial(opts Options) (*Link, error) {
 	if err != nil {
 		return nil, err
 	}
+	pin, err := openPin(opts.Enclave, opts.PinFile)
+	if err != nil {
+		return nil, err
+	}
+	var configuration *[32]byte
+	if opts.ConfigureAt != "" {
+		parsed, err := startconf.Parse(startconf.FileName, opts.Configuration)
+		if err != nil {
+			return nil, fmt.Errorf("link: %w", err)
+		}
+		hash := parsed.Hash()
+		configuration = &hash
+	}
+	if opts.Vouch != nil {
+		dial = vouching(opts.Vouch, opts.Caller, pin, configuration, dial, opts.Log)
+	}
 	if opts.ConfigureAt != "" {
 		configure, err := dialer(opts.ConfigureAt)
 		if err != nil {
@@ -113,14 +134,10 @@ func Dial(opts Options) (*Link, error) {
 		}
 		dial = configuring(configure, dial, opts.Configuration)
 	}
-	pin, err := openPin(opts.Enclave, opts.PinFile)
-	if err != nil {
-		return nil, err
-	}
 	l := &Link{opts: opts, pin: pin, changed: make(chan struct{}), cause: errors.New("not connected yet")}
 	l.conn, err = grpc.NewClient("passthrough:///raypher-enclave",
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx) }),
-		grpc.WithTransportCredentials(credentials.NewTLS(clientTLS(opts.Caller, pin))),
+		grpc.WithTransportCredentials(credentials.NewTLS(clientTLS(opts.Caller, pin.check))),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReceive), grpc.MaxCallSendMsgSize(maxSend)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.WithConnectParams(grpc.ConnectParams{
@@ -272,6 +289,9 @@ func (l *Link) explain(err error) error {
 func (l *Link) unreachable(cause error) error {
 	reason := strings.TrimPrefix(cause.Error(), "connection error: desc = ")
 	switch {
+	case strings.Contains(reason, ErrEvidence.Error()):
+		_, check, _ := strings.Cut(reason, ErrEvidence.Error()+": ")
+		return fmt.Errorf("%w: %w: %s", ErrUnreachable, ErrEvidence, strings.TrimSuffix(check, `"`))
 	case strings.Contains(reason, ErrPeer.Error()):
 		return fmt.Errorf("%w: %w: %s: if the enclave was replaced on purpose, remove %s", ErrUnreachable, ErrPeer, reason, l.opts.PinFile)
 	case strings.Contains(reason, "bad certificate"): // the TLS alert for a caller that the enclave does not know

@@ -99,8 +99,9 @@ func prepareLocal(o LocalOptions, say func(string)) (*Caller, error) {
 	return Prepare(o.Keys, say)
 }
 
-// Prepare makes what a first start lacks in the parent's folder: the caller key, and the start configuration that names it.
-func Prepare(keys string, say func(string)) (*Caller, error) {
+// Prepare makes what a first start lacks in the parent's folder: the caller key, and the start configuration that names it, and roots of
+// attestation where an enclave shall follow its own image under others than AWS's.
+func Prepare(keys string, say func(string), roots ...startconf.KeyHash) (*Caller, error) {
 	if err := os.MkdirAll(keys, 0o700); err != nil {
 		return nil, err
 	}
@@ -112,7 +113,7 @@ func Prepare(keys string, say func(string)) (*Caller, error) {
 	c, err := startconf.Read(path)
 	if errors.Is(err, os.ErrNotExist) {
 		say("first start: writing the enclave's start configuration " + path)
-		return caller, startconf.Write(keys, &startconf.Configuration{CallerKeys: []startconf.KeyHash{caller.Hash()}})
+		return caller, startconf.Write(keys, &startconf.Configuration{CallerKeys: []startconf.KeyHash{caller.Hash()}, NitroRoots: roots})
 	}
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc/status"
@@ -37,6 +38,8 @@ func (l *Link) persist(ctx context.Context) {
 // stream runs one Persist stream: Attach, then an acknowledgement for each batch that the store has synced.
 func (l *Link) stream(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
+	var preparing sync.WaitGroup
+	defer preparing.Wait()
 	defer cancel()
 	s, err := l.client.Persist(ctx)
 	if err != nil {
@@ -49,7 +52,16 @@ func (l *Link) stream(ctx context.Context) error {
 	if _, err := s.Header(); err != nil {
 		return errors.New(status.Convert(err).Message())
 	}
-	l.setAttached(true, nil)
+	if l.opts.Prepare == nil {
+		l.setAttached(true, nil)
+	} else {
+		preparing.Go(func() { // what it asks for may have to be stored below
+			l.opts.Prepare(ctx, l)
+			if ctx.Err() == nil {
+				l.setAttached(true, nil)
+			}
+		})
+	}
 	for {
 		batch, err := s.Recv()
 		if err != nil {
