@@ -27,6 +27,7 @@ import (
 
 	"github.com/raypher/raypher/enclave/agenttls"
 	"github.com/raypher/raypher/enclave/ceiling"
+	"github.com/raypher/raypher/enclave/dial"
 	sequencer "github.com/raypher/raypher/enclave/journal"
 	"github.com/raypher/raypher/enclave/keys"
 	"github.com/raypher/raypher/enclave/lease"
@@ -86,6 +87,7 @@ type Server struct {
 	credit  *lease.Ledger
 	keys    *keys.Keys
 	tls     *agenttls.Authority
+	dial    *dial.Dialer
 	minting chan struct{} // a token for each request of a MintStream that is being answered
 	jobs    chan func()   // to a worker that waits for one
 	idle    atomic.Int64  // workers that wait
@@ -99,7 +101,7 @@ func New(opts Options) (*Server, error) {
 	if len(opts.Configuration.CallerKeys) == 0 {
 		return nil, errors.New("start configuration: no caller_key: nobody could call: add the line that `raypherd --caller-key` prints")
 	}
-	s := &Server{opts: opts, minting: make(chan struct{}, MaxMinting), jobs: make(chan func()), closing: make(chan struct{})}
+	s := &Server{opts: opts, minting: make(chan struct{}, MaxMinting), jobs: make(chan func()), dial: dial.New(), closing: make(chan struct{})}
 	var err error
 	if s.key, err = journal.NewKey(opts.Signer.Public()); err != nil {
 		return nil, fmt.Errorf("signing key: %w", err)

@@ -80,6 +80,12 @@ func (s *Server) opening() ([][]byte, error) {
 	return [][]byte{entry}, nil
 }
 
+// Dial implements the service.
+func (s *Server) Dial(stream enclavev1.Enclave_DialServer) error { return s.dial.Dial(stream) }
+
+// Connect implements the service.
+func (s *Server) Connect(stream enclavev1.Enclave_ConnectServer) error { return s.dial.Connect(stream) }
+
 // Mint implements the service.
 func (s *Server) Mint(ctx context.Context, r *enclavev1.MintRequest) (*enclavev1.MintReply, error) {
 	return s.mint.Mint(ctx, r)

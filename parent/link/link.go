@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -24,6 +25,7 @@ import (
 
 	_ "github.com/raypher/raypher/internal/grpcbuffers"
 	"github.com/raypher/raypher/journal"
+	egress "github.com/raypher/raypher/parent/dial"
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
 	"github.com/raypher/raypher/startconf"
 )
@@ -81,8 +83,10 @@ type Options struct {
 	Vouch *Vouch
 	// Prepare is called whenever the enclave has taken the store, before Reachable says so, until ctx ends; nil: nothing is to be done first.
 	Prepare func(context.Context, *Link)
-	Store   Store
-	Log     *slog.Logger
+	// Egress lists the hosts, host:port, that the enclave may be connected to through this one, besides the controller in Configuration.
+	Egress []string
+	Store  Store
+	Log    *slog.Logger
 }
 
 // Link is one connection to one enclave. Its methods are safe for concurrent use.
@@ -107,6 +111,9 @@ func Dial(opts Options) (*Link, error) {
 	if opts.Caller == nil || opts.Store == nil || opts.Log == nil {
 		return nil, errors.New("link: caller key, store and log are needed")
 	}
+	if err := egress.CheckAllowed(opts.Egress); err != nil {
+		return nil, err
+	}
 	dial, err := dialer(opts.Address)
 	if err != nil {
 		return nil, err
@@ -123,6 +130,7 @@ func Dial(opts Options) (*Link, error) {
 		}
 		hash := parsed.Hash()
 		configuration = &hash
+		opts.Egress = withController(opts.Egress, parsed)
 	}
 	if opts.Vouch != nil {
 		dial = vouching(opts.Vouch, opts.Caller, pin, configuration, dial, opts.Log)
@@ -155,7 +163,7 @@ func Dial(opts Options) (*Link, error) {
 	l.mints = newMints(l.client)
 	ctx, stop := context.WithCancel(context.Background())
 	l.stop = stop
-	l.done.Add(2)
+	l.done.Add(3)
 	go func() {
 		defer l.done.Done()
 		l.mints.run(ctx)
@@ -164,7 +172,19 @@ func Dial(opts Options) (*Link, error) {
 		defer l.done.Done()
 		l.persist(ctx)
 	}()
+	go func() {
+		defer l.done.Done()
+		egress.Run(ctx, egress.Options{Client: l.client, Allowed: opts.Egress, Log: opts.Log})
+	}()
 	return l, nil
+}
+
+// withController is a list of hosts with the controller of a start configuration, if it names one.
+func withController(list []string, c *startconf.Configuration) []string {
+	if c.Controller == "" || slices.Contains(list, c.Controller) {
+		return list
+	}
+	return append(slices.Clone(list), c.Controller)
 }
 
 // Close ends the stream and the connection and waits for both. What was synced is acknowledged or will be sent again.

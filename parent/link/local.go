@@ -36,8 +36,10 @@ type LocalOptions struct {
 	// Development lets the enclave make what no operator gave it: an operator key, and a ceiling that permits everything. Without it
 	// nothing is granted before an operator has installed a ceiling.
 	Development bool
-	Store       Store
-	Log         *slog.Logger
+	// Egress lists the hosts that the enclave may be connected to, besides the controller of the start configuration.
+	Egress []string
+	Store  Store
+	Log    *slog.Logger
 	// Progress is told in words what was made at a first start and what is being waited for. May be nil.
 	Progress func(string)
 }
@@ -72,9 +74,13 @@ func StartLocal(ctx context.Context, o LocalOptions) (*Local, error) {
 		local.end()
 		return nil, fmt.Errorf("start enclave: %w", err)
 	}
-	local.Link, err = Dial(Options{
-		Address: "unix:" + o.Socket, Caller: caller, PinFile: filepath.Join(o.Keys, PinFile), Store: o.Store, Log: o.Log,
-	})
+	configuration, err := startconf.Read(o.Keys)
+	if err == nil {
+		local.Link, err = Dial(Options{
+			Address: "unix:" + o.Socket, Caller: caller, PinFile: filepath.Join(o.Keys, PinFile), Store: o.Store, Log: o.Log,
+			Egress: withController(o.Egress, configuration),
+		})
+	}
 	if err != nil {
 		local.end()
 		return nil, fmt.Errorf("start enclave: %w", err)

@@ -1,0 +1,254 @@
+// Package dial gives an enclave without a network connections to the few hosts that it needs: its controller, a key service. The enclave
+// asks on the Dial stream, the parent connects, and a Connect stream carries the bytes of each connection. The parent sees, delays,
+// changes and drops what it likes; so whoever uses a connection begins TLS on it, and no name here says who answers.
+//
+// Everything is bounded: connections, what waits in memory (gRPC's flow control), and the time until a parent that is silent, stalls or
+// lies has become an error.
+package dial
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
+)
+
+// Bounds.
+const (
+	MaxConnections = 16               // open and asked for, together
+	MaxChunk       = 64 << 10         // bytes of one message
+	Timeout        = 20 * time.Second // until a connection that was asked for is there
+	StallTimeout   = 30 * time.Second // until bytes that the enclave sends have to be taken by the parent
+	firstTimeout   = 10 * time.Second // for the first message of either stream
+	maxReason      = 512              // bytes, of the parent's words
+	maxHost        = 253              // bytes (RFC 1035, section 2.3.4)
+)
+
+// Errors that callers tell apart; the messages hold the details.
+var (
+	// ErrNoParent: no parent has opened the Dial stream, or it ended before it answered.
+	ErrNoParent = errors.New("no parent carries connections")
+	// ErrRefused: the parent says that it did not connect.
+	ErrRefused = errors.New("the parent did not connect")
+	// ErrBusy: MaxConnections are in use.
+	ErrBusy = errors.New("too many connections")
+)
+
+// Dialer serves the two streams and hands out connections. It is safe for concurrent use.
+type Dialer struct {
+	stall  time.Duration // StallTimeout; tests are more impatient
+	tokens chan struct{} // one for each connection that is open or asked for
+
+	mu      sync.Mutex
+	stream  *asking // newest; nil: none
+	arrived chan struct{}
+	last    uint64 // number of a request; none is used twice
+	pending map[uint64]*request
+}
+
+// asking is one Dial stream.
+type asking struct {
+	requests chan *enclavev1.DialRequest
+	ended    chan struct{} // closed when it is over or was replaced
+	once     sync.Once
+}
+
+func (a *asking) end() { a.once.Do(func() { close(a.ended) }) }
+
+// request waits for a Connect stream or a DialResult. It is answered while it is pending, once.
+type request struct {
+	answer chan answer // room for one
+}
+
+type answer struct {
+	conn *conn
+	err  error
+}
+
+// New returns a dialer to which no parent is connected yet.
+func New() *Dialer {
+	return &Dialer{stall: StallTimeout, tokens: make(chan struct{}, MaxConnections), arrived: make(chan struct{}), pending: make(map[uint64]*request)}
+}
+
+// DialContext asks for a TCP connection and waits for it until ctx ends, at most Timeout; also for a parent that is not there yet.
+// Closing the connection frees its place. Errors wrap ErrNoParent, ErrRefused, ErrBusy or that of the context.
+func (d *Dialer) DialContext(ctx context.Context, host string, port uint16) (net.Conn, error) {
+	if host == "" || len(host) > maxHost || port == 0 {
+		return nil, fmt.Errorf("dial %.80q, port %d: use a host of 1 to %d bytes and a port from 1", host, port, maxHost)
+	}
+	select {
+	case d.tokens <- struct{}{}:
+	default:
+		return nil, fmt.Errorf("dial %s:%d: %w: %d are open", host, port, ErrBusy, MaxConnections)
+	}
+	ctx, cancel := context.WithTimeout(ctx, Timeout)
+	defer cancel()
+	c, err := d.ask(ctx, host, port)
+	if err != nil {
+		<-d.tokens
+		return nil, fmt.Errorf("dial %s:%d: %w", host, port, err)
+	}
+	return c, nil
+}
+
+func (d *Dialer) ask(ctx context.Context, host string, port uint16) (*conn, error) {
+	a, err := d.attached(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r := &request{answer: make(chan answer, 1)}
+	d.mu.Lock()
+	d.last++
+	number := d.last
+	d.pending[number] = r
+	d.mu.Unlock()
+	defer d.forget(number, r)
+	select {
+	case a.requests <- &enclavev1.DialRequest{Number: number, Host: host, Port: uint32(port)}:
+	case <-a.ended:
+		return nil, fmt.Errorf("%w: its stream ended", ErrNoParent)
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: it does not take requests: %w", ErrNoParent, ctx.Err())
+	}
+	select {
+	case got := <-r.answer:
+		return got.conn, got.err
+	case <-a.ended:
+		return nil, fmt.Errorf("%w: its stream ended", ErrNoParent)
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: no answer: %w", ErrNoParent, ctx.Err())
+	}
+}
+
+// forget ends a request. A connection that came too late is closed.
+func (d *Dialer) forget(number uint64, r *request) {
+	d.mu.Lock()
+	delete(d.pending, number)
+	d.mu.Unlock()
+	select {
+	case late := <-r.answer:
+		if late.conn != nil {
+			late.conn.close()
+		}
+	default: // it was read, or there is none and never will be
+	}
+}
+
+// answer ends the wait for a number; false: nobody waits for it.
+func (d *Dialer) answer(number uint64, a answer) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	r := d.pending[number]
+	if r == nil {
+		return false
+	}
+	delete(d.pending, number)
+	r.answer <- a
+	return true
+}
+
+// attached waits for a Dial stream.
+func (d *Dialer) attached(ctx context.Context) (*asking, error) {
+	for {
+		d.mu.Lock()
+		a, arrived := d.stream, d.arrived
+		d.mu.Unlock()
+		if a != nil {
+			return a, nil
+		}
+		select {
+		case <-arrived:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: %w", ErrNoParent, ctx.Err())
+		}
+	}
+}
+
+// Dial serves one Dial stream until it ends or another one replaces it.
+func (d *Dialer) Dial(stream enclavev1.Enclave_DialServer) error {
+	if _, err := first(stream.Recv); err != nil {
+		return err
+	}
+	a := &asking{requests: make(chan *enclavev1.DialRequest), ended: make(chan struct{})}
+	d.attach(a)
+	defer d.detach(a)
+	received := make(chan error, 1)
+	go func() { received <- d.receive(stream) }() // ends with the stream
+	for {
+		select {
+		case r := <-a.requests:
+			if err := stream.Send(r); err != nil {
+				return err
+			}
+		case err := <-received:
+			return err
+		case <-a.ended:
+			return status.Error(codes.Aborted, "dial: another stream took its place")
+		case <-stream.Context().Done():
+			return stream.Context().Err()
+		}
+	}
+}
+
+func (d *Dialer) attach(a *asking) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.stream != nil {
+		d.stream.end()
+	}
+	d.stream = a
+	close(d.arrived)
+	d.arrived = make(chan struct{})
+}
+
+func (d *Dialer) detach(a *asking) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	a.end()
+	if d.stream == a {
+		d.stream = nil
+	}
+}
+
+// receive reads what the parent could not connect to.
+func (d *Dialer) receive(stream enclavev1.Enclave_DialServer) error {
+	for {
+		result, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		d.mu.Lock()
+		asked := result.GetNumber() <= d.last
+		d.mu.Unlock()
+		if !asked || result.GetNumber() == 0 {
+			return status.Errorf(codes.InvalidArgument, "dial: result for request %d, which was not made", result.GetNumber())
+		}
+		d.answer(result.GetNumber(), answer{err: fmt.Errorf("%w: %.*q", ErrRefused, maxReason, result.GetError())})
+	}
+}
+
+// first waits for the first message of a stream, which ends with the caller.
+func first[M any](recv func() (*M, error)) (*M, error) {
+	type received struct {
+		message *M
+		err     error
+	}
+	got := make(chan received, 1)
+	go func() {
+		m, err := recv()
+		got <- received{m, err}
+	}()
+	select {
+	case r := <-got:
+		return r.message, r.err
+	case <-time.After(firstTimeout):
+		return nil, status.Errorf(codes.DeadlineExceeded, "no first message within %s", firstTimeout)
+	}
+}
