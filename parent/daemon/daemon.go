@@ -54,17 +54,19 @@ type Options struct {
 	Measurements    string
 	MeasurementKeys []string
 	NitroRoot       string // PEM file with the root of a laboratory's documents; empty: AWS's
-	EnclaveBinary   string // empty: beside this program
-	TPMDevice       string // of the enclave that is started; empty: tier software
-	Development     bool   // the enclave that is started may make an operator key and a ceiling; tier software always may
-	Listen          string // for agents over TCP; empty: none
-	DNSPort         uint16 // 0: one that is free
-	DNSUpstreams    []string
-	Group           string // of operators
-	KeepRuns        int    // old private runs whose journals are kept
-	DryRun          bool
-	Version         string
-	Log             *slog.Logger
+	// EnclaveEgress lists the hosts, host:port, that the enclave may be connected to besides the controller of its start configuration.
+	EnclaveEgress []string
+	EnclaveBinary string // empty: beside this program
+	TPMDevice     string // of the enclave that is started; empty: tier software
+	Development   bool   // the enclave that is started may make an operator key and a ceiling; tier software always may
+	Listen        string // for agents over TCP; empty: none
+	DNSPort       uint16 // 0: one that is free
+	DNSUpstreams  []string
+	Group         string // of operators
+	KeepRuns      int    // old private runs whose journals are kept
+	DryRun        bool
+	Version       string
+	Log           *slog.Logger
 }
 
 // daemon holds the parts, in the order in which they were brought up. Taking down goes the other way.
@@ -162,6 +164,7 @@ func (d *daemon) connectEnclave(ctx context.Context) (err error) {
 			return err
 		}
 		d.enclave, err = startEnclave(ctx, link.LocalOptions{
+			Egress: d.options.EnclaveEgress,
 			Binary: binary, Socket: p.EnclaveSocket, State: p.EnclaveState, Keys: p.Keys, TPMDevice: d.options.TPMDevice,
 			Development: d.options.Development || d.options.TPMDevice == "",
 			Store:       d.store, Log: d.log, Progress: func(said string) { d.log.Info(said) },

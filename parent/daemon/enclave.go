@@ -46,7 +46,7 @@ type enclave struct {
 // has to show what it is.
 func openEnclave(ctx context.Context, o Options, store *audit.Store) (*enclave, error) {
 	p, log := o.Paths, o.Log
-	options := link.Options{Address: "unix:" + o.EnclaveSocket, PinFile: filepath.Join(p.Keys, link.PinFile), Store: store, Log: log}
+	options := link.Options{Address: "unix:" + o.EnclaveSocket, PinFile: filepath.Join(p.Keys, link.PinFile), Egress: o.EnclaveEgress, Store: store, Log: log}
 	e := &enclave{log: log, stop: func() {}}
 	vouch, roots, err := o.vouch()
 	if err == nil {
