@@ -316,7 +316,7 @@ func (s *Sequencer) release(size uint64) {
 	for len(s.unacked) > 0 && s.unacked[0].batch.Size() <= size {
 		c := s.unacked[0]
 		s.unacked = slices.Delete(s.unacked, 0, 1)
-		s.expected = len(c.callers) + len(s.queue)
+		s.expected, s.released = len(c.callers)+len(s.queue), time.Now()
 		s.acked, s.lastHead = c.batch.Size(), c.head
 		for _, p := range c.callers {
 			s.room.Release(p.bytes)

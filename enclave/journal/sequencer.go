@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -76,6 +77,8 @@ type Sequencer struct {
 	evidence *journal.KeyEvidence
 	queue    chan *pending
 	start    chan *pending // entry 0, once
+	wanted   atomic.Int64  // calls in the queue for which the writer waits; 0: it does not
+	enough   chan struct{} // holds one token when they are there
 	room     *semaphore.Weighted
 	stop     context.CancelFunc
 	stopped  context.Context
@@ -96,6 +99,7 @@ type Sequencer struct {
 	acked       uint64    // entries that the store has
 	lastHead    []byte    // signed head of acked
 	expected    int       // calls that the last batch released and those that waited then: as many may come back
+	released    time.Time // when that was
 	generations uint64    // of streams, for the log
 }
 
@@ -145,6 +149,7 @@ func New(opts Options) (*Sequencer, error) {
 		opts: opts, key: key, evidence: evidence,
 		queue:   make(chan *pending, MaxQueued),
 		start:   make(chan *pending),
+		enough:  make(chan struct{}, 1),
 		room:    semaphore.NewWeighted(MaxQueuedBytes),
 		changed: make(chan struct{}),
 	}
@@ -258,6 +263,7 @@ func (s *Sequencer) append(ctx context.Context, p *pending) (*Placed, error) {
 			return nil, ErrClosed
 		}
 	}
+	s.queued()
 	select {
 	case <-p.done:
 	case <-ctx.Done():
@@ -308,6 +314,7 @@ func (s *Sequencer) tryAppend(then func(*Pending), p *pending) (taken bool, err 
 	}
 	select {
 	case s.queue <- p:
+		s.queued()
 		return true, nil
 	default:
 		s.room.Release(p.bytes)
