@@ -20,7 +20,7 @@ PREFIX ?= /usr/local
 UNITS ?= /usr/lib/systemd/system
 
 .DEFAULT_GOAL := build
-.PHONY: build programs help deps demo demo-openclaw test test-vm bench fuzz generate arm64 enclave install uninstall clean
+.PHONY: build programs help deps demo demo-nitro demo-openclaw test test-vm bench fuzz generate arm64 enclave install uninstall clean
 
 build: programs ## build raypher, raypherd and raypher-enclave into bin/ (the default)
 
@@ -38,6 +38,11 @@ demo: build ## an agent, an injected model, real hosts: what was tried and what 
 	$(BUILD) -o $(BIN)/demo ./examples/demo
 	$(BUILD) -o $(BIN)/demo-agent ./examples/demo/agent
 	$(BIN)/demo $(DEMO)
+
+demo-nitro: build ## the demonstration with an enclave of tier nitro in the laboratory, under a test root (root; downloads parts once)
+	$(BUILD) -o $(BIN)/demo ./examples/demo
+	$(BUILD) -o $(BIN)/demo-agent ./examples/demo/agent
+	scripts/demo-nitro.sh $(BIN) $(DEMO)
 
 demo-openclaw: build ## the same with the real OpenClaw from npm (root)
 	$(BUILD) -o $(BIN)/demo-openclaw ./examples/openclaw

@@ -63,6 +63,9 @@ scripts/enclave-docker.sh
 step "demonstration"
 make --no-print-directory demo
 
+step "demonstration with an enclave of tier nitro"
+scripts/demo-nitro.sh bin || [ $? = 3 ] # 3: it cannot be had here, which was said
+
 step "demonstration with OpenClaw"
 wait "$openclaw" || true
 make --no-print-directory demo-openclaw

@@ -6,6 +6,7 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,11 +17,18 @@ import (
 )
 
 func main() {
-	os.Exit(stage.Demonstration{Name: "demo", Scene: scene}.Main())
+	var laboratory string
+	os.Exit(stage.Demonstration{
+		Name: "demo",
+		Flags: func(flags *flag.FlagSet) {
+			flags.StringVar(&laboratory, "nitro", "", "folder of an enclave that scripts/nitro-lab has booted just now, with measurements.json: tier nitro instead of software")
+		},
+		Scene: func(p stage.Places) *stage.Scene { return scene(p, laboratory) },
+	}.Main())
 }
 
-func scene(p stage.Places) *stage.Scene {
-	return &stage.Scene{
+func scene(p stage.Places, laboratory string) *stage.Scene {
+	s := &stage.Scene{
 		Title: "An agent with real tools, and a model that was told to steal",
 		Furnish: func(home *stage.Home) (func() error, error) {
 			return func() error { return nil }, install(filepath.Join(p.Programs, "demo-agent"), home.Path("bin", "agent"))
@@ -29,6 +37,10 @@ func scene(p stage.Places) *stage.Scene {
 		Succeeded: succeeded,
 		Limit:     2 * time.Minute,
 	}
+	if laboratory != "" {
+		s.Nitro = &stage.Nitro{Folder: laboratory, Ceiling: filepath.Join(filepath.Dir(p.Folder), "ceiling.yaml")}
+	}
+	return s
 }
 
 // install copies the agent into the home, so that the policy can name it there.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -25,6 +26,7 @@ type Pair struct {
 
 	programs string
 	flags    []string // more of raypherd's
+	nitro    *Nitro   // the enclave; nil: one of the pair's own
 	log      *os.File
 	enclave  *exec.Cmd
 	parent   *exec.Cmd
@@ -33,13 +35,17 @@ type Pair struct {
 // OpenPair starts both from the folder programs, raypherd with flags, and waits until raypherd serves. Their output goes to pair.log in the home.
 // A raypherd that runs already elsewhere on the machine is not disturbed: folders, cgroup and namespace are others.
 func OpenPair(ctx context.Context, programs string, home *Home, flags ...string) (*Pair, error) {
+	return openPair(ctx, programs, home, nil, flags...)
+}
+
+func openPair(ctx context.Context, programs string, home *Home, nitro *Nitro, flags ...string) (*Pair, error) {
 	log, err := os.Create(filepath.Join(home.Root, "pair.log"))
 	if err != nil {
 		return nil, err
 	}
 	pair := &Pair{
 		Run: filepath.Join(home.Root, "run"), State: filepath.Join(home.Root, "state"),
-		programs: programs, flags: flags, log: log,
+		programs: programs, flags: flags, nitro: nitro, log: log,
 	}
 	if err := pair.open(ctx); err != nil {
 		pair.Close()
@@ -52,6 +58,9 @@ func (p *Pair) open(ctx context.Context) (err error) {
 	socket := p.socket()
 	if err := errors.Join(os.MkdirAll(p.Run, 0o755), os.Mkdir(filepath.Dir(socket), 0o700), os.MkdirAll(p.State, 0o755)); err != nil {
 		return err
+	}
+	if p.nitro != nil {
+		return p.openNitro(ctx)
 	}
 	configuration, err := p.configure(ctx)
 	if err != nil {
@@ -70,20 +79,33 @@ func (p *Pair) open(ctx context.Context) (err error) {
 
 // configure writes the enclave's start configuration, which names the key of the raypherd that may call it.
 func (p *Pair) configure(ctx context.Context) (path string, err error) {
+	line, err := p.callerLine(ctx)
+	if err != nil {
+		return "", err
+	}
+	path = filepath.Join(p.State, "ibev.conf")
+	return path, os.WriteFile(path, line, 0o644)
+}
+
+// callerLine is the one by which an enclave lets this raypherd call it.
+func (p *Pair) callerLine(ctx context.Context) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	print := exec.CommandContext(ctx, filepath.Join(p.programs, "raypherd"), "--caller-key", "--run-dir", p.Run, "--state-dir", p.State)
 	print.Stderr = p.log
 	line, err := print.Output()
 	if err != nil {
-		return "", fmt.Errorf("raypherd --caller-key: %w", err)
+		return nil, fmt.Errorf("raypherd --caller-key: %w", err)
 	}
-	path = filepath.Join(p.State, "ibev.conf")
-	return path, os.WriteFile(path, line, 0o644)
+	return line, nil
 }
 
 func (p *Pair) openParent(ctx context.Context) (err error) {
-	arguments := append([]string{"--run-dir", p.Run, "--state-dir", p.State, "--enclave-socket", p.socket()}, p.flags...)
+	enclave := []string{"--enclave-socket", p.socket()}
+	if p.nitro != nil {
+		enclave = p.nitro.parentFlags()
+	}
+	arguments := slices.Concat([]string{"--run-dir", p.Run, "--state-dir", p.State}, enclave, p.flags)
 	p.parent, err = p.start("raypherd", arguments...)
 	if err != nil {
 		return err
@@ -160,6 +182,11 @@ func (p *Pair) Log() string {
 		return err.Error()
 	}
 	return string(text)
+}
+
+// cli is the program with which a person asks this pair.
+func (p *Pair) cli() *CLI {
+	return &CLI{Program: filepath.Join(p.programs, "raypher"), Environment: p.Environment()}
 }
 
 // Environment makes the CLI find this pair instead of the machine's own.

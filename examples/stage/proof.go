@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -79,12 +80,7 @@ func (c *CLI) prove(ctx context.Context, out io.Writer, pair *Pair, home *Home, 
 		}
 		return true
 	}
-	// The key is carried over once, as a relying party would get it; then nothing of the pair's state is needed.
-	key := filepath.Join(home.Root, "enclave-key.pem")
-	text, err := c.run(ctx, true, "evidence", "key", "--state-dir", pair.State)
-	if err == nil {
-		err = os.WriteFile(key, text, 0o600)
-	}
+	trust, err := c.trust(ctx, pair, home)
 	if err != nil {
 		return append(problems, err.Error())
 	}
@@ -97,7 +93,7 @@ func (c *CLI) prove(ctx context.Context, out io.Writer, pair *Pair, home *Home, 
 		blocks++
 		bundle := filepath.Join(home.Root, fmt.Sprintf("evidence-%d.cbor", i+1))
 		if attempt("evidence", "export", "--state-dir", pair.State, "-o", bundle, fmt.Sprintf("%s:%d", entry.Epoch, entry.Index)) &&
-			attempt("evidence", "verify", "--allow-software", "--enclave-key", key, bundle) {
+			attempt(slices.Concat([]string{"evidence", "verify"}, trust, []string{bundle})...) {
 			proven++
 		}
 	}
@@ -106,13 +102,30 @@ func (c *CLI) prove(ctx context.Context, out io.Writer, pair *Pair, home *Home, 
 	if !exists(visa) {
 		return problems
 	}
-	if attempt("visa", "verify", "--allow-software", "--enclave-key", key, visa) {
+	if pair.nitro != nil {
+		return append(problems, c.proveNitro(ctx, out, pair, home, visa, trust)...)
+	}
+	if attempt(slices.Concat([]string{"visa", "verify"}, trust, []string{visa})...) {
 		fmt.Fprintln(out, "  raypher visa verify: the agent's visa holds")
 	}
-	if _, err := c.run(ctx, true, "visa", "verify", "--enclave-key", key, visa); err == nil {
+	if _, err := c.run(ctx, true, slices.Concat([]string{"visa", "verify"}, trust[1:], []string{visa})...); err == nil {
 		problems = append(problems, "a visa of the tier software was accepted without --allow-software")
 	} else {
 		fmt.Fprintln(out, "  and is refused where the tier software is not allowed")
 	}
 	return problems
+}
+
+// trust returns the flags of a relying party: on tier nitro, root and measurements; on tier software, the enclave's key, which is carried over
+// once. Then nothing of the pair's state is needed.
+func (c *CLI) trust(ctx context.Context, pair *Pair, home *Home) ([]string, error) {
+	if pair.nitro != nil {
+		return pair.nitro.trust(home.Root)
+	}
+	key := filepath.Join(home.Root, "enclave-key.pem")
+	text, err := c.run(ctx, true, "evidence", "key", "--state-dir", pair.State)
+	if err == nil {
+		err = os.WriteFile(key, text, 0o600)
+	}
+	return []string{"--allow-software", "--enclave-key", key}, err
 }

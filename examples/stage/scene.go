@@ -30,6 +30,7 @@ type Scene struct {
 	Name     string // of the agent
 	Control  bool   // run it without the guard first, to see that the attacks work
 	Guard    bool   // run it under the guard
+	Nitro    *Nitro // with an enclave in the laboratory; nil: one of tier software
 
 	Furnish   func(*Home) (undo func() error, err error) // puts the agent into its home; may be nil
 	Command   func(*Home) []string
@@ -153,12 +154,12 @@ func (s *Scene) ungoverned(ctx context.Context, script *scripted.Script, home *H
 
 // governed runs the agent under the guard, with a pair of its own, and proves what was held.
 func (s *Scene) governed(ctx context.Context, out io.Writer, script *scripted.Script, home *Home, hosts *Hosts, outcomes []Outcome) (problems []string, err error) {
-	pair, err := OpenPair(ctx, s.Programs, home)
+	pair, err := openPair(ctx, s.Programs, home, s.Nitro)
 	if err != nil {
 		return nil, err
 	}
 	defer pair.Close()
-	cli := &CLI{Program: filepath.Join(s.Programs, "raypher"), Environment: pair.Environment()}
+	cli := pair.cli()
 	run := []string{cli.Program, "run", "--policy", s.Policy, "--name", s.Name, "--"}
 	results, err := s.converse(ctx, script, home, run, pair.Environment(), prefixed(out, "  "))
 	if err != nil {
