@@ -206,3 +206,15 @@ func (d *Device) register(ctx context.Context, index int) (value nitro.PCR, lock
 	}
 	return nitro.PCR(answer.DescribePCR.Data), answer.DescribePCR.Lock, nil
 }
+
+// attest asks the module for a document.
+func (d *Device) attest(ctx context.Context, what string, about *request.Attestation) ([]byte, error) {
+	answer, err := d.send(ctx, what, about)
+	if err != nil {
+		return nil, err
+	}
+	if answer.Attestation == nil || len(answer.Attestation.Document) == 0 {
+		return nil, missing(what)
+	}
+	return answer.Attestation.Document, nil
+}

@@ -196,12 +196,9 @@ func (k *Key) evidence(ctx context.Context, of *pair, nonce []byte, binding sign
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	about := nitro.Binding{Epoch: binding.Epoch, Configuration: binding.Configuration}
-	answer, err := k.device.send(ctx, what, &request.Attestation{PublicKey: public.PKIX(), UserData: about.Encode(), Nonce: nonce})
+	document, err := k.device.attest(ctx, what, &request.Attestation{PublicKey: public.PKIX(), UserData: about.Encode(), Nonce: nonce})
 	if err != nil {
 		return nil, err
 	}
-	if answer.Attestation == nil || len(answer.Attestation.Document) == 0 {
-		return nil, missing(what)
-	}
-	return &journal.KeyEvidence{Tier: journal.TierNitro, Document: answer.Attestation.Document}, nil
+	return &journal.KeyEvidence{Tier: journal.TierNitro, Document: document}, nil
 }
