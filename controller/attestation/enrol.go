@@ -1,0 +1,130 @@
+package attestation
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"errors"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/raypher/raypher/attest"
+	"github.com/raypher/raypher/attest/tpm"
+	"github.com/raypher/raypher/controller/host"
+	"github.com/raypher/raypher/controller/store"
+	"github.com/raypher/raypher/journal"
+	controllerv1 "github.com/raypher/raypher/proto/controller/v1"
+)
+
+// BeginEnrolment makes a secret that only the TPM of the identity can decrypt, and only for its AK.
+func (s *Service) BeginEnrolment(ctx context.Context, request *controllerv1.BeginEnrolmentRequest) (*controllerv1.BeginEnrolmentReply, error) {
+	p, err := enclave(ctx)
+	if err != nil {
+		return nil, err
+	}
+	challenge, identity, err := s.credential(request)
+	if err != nil {
+		return nil, refused(err)
+	}
+	id := make([]byte, 16)
+	rand.Read(id) // never fails (crypto/rand)
+	now := s.Now()
+	err = s.DB.Update(ctx, func(tx *store.Tx) error {
+		if err := tx.Exec(`DELETE FROM enrolments WHERE expires <= ? OR caller = ?`, store.Millis(now), p.Key.String()); err != nil {
+			return err
+		}
+		h, err := host.Named(tx, request.GetHost())
+		if errors.Is(err, host.ErrUnknown) {
+			return attest.Refuse(CheckHost, "there is no host %.140q: an operator adds it with `raypher fleet add`", request.GetHost())
+		}
+		if err != nil {
+			return err
+		}
+		if h.Tier != journal.TierTPM {
+			return attest.Refuse(CheckTier, "host %s is of tier %s", h.Name, h.Tier)
+		}
+		if err := checkIdentity(h, identity); err != nil {
+			return err
+		}
+		var waiting int
+		if err := tx.Get([]any{&waiting}, `SELECT COUNT(*) FROM enrolments`); err != nil {
+			return err
+		}
+		if waiting >= MaxEnrolments {
+			return status.Errorf(codes.ResourceExhausted, "%d enrolments wait for their answer: try again in %s", waiting, EnrolmentLife)
+		}
+		return tx.Exec(`INSERT INTO enrolments (id, caller, host, kept, expires) VALUES (?, ?, ?, ?, ?)`,
+			id, p.Key.String(), h.Name, challenge.Keep(), store.Millis(now.Add(EnrolmentLife)))
+	})
+	if err != nil {
+		return nil, refused(err)
+	}
+	return &controllerv1.BeginEnrolmentReply{Enrolment: id, Challenge: challenge.Message()}, nil
+}
+
+// credential checks an identity and makes the challenge for it.
+func (s *Service) credential(request *controllerv1.BeginEnrolmentRequest) (*tpm.Challenge, string, error) {
+	if s.TPMRoots == nil {
+		return nil, "", attest.Refuse(tpm.CheckEndorsement, "this controller was started without --tpm-roots: it trusts no TPM")
+	}
+	id, err := tpm.ParseIdentity(request.GetIdentity())
+	if err != nil {
+		return nil, "", err
+	}
+	name, err := id.AKName()
+	if err != nil {
+		return nil, "", err
+	}
+	challenge, err := tpm.NewChallenge(*id, s.TPMRoots, s.Now())
+	if err != nil {
+		return nil, "", err
+	}
+	return challenge, tpmIdentity(id.EKCertificate, name), nil
+}
+
+// EndEnrolment takes the answer to a challenge, once, and returns the record of the activation.
+func (s *Service) EndEnrolment(ctx context.Context, request *controllerv1.EndEnrolmentRequest) (*controllerv1.EndEnrolmentReply, error) {
+	p, err := enclave(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var record []byte
+	var wrong error
+	err = s.DB.Update(ctx, func(tx *store.Tx) error {
+		record, wrong = nil, nil
+		var kept []byte
+		var name string
+		err := tx.Get([]any{&kept, &name}, `DELETE FROM enrolments WHERE id = ? AND caller = ? AND expires > ? RETURNING kept, host`,
+			request.GetEnrolment(), p.Key.String(), store.Millis(s.Now()))
+		if errors.Is(err, sql.ErrNoRows) {
+			return attest.Refuse(tpm.CheckActivation, "no enrolment of this caller waits under this id: begin again")
+		}
+		if err != nil {
+			return err
+		}
+		outcome := store.OK
+		if record, wrong = s.activation(kept, request.GetSecret()); wrong != nil {
+			outcome = wrong.Error()
+		}
+		return tx.Audit(store.Entry{Actor: p.Key.String(), Action: "enrol", Subject: name, Outcome: outcome})
+	})
+	if err == nil {
+		err = wrong
+	}
+	if err != nil {
+		return nil, refused(err)
+	}
+	return &controllerv1.EndEnrolmentReply{Activation: record}, nil
+}
+
+func (s *Service) activation(kept, secret []byte) ([]byte, error) {
+	challenge, err := tpm.Resume(kept)
+	if err != nil {
+		return nil, err
+	}
+	if err := challenge.Finish(secret); err != nil {
+		return nil, err
+	}
+	return challenge.Record(s.Keys.Signing, s.Now())
+}

@@ -1,0 +1,10 @@
+package server
+
+import (
+	"net/http"
+)
+
+func (s *Server) handler() (http.Handler, error) {
+	mux := http.NewServeMux()
+	return mux, nil
+}
