@@ -134,18 +134,30 @@ func (e *envelope) readContent(b *ber) {
 	}
 }
 
-// open decrypts. Whatever fails takes the same steps and gives the same error: a content's key that cannot be decrypted is replaced by a
-// random one. Nothing authenticates the content but the connection on which it came.
+// open decrypts. Whatever fails takes the same steps and gives the same error. Nothing authenticates the content but the connection on which it
+// came.
 func (e *envelope) open(key *rsa.PrivateKey) ([]byte, error) {
-	good := 1
-	contentKey, err := rsa.DecryptOAEP(sha256.New(), nil, key, e.key, nil)
-	if err != nil || len(contentKey) != 32 {
-		good = 0
-		contentKey = make([]byte, 32)
-		rand.Read(contentKey) // never fails
+	contentKey, good := e.unwrap(key)
+	defer clear(contentKey[:])
+	return e.decrypt(contentKey, good)
+}
+
+// unwrap decrypts the content's key. One that cannot be decrypted is replaced by a random one, and good is 0.
+func (e *envelope) unwrap(key *rsa.PrivateKey) (contentKey *[32]byte, good int) {
+	unwrapped, err := rsa.DecryptOAEP(sha256.New(), nil, key, e.key, nil)
+	defer clear(unwrapped)
+	contentKey = new([32]byte)
+	rand.Read(contentKey[:]) // never fails
+	if err == nil && len(unwrapped) == len(contentKey) {
+		copy(contentKey[:], unwrapped)
+		good = 1
 	}
-	defer clear(contentKey)
-	block, err := aes.NewCipher(contentKey)
+	return contentKey, good
+}
+
+// decrypt decrypts the content and takes its padding off, if good is 1 and stays it.
+func (e *envelope) decrypt(contentKey *[32]byte, good int) ([]byte, error) {
+	block, err := aes.NewCipher(contentKey[:])
 	if err != nil {
 		return nil, errEnvelope
 	}
