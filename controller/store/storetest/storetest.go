@@ -2,8 +2,8 @@
 package storetest
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"sort"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -37,53 +38,89 @@ func Open(t testing.TB, url string) *store.DB {
 	return db
 }
 
-var servers atomic.Int64
-
-// Postgres starts a PostgreSQL of its own, on a unix socket in a folder that only its user can enter, and returns the url of an empty
-// database in it. It ends with the test.
+// Postgres returns the url of an empty database in a PostgreSQL that all tests of this process share.
 func Postgres(t testing.TB) string {
 	t.Helper()
-	programs, err := binaries()
+	s, err := shared()
 	if err != nil {
-		t.Skip(err)
+		t.Fatal(err)
+	}
+	if s.none != nil {
+		t.Skip(s.none)
+	}
+	name := fmt.Sprintf("test%d", databases.Add(1))
+	if out, err := s.command("createdb", "-h", s.dir, "-U", "raypher", name).CombinedOutput(); err != nil {
+		t.Fatalf("createdb: %v\n%s", err, out)
+	}
+	return fmt.Sprintf("postgres://raypher@/%s?host=%s", name, s.dir)
+}
+
+var (
+	databases atomic.Int64
+	shared    = sync.OnceValues(start)
+)
+
+// server is a PostgreSQL on a unix socket in a folder that only its user can enter.
+type server struct {
+	none     error // why it cannot be had here
+	programs string
+	dir      string
+	as       *syscall.Credential
+	lives    *os.File // the server ends when this is closed, as the end of this process does
+}
+
+func (s *server) command(name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(filepath.Join(s.programs, name), args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.as}
+	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C", "HOME=" + s.dir, "TMPDIR=" + s.dir}
+	cmd.Dir = s.dir
+	return cmd
+}
+
+// keeper runs a server until its standard input ends, and removes the server's folder: no test is the last one for sure. SIGQUIT ends it at
+// once and without a checkpoint: nobody reads it again.
+const keeper = `dir=$1; shift; "$@" & read -r end; kill -QUIT $!; wait $!; cd /; rm -rf "$dir"`
+
+func start() (*server, error) {
+	s := &server{}
+	if s.programs, s.none = binaries(); s.none != nil {
+		return s, nil
 	}
 	// Not t.TempDir: a socket's path has at most 107 bytes.
-	dir, err := os.MkdirTemp("", "pg")
+	var err error
+	if s.dir, err = os.MkdirTemp("", "pg"); err != nil {
+		return nil, err
+	}
+	if s.as, s.none = unprivileged(s.dir); s.none != nil {
+		return s, os.RemoveAll(s.dir)
+	}
+	cluster := filepath.Join(s.dir, "data")
+	if out, err := s.command("initdb", "-D", cluster, "-U", "raypher", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync").CombinedOutput(); err != nil {
+		return nil, errors.Join(fmt.Errorf("initdb: %w\n%s", err, out), os.RemoveAll(s.dir))
+	}
+	log, err := os.Create(filepath.Join(s.dir, "log"))
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	as, err := unprivileged(dir)
+	defer log.Close()
+	end, lives, err := os.Pipe()
 	if err != nil {
-		t.Skip(err)
+		return nil, err
 	}
-	run := func(name string, args ...string) *exec.Cmd {
-		cmd := exec.Command(filepath.Join(programs, name), args...)
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: as, Pdeathsig: syscall.SIGKILL}
-		cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C", "HOME=" + dir, "TMPDIR=" + dir}
-		cmd.Dir = dir
-		return cmd
+	defer end.Close()
+	s.lives = lives
+	postgres := s.command("postgres", "-D", cluster, "-k", s.dir, "-c", "listen_addresses=", "-c", "max_connections=80")
+	postgres.Path, postgres.Args = "/bin/sh", append([]string{"sh", "-c", keeper, "sh", s.dir}, postgres.Args...)
+	postgres.SysProcAttr.Setpgid = true // an interrupt of the tests is for the keeper to see as their end
+	postgres.Stdin, postgres.Stdout, postgres.Stderr = end, log, log
+	if err := postgres.Start(); err != nil {
+		return nil, err
 	}
-	cluster := filepath.Join(dir, "data")
-	if out, err := run("initdb", "-D", cluster, "-U", "raypher", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync").CombinedOutput(); err != nil {
-		t.Fatalf("initdb: %v\n%s", err, out)
+	if err := await(func() *exec.Cmd { return s.command("pg_isready", "-h", s.dir, "-t", "1") }); err != nil {
+		text, _ := os.ReadFile(log.Name())
+		return nil, fmt.Errorf("PostgreSQL does not answer: %w\n%s", err, text)
 	}
-	port := strconv.FormatInt(5432+servers.Add(1), 10) // a part of the socket's name, and no more
-	// Not through pg_ctl, so that the server is a child and ends with the test.
-	server := run("postgres", "-D", cluster, "-k", dir, "-c", "listen_addresses=", "-p", port, "-c", "max_connections=80")
-	var log bytes.Buffer
-	server.Stdout, server.Stderr = &log, &log
-	if err := server.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		server.Process.Signal(syscall.SIGQUIT) // at once, and without a checkpoint: nobody reads it again
-		server.Wait()
-	})
-	if err := await(func() *exec.Cmd { return run("pg_isready", "-h", dir, "-p", port, "-t", "1") }); err != nil {
-		t.Fatalf("PostgreSQL does not answer: %v\n%s", err, log.String())
-	}
-	return fmt.Sprintf("postgres://raypher@/postgres?host=%s&port=%s", dir, port)
+	return s, nil
 }
 
 // await repeats a command until it succeeds, for at most a minute.
