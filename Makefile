@@ -61,7 +61,8 @@ fuzz: ## each fuzz target for a few seconds (FUZZTIME=5s)
 	scripts/fuzz.sh
 
 generate: deps ## protocol code and BPF objects from their sources
-	$(GO) build -o $(BIN)/ google.golang.org/protobuf/cmd/protoc-gen-go google.golang.org/grpc/cmd/protoc-gen-go-grpc
+	$(GO) build -o $(BIN)/ google.golang.org/protobuf/cmd/protoc-gen-go google.golang.org/grpc/cmd/protoc-gen-go-grpc \
+		github.com/grpc-ecosystem/grpc-gateway/v2/protoc-gen-grpc-gateway github.com/grpc-ecosystem/grpc-gateway/v2/protoc-gen-openapiv2
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(GO) generate ./proto/... ./bpf/...
 
 arm64: ## cross-build the three programs for linux/arm64 into dist/arm64/

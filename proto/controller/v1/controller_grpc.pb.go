@@ -1035,7 +1035,8 @@ const (
 // Fleet: the operators' view. For operators, except Report.
 type FleetClient interface {
 	// AddHost names a host before its first attestation. The first good evidence binds the host to its identity (TPM: EK and AK; Nitro:
-	// caller key and measurements); evidence of another identity for the same host is refused until an operator says Reset.
+	// the caller key, in the configuration that the document names, as nothing of an enclave's machine outlives it); evidence of another
+	// identity for the same host is refused until an operator says reset.
 	AddHost(ctx context.Context, in *AddHostRequest, opts ...grpc.CallOption) (*Host, error)
 	RemoveHost(ctx context.Context, in *RemoveHostRequest, opts ...grpc.CallOption) (*RemoveHostReply, error)
 	Hosts(ctx context.Context, in *HostsRequest, opts ...grpc.CallOption) (*HostsReply, error)
@@ -1122,7 +1123,8 @@ func (c *fleetClient) Report(ctx context.Context, in *ReportRequest, opts ...grp
 // Fleet: the operators' view. For operators, except Report.
 type FleetServer interface {
 	// AddHost names a host before its first attestation. The first good evidence binds the host to its identity (TPM: EK and AK; Nitro:
-	// caller key and measurements); evidence of another identity for the same host is refused until an operator says Reset.
+	// the caller key, in the configuration that the document names, as nothing of an enclave's machine outlives it); evidence of another
+	// identity for the same host is refused until an operator says reset.
 	AddHost(context.Context, *AddHostRequest) (*Host, error)
 	RemoveHost(context.Context, *RemoveHostRequest) (*RemoveHostReply, error)
 	Hosts(context.Context, *HostsRequest) (*HostsReply, error)
