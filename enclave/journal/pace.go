@@ -18,7 +18,7 @@ const (
 	quietShare  = 1                      // while nobody comes
 	maxLinger   = 45 * time.Millisecond  // in all, whatever the device
 	maxQuiet    = 5 * time.Millisecond   // while nobody comes
-	minLinger   = 2 * time.Millisecond   // in all, as many callers come back to a fast device
+	minLinger   = 5 * time.Millisecond   // in all, as many callers come back to a fast device
 	minQuiet    = 500 * time.Microsecond // while nobody comes
 	lingerTick  = 500 * time.Microsecond // at most, between two looks at the queue
 )
