@@ -3,7 +3,6 @@
 SHELL := /bin/sh
 GO ?= go
 BIN := bin
-PROGRAMS := raypher raypherd raypher-enclave
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 # The same flags everywhere: static programs without machine paths in them. grpcnotrace leaves out gRPC's debugging pages, and
 # with them 3 MB of which every start would touch a part.
@@ -24,9 +23,12 @@ UNITS ?= /usr/lib/systemd/system
 
 build: programs ## build raypher, raypherd and raypher-enclave into bin/ (the default)
 
+# What a person types starts agents, as light as can be, and leaves every other command to raypher-cli beside it.
 programs:
 	@mkdir -p $(BIN)
-	$(BUILD) -o $(BIN)/ $(PROGRAMS:%=./cmd/%)
+	$(BUILD) -o $(BIN)/ ./cmd/raypherd ./cmd/raypher-enclave
+	$(BUILD) -o $(BIN)/raypher ./cmd/raypher-run
+	$(BUILD) -o $(BIN)/raypher-cli ./cmd/raypher
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,9 +67,8 @@ generate: deps ## protocol code and BPF objects from their sources
 		github.com/grpc-ecosystem/grpc-gateway/v2/protoc-gen-grpc-gateway github.com/grpc-ecosystem/grpc-gateway/v2/protoc-gen-openapiv2
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(GO) generate ./proto/... ./bpf/...
 
-arm64: ## cross-build the three programs for linux/arm64 into dist/arm64/
-	@mkdir -p dist/arm64
-	GOOS=linux GOARCH=arm64 $(BUILD) -o dist/arm64/ $(PROGRAMS:%=./cmd/%)
+arm64: ## cross-build the programs for linux/arm64 into dist/arm64/
+	GOOS=linux GOARCH=arm64 $(MAKE) --no-print-directory programs BIN=dist/arm64
 
 enclave: ## the enclave's program as it goes into an image, the same bytes everywhere (ENCLAVE_OUT, VERSION)
 	@mkdir -p $(dir $(ENCLAVE_OUT))

@@ -13,27 +13,19 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"os"
 	"path"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/gowebpki/jcs"
+
+	"github.com/raypher/raypher/manifest/file"
 )
 
 // FileName is what the manifest is called in the folder of its skill.
-const FileName = "clawmanifest.json"
-
-// In returns the manifest that path means: the one in it, where it is a folder, else path itself.
-func In(path string) string {
-	if info, err := os.Stat(path); err == nil && info.IsDir() {
-		return filepath.Join(path, FileName)
-	}
-	return path
-}
+const FileName = file.Name
 
 // Manifest is one clawmanifest.json. A nil section, list or map is one that the document does not have; it grants nothing,
 // as does an empty one. The two differ only under the signature.

@@ -11,15 +11,17 @@ import (
 	"os"
 	"strings"
 
-	"github.com/raypher/raypher/journal"
-	"github.com/raypher/raypher/parent/instance"
-	parentv1 "github.com/raypher/raypher/proto/parent/v1"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
+
+	"github.com/raypher/raypher/cmd/internal/start"
+	"github.com/raypher/raypher/journal"
+	"github.com/raypher/raypher/parent/instance"
+	parentv1 "github.com/raypher/raypher/proto/parent/v1"
 )
 
 // withOperator calls raypherd's Operator service on its unix socket, which identifies the caller by its credentials. What raypherd
@@ -29,7 +31,7 @@ func withOperator(call func(parentv1.OperatorClient) error) error {
 	if err != nil {
 		return err
 	}
-	if err := outside(); err != nil {
+	if err := start.Outside(); err != nil {
 		return err
 	}
 	if err := unix.Access(paths.Socket, unix.R_OK|unix.W_OK); err != nil {
@@ -49,14 +51,6 @@ func withOperator(call func(parentv1.OperatorClient) error) error {
 		return noDaemon(paths.Socket, instance.Reach(paths.Socket))
 	}
 	return fmt.Errorf("raypherd at %s: %s", paths.Socket, said.GRPCStatus().Message())
-}
-
-// outside is an error in a governed program, to which raypherd and its folders are closed: trying would only be refused.
-func outside() error {
-	if os.Getenv(instance.AgentIDVariable) == "" {
-		return nil
-	}
-	return errors.New("this is a governed program, to which raypherd and its journals are closed: ask from outside the agent")
 }
 
 // noDaemon explains why the socket cannot be used.

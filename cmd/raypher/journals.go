@@ -11,10 +11,12 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/spf13/pflag"
+
+	"github.com/raypher/raypher/cmd/internal/start"
 	"github.com/raypher/raypher/journal"
 	"github.com/raypher/raypher/parent/audit"
 	"github.com/raypher/raypher/parent/instance"
-	"github.com/spf13/pflag"
 )
 
 // journalFlags say which journals of this host are meant: those of a state folder, the daemon's and every private run's.
@@ -50,7 +52,7 @@ type storedJournal struct {
 // open opens the journals for reading; a daemon may be writing. No journal at all is an error that says where it looked.
 func (f *journalFlags) open() ([]storedJournal, error) {
 	if !f.named() {
-		if err := outside(); err != nil {
+		if err := start.Outside(); err != nil {
 			return nil, err
 		}
 		if elsewhere() {

@@ -12,10 +12,12 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/spf13/cobra"
+
 	"github.com/raypher/raypher/manifest"
+	"github.com/raypher/raypher/manifest/file"
 	"github.com/raypher/raypher/parent/instance"
 	"github.com/raypher/raypher/policy"
-	"github.com/spf13/cobra"
 )
 
 func manifestCommand() *cobra.Command {
@@ -36,15 +38,15 @@ type skill struct {
 }
 
 // locateManifest turns the argument of a command, a folder or a manifest in it, into the manifest's path.
-func locateManifest(args []string) (file string, err error) {
-	file = "."
+func locateManifest(args []string) (string, error) {
+	path := "."
 	if len(args) == 1 {
-		file = args[0]
+		path = args[0]
 	}
-	if _, err := os.Stat(file); err != nil {
+	if _, err := os.Stat(path); err != nil {
 		return "", fmt.Errorf("manifest: %w: name the skill's folder, or the manifest in it", err)
 	}
-	return filepath.Abs(manifest.In(file))
+	return filepath.Abs(file.In(path))
 }
 
 func readSkill(args []string) (*skill, error) {

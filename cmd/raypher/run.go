@@ -1,11 +1,11 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
+	"github.com/raypher/raypher/cmd/internal/start"
 	"github.com/raypher/raypher/parent/launch"
 )
 
@@ -29,39 +29,14 @@ started.`,
   raypher run --policy policy.yaml --dry-run -- make`,
 		Args:                  cobra.ArbitraryArgs,
 		DisableFlagsInUseLine: true,
-		RunE: func(_ *cobra.Command, args []string) error {
-			switch {
-			case len(args) == 0:
-				return notStarted(errors.New("run: no program: raypher run --policy policy.yaml -- program [arguments...]"))
-			case o.Quiet && o.JSON:
-				return notStarted(errors.New("run: --quiet and --json exclude each other: choose one"))
-			}
-			if err := outside(); err != nil {
-				return notStarted(fmt.Errorf("run: %w", err))
-			}
-			o.Argv = args
-			err := launch.Run(o)
-			var f *launch.Failure
-			if errors.As(err, &f) {
-				return &exitError{code: f.Code, err: f.Err}
-			}
-			return err
-		},
+		RunE:                  func(_ *cobra.Command, args []string) error { return notStarted(start.Run(o, args)) },
 	}
-	flags := c.Flags()
-	flags.SetInterspersed(false) // what follows the program is its own
-	flags.StringVar(&o.PolicyPath, "policy", "", "policy of this run (default: the host's)")
-	flags.StringVar(&o.ManifestPath, "manifest", "", "skill whose clawmanifest.json narrows the policy: its folder, or that file")
-	flags.StringVar(&o.ManifestSigners, "signers", "", "folder with the keys of those whose manifests are trusted (default: the host's)")
-	flags.StringVar(&o.Name, "name", "", "name of the agent (default: the program's)")
-	flags.BoolVar(&o.DryRun, "dry-run", false, "refuse nothing, report what would have been refused")
-	flags.BoolVar(&o.Quiet, "quiet", false, "print neither the first line nor refused actions")
-	flags.BoolVar(&o.JSON, "json", false, "print them as one JSON object a line")
+	start.RunFlags(c.Flags(), &o)
 	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
-		return notStarted(fmt.Errorf("run: %w: see raypher run --help", err))
+		return notStarted(start.NotStarted(fmt.Errorf("run: %w: see raypher run --help", err)))
 	})
 	return c
 }
 
-// notStarted is the failure of a run whose command line is wrong: never to be taken for the program's own exit status.
-func notStarted(err error) error { return &exitError{code: launch.CodeGuard, err: err} }
+// notStarted ends this process with the code of a run whose program was not started.
+func notStarted(f *launch.Failure) error { return &exitError{code: f.Code, err: f.Err} }

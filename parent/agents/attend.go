@@ -6,14 +6,14 @@ import (
 	"crypto/subtle"
 	"fmt"
 
-	parentv1 "github.com/raypher/raypher/proto/parent/v1"
+	"github.com/raypher/raypher/parent/attend"
 )
 
 // granted is what a warden learns at the launch and when it reattaches.
-func (a *Agent) granted() *parentv1.Granted {
+func (a *Agent) granted() *attend.Granted {
 	g, o := a.current(), a.host.options
-	return &parentv1.Granted{
-		AgentId: a.id, Subject: a.subject, Tier: a.tier, Backend: o.Backend,
+	return &attend.Granted{
+		AgentID: a.id, Subject: a.subject, Tier: a.tier, Backend: o.Backend,
 		PolicyHash: g.policyHash, Permit: g.permit.Canonical(), Visa: g.visa,
 		ExpiresUnix: g.expires, ExpiresBoottimeNs: g.deadline,
 		Cgroup: a.group.Path(), VisaPath: o.Paths.Visa, AgentSocket: o.Paths.AgentSocket,
@@ -24,8 +24,8 @@ func (a *Agent) granted() *parentv1.Granted {
 // Reattach gives an agent back to its warden, which a restart of raypherd or a broken connection took from it. The warden
 // must be the same process, and must show what it was given at the launch: the agent itself, which may reach this
 // raypherd through its warden, cannot.
-func (h *Host) Reattach(caller Caller, r *parentv1.Reattach) (*Agent, error) {
-	a, err := h.Agent(r.AgentId)
+func (h *Host) Reattach(caller Caller, r *attend.Reattach) (*Agent, error) {
+	a, err := h.Agent(r.AgentID)
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +42,7 @@ func (h *Host) Reattach(caller Caller, r *parentv1.Reattach) (*Agent, error) {
 // connection takes its place, or the agent is gone. The first error of send ends it too.
 //
 // secret is what Launch returned; nil after Reattach.
-func (a *Agent) Attend(ctx context.Context, secret []byte, send func(*parentv1.ParentMessage) error) error {
+func (a *Agent) Attend(ctx context.Context, secret []byte, send func(*attend.ParentMessage) error) error {
 	line := newOutbox()
 	if !a.change(ctx, lineChange{line: line, secret: secret}) {
 		return fmt.Errorf("agent %s: %w", a.id, ErrNoAgent)

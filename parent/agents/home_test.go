@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	parentv1 "github.com/raypher/raypher/proto/parent/v1"
+	"github.com/raypher/raypher/parent/attend"
 	"github.com/raypher/raypher/visa"
 )
 
@@ -23,7 +23,7 @@ func TestHomeOfTheCeiling(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &parentv1.Launch{Program: "/bin/true", Home: "/chosen/../elsewhere"}
+	l := &attend.Launch{Program: "/bin/true", Home: "/chosen/../elsewhere"}
 	if l.ConfirmationKey, err = visa.ConfirmationKey(&key.PublicKey); err != nil {
 		t.Fatal(err)
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/raypher/raypher/manifest"
 	"github.com/raypher/raypher/parent/agents/task"
+	"github.com/raypher/raypher/parent/attend"
 	"github.com/raypher/raypher/parent/cgroup"
 	"github.com/raypher/raypher/parent/guard/net"
 	"github.com/raypher/raypher/policy"
@@ -40,7 +41,7 @@ const maxName = 63
 // Launch makes an agent out of the runner that l names: after it the runner is inside, the guard is armed, and it may take its
 // floor and execute the program. The caller is the agent's warden from then on; it is told the secret, which it shows
 // when it reattaches. On an error nothing is left behind and the runner is where it was.
-func (h *Host) Launch(ctx context.Context, caller Caller, l *parentv1.Launch) (a *Agent, secret []byte, err error) {
+func (h *Host) Launch(ctx context.Context, caller Caller, l *attend.Launch) (a *Agent, secret []byte, err error) {
 	begun := boottime()
 	runner, id, err := h.checkCaller(caller, l)
 	if err != nil {
@@ -57,7 +58,7 @@ func (h *Host) Launch(ctx context.Context, caller Caller, l *parentv1.Launch) (a
 	if err := h.readRules(a, l); err != nil {
 		return nil, nil, err
 	}
-	program, err := runner.OpenFile(int(l.ProgramFd))
+	program, err := runner.OpenFile(int(l.ProgramFD))
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: the program: %w", ErrInvalid, err)
 	}
@@ -92,7 +93,7 @@ func (h *Host) Launch(ctx context.Context, caller Caller, l *parentv1.Launch) (a
 
 // checkCaller says whether the warden may make an agent of the runner: neither may be governed already, and the runner must
 // run as the warden does, unless that is root.
-func (h *Host) checkCaller(caller Caller, l *parentv1.Launch) (*task.Task, task.Identity, error) {
+func (h *Host) checkCaller(caller Caller, l *attend.Launch) (*task.Task, task.Identity, error) {
 	fail := func(format string, args ...any) (*task.Task, task.Identity, error) {
 		return nil, task.Identity{}, fmt.Errorf("%w: launch: "+format, append([]any{ErrNotAllowed}, args...)...)
 	}
@@ -103,10 +104,10 @@ func (h *Host) checkCaller(caller Caller, l *parentv1.Launch) (*task.Task, task.
 	if kind != Outside {
 		return fail("process %d belongs to an agent: an agent cannot start another one", caller.Task.PID())
 	}
-	if int(l.RunnerPid) <= 1 || int(l.RunnerPid) == caller.Task.PID() {
-		return fail("process %d cannot become an agent", l.RunnerPid)
+	if int(l.RunnerPID) <= 1 || int(l.RunnerPID) == caller.Task.PID() {
+		return fail("process %d cannot become an agent", l.RunnerPID)
 	}
-	runner, err := task.Open(int(l.RunnerPid))
+	runner, err := task.Open(int(l.RunnerPID))
 	if err != nil {
 		return fail("%w", err)
 	}
@@ -129,7 +130,7 @@ func (h *Host) checkCaller(caller Caller, l *parentv1.Launch) (*task.Task, task.
 }
 
 // describe begins an agent with what needs no reading of rules.
-func (h *Host) describe(l *parentv1.Launch, uid uint32) (*Agent, error) {
+func (h *Host) describe(l *attend.Launch, uid uint32) (*Agent, error) {
 	if _, err := visa.ParseConfirmationKey(l.ConfirmationKey); err != nil {
 		return nil, fmt.Errorf("%w: launch: the warden's key: %w", ErrInvalid, err)
 	}
@@ -141,7 +142,7 @@ func (h *Host) describe(l *parentv1.Launch, uid uint32) (*Agent, error) {
 	a := &Agent{
 		host: h, id: hex.EncodeToString(random),
 		name: agentName(l), uid: uid,
-		policyHome: filepath.Clean(l.Home), program: l.Program, argv: l.Argv, runnerPID: int(l.RunnerPid),
+		policyHome: filepath.Clean(l.Home), program: l.Program, argv: l.Argv, runnerPID: int(l.RunnerPID),
 		confirmation: l.ConfirmationKey,
 		started:      time.Now(),
 	}
@@ -156,7 +157,7 @@ var notInNames = regexp.MustCompile(`[^A-Za-z0-9._-]+`)
 
 // agentName is the name under which the agent appears in its SPIFFE ID, whose path segments take letters, digits, dot,
 // dash and underscore (SPIFFE-ID, section 2.2).
-func agentName(l *parentv1.Launch) string {
+func agentName(l *attend.Launch) string {
 	name := l.Name
 	if name == "" {
 		name = filepath.Base(l.Program)
@@ -173,7 +174,7 @@ func agentName(l *parentv1.Launch) string {
 
 // readRules reads policy and manifest. What the enclave is asked for is their canonical form; the inclusion is checked here
 // too, so that an excess is listed even when no enclave answers.
-func (h *Host) readRules(a *Agent, l *parentv1.Launch) error {
+func (h *Host) readRules(a *Agent, l *attend.Launch) error {
 	source, name := l.Policy, l.PolicyPath
 	if len(source) == 0 {
 		source, name = h.options.Policy, h.options.PolicyPath
@@ -215,7 +216,7 @@ func (h *Host) readRules(a *Agent, l *parentv1.Launch) error {
 	return nil
 }
 
-func (h *Host) readManifest(a *Agent, l *parentv1.Launch) (*policy.Policy, error) {
+func (h *Host) readManifest(a *Agent, l *attend.Launch) (*policy.Policy, error) {
 	if !filepath.IsAbs(l.ManifestPath) {
 		return nil, fmt.Errorf("manifest %q: its path must be absolute", l.ManifestPath)
 	}

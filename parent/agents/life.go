@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"github.com/raypher/raypher/parent/agents/task"
+	"github.com/raypher/raypher/parent/attend"
 	"github.com/raypher/raypher/policy"
-	parentv1 "github.com/raypher/raypher/proto/parent/v1"
 )
 
 // The life of an agent:
@@ -230,9 +230,9 @@ func (o *owner) renewed(r renewal) {
 		return
 	}
 	o.take(r.grant)
-	o.tell(&parentv1.ParentMessage{Message: &parentv1.ParentMessage_Renewed{Renewed: &parentv1.Renewed{
+	o.tell(&attend.ParentMessage{Renewed: &attend.Renewed{
 		Visa: r.grant.visa, ExpiresUnix: r.grant.expires, ExpiresBoottimeNs: r.grant.deadline,
-	}}})
+	}})
 }
 
 // take puts a grant in force and opens a closed agent.
@@ -284,7 +284,7 @@ func (o *owner) lineChanged(c lineChange) {
 	// Said by the owner, so that no renewal comes before it or falls between.
 	granted := o.granted()
 	granted.ReattachSecret = c.secret
-	o.tell(&parentv1.ParentMessage{Message: &parentv1.ParentMessage_Granted{Granted: granted}})
+	o.tell(&attend.ParentMessage{Granted: granted})
 	if o.state == Waiting {
 		o.setState(Running)
 		o.host.options.Log.Info("agent found again after a restart", "agent", o.id, "subject", o.subject)
@@ -307,7 +307,7 @@ func (a *Agent) setLine(line *outbox) {
 }
 
 // tell sends the warden what it must know. If it is away, it learns it when it reattaches.
-func (a *Agent) tell(m *parentv1.ParentMessage) {
+func (a *Agent) tell(m *attend.ParentMessage) {
 	a.mu.Lock()
 	line := a.line
 	a.mu.Unlock()
@@ -321,7 +321,7 @@ func (o *owner) kill(reason string) {
 	if o.state != Ending {
 		o.setState(Ending)
 		o.host.options.Log.Info("agent is ended", "agent", o.id, "reason", reason)
-		o.tell(&parentv1.ParentMessage{Message: &parentv1.ParentMessage_End{End: &parentv1.End{Reason: reason}}})
+		o.tell(&attend.ParentMessage{End: &attend.End{Reason: reason}})
 	}
 	if err := o.group.Kill(); err != nil {
 		o.host.options.Log.Error("the agent is not killed", "agent", o.id, "error", err)

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/raypher/raypher/parent/attend"
 	"github.com/raypher/raypher/policy"
 	parentv1 "github.com/raypher/raypher/proto/parent/v1"
 )
@@ -128,8 +129,8 @@ func (o *owner) narrow(n *narrowing) error {
 }
 
 // narrowed tells a warden to hold its agent to another permit from now on.
-func narrowed(g grant) *parentv1.ParentMessage {
-	return &parentv1.ParentMessage{Message: &parentv1.ParentMessage_Narrowed{Narrowed: &parentv1.Narrowed{
+func narrowed(g grant) *attend.ParentMessage {
+	return &attend.ParentMessage{Narrowed: &attend.Narrowed{
 		Permit: g.permit.Canonical(), Visa: g.visa, ExpiresUnix: g.expires, ExpiresBoottimeNs: g.deadline,
-	}}}
+	}}
 }

@@ -1,11 +1,10 @@
 package agents
 
 import (
-	"reflect"
 	"slices"
 	"sync"
 
-	parentv1 "github.com/raypher/raypher/proto/parent/v1"
+	"github.com/raypher/raypher/parent/attend"
 )
 
 // maxSeen is how many verdicts of other layers may wait for a warden that reads slowly. They are for the operator's terminal;
@@ -15,8 +14,8 @@ const maxSeen = 256
 // outbox holds what a warden is to be told. Putting never blocks.
 type outbox struct {
 	mu     sync.Mutex
-	urgent []*parentv1.ParentMessage // few: at most one of each kind
-	seen   []*parentv1.ParentMessage
+	urgent []*attend.ParentMessage // few: at most one of each kind
+	seen   []*attend.ParentMessage
 	closed bool
 	wake   chan struct{} // one slot
 }
@@ -31,17 +30,17 @@ func (o *outbox) signal() {
 }
 
 // put queues a message that must arrive. One of the same kind that still waits is superseded.
-func (o *outbox) put(m *parentv1.ParentMessage) {
+func (o *outbox) put(m *attend.ParentMessage) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	kind := reflect.TypeOf(m.GetMessage())
-	o.urgent = slices.DeleteFunc(o.urgent, func(old *parentv1.ParentMessage) bool { return reflect.TypeOf(old.GetMessage()) == kind })
+	kind := m.Kind()
+	o.urgent = slices.DeleteFunc(o.urgent, func(old *attend.ParentMessage) bool { return old.Kind() == kind })
 	o.urgent = append(o.urgent, m)
 	o.signal()
 }
 
 // show queues a verdict for the terminal and says whether there was room.
-func (o *outbox) show(m *parentv1.ParentMessage) bool {
+func (o *outbox) show(m *attend.ParentMessage) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(o.seen) >= maxSeen {
@@ -61,7 +60,7 @@ func (o *outbox) close() {
 }
 
 // take returns all that waits, and whether the outbox is closed.
-func (o *outbox) take() (messages []*parentv1.ParentMessage, closed bool) {
+func (o *outbox) take() (messages []*attend.ParentMessage, closed bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	messages = append(o.urgent, o.seen...)

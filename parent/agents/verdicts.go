@@ -6,11 +6,11 @@ import (
 	"time"
 
 	"github.com/raypher/raypher/journal"
+	"github.com/raypher/raypher/parent/attend"
 	"github.com/raypher/raypher/parent/dns"
 	"github.com/raypher/raypher/parent/guard/floor"
 	"github.com/raypher/raypher/parent/guard/net"
 	"github.com/raypher/raypher/policy"
-	parentv1 "github.com/raypher/raypher/proto/parent/v1"
 )
 
 // maxSkew is how far the time of a warden's verdict may lie from now; beyond it the verdict gets the time of its arrival.
@@ -67,7 +67,7 @@ func (a *Agent) show(v journal.Verdict) {
 	a.mu.Lock()
 	line := a.line
 	a.mu.Unlock()
-	message := &parentv1.ParentMessage{Message: &parentv1.ParentMessage_Seen{Seen: &parentv1.Seen{Verdict: encoded}}}
+	message := &attend.ParentMessage{Seen: &attend.Seen{Verdict: encoded}}
 	if line == nil || !line.show(message) {
 		a.host.options.Events.Count("verdicts_not_shown", 1)
 	}

@@ -74,12 +74,12 @@ func TestWhoIsCalling(t *testing.T) {
 	script := fmt.Sprintf(`"$ASK" %[1]s whoami; "$ASK" %[2]s status; "$ASK" %[2]s launch; "$ASK" %[1]s status; echo done; sleep 1000`, p.address(), p.paths.Socket)
 	w := p.run(plain, script)
 	other := p.run(plain, fmt.Sprintf(`"$ASK" %s whoami; sleep 1000`, p.address()))
-	id := w.grant().AgentId
+	id := w.grant().AgentID
 
 	if line := w.printed("i am", "error"); line != "i am "+id {
 		t.Errorf("the agent over TCP: %s, want its id %s", line, id)
 	}
-	if line := other.printed("i am", "error"); line != "i am "+other.grant().AgentId {
+	if line := other.printed("i am", "error"); line != "i am "+other.grant().AgentID {
 		t.Errorf("the other agent over TCP: %s", line)
 	}
 	w.printed("done")
@@ -96,7 +96,7 @@ func TestWhoIsCalling(t *testing.T) {
 		t.Errorf("the warden on the agent's socket: %s", answer)
 	}
 	for _, q := range []string{"status", "launch"} {
-		if answer := w.asked(p.paths.Socket, q); !strings.Contains(answer, "PermissionDenied") || !strings.Contains(answer, "agent") {
+		if answer := w.asked(p.paths.Socket, q); !strings.Contains(answer, "not allowed") || !strings.Contains(answer, "agent") {
 			t.Errorf("the warden asks %s of raypherd's socket: %s", q, answer)
 		}
 	}
@@ -186,7 +186,7 @@ func TestVerdictsBecomeEvidence(t *testing.T) {
 			continue // the verdict that cannot be read; it is looked for below
 		}
 		seen[v.Target] += v.Count
-		if v.AgentID != w.grant().AgentId || v.Subject != w.grant().Subject || len(v.VisaID) == 0 {
+		if v.AgentID != w.grant().AgentID || v.Subject != w.grant().Subject || len(v.VisaID) == 0 {
 			t.Errorf("an event of another agent: %+v", v)
 		}
 		if len(e.Epoch) == 0 {
@@ -211,7 +211,7 @@ func TestVerdictsBecomeEvidence(t *testing.T) {
 	if list := p.list(); len(list) != 1 || list[0].Blocked < 6 {
 		t.Errorf("agents %+v, want at least 6 blocked actions", list)
 	}
-	item, err := p.operator().ListEvidence(t.Context(), &parentv1.ListEvidenceRequest{AgentId: w.grant().AgentId})
+	item, err := p.operator().ListEvidence(t.Context(), &parentv1.ListEvidenceRequest{AgentId: w.grant().AgentID})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -259,7 +259,7 @@ func TestUsers(t *testing.T) {
 		t.Errorf("a user who is not in the group: %s", words)
 	}
 	// A member cannot make an agent of another user's process.
-	words := p.refused(plain, as(member), func(o *order, _ *exec.Cmd) { o.Launch.RunnerPid = int32(p.daemon.Process.Pid) })
+	words := p.refused(plain, as(member), func(o *order, _ *exec.Cmd) { o.Launch.RunnerPID = int32(p.daemon.Process.Pid) })
 	if !strings.Contains(words, "runs as user 0") {
 		t.Errorf("a member with root's process: %s", words)
 	}

@@ -17,14 +17,11 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/raypher/raypher/journal"
+	"github.com/raypher/raypher/parent/attend"
 	"github.com/raypher/raypher/parent/instance"
 	parentv1 "github.com/raypher/raypher/proto/parent/v1"
 )
-
-func marshal(m proto.Message) ([]byte, error) { return proto.Marshal(m) }
 
 // built is the folder of the programs, removed after the tests; empty while there is none.
 var built string
@@ -39,8 +36,9 @@ var binaries = sync.OnceValues(func() (string, error) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return "", err
 	}
-	for name, race := range map[string]bool{"raypherd": raced, "raypher-enclave": false, "raypher": false} {
-		build := exec.Command("go", "build", "-o", dir+"/", "github.com/raypher/raypher/cmd/"+name)
+	for name, from := range map[string]string{"raypherd": "raypherd", "raypher-enclave": "raypher-enclave", "raypher": "raypher-run", "raypher-cli": "raypher"} {
+		race := raced && name == "raypherd"
+		build := exec.Command("go", "build", "-o", filepath.Join(dir, name), "github.com/raypher/raypher/cmd/"+from)
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if race {
 			build.Args = append(build.Args[:2:2], append([]string{"-race"}, build.Args[2:]...)...)
@@ -225,7 +223,7 @@ type warden struct {
 
 	mu      sync.Mutex
 	said    []said
-	granted *parentv1.Granted
+	granted *attend.Granted
 	runner  int
 }
 
@@ -246,7 +244,7 @@ func (p *pair) launch(policy, script string, change ...func(*order, *exec.Cmd)) 
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	first := order{Script: script, Socket: p.paths.Socket, Launch: &parentv1.Launch{
+	first := order{Script: script, Socket: p.paths.Socket, Launch: &attend.Launch{
 		Policy: []byte(policy), PolicyPath: "policy.yaml", Program: "/bin/sh", Home: "/root", Argv: []string{"sh"},
 	}}
 	for _, f := range change {
@@ -285,8 +283,7 @@ func (w *warden) listen(out io.Reader) {
 		}
 		w.mu.Lock()
 		if s.Granted != nil {
-			w.granted = &parentv1.Granted{}
-			proto.Unmarshal(s.Granted, w.granted)
+			w.granted = s.Granted
 		}
 		if s.Runner != 0 {
 			w.runner = s.Runner
@@ -296,7 +293,7 @@ func (w *warden) listen(out io.Reader) {
 	}
 }
 
-func (w *warden) grant() *parentv1.Granted {
+func (w *warden) grant() *attend.Granted {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.granted

@@ -80,7 +80,7 @@ func TestRaypherdIsKilledAndStartedAgain(t *testing.T) {
 	silent := p.run(plain, "sleep 1000")
 	w.printed("first")
 	p.eventually("all run", func() bool {
-		return p.state(silent.grant().AgentId) == "running" && p.state(other.grant().AgentId) == "running"
+		return p.state(silent.grant().AgentID) == "running" && p.state(other.grant().AgentID) == "running"
 	})
 
 	p.end(syscall.SIGKILL)
@@ -95,13 +95,13 @@ func TestRaypherdIsKilledAndStartedAgain(t *testing.T) {
 	other.cmd.Wait()
 	stray := strayIn(t, p)
 	p.start()
-	p.eventually("the agent waits for its warden", func() bool { return p.state(w.grant().AgentId) == "waiting" })
-	p.eventually("the agent without a warden is ended", func() bool { return p.state(other.grant().AgentId) == "gone" })
+	p.eventually("the agent waits for its warden", func() bool { return p.state(w.grant().AgentID) == "waiting" })
+	p.eventually("the agent without a warden is ended", func() bool { return p.state(other.grant().AgentID) == "gone" })
 	if err := stray.Wait(); err == nil || stray.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 		t.Errorf("a process of no agent: %v", err)
 	}
 	w.order(order{Reattach: true})
-	p.eventually("the agent runs again", func() bool { return p.state(w.grant().AgentId) == "running" })
+	p.eventually("the agent runs again", func() bool { return p.state(w.grant().AgentID) == "running" })
 	if err := os.WriteFile(after, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -117,8 +117,8 @@ func TestRaypherdIsKilledAndStartedAgain(t *testing.T) {
 		}
 	}
 	// The third warden never comes back: its agent is ended.
-	p.eventually("the agent of the silent warden is ended", func() bool { return p.state(silent.grant().AgentId) == "gone" })
-	if p.state(w.grant().AgentId) != "running" {
+	p.eventually("the agent of the silent warden is ended", func() bool { return p.state(silent.grant().AgentID) == "gone" })
+	if p.state(w.grant().AgentID) != "running" {
 		t.Error("the agent whose warden came back does not run")
 	}
 }
@@ -144,7 +144,7 @@ func strayIn(t *testing.T, p *pair) *exec.Cmd {
 func TestReattachingIsForTheWardenAlone(t *testing.T) {
 	p := newPair(t).start()
 	w := p.run(plain, "sleep 1000")
-	p.eventually("the agent runs", func() bool { return p.state(w.grant().AgentId) == "running" })
+	p.eventually("the agent runs", func() bool { return p.state(w.grant().AgentID) == "running" })
 	w.order(order{Reattach: true, Lie: true})
 	p.eventually("the wrong secret is refused", func() bool { return w.heard("", "") != nil })
 	if words := w.heard("", "").Error; !strings.Contains(words, "is not the warden of agent") {
@@ -155,7 +155,7 @@ func TestReattachingIsForTheWardenAlone(t *testing.T) {
 func TestATermSignalLeavesAgentsUnderTheGuard(t *testing.T) {
 	p := newPair(t).start()
 	w := p.run(plain, "sleep 1000")
-	p.eventually("the agent runs", func() bool { return p.state(w.grant().AgentId) == "running" })
+	p.eventually("the agent runs", func() bool { return p.state(w.grant().AgentID) == "running" })
 	if err := p.end(syscall.SIGTERM); err != nil {
 		t.Errorf("raypherd ended with %v:\n%s", err, p.log)
 	}
@@ -167,7 +167,7 @@ func TestATermSignalLeavesAgentsUnderTheGuard(t *testing.T) {
 	}
 	p.start()
 	w.order(order{Reattach: true})
-	p.eventually("the agent runs again", func() bool { return p.state(w.grant().AgentId) == "running" })
+	p.eventually("the agent runs again", func() bool { return p.state(w.grant().AgentID) == "running" })
 }
 
 func TestTheEnclaveGoesAway(t *testing.T) {
@@ -176,7 +176,7 @@ func TestTheEnclaveGoesAway(t *testing.T) {
 	host := listener(t)
 	w := p.run(reject(host), fmt.Sprintf(`while :; do "$ASK" %s connect; sleep 0.2; done`, host))
 	w.printed("connected")
-	id := w.grant().AgentId
+	id := w.grant().AgentID
 	p.eventually("the visa is renewed before it ends", func() bool { return w.heard("renewed", "") != nil })
 	if w.heard("renewed", "").Renewed <= w.grant().ExpiresBoottimeNs {
 		t.Error("the renewed visa does not last longer")
@@ -196,9 +196,7 @@ func TestTheEnclaveGoesAway(t *testing.T) {
 		t.Errorf("the agent is %s while its visa lasts", s)
 	}
 	p.eventually("the agent is closed when its visa ends", func() bool { return p.state(id) == "closed" })
-	if !p.frozen(id) {
-		t.Error("a closed agent is not frozen")
-	}
+	p.eventually("a closed agent is frozen", func() bool { return p.frozen(id) })
 	// The agent's user owns the file, for the warden: another program of that user may thaw what is closed, for a moment.
 	if err := os.WriteFile(filepath.Join(p.cgroupPath(), id, "cgroup.freeze"), []byte("0"), 0); err != nil {
 		t.Fatal(err)

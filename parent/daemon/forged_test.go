@@ -53,7 +53,7 @@ func TestForgedRecordsGrantNothing(t *testing.T) {
 	open := p.run("mode: enforce\nnetwork: {default_action: allow}\n", "sleep 1000")
 	agents := make(map[string]string)
 	for what := range forgeries {
-		agents[what] = p.run(plain, "sleep 1000").grant().AgentId
+		agents[what] = p.run(plain, "sleep 1000").grant().AgentID
 	}
 	p.eventually("all run", func() bool {
 		for _, id := range agents {
@@ -61,12 +61,12 @@ func TestForgedRecordsGrantNothing(t *testing.T) {
 				return false
 			}
 		}
-		return p.state(open.grant().AgentId) == "running"
+		return p.state(open.grant().AgentID) == "running"
 	})
 	p.end(syscall.SIGKILL)
 	path := func(id string) string { return filepath.Join(p.paths.Records, id+".json") }
 	other := make(fields)
-	readRecord(t, path(open.grant().AgentId), &other)
+	readRecord(t, path(open.grant().AgentID), &other)
 	for what, forge := range forgeries {
 		record := make(fields)
 		readRecord(t, path(agents[what]), &record)
@@ -127,16 +127,16 @@ func identityOf(t *testing.T, pid int) task.Identity {
 func TestNothingOfAnotherInstanceOperates(t *testing.T) {
 	p, other := newPair(t).start(), newPair(t).start()
 	w := p.run(plain, "sleep 1000")
-	p.eventually("the agent runs", func() bool { return p.state(w.grant().AgentId) == "running" })
+	p.eventually("the agent runs", func() bool { return p.state(w.grant().AgentID) == "running" })
 	for _, q := range []string{"status", "launch"} {
-		if answer := w.asked(other.paths.Socket, q); !strings.Contains(answer, "PermissionDenied") {
+		if answer := w.asked(other.paths.Socket, q); !strings.Contains(answer, "not allowed") {
 			t.Errorf("the warden of another instance's agent asks %s: %s", q, answer)
 		}
 	}
 	if answer := w.asked(other.paths.AgentSocket, "whoami"); !strings.Contains(answer, "another raypherd") {
 		t.Errorf("the warden of another instance's agent asks who it is: %s", answer)
 	}
-	if answer := w.asked(p.paths.AgentSocket, "whoami"); answer != "i am "+w.grant().AgentId {
+	if answer := w.asked(p.paths.AgentSocket, "whoami"); answer != "i am "+w.grant().AgentID {
 		t.Errorf("the warden on its own agent's socket: %s", answer)
 	}
 	inside := other.run(plain, `"$ASK" `+p.paths.Socket+` status; sleep 1000`)

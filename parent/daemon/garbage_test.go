@@ -3,7 +3,9 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -14,9 +16,7 @@ import (
 	"syscall"
 	"testing"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
+	"github.com/raypher/raypher/parent/attend"
 	parentv1 "github.com/raypher/raypher/proto/parent/v1"
 )
 
@@ -31,7 +31,8 @@ func TestGarbage(t *testing.T) {
 	}
 	preface := []byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
 	for _, at := range []struct{ network, address string }{{"unix", p.paths.Socket}, {"unix", p.paths.AgentSocket}, {"tcp", p.address()}} {
-		for _, sent := range [][]byte{nil, noise, []byte("GET / HTTP/1.1\r\n\r\n"), preface, append(preface[:len(preface):len(preface)], noise...)} {
+		for _, sent := range [][]byte{nil, noise, []byte("GET / HTTP/1.1\r\n\r\n"), preface, append(preface[:len(preface):len(preface)], noise...),
+			{attend.FirstByte}, {0xff, 0xff, 0xff, 0xff}, append([]byte{attend.FirstByte, 0, 16, 0}, noise...), append([]byte{attend.FirstByte, 0xff, 0xff, 0xff}, noise...)} {
 			conn, err := net.Dial(at.network, at.address)
 			if err != nil {
 				t.Fatal(err)
@@ -41,34 +42,22 @@ func TestGarbage(t *testing.T) {
 		}
 	}
 
-	conn, err := dial(p.paths.Socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	attend := func(m *parentv1.WardenMessage) error {
-		stream, err := parentv1.NewWardensClient(conn).Attend(t.Context())
-		if err != nil {
-			return err
-		}
-		stream.Send(m)
-		_, err = stream.Recv()
-		return err
-	}
-	for name, m := range map[string]*parentv1.WardenMessage{
+	for name, m := range map[string]*attend.WardenMessage{
 		"nothing":            {},
-		"started at once":    {Message: &parentv1.WardenMessage_Started{}},
-		"an empty launch":    {Message: &parentv1.WardenMessage_Launch{Launch: &parentv1.Launch{}}},
-		"launch of nil":      {Message: &parentv1.WardenMessage_Launch{}},
-		"reattach of nil":    {Message: &parentv1.WardenMessage_Reattach{}},
-		"reattach of nobody": {Message: &parentv1.WardenMessage_Reattach{Reattach: &parentv1.Reattach{AgentId: "../../etc"}}},
-		"a policy too large": {Message: &parentv1.WardenMessage_Launch{Launch: &parentv1.Launch{Policy: bytes.Repeat([]byte("#"), 8<<20)}}},
+		"started at once":    {Started: &attend.Started{}},
+		"an empty launch":    {Launch: &attend.Launch{}},
+		"reattach of nil":    {Reattach: &attend.Reattach{}},
+		"reattach of nobody": {Reattach: &attend.Reattach{AgentID: "../../etc"}},
+		"a policy too large": {Launch: &attend.Launch{Policy: bytes.Repeat([]byte("#"), 2<<20), RunnerPID: int32(os.Getpid())}},
 	} {
-		switch c := status.Code(attend(m)); c {
-		case codes.InvalidArgument, codes.PermissionDenied, codes.NotFound, codes.ResourceExhausted:
-		default:
-			t.Errorf("%s: %v", name, c)
+		session, err := attend.Dial(t.Context(), p.paths.Socket)
+		if err != nil {
+			t.Fatal(err)
 		}
+		if err := begin(session, m); err == nil || errors.Is(err, io.EOF) {
+			t.Errorf("%s: no reason was said: %v", name, err)
+		}
+		session.Close()
 	}
 	if counters := p.counters(); counters["panics"] != 0 {
 		t.Errorf("%d panics", counters["panics"])
@@ -134,11 +123,11 @@ func TestLeftoversOfAPrivateRun(t *testing.T) {
 		}
 	}
 	p.end(syscall.SIGTERM)
-	if err := os.WriteFile(filepath.Join(places[2], w.grant().AgentId, "cgroup.kill"), []byte("1"), 0); err != nil {
+	if err := os.WriteFile(filepath.Join(places[2], w.grant().AgentID, "cgroup.kill"), []byte("1"), 0); err != nil {
 		t.Fatal(err)
 	}
 	p.eventually("its cgroup is empty", func() bool {
-		content, err := os.ReadFile(filepath.Join(places[2], w.grant().AgentId, "cgroup.events"))
+		content, err := os.ReadFile(filepath.Join(places[2], w.grant().AgentID, "cgroup.events"))
 		return err == nil && strings.Contains(string(content), "populated 0")
 	})
 	p.start()

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/raypher/raypher/parent/attend"
 	"github.com/raypher/raypher/parent/cgroup"
 	"github.com/raypher/raypher/parent/instance"
 	parentv1 "github.com/raypher/raypher/proto/parent/v1"
@@ -62,7 +63,7 @@ func TestLaunchAndEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	if g.Tier != "software" || !g.Development || g.Backend != "broker" || claims.Subject != g.Subject ||
-		claims.Asserted.PID != int32(w.runner) || len(claims.Asserted.BinarySHA256) != 32 || claims.Asserted.AgentID != g.AgentId {
+		claims.Asserted.PID != int32(w.runner) || len(claims.Asserted.BinarySHA256) != 32 || claims.Asserted.AgentID != g.AgentID {
 		t.Errorf("granted %+v with claims %+v", g, claims)
 	}
 	if want := "spiffe://raypher.local/ns/default/agent/sh"; g.Subject != want {
@@ -71,14 +72,14 @@ func TestLaunchAndEnd(t *testing.T) {
 	w.printed("inside")
 	p.eventually("the agent is listed as running", func() bool {
 		list := p.list()
-		return len(list) == 1 && list[0].State == "running" && list[0].Processes == 1 && list[0].AgentId == g.AgentId
+		return len(list) == 1 && list[0].State == "running" && list[0].Processes == 1 && list[0].AgentId == g.AgentID
 	})
-	if id, inside, err := cgroupOf(p, w.runner); err != nil || !inside || id != g.AgentId {
+	if id, inside, err := cgroupOf(p, w.runner); err != nil || !inside || id != g.AgentID {
 		t.Errorf("the runner is in agent %q, %v, %v", id, inside, err)
 	}
 	syscall.Kill(w.runner, syscall.SIGKILL)
 	p.eventually("the agent is gone", func() bool { return len(p.list()) == 0 })
-	p.eventually("its cgroup is removed", func() bool { return !p.cgroupLeft(g.AgentId) })
+	p.eventually("its cgroup is removed", func() bool { return !p.cgroupLeft(g.AgentID) })
 	if left, _ := os.ReadDir(p.paths.Records); len(left) != 0 {
 		t.Errorf("records left: %v", left)
 	}
@@ -97,10 +98,10 @@ func cgroupOf(p *pair, pid int) (string, bool, error) {
 func TestStopByAnOperator(t *testing.T) {
 	p := newPair(t).start()
 	w := p.run(plain, "sleep 1000 & sleep 1000 & wait")
-	if _, err := p.operator().StopAgent(context.Background(), &parentv1.StopAgentRequest{AgentId: w.grant().AgentId}); err != nil {
+	if _, err := p.operator().StopAgent(context.Background(), &parentv1.StopAgentRequest{AgentId: w.grant().AgentID}); err != nil {
 		t.Fatal(err)
 	}
-	if len(p.list()) != 0 || p.cgroupLeft(w.grant().AgentId) {
+	if len(p.list()) != 0 || p.cgroupLeft(w.grant().AgentID) {
 		t.Error("something is left of a stopped agent")
 	}
 	p.eventually("the warden is told", func() bool { return w.heard("end", "operator") != nil })
@@ -116,23 +117,23 @@ func TestAWardensDeathEndsItsAgent(t *testing.T) {
 	p.eventually("the agent runs", func() bool { return len(p.list()) == 1 })
 	w.cmd.Process.Kill()
 	p.eventually("the agent is gone", func() bool { return len(p.list()) == 0 })
-	p.eventually("its cgroup is removed", func() bool { return !p.cgroupLeft(w.grant().AgentId) })
+	p.eventually("its cgroup is removed", func() bool { return !p.cgroupLeft(w.grant().AgentID) })
 }
 
 func TestLaunchesThatAreRefused(t *testing.T) {
 	p := newPair(t).start()
 	for name, tt := range map[string]struct {
 		policy string
-		change func(*parentv1.Launch)
+		change func(*attend.Launch)
 		want   []string
 	}{
 		"malformed policy":   {"mode: enforce\nfilesistem: {}\nnetwork: {egress: [10.0.0.0/40]}\n", nil, []string{"policy.yaml:2:1", "filesistem", "policy.yaml:3", "10.0.0.0/40"}},
 		"no policy":          {"", nil, []string{"no policy", "--policy", instance.Policy}},
-		"relative program":   {plain, func(l *parentv1.Launch) { l.Program = "sh" }, []string{"absolute"}},
-		"relative home":      {plain, func(l *parentv1.Launch) { l.Home = "" }, []string{"absolute"}},
-		"broken manifest":    {plain, func(l *parentv1.Launch) { l.Manifest, l.ManifestPath = []byte("{"), "/tmp/clawmanifest.json" }, []string{"/tmp/clawmanifest.json:1"}},
-		"init as a runner":   {plain, func(l *parentv1.Launch) { l.RunnerPid = 1 }, []string{"process 1 cannot become an agent"}},
-		"nobody as a runner": {plain, func(l *parentv1.Launch) { l.RunnerPid = 1 << 30 }, []string{"has ended"}},
+		"relative program":   {plain, func(l *attend.Launch) { l.Program = "sh" }, []string{"absolute"}},
+		"relative home":      {plain, func(l *attend.Launch) { l.Home = "" }, []string{"absolute"}},
+		"broken manifest":    {plain, func(l *attend.Launch) { l.Manifest, l.ManifestPath = []byte("{"), "/tmp/clawmanifest.json" }, []string{"/tmp/clawmanifest.json:1"}},
+		"init as a runner":   {plain, func(l *attend.Launch) { l.RunnerPID = 1 }, []string{"process 1 cannot become an agent"}},
+		"nobody as a runner": {plain, func(l *attend.Launch) { l.RunnerPID = 1 << 30 }, []string{"has ended"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			words := p.refused(tt.policy, func(o *order, _ *exec.Cmd) {

@@ -7,8 +7,8 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/raypher/raypher/journal"
+	"github.com/raypher/raypher/parent/attend"
 	parentv1 "github.com/raypher/raypher/proto/parent/v1"
 	"github.com/raypher/raypher/visa"
 )
@@ -51,7 +52,7 @@ func TestMain(m *testing.M) {
 
 // order is what a test tells its warden, one JSON line each; the first one has a Launch.
 type order struct {
-	Launch   *parentv1.Launch
+	Launch   *attend.Launch
 	Script   string // for /bin/sh, which is the agent
 	Socket   string
 	Started  bool
@@ -66,7 +67,7 @@ type order struct {
 
 // said is what a warden tells its test, one JSON line each.
 type said struct {
-	Granted  []byte // proto
+	Granted  *attend.Granted
 	Message  string // kind of any other message
 	Renewed  int64  // boot time
 	Verdict  []byte
@@ -130,10 +131,10 @@ func playWarden() error {
 		runner.Wait()
 	}()
 	say(said{Runner: runner.Process.Pid})
-	if first.Launch.RunnerPid == 0 {
-		first.Launch.RunnerPid = int32(runner.Process.Pid)
+	if first.Launch.RunnerPID == 0 {
+		first.Launch.RunnerPID = int32(runner.Process.Pid)
 	}
-	first.Launch.ProgramFd = 3
+	first.Launch.ProgramFD = 3
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
@@ -142,7 +143,7 @@ func playWarden() error {
 		return err
 	}
 	w := &testWarden{first: first}
-	if err := w.attend(&parentv1.WardenMessage{Message: &parentv1.WardenMessage_Launch{Launch: first.Launch}}); err != nil {
+	if err := w.attend(&attend.WardenMessage{Launch: first.Launch}); err != nil {
 		return err
 	}
 	for {
@@ -160,61 +161,58 @@ func playWarden() error {
 }
 
 type testWarden struct {
-	first  order
-	stream parentv1.Wardens_AttendClient
-	id     string
-	secret []byte
-	conn   *grpc.ClientConn
+	first   order
+	session *attend.Session
+	id      string
+	secret  []byte
 }
 
-func (w *testWarden) attend(m *parentv1.WardenMessage) error {
-	conn, err := dial(w.first.Socket)
+func (w *testWarden) attend(m *attend.WardenMessage) error {
+	session, err := attend.Dial(context.Background(), w.first.Socket)
 	if err != nil {
 		return err
 	}
-	w.conn = conn
-	if w.stream, err = parentv1.NewWardensClient(conn).Attend(context.Background()); err != nil {
+	w.session = session
+	if err := session.Send(m); err != nil {
 		return err
 	}
-	if err := w.stream.Send(m); err != nil && err != io.EOF {
-		return err
-	}
-	reply, err := w.stream.Recv()
+	reply, err := session.Recv()
 	if err != nil {
 		return err
 	}
-	granted := reply.GetGranted()
-	if granted == nil {
+	if reply.Refused != nil {
+		return errors.New(reply.Refused.Reason)
+	}
+	if reply.Granted == nil {
 		return fmt.Errorf("first message %v", reply)
 	}
-	w.id = granted.AgentId
-	if granted.ReattachSecret != nil {
-		w.secret = granted.ReattachSecret
+	w.id = reply.Granted.AgentID
+	if reply.Granted.ReattachSecret != nil {
+		w.secret = reply.Granted.ReattachSecret
 	}
-	encoded, err := marshal(granted)
-	if err != nil {
-		return err
-	}
-	say(said{Granted: encoded})
-	go w.listen(w.stream)
+	say(said{Granted: reply.Granted})
+	go w.listen(session)
 	return nil
 }
 
-func (w *testWarden) listen(stream parentv1.Wardens_AttendClient) {
+func (w *testWarden) listen(session *attend.Session) {
 	for {
-		m, err := stream.Recv()
+		m, err := session.Recv()
+		if err == nil && m.Refused != nil {
+			err = errors.New(m.Refused.Reason)
+		}
 		if err != nil {
 			say(said{Message: "stream ended", Error: err.Error()})
 			return
 		}
-		switch m := m.GetMessage().(type) {
-		case *parentv1.ParentMessage_Renewed:
+		switch {
+		case m.Renewed != nil:
 			say(said{Message: "renewed", Renewed: m.Renewed.ExpiresBoottimeNs})
-		case *parentv1.ParentMessage_Narrowed:
+		case m.Narrowed != nil:
 			say(said{Message: "narrowed", Narrowed: m.Narrowed.Permit})
-		case *parentv1.ParentMessage_Seen:
+		case m.Seen != nil:
 			say(said{Message: "seen", Verdict: m.Seen.Verdict})
-		case *parentv1.ParentMessage_End:
+		case m.End != nil:
 			say(said{Message: "end", Error: m.End.Reason})
 		}
 	}
@@ -230,18 +228,18 @@ func (w *testWarden) obey(o order) error {
 		say(said{Message: "answer", Error: answer})
 		return nil
 	case o.Started:
-		return w.stream.Send(&parentv1.WardenMessage{Message: &parentv1.WardenMessage_Started{Started: &parentv1.Started{}}})
+		return w.session.Send(&attend.WardenMessage{Started: &attend.Started{}})
 	case o.Report != nil:
-		return w.stream.Send(&parentv1.WardenMessage{Message: &parentv1.WardenMessage_Reported{Reported: &parentv1.Reported{Verdict: o.Report}}})
+		return w.session.Send(&attend.WardenMessage{Reported: &attend.Reported{Verdict: o.Report}})
 	case o.Reattach:
-		w.conn.Close()
+		w.session.Close()
 		secret := w.secret
 		if o.Lie {
 			secret = []byte("guessed")
 		}
-		return w.attend(&parentv1.WardenMessage{Message: &parentv1.WardenMessage_Reattach{Reattach: &parentv1.Reattach{
-			AgentId: w.id, ConfirmationKey: w.first.Launch.ConfirmationKey, Secret: secret,
-		}}})
+		return w.attend(&attend.WardenMessage{Reattach: &attend.Reattach{
+			AgentID: w.id, ConfirmationKey: w.first.Launch.ConfirmationKey, Secret: secret,
+		}})
 	}
 	return nil
 }
@@ -273,6 +271,9 @@ func ask(q []string) (string, error) {
 	if q[1] == "memory" || q[1] == "descriptor" {
 		return askRelay(q)
 	}
+	if q[1] == "launch" {
+		return "launched an agent", launch(ctx, q[0])
+	}
 	conn, err := dial(q[0])
 	if err != nil {
 		return "", err
@@ -290,19 +291,33 @@ func ask(q []string) (string, error) {
 	case "status":
 		_, err := parentv1.NewOperatorClient(conn).Status(ctx, &parentv1.StatusRequest{})
 		return "operated raypherd", err
-	case "launch":
-		stream, err := parentv1.NewWardensClient(conn).Attend(ctx)
-		if err != nil {
-			return "", err
-		}
-		launch := &parentv1.Launch{RunnerPid: int32(os.Getppid())}
-		if err := stream.Send(&parentv1.WardenMessage{Message: &parentv1.WardenMessage_Launch{Launch: launch}}); err != nil {
-			return "", err
-		}
-		_, err = stream.Recv()
-		return "launched an agent", err
 	}
 	return "", fmt.Errorf("what is %q?", q[1])
+}
+
+// launch asks for an agent.
+func launch(ctx context.Context, socket string) error {
+	session, err := attend.Dial(ctx, socket)
+	if err != nil {
+		return err
+	}
+	defer session.Close()
+	return begin(session, &attend.WardenMessage{Launch: &attend.Launch{RunnerPID: int32(os.Getppid())}})
+}
+
+// begin sends the first message of a session. The error is what was answered, unless that is a grant.
+func begin(session *attend.Session, first *attend.WardenMessage) error {
+	if err := session.Send(first); err != nil {
+		return err
+	}
+	answer, err := session.Recv()
+	switch {
+	case err != nil:
+		return err
+	case answer.Refused != nil:
+		return errors.New(answer.Refused.Reason)
+	}
+	return nil
 }
 
 // dial connects to a path or an address.

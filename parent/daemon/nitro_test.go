@@ -147,8 +147,8 @@ func TestEnclaveIsStartedAnew(t *testing.T) {
 		t.Error("an older ceiling was installed after the restart")
 	}
 	p.run(plain, "sleep 1000").grant()
-	if p.state(w.grant().AgentId) != "running" && p.state(w.grant().AgentId) != "starting" {
-		t.Errorf("the agent of before is %s", p.state(w.grant().AgentId))
+	if p.state(w.grant().AgentID) != "running" && p.state(w.grant().AgentID) != "starting" {
+		t.Errorf("the agent of before is %s", p.state(w.grant().AgentID))
 	}
 	p.end(syscall.SIGTERM)
 	second.Close()

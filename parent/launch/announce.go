@@ -34,7 +34,7 @@ func (r *runner) announce() {
 	g := r.granted
 	expires := time.Unix(g.ExpiresUnix, 0)
 	b := bound{
-		Event: "bound", Message: boundMessage, AgentID: g.AgentId, Subject: g.Subject, Tier: g.Tier, Backend: g.Backend,
+		Event: "bound", Message: boundMessage, AgentID: g.AgentID, Subject: g.Subject, Tier: g.Tier, Backend: g.Backend,
 		PolicyHash: "sha256:" + hex.EncodeToString(g.PolicyHash), VisaExpires: expires.UTC().Format(time.RFC3339),
 		Mode: string(r.permit.Mode), Development: g.Development, Notes: slices.Concat(g.Notes, r.plan.Notes),
 	}

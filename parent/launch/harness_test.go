@@ -21,11 +21,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/raypher/raypher/journal"
+	"github.com/raypher/raypher/parent/attend"
 	"github.com/raypher/raypher/parent/guard/floor"
 	"github.com/raypher/raypher/parent/relay"
 	"github.com/raypher/raypher/parent/warden"
 	"github.com/raypher/raypher/policy"
-	parentv1 "github.com/raypher/raypher/proto/parent/v1"
 )
 
 // The test binary plays every part: with one of these as its name or first argument it is a warden without raypherd, a runner,
@@ -67,14 +67,12 @@ func playRunner(args []string) int {
 	if *relayed {
 		play = append(play, "--relayed")
 	}
-	err := Run(Options{
+	failed := Run(Options{
 		PolicyPath: rest[0], Socket: rest[1], Quiet: !*loud, DryRun: *dry, Warden: play, Argv: rest[2:],
 		signals: *signals,
 	})
-	fmt.Fprintln(os.Stderr, "raypher:", err)
-	var f *Failure
-	errors.As(err, &f)
-	return f.Code
+	fmt.Fprintln(os.Stderr, "raypher:", failed)
+	return failed.Code
 }
 
 // playWarden is a warden whose raypherd is a file: what the policy says is granted, verdicts are appended.
@@ -107,14 +105,14 @@ func playWarden() int {
 // fileSession stands in for raypherd.
 type fileSession struct {
 	file    *os.File
-	answers chan *parentv1.ParentMessage
+	answers chan *attend.ParentMessage
 	once    sync.Once
 	failed  error // the answer to the launch
 }
 
 func newFileSession(path string) (*fileSession, error) {
 	file, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
-	return &fileSession{file: file, answers: make(chan *parentv1.ParentMessage, 4)}, err
+	return &fileSession{file: file, answers: make(chan *attend.ParentMessage, 4)}, err
 }
 
 // Files beside the file for verdicts, for tests that need more of raypherd.
@@ -123,14 +121,14 @@ const (
 	narrowSuffix = ".narrow" // a policy to which the permit is narrowed at the start
 )
 
-func (s *fileSession) Send(m *parentv1.WardenMessage) error {
-	switch m := m.GetMessage().(type) {
-	case *parentv1.WardenMessage_Launch:
+func (s *fileSession) Send(m *attend.WardenMessage) error {
+	switch {
+	case m.Launch != nil:
 		if s.failed = s.launch(m.Launch); s.failed != nil {
 			close(s.answers)
 		}
 		return s.failed
-	case *parentv1.WardenMessage_Reported:
+	case m.Reported != nil:
 		v, err := journal.DecodeVerdict(m.Reported.Verdict)
 		if err != nil {
 			return err
@@ -142,7 +140,7 @@ func (s *fileSession) Send(m *parentv1.WardenMessage) error {
 	return nil
 }
 
-func (s *fileSession) launch(l *parentv1.Launch) error {
+func (s *fileSession) launch(l *attend.Launch) error {
 	if err := os.WriteFile(s.file.Name()+pidSuffix, fmt.Append(nil, os.Getpid()), 0o644); err != nil {
 		return err
 	}
@@ -150,19 +148,19 @@ func (s *fileSession) launch(l *parentv1.Launch) error {
 	if err != nil {
 		return err
 	}
-	s.answers <- &parentv1.ParentMessage{Message: &parentv1.ParentMessage_Granted{Granted: &parentv1.Granted{
-		AgentId: "test", Subject: "spiffe://test/ns/test/agent/test", Tier: "software", Backend: "broker",
+	s.answers <- &attend.ParentMessage{Granted: &attend.Granted{
+		AgentID: "test", Subject: "spiffe://test/ns/test/agent/test", Tier: "software", Backend: "broker",
 		Permit: permit.Canonical(), Visa: []byte("the visa"), VisaPath: s.file.Name() + ".visa", AgentSocket: s.file.Name() + ".sock",
 		ClosedPaths: []string{filepath.Join(filepath.Dir(filepath.Dir(s.file.Name())), "state")},
-	}}}
+	}}
 	if raw, err := os.ReadFile(s.file.Name() + narrowSuffix); err == nil {
 		narrowed, err := readPermit(raw, false)
 		if err != nil {
 			return err
 		}
-		s.answers <- &parentv1.ParentMessage{Message: &parentv1.ParentMessage_Narrowed{Narrowed: &parentv1.Narrowed{
+		s.answers <- &attend.ParentMessage{Narrowed: &attend.Narrowed{
 			Permit: narrowed.Canonical(), Visa: []byte("a narrower visa"),
-		}}}
+		}}
 	}
 	return nil
 }
@@ -183,10 +181,10 @@ func readPermit(raw []byte, dry bool) (*policy.Policy, error) {
 	return p, nil
 }
 
-func (s *fileSession) Recv() (*parentv1.ParentMessage, error) {
+func (s *fileSession) Recv() (*attend.ParentMessage, error) {
 	m, ok := <-s.answers
 	if !ok && s.failed != nil {
-		return nil, s.failed
+		return &attend.ParentMessage{Refused: &attend.Refused{Reason: s.failed.Error()}}, nil
 	}
 	if !ok {
 		return nil, io.EOF

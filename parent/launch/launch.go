@@ -12,14 +12,13 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-	"google.golang.org/protobuf/proto"
 
-	"github.com/raypher/raypher/manifest"
+	"github.com/raypher/raypher/manifest/file"
+	"github.com/raypher/raypher/parent/attend"
 	"github.com/raypher/raypher/parent/guard/floor"
 	"github.com/raypher/raypher/parent/instance"
 	"github.com/raypher/raypher/parent/warden"
 	"github.com/raypher/raypher/policy"
-	parentv1 "github.com/raypher/raypher/proto/parent/v1"
 )
 
 // Options of a run.
@@ -50,14 +49,14 @@ type runner struct {
 	terminals []string
 	socket    string
 	talk      *warden.Conversation
-	granted   *parentv1.Granted
+	granted   *attend.Granted
 	permit    *policy.Policy // resolved
 	limits    floor.Options
 	plan      *floor.Plan
 }
 
-// Run starts the agent in place of this process. It returns only when that failed; the error is a *Failure.
-func Run(o Options) error {
+// Run starts the agent in place of this process. It returns only when that failed.
+func Run(o Options) *Failure {
 	runtime.LockOSThread() // what is given up below is given up by this thread, which then becomes the program
 	restoreFileLimit()
 	r := &runner{options: o}
@@ -120,17 +119,14 @@ func (r *runner) run() (err error) {
 }
 
 // read collects what the launch says.
-func (r *runner) read() (*parentv1.Launch, error) {
+func (r *runner) read() (*attend.Launch, error) {
 	var err error
 	if r.program, err = findProgram(r.options.Argv[0]); err != nil {
 		return nil, err
 	}
-	l := &parentv1.Launch{
-		Name: r.options.Name, Argv: r.options.Argv, Program: r.program.path, ProgramFd: int32(r.program.fd),
-		RunnerPid: int32(os.Getpid()), DryRun: r.options.DryRun, ManifestSigners: r.options.ManifestSigners,
-	}
-	if l.WorkingDirectory, err = os.Getwd(); err != nil {
-		l.WorkingDirectory = ""
+	l := &attend.Launch{
+		Name: r.options.Name, Argv: r.options.Argv, Program: r.program.path, ProgramFD: int32(r.program.fd),
+		RunnerPID: int32(os.Getpid()), DryRun: r.options.DryRun, ManifestSigners: r.options.ManifestSigners,
 	}
 	if l.ManifestSigners != "" { // raypherd works in another folder
 		if l.ManifestSigners, err = filepath.Abs(l.ManifestSigners); err != nil {
@@ -149,7 +145,7 @@ func (r *runner) read() (*parentv1.Launch, error) {
 		}
 		l.PolicyPath = path
 	}
-	if path := manifest.In(r.options.ManifestPath); path != "" {
+	if path := file.In(r.options.ManifestPath); path != "" {
 		r.options.ManifestPath = path
 		if l.Manifest, err = os.ReadFile(path); err != nil {
 			return nil, fmt.Errorf("manifest: %w: name the skill's folder, or the manifest in it", err)
@@ -203,8 +199,8 @@ func (r *runner) startWarden() error {
 }
 
 // ask asks for the guard.
-func (r *runner) ask(request *parentv1.Launch) error {
-	body, err := proto.Marshal(request)
+func (r *runner) ask(request *attend.Launch) error {
+	body, err := json.Marshal(request)
 	if err != nil {
 		return err
 	}
@@ -220,8 +216,8 @@ func (r *runner) bind() error {
 	if err != nil {
 		return err
 	}
-	r.granted = &parentv1.Granted{}
-	if err := proto.Unmarshal(body, r.granted); err != nil {
+	r.granted = &attend.Granted{}
+	if err := json.Unmarshal(body, r.granted); err != nil {
 		return fmt.Errorf("read the grant: %w", err)
 	}
 	permit, err := policy.ParseCanonical(r.granted.Permit)
@@ -349,7 +345,7 @@ func (r *runner) execute(visaPath string) error {
 	own := map[string]string{
 		instance.VisaVariable:        visaPath,
 		instance.AgentSocketVariable: r.granted.AgentSocket,
-		instance.AgentIDVariable:     r.granted.AgentId,
+		instance.AgentIDVariable:     r.granted.AgentID,
 	}
 	env := slices.DeleteFunc(os.Environ(), func(entry string) bool {
 		name, _, _ := strings.Cut(entry, "=")

@@ -51,7 +51,7 @@ func expected(paths instance.Paths, err error) bool {
 
 // startPrivate starts raypherd for this run alone. It ends with the run.
 func startPrivate() (socket string, err error) {
-	binary, err := findBinary("raypherd")
+	binary, err := FindBinary("raypherd")
 	if err != nil {
 		return "", err
 	}
@@ -116,8 +116,8 @@ func lastLine(text string) string {
 	return lines[len(lines)-1]
 }
 
-// findBinary looks for another program of Raypher: beside this one, then in PATH.
-func findBinary(name string) (string, error) {
+// FindBinary looks for another program of Raypher: beside this one, then in PATH.
+func FindBinary(name string) (string, error) {
 	if self, err := os.Executable(); err == nil {
 		beside := filepath.Join(filepath.Dir(self), name)
 		if unix.Access(beside, unix.X_OK) == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"slices"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/raypher/raypher/parent/agents"
 	"github.com/raypher/raypher/parent/agents/task"
+	"github.com/raypher/raypher/parent/attend"
 	"github.com/raypher/raypher/parent/instance"
 )
 
@@ -76,8 +78,18 @@ func (q *quota) take(owner string, limit int) (release func(), err error) {
 // ownedConn lets go of what belongs to the caller when the connection ends.
 type ownedConn struct {
 	net.Conn
+	ahead   []byte // was read already
 	once    sync.Once
 	release func()
+}
+
+func (c *ownedConn) Read(p []byte) (int, error) {
+	if len(c.ahead) > 0 {
+		n := copy(p, c.ahead)
+		c.ahead = c.ahead[n:]
+		return n, nil
+	}
+	return c.Conn.Read(p)
 }
 
 func (c *ownedConn) Close() error {
@@ -90,6 +102,7 @@ func (c *ownedConn) Close() error {
 type transport struct {
 	identify func(net.Conn) (c *caller, owner string, limit int, err error)
 	quota    *quota
+	wardens  *wardens // to whom the sessions of package attend go; nil: there are none
 }
 
 func (t *transport) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
@@ -104,7 +117,20 @@ func (t *transport) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInf
 		c.close()
 		return nil, nil, err
 	}
-	return &ownedConn{Conn: raw, release: func() { release(); c.close() }}, c, nil
+	conn := &ownedConn{Conn: raw, release: func() { release(); c.close() }}
+	if t.wardens == nil {
+		return conn, c, nil
+	}
+	conn.ahead = make([]byte, 1)
+	if _, err := io.ReadFull(raw, conn.ahead); err != nil { // gRPC has set a deadline
+		conn.Close()
+		return nil, nil, err
+	}
+	if conn.ahead[0] == attend.FirstByte {
+		t.wardens.take(conn, c)
+		return nil, nil, credentials.ErrConnDispatched
+	}
+	return conn, c, nil
 }
 
 func (c *caller) close() {

@@ -28,8 +28,6 @@ func (s *Server) allow(ctx context.Context, method string) error {
 	switch service {
 	case parentv1.Operator_ServiceDesc.ServiceName:
 		return s.asOperator(c)
-	case parentv1.Wardens_ServiceDesc.ServiceName:
-		return s.asMember(c) // Launch and Reattach look closer
 	case parentv1.Agent_ServiceDesc.ServiceName:
 		_, err := s.asAgent(c)
 		return err
@@ -63,13 +61,7 @@ func (s *Server) finish(method string, panicked any, err error) error {
 	if err == nil {
 		return nil
 	}
-	answer := status.New(code(err), words(err))
-	if answer.Code() == codes.Unavailable {
-		if detailed, err := answer.WithDetails(&parentv1.Answered{}); err == nil {
-			answer = detailed
-		}
-	}
-	return answer.Err()
+	return status.Error(code(err), words(err))
 }
 
 // code finds the status code for an error of this program or of the enclave.

@@ -1,6 +1,7 @@
-// Package server is raypherd's face: three gRPC services for three kinds of caller, and the finding out of who calls.
+// Package server is raypherd's face: the sessions of wardens (package attend) and two gRPC services, and the finding out of who
+// calls.
 //
-//	raypherd.sock    Wardens, Operator   root and the operators' group, by SO_PEERPIDFD; never from inside an agent
+//	raypherd.sock    wardens, Operator   root and the operators' group, by SO_PEERPIDFD; never from inside an agent
 //	agent.sock       Agent               a process of an agent, or its warden on its behalf
 //	127.0.0.1:50051  Agent               connections that the network guard recorded as an agent's
 //
@@ -82,6 +83,7 @@ type Options struct {
 type Server struct {
 	options Options
 	health  *health.Server
+	wardens *wardens
 	parts   []part
 	ending  chan struct{} // closed when raypherd ends: calls that last as long as agents do end then
 }
@@ -96,6 +98,7 @@ type part struct {
 // replaced: the caller holds the instance's lock.
 func New(o Options) (s *Server, err error) {
 	s = &Server{options: o, health: health.NewServer(), ending: make(chan struct{})}
+	s.wardens = &wardens{server: s}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -105,8 +108,7 @@ func New(o Options) (s *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s.add(operators, &transport{identify: unixPeer, quota: &quota{}}, func(g *grpc.Server) {
-		parentv1.RegisterWardensServer(g, &wardens{server: s})
+	s.add(operators, &transport{identify: unixPeer, quota: &quota{}, wardens: s.wardens}, func(g *grpc.Server) {
 		parentv1.RegisterOperatorServer(g, &operator{server: s})
 	})
 	ofAgents, err := instance.Listen("unix", o.Paths.AgentSocket, 0o666, -1)
@@ -177,6 +179,7 @@ func (s *Server) stop() {
 		for _, p := range s.parts {
 			p.grpc.GracefulStop()
 		}
+		s.wardens.open.Wait()
 		close(done)
 	}()
 	select {

@@ -5,12 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"runtime/debug"
+	"sync"
 	"time"
 
-	"google.golang.org/grpc"
-
 	"github.com/raypher/raypher/parent/agents"
-	parentv1 "github.com/raypher/raypher/proto/parent/v1"
+	"github.com/raypher/raypher/parent/attend"
 )
 
 // firstTimeout is how long a warden may take to say what it wants.
@@ -22,22 +23,45 @@ const lastWords = 3 * time.Second
 // lastShown is how long a warden that has said everything is still told what the kernel refused.
 const lastShown = 300 * time.Millisecond
 
-// wardens serves the Wardens service.
+// wardens serves wardens, in the sessions of package attend.
 type wardens struct {
-	parentv1.UnimplementedWardensServer
 	server *Server
+	open   sync.WaitGroup
 }
 
-type wardenStream = grpc.BidiStreamingServer[parentv1.WardenMessage, parentv1.ParentMessage]
+// take serves a connection in a goroutine of its own, and closes it in the end. What goes wrong is the session's last message.
+func (w *wardens) take(conn net.Conn, c *caller) {
+	w.open.Go(func() {
+		session := attend.Accept(conn)
+		defer session.Close()
+		if err := w.serve(session, c); err != nil {
+			_ = session.Send(&attend.ParentMessage{Refused: &attend.Refused{Reason: words(err)}}) // gone, if it fails
+		}
+	})
+}
 
-// Attend serves one warden until its agent is gone.
-func (w *wardens) Attend(stream wardenStream) error {
-	ctx, cancel := context.WithCancelCause(stream.Context())
-	defer cancel(nil)
-	c, err := callerOf(ctx)
-	if err != nil {
-		return err
+// errPanicked ends the session in which raypherd panicked, and nothing else.
+var errPanicked = errors.New("raypherd failed at this call: its log says where")
+
+func (w *wardens) serve(session *attend.Accepted, c *caller) (err error) {
+	defer func() {
+		if panicked := recover(); panicked != nil {
+			w.server.options.Log.Error("a session panicked", "panic", panicked, "stack", string(debug.Stack()))
+			w.server.options.Events.Count("panics", 1)
+			err = errPanicked
+		}
+	}()
+	if err := w.server.asMember(c); err != nil {
+		return err // Launch and Reattach look closer
 	}
+	return w.attend(session, c)
+}
+
+// attend serves one warden until its agent is gone.
+func (w *wardens) attend(session *attend.Accepted, c *caller) error {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	defer context.AfterFunc(ctx, session.Hurry)() // a warden that does not listen must not keep raypherd from ending
 	go func() {
 		select {
 		case <-w.server.ending:
@@ -45,8 +69,8 @@ func (w *wardens) Attend(stream wardenStream) error {
 		case <-ctx.Done():
 		}
 	}()
-	messages := receive(ctx, stream, cancel)
-	var first *parentv1.WardenMessage
+	messages := receive(ctx, session, cancel)
+	var first *attend.WardenMessage
 	select {
 	case first = <-messages:
 	case <-ctx.Done():
@@ -63,7 +87,7 @@ func (w *wardens) Attend(stream wardenStream) error {
 		defer close(hearing)
 		w.hear(ctx, a, messages)
 	}()
-	err = a.Attend(ctx, secret, stream.Send)
+	err = a.Attend(ctx, secret, session.Send)
 	if err == nil {
 		// The agent is gone; the warden may still have to say what it refused last.
 		select {
@@ -82,12 +106,12 @@ func (w *wardens) Attend(stream wardenStream) error {
 	return err
 }
 
-// receive reads the stream into a channel, so that waiting for it can end. The goroutine ends with the call.
-func receive(ctx context.Context, stream wardenStream, cancel context.CancelCauseFunc) <-chan *parentv1.WardenMessage {
-	messages := make(chan *parentv1.WardenMessage)
+// receive reads the session into a channel, so that waiting for it can end. The goroutine ends with the session.
+func receive(ctx context.Context, session *attend.Accepted, cancel context.CancelCauseFunc) <-chan *attend.WardenMessage {
+	messages := make(chan *attend.WardenMessage)
 	go func() {
 		for {
-			m, err := stream.Recv()
+			m, err := session.Recv()
 			if err != nil {
 				if errors.Is(err, io.EOF) {
 					// The warden has said everything, and reads on for what the kernel refused last.
@@ -111,38 +135,38 @@ func receive(ctx context.Context, stream wardenStream, cancel context.CancelCaus
 }
 
 // begin makes or finds the agent.
-func (w *wardens) begin(ctx context.Context, c *caller, first *parentv1.WardenMessage) (*agents.Agent, []byte, error) {
+func (w *wardens) begin(ctx context.Context, c *caller, first *attend.WardenMessage) (*agents.Agent, []byte, error) {
 	who := agents.Caller{Task: c.task, UID: c.uid, Groups: c.groups}
-	switch m := first.GetMessage().(type) {
-	case *parentv1.WardenMessage_Launch:
-		a, secret, err := w.server.options.Agents.Launch(ctx, who, m.Launch)
+	switch {
+	case first.Launch != nil:
+		a, secret, err := w.server.options.Agents.Launch(ctx, who, first.Launch)
 		if err != nil {
 			w.server.options.Events.Count("launches_refused", 1)
-			w.server.options.Log.Warn("launch refused", "user", c.uid, "program", m.Launch.Program, "reason", words(err))
+			w.server.options.Log.Warn("launch refused", "user", c.uid, "program", first.Launch.Program, "reason", words(err))
 		}
 		return a, secret, err
-	case *parentv1.WardenMessage_Reattach:
-		a, err := w.server.options.Agents.Reattach(who, m.Reattach)
+	case first.Reattach != nil:
+		a, err := w.server.options.Agents.Reattach(who, first.Reattach)
 		return a, nil, err
 	}
 	return nil, nil, fmt.Errorf("%w: the first message is neither Launch nor Reattach", agents.ErrInvalid)
 }
 
 // hear takes what the warden says while its agent lives. A verdict that cannot be read is counted as lost; the next one is heard.
-func (w *wardens) hear(ctx context.Context, a *agents.Agent, messages <-chan *parentv1.WardenMessage) {
+func (w *wardens) hear(ctx context.Context, a *agents.Agent, messages <-chan *attend.WardenMessage) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case m := <-messages:
-			switch m := m.GetMessage().(type) {
-			case *parentv1.WardenMessage_Started:
+			switch {
+			case m.Started != nil:
 				a.Started()
-			case *parentv1.WardenMessage_Reported:
+			case m.Reported != nil:
 				if err := a.Report(m.Reported.Verdict); err != nil {
 					w.server.options.Log.Warn("a verdict of a warden cannot be read", "agent", a.ID(), "error", err)
 				}
-			case *parentv1.WardenMessage_Count:
+			case m.Count != nil:
 				a.Count(m.Count.ByOperation)
 			}
 		}

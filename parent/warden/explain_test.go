@@ -1,38 +1,55 @@
 package warden
 
 import (
+	"errors"
+	"io"
 	"strings"
 	"testing"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
-	parentv1 "github.com/raypher/raypher/proto/parent/v1"
+	"github.com/raypher/raypher/parent/attend"
 )
+
+// answer is a session of one answer.
+type answer struct {
+	message *attend.ParentMessage
+	sent    error
+}
+
+func (a answer) Send(*attend.WardenMessage) error { return a.sent }
+func (a answer) CloseSend() error                 { return nil }
+func (a answer) Recv() (*attend.ParentMessage, error) {
+	if a.message == nil {
+		return nil, io.EOF
+	}
+	return a.message, nil
+}
 
 // TestExplain: raypherd is said to be away only when it did not answer itself.
 func TestExplain(t *testing.T) {
+	refused := func(reason string) *attend.ParentMessage {
+		return &attend.ParentMessage{Refused: &attend.Refused{Reason: reason}}
+	}
 	for _, c := range []struct {
-		code     codes.Code
-		message  string
-		answered bool // raypherd gave the status
-		away     bool
+		answer answer
+		want   string
+		away   bool
 	}{
-		{codes.Unavailable, "connection error: desc = \"transport: dial unix /run/enclave/raypherd.sock: connection refused\"", false, true},
-		{codes.Unavailable, "the enclave granted nothing: enclave is unreachable", true, false},
-		{codes.Unavailable, "the enclave of another machine", false, true},
-		{codes.InvalidArgument, "policy.yaml:1:1: unknown key", false, false},
+		{answer{nil, errors.New("broken pipe")}, "EOF", true},
+		{answer{refused("the enclave granted nothing: enclave is unreachable"), nil}, "unreachable", false},
+		{answer{refused("policy.yaml:1:1: unknown key"), errors.New("broken pipe")}, "policy.yaml:1:1", false},
+		{answer{nil, attend.ErrTooLarge}, "too large", false},
+		{answer{&attend.ParentMessage{Seen: &attend.Seen{}}, nil}, "something else", false},
 	} {
-		s := status.New(c.code, c.message)
-		if c.answered {
-			var err error
-			if s, err = s.WithDetails(&parentv1.Answered{}); err != nil {
-				t.Fatal(err)
-			}
+		_, err := begin(c.answer, &attend.Launch{})
+		if err == nil {
+			t.Errorf("%+v: granted", c)
+			continue
 		}
-		got := explain(s.Err()).Error()
-		if away := strings.Contains(got, "cannot be reached"); away != c.away || !strings.Contains(got, c.message) {
-			t.Errorf("%v %q: %s", c.code, c.message, got)
+		if away := strings.Contains(err.Error(), "cannot be reached"); away != c.away || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: %v", c, err)
 		}
+	}
+	if _, err := Dial(t.TempDir() + "/nothing")(t.Context()); err == nil || !strings.Contains(err.Error(), "cannot be reached") {
+		t.Errorf("a socket that is not there: %v", err)
 	}
 }

@@ -4,22 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/status"
-
-	parentv1 "github.com/raypher/raypher/proto/parent/v1"
+	"github.com/raypher/raypher/parent/attend"
 )
 
-// Session is one stream to raypherd.
+// Session is one conversation with raypherd.
 type Session interface {
-	Send(*parentv1.WardenMessage) error
-	Recv() (*parentv1.ParentMessage, error)
+	Send(*attend.WardenMessage) error
+	Recv() (*attend.ParentMessage, error)
 	// CloseSend says that nothing more will be sent; Recv then ends when raypherd has taken everything.
 	CloseSend() error
 }
@@ -27,33 +21,21 @@ type Session interface {
 // Connect opens a session. It is called again when a session breaks.
 type Connect func(ctx context.Context) (Session, error)
 
-// What a session is dimensioned for: a launch, and verdicts now and then.
-const (
-	// window is how many bytes raypherd may send before they are taken. It is fixed, or gRPC would measure the socket with
-	// pings, each of which wakes both sides of every launch.
-	window = 1 << 20
-	buffer = 4 << 10 // bytes, for reading and for writing
-)
-
-// Dial returns a Connect to the Wardens service on a unix socket. raypherd knows the caller by the socket's peer; raypherd is
-// known by the socket's path, which only root can put there.
+// Dial returns a Connect to the socket of a raypherd. raypherd knows the caller by the socket's peer; raypherd is known by the
+// socket's path, which only root can put there.
 func Dial(socket string) Connect {
 	return func(ctx context.Context) (Session, error) {
-		connection, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithAuthority("raypherd"), grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(), // callers retry, with words
-			grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(window),
-			grpc.WithReadBufferSize(buffer), grpc.WithWriteBufferSize(buffer))
+		session, err := attend.Dial(ctx, socket)
 		if err != nil {
-			return nil, fmt.Errorf("connect to raypherd at %s: %w", socket, err)
+			return nil, away(err)
 		}
-		stream, err := parentv1.NewWardensClient(connection).Attend(ctx)
-		if err != nil {
-			connection.Close()
-			return nil, fmt.Errorf("connect to raypherd at %s: %s", socket, status.Convert(err).Message())
-		}
-		context.AfterFunc(stream.Context(), func() { connection.Close() })
-		return stream, nil
+		return session, nil
 	}
+}
+
+// away says that raypherd was not reached, or went without a word.
+func away(err error) error {
+	return fmt.Errorf("raypherd cannot be reached: %w: is it running, and are you in its group?", err)
 }
 
 // maxQueued is how many messages wait for a raypherd that is away. Later ones are counted and lost to the journal, which is
@@ -69,12 +51,12 @@ const (
 // line keeps a session to raypherd for as long as the agent lives. Messages that are sent while raypherd is away wait.
 type line struct {
 	connect  Connect
-	reattach *parentv1.Reattach
-	received func(*parentv1.ParentMessage)
+	reattach *attend.Reattach
+	received func(*attend.ParentMessage)
 	broken   func(error)
 
 	mutex sync.Mutex
-	queue []*parentv1.WardenMessage
+	queue []*attend.WardenMessage
 	lost  int
 	ended bool
 	wake  chan struct{}
@@ -82,32 +64,22 @@ type line struct {
 }
 
 // begin sends the launch and waits for what is granted. The error is in raypherd's words.
-func begin(session Session, launch *parentv1.Launch) (*parentv1.Granted, error) {
-	first := &parentv1.WardenMessage{Message: &parentv1.WardenMessage_Launch{Launch: launch}}
-	// An error of Send is only io.EOF: why is what Recv says.
-	_ = session.Send(first)
-	message, err := session.Recv()
-	if err != nil {
-		return nil, explain(err)
+func begin(session Session, launch *attend.Launch) (*attend.Granted, error) {
+	first := &attend.WardenMessage{Launch: launch}
+	// Why else it cannot be sent, Recv says better.
+	if err := session.Send(first); errors.Is(err, attend.ErrTooLarge) {
+		return nil, fmt.Errorf("launch: policy and manifest: %w", err)
 	}
-	granted := message.GetGranted()
-	if granted == nil {
+	message, err := session.Recv()
+	switch {
+	case err != nil:
+		return nil, away(err)
+	case message.Refused != nil:
+		return nil, errors.New(message.Refused.Reason)
+	case message.Granted == nil:
 		return nil, errors.New("raypherd answered with something else than a grant")
 	}
-	return granted, nil
-}
-
-// explain turns a gRPC status into words for the person who ran the command.
-func explain(err error) error {
-	s, ok := status.FromError(err)
-	if !ok {
-		return err
-	}
-	answered := slices.ContainsFunc(s.Details(), func(detail any) bool { _, ok := detail.(*parentv1.Answered); return ok })
-	if s.Code() == codes.Unavailable && !answered {
-		return fmt.Errorf("raypherd cannot be reached: %s: is it running, and are you in its group?", s.Message())
-	}
-	return errors.New(s.Message())
+	return message.Granted, nil
 }
 
 // run serves session, and others when it breaks, until end is called and everything was sent.
@@ -120,7 +92,7 @@ func (l *line) run(ctx context.Context, session Session) {
 			if err == nil || ctx.Err() != nil {
 				return
 			}
-			l.broken(errors.New(status.Convert(err).Message()))
+			l.broken(err)
 		}
 		if l.isEnded() {
 			return
@@ -144,10 +116,10 @@ func (l *line) again(ctx context.Context) Session {
 	if err != nil {
 		return nil
 	}
-	first := &parentv1.WardenMessage{Message: &parentv1.WardenMessage_Reattach{Reattach: l.reattach}}
+	first := &attend.WardenMessage{Reattach: l.reattach}
 	_ = session.Send(first)
 	message, err := session.Recv()
-	if err != nil {
+	if err != nil || message.Granted == nil {
 		return nil
 	}
 	l.received(message)
@@ -160,6 +132,9 @@ func (l *line) serve(session Session) error {
 	go func() {
 		for {
 			message, err := session.Recv()
+			if err == nil && message.Refused != nil {
+				err = errors.New(message.Refused.Reason)
+			}
 			if err != nil {
 				broke <- err
 				return
@@ -195,21 +170,21 @@ func (l *line) serve(session Session) error {
 	}
 }
 
-func (l *line) take() (messages []*parentv1.WardenMessage, ended bool) {
+func (l *line) take() (messages []*attend.WardenMessage, ended bool) {
 	l.mutex.Lock()
 	defer l.mutex.Unlock()
 	messages, l.queue = l.queue, nil
 	return messages, l.ended
 }
 
-func (l *line) putBack(messages []*parentv1.WardenMessage) {
+func (l *line) putBack(messages []*attend.WardenMessage) {
 	l.mutex.Lock()
 	defer l.mutex.Unlock()
 	l.queue = append(messages, l.queue...)
 }
 
 // send queues a message.
-func (l *line) send(m *parentv1.WardenMessage) {
+func (l *line) send(m *attend.WardenMessage) {
 	l.mutex.Lock()
 	if len(l.queue) < maxQueued {
 		l.queue = append(l.queue, m)

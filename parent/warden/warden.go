@@ -17,14 +17,13 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/raypher/raypher/journal"
+	"github.com/raypher/raypher/parent/attend"
 	"github.com/raypher/raypher/parent/guard/broker"
 	"github.com/raypher/raypher/parent/guard/floor"
 	"github.com/raypher/raypher/parent/relay"
 	"github.com/raypher/raypher/policy"
-	parentv1 "github.com/raypher/raypher/proto/parent/v1"
 	"github.com/raypher/raypher/visa"
 )
 
@@ -54,7 +53,7 @@ type Options struct {
 type warden struct {
 	options Options
 	key     []byte // COSE_Key that the visas confirm
-	granted *parentv1.Granted
+	granted *attend.Granted
 	relayed bool           // Yama keeps the warden from its agent
 	permit  *policy.Policy // of the launch
 	// resolved is the permit as the kernel's floor has it, and cgroup the agent's as /proc/<pid>/cgroup shows it.
@@ -102,14 +101,14 @@ func Run(ctx context.Context, o Options) error {
 	}
 	w.line = &line{
 		connect: o.Connect, received: w.hear, broken: w.away,
-		reattach: &parentv1.Reattach{AgentId: w.granted.AgentId, ConfirmationKey: w.key, Secret: w.granted.ReattachSecret},
+		reattach: &attend.Reattach{AgentID: w.granted.AgentID, ConfirmationKey: w.key, Secret: w.granted.ReattachSecret},
 		wake:     make(chan struct{}, 1), done: make(chan struct{}),
 	}
-	w.line.send(&parentv1.WardenMessage{Message: &parentv1.WardenMessage_Started{Started: &parentv1.Started{}}})
+	w.line.send(&attend.WardenMessage{Started: &attend.Started{}})
 	close(w.ready)
 	go w.line.run(ctx, w.session)
 	go w.freezer.watch(w.expired)
-	go w.releaseTerminal(ctx, int(launch.RunnerPid))
+	go w.releaseTerminal(ctx, int(launch.RunnerPID))
 	served := make(chan error, 1)
 	go func() { served <- w.broker.Serve(ctx) }()
 	if err := o.Runner.Send(Serving, nil); err != nil {
@@ -150,7 +149,7 @@ func (w *warden) receive(want Kind) (body []byte, fds []int, err error) {
 
 // launch asks raypherd for the agent that the runner wants, and tells the runner what was granted. The way to raypherd is
 // opened while the rest is made ready.
-func (w *warden) launch(ctx context.Context) (*parentv1.Launch, error) {
+func (w *warden) launch(ctx context.Context) (*attend.Launch, error) {
 	// The session lives on under this context: it ends with it only when there is no launch.
 	ctx, w.endSession = context.WithCancel(ctx)
 	opened := make(chan opening, 1)
@@ -162,8 +161,8 @@ func (w *warden) launch(ctx context.Context) (*parentv1.Launch, error) {
 	if err != nil {
 		return nil, err
 	}
-	var launch parentv1.Launch
-	if err := proto.Unmarshal(body, &launch); err != nil {
+	var launch attend.Launch
+	if err := json.Unmarshal(body, &launch); err != nil {
 		return nil, fmt.Errorf("read the launch: %w", err)
 	}
 	if err := w.makeKey(); err != nil {
@@ -173,7 +172,7 @@ func (w *warden) launch(ctx context.Context) (*parentv1.Launch, error) {
 	if err := w.ask(opened, &launch); err != nil {
 		return nil, err
 	}
-	if body, err = proto.Marshal(w.granted); err != nil {
+	if body, err = json.Marshal(w.granted); err != nil {
 		return nil, fmt.Errorf("pass on the grant: %w", err)
 	}
 	return &launch, w.options.Runner.Send(Granted, body)
@@ -201,7 +200,7 @@ type opening struct {
 }
 
 // ask begins the session. Nobody waits for an answer any more when the runner has gone.
-func (w *warden) ask(opened <-chan opening, launch *parentv1.Launch) error {
+func (w *warden) ask(opened <-chan opening, launch *attend.Launch) error {
 	answered := make(chan struct{})
 	defer close(answered)
 	go func() {
@@ -283,21 +282,21 @@ func cgroupName(path string) (string, error) {
 }
 
 // hear takes a message of raypherd. One at a time.
-func (w *warden) hear(m *parentv1.ParentMessage) {
+func (w *warden) hear(m *attend.ParentMessage) {
 	var err error
-	switch m := m.GetMessage().(type) {
-	case *parentv1.ParentMessage_Granted: // after Reattach
+	switch {
+	case m.Granted != nil: // after Reattach
 		err = errors.Join(w.narrow(m.Granted.Permit), w.renew(m.Granted.Visa, m.Granted.ExpiresBoottimeNs))
 		w.lines.Say("raypherd is back")
-	case *parentv1.ParentMessage_Renewed:
+	case m.Renewed != nil:
 		err = w.renew(m.Renewed.Visa, m.Renewed.ExpiresBoottimeNs)
-	case *parentv1.ParentMessage_Narrowed:
+	case m.Narrowed != nil:
 		err = errors.Join(w.narrow(m.Narrowed.Permit), w.renew(m.Narrowed.Visa, m.Narrowed.ExpiresBoottimeNs))
-	case *parentv1.ParentMessage_Seen:
+	case m.Seen != nil:
 		if v, decodeErr := journal.DecodeVerdict(m.Seen.Verdict); decodeErr == nil {
 			w.lines.Verdict(v)
 		}
-	case *parentv1.ParentMessage_End:
+	case m.End != nil:
 		w.lines.Say("raypherd ends the agent: %s", m.End.Reason)
 	}
 	if err != nil {
@@ -383,7 +382,7 @@ func withinLaunch(launch *policy.Policy, raw []byte) (*policy.Policy, error) {
 
 // report takes a verdict of the broker.
 func (w *warden) report(v journal.Verdict) {
-	v.AgentID, v.Subject = w.granted.AgentId, w.granted.Subject
+	v.AgentID, v.Subject = w.granted.AgentID, w.granted.Subject
 	if id := w.visaID.Load(); id != nil {
 		v.VisaID = *id
 	}
@@ -393,13 +392,11 @@ func (w *warden) report(v journal.Verdict) {
 		w.lines.Say("%v", err)
 		return
 	}
-	w.line.send(&parentv1.WardenMessage{Message: &parentv1.WardenMessage_Reported{Reported: &parentv1.Reported{Verdict: raw}}})
+	w.line.send(&attend.WardenMessage{Reported: &attend.Reported{Verdict: raw}})
 }
 
 func (w *warden) count(operation string) {
-	w.line.send(&parentv1.WardenMessage{Message: &parentv1.WardenMessage_Count{
-		Count: &parentv1.Count{ByOperation: map[string]uint64{operation: 1}},
-	}})
+	w.line.send(&attend.WardenMessage{Count: &attend.Count{ByOperation: map[string]uint64{operation: 1}}})
 }
 
 func (w *warden) kill(pid int) {

@@ -58,7 +58,7 @@ func enter(m *testing.M) (int, error) {
 	return 0, nil
 }
 
-// build puts the three programs into a new folder that every user can read.
+// build puts the programs into a new folder that every user can read.
 func build() (string, error) {
 	dir, err := os.MkdirTemp("", "raypher-e2e-")
 	if err != nil {
@@ -67,8 +67,10 @@ func build() (string, error) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return "", err
 	}
-	for _, name := range []string{"raypher", "raypherd", "raypher-enclave"} {
-		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, name), "../../cmd/"+name)
+	for name, from := range map[string]string{
+		"raypher": "raypher-run", "raypher-cli": "raypher", "raypherd": "raypherd", "raypher-enclave": "raypher-enclave",
+	} {
+		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, name), "../../cmd/"+from)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("build %s: %w\n%s", name, err, out)

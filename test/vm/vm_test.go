@@ -96,7 +96,7 @@ func build(t *testing.T, architecture string) []byte {
 	t.Helper()
 	folder := t.TempDir()
 	for name, path := range map[string]string{
-		"guest": "./guest", "raypher": "../../cmd/raypher", "raypherd": "../../cmd/raypherd", "raypher-enclave": "../../cmd/raypher-enclave",
+		"guest": "./guest", "raypher": "../../cmd/raypher-run", "raypher-cli": "../../cmd/raypher", "raypherd": "../../cmd/raypherd", "raypher-enclave": "../../cmd/raypher-enclave",
 	} {
 		cmd := exec.Command("go", "build", "-ldflags=-s -w", "-o", filepath.Join(folder, name), path)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+architecture)
@@ -111,7 +111,7 @@ func build(t *testing.T, architecture string) []byte {
 	}
 	for name, from := range map[string]string{
 		"init": "guest", "bin/guest": "guest", "bin/copy": "guest",
-		"bin/raypher": "raypher", "bin/raypherd": "raypherd", "bin/raypher-enclave": "raypher-enclave",
+		"bin/raypher": "raypher", "bin/raypher-cli": "raypher-cli", "bin/raypherd": "raypherd", "bin/raypher-enclave": "raypher-enclave",
 	} {
 		content, err := os.ReadFile(filepath.Join(folder, from))
 		if err != nil {

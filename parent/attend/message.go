@@ -1,0 +1,133 @@
+// Package attend is how a warden and its raypherd speak: messages of JSON on the socket of raypherd, each behind its length. The
+// first one is the warden's and says what it wants, a launch or a reattachment; raypherd's first is what it grants, or why not.
+//
+// It is no gRPC service, because every start of an agent waits until its warden has come up: gRPC and protocol buffers would
+// be more than half of that time. The package must stay as light: it imports the standard library alone.
+package attend
+
+// WardenMessage is what a warden says. One of its fields is set.
+type WardenMessage struct {
+	Launch   *Launch   `json:"launch,omitempty"`
+	Reattach *Reattach `json:"reattach,omitempty"`
+	Started  *Started  `json:"started,omitempty"`
+	Reported *Reported `json:"reported,omitempty"`
+	Count    *Count    `json:"count,omitempty"`
+}
+
+// Launch asks for a new agent.
+type Launch struct {
+	Policy          []byte   `json:"policy,omitempty"`           // the YAML as read by the caller; empty: the host's
+	PolicyPath      string   `json:"policy_path,omitempty"`      // for messages
+	Manifest        []byte   `json:"manifest,omitempty"`         // clawmanifest.json; empty: none
+	ManifestPath    string   `json:"manifest_path,omitempty"`    // absolute; its folder is the root of the hashed files
+	ManifestSigners string   `json:"manifest_signers,omitempty"` // folder of trusted signers; empty: the host's
+	Name            string   `json:"name,omitempty"`             // empty: the program's base name
+	Argv            []string `json:"argv"`
+	Program         string   `json:"program"`                    // absolute path of the program
+	ProgramFD       int32    `json:"program_fd"`                 // in the runner; it is what will be executed
+	RunnerPID       int32    `json:"runner_pid"`                 // of `raypher run`, which started the warden
+	Home            string   `json:"home"`                       // $HOME of the caller; expands ~ in the policy
+	DryRun          bool     `json:"dry_run,omitempty"`          // audit, whatever the policy says
+	ConfirmationKey []byte   `json:"confirmation_key,omitempty"` // COSE_Key, P-256
+}
+
+// Reattach is the first message of a warden whose raypherd was restarted, or whose connection broke.
+type Reattach struct {
+	AgentID         string `json:"agent_id"`
+	ConfirmationKey []byte `json:"confirmation_key"`
+	Secret          []byte `json:"secret"` // Granted.ReattachSecret
+}
+
+// Started says that the floor is in place and the notification descriptor lies with the warden: the program is about to be
+// executed.
+type Started struct{}
+
+// Reported is one verdict that the warden came to.
+type Reported struct {
+	Verdict []byte `json:"verdict"` // CBOR of a journal verdict
+}
+
+// Count adds calls in mode permissive, where only numbers are kept.
+type Count struct {
+	ByOperation map[string]uint64 `json:"by_operation"`
+}
+
+// ParentMessage is what raypherd says. One of its fields is set.
+type ParentMessage struct {
+	Granted  *Granted  `json:"granted,omitempty"`
+	Renewed  *Renewed  `json:"renewed,omitempty"`
+	Narrowed *Narrowed `json:"narrowed,omitempty"`
+	Seen     *Seen     `json:"seen,omitempty"`
+	End      *End      `json:"end,omitempty"`
+	Refused  *Refused  `json:"refused,omitempty"`
+}
+
+// Kind names what is set.
+func (m *ParentMessage) Kind() string {
+	switch {
+	case m.Granted != nil:
+		return "granted"
+	case m.Renewed != nil:
+		return "renewed"
+	case m.Narrowed != nil:
+		return "narrowed"
+	case m.Seen != nil:
+		return "seen"
+	case m.End != nil:
+		return "end"
+	case m.Refused != nil:
+		return "refused"
+	}
+	return ""
+}
+
+// Granted is what an agent is granted.
+type Granted struct {
+	AgentID           string   `json:"agent_id"`
+	Subject           string   `json:"subject"` // SPIFFE ID
+	Tier              string   `json:"tier"`
+	Backend           string   `json:"backend"`
+	PolicyHash        []byte   `json:"policy_hash"`
+	Permit            []byte   `json:"permit"` // canonical form; the floor is built from this
+	Visa              []byte   `json:"visa"`
+	ExpiresUnix       int64    `json:"expires_unix"`
+	ExpiresBoottimeNs int64    `json:"expires_boottime_ns"` // CLOCK_BOOTTIME
+	Cgroup            string   `json:"cgroup"`              // absolute path of the agent's cgroup2 folder
+	VisaPath          string   `json:"visa_path"`           // what RAYPHER_VISA names; opening it yields the current visa
+	AgentSocket       string   `json:"agent_socket"`        // unix socket of the Agent service, reached through the warden
+	Notes             []string `json:"notes,omitempty"`     // what this host could not provide, in words
+	Development       bool     `json:"development,omitempty"`
+	ClosedPaths       []string `json:"closed_paths,omitempty"` // absolute: this daemon's run and state folders, which no agent may open
+	// ReattachSecret is known to the warden alone: the visa shows everything else that names it to its agent.
+	ReattachSecret []byte `json:"reattach_secret,omitempty"`
+}
+
+// Renewed is a new visa on the same permit.
+type Renewed struct {
+	Visa              []byte `json:"visa"`
+	ExpiresUnix       int64  `json:"expires_unix"`
+	ExpiresBoottimeNs int64  `json:"expires_boottime_ns"`
+}
+
+// Narrowed replaces the permit in force; it always lies within the permit of the launch.
+type Narrowed struct {
+	Permit            []byte `json:"permit"`
+	Visa              []byte `json:"visa"`
+	ExpiresUnix       int64  `json:"expires_unix"`
+	ExpiresBoottimeNs int64  `json:"expires_boottime_ns"`
+}
+
+// Seen is a verdict of another layer (kernel, DNS) on this agent, for the operator's terminal.
+type Seen struct {
+	Verdict []byte `json:"verdict"` // CBOR of a journal verdict
+}
+
+// End says that raypherd ends the agent.
+type End struct {
+	Reason string `json:"reason"`
+}
+
+// Refused is raypherd's last message where it does not grant what was asked, or serves this session no longer.
+type Refused struct {
+	Reason string `json:"reason"` // in words, for the person who ran the command
+}
