@@ -1,6 +1,6 @@
 // Package enclave is the trusted side: it serves the gRPC service Enclave to one authenticated parent, with the signing key,
-// the journal's writer, the ceiling and the mint behind it. cmd/raypher-enclave gives it a listener and a sandbox. It opens no
-// connection and reads nothing but its state folder.
+// the journal's writer, the ceiling and the mint behind it. cmd/raypher-enclave gives it a listener and a sandbox. It
+// connects to nobody but its controller, through the parent, and reads nothing but its state folder.
 //
 // Whoever connects is hostile until its TLS key was found in the start configuration, and what it sends is hostile after
 // that: every size, count and wait is bounded, and a panic in a call fails that call only.
@@ -9,6 +9,7 @@ package enclave
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -28,6 +29,7 @@ import (
 	"github.com/raypher/raypher/enclave/agenttls"
 	"github.com/raypher/raypher/enclave/ceiling"
 	"github.com/raypher/raypher/enclave/dial"
+	"github.com/raypher/raypher/enclave/fleet"
 	sequencer "github.com/raypher/raypher/enclave/journal"
 	"github.com/raypher/raypher/enclave/keys"
 	"github.com/raypher/raypher/enclave/lease"
@@ -66,6 +68,7 @@ type Options struct {
 	Leases        lease.Anchor // where leases of credit are counted; nil: nowhere, so there is none
 	Configuration *startconf.Configuration
 	State         string // folder for the ceiling and the grant; exists, private
+	Host          string // name of this machine, under which an operator may have named it to the controller
 	Development   bool   // make what is missing: an operator key, and a ceiling that permits everything
 	Version       string
 	Log           *slog.Logger
@@ -88,6 +91,7 @@ type Server struct {
 	keys    *keys.Keys
 	tls     *agenttls.Authority
 	dial    *dial.Dialer
+	fleet   *fleet.Client // nil: no controller is configured
 	minting chan struct{} // a token for each request of a MintStream that is being answered
 	jobs    chan func()   // to a worker that waits for one
 	idle    atomic.Int64  // workers that wait
@@ -120,22 +124,25 @@ func New(opts Options) (*Server, error) {
 		return nil, err
 	}
 	s.keys = keys.New(keys.Options{Signer: opts.Signer, Journal: s.journal, Epoch: s.epoch, Configuration: s.conf})
-	if opts.Leases == nil {
-		opts.Leases = lease.None(opts.Signer.Tier(), errors.New("this enclave was started without one"))
+	certificate, err := ownCertificate(context.Background(), opts.Signer)
+	if err == nil {
+		err = s.openFleet(certificate)
+	}
+	if err != nil {
+		s.journal.Close()
+		return nil, err
 	}
 	s.credit = lease.NewLedger(lease.Options{
-		State: opts.State, OperatorKeys: s.opts.Configuration.OperatorKeys, Anchor: opts.Leases, Journal: onRecord{s.journal}, Log: opts.Log,
+		State: opts.State, OperatorKeys: s.opts.Configuration.OperatorKeys, Anchor: s.anchor(), Journal: onRecord{s.journal}, Log: opts.Log,
 	})
 	s.mint = mint.New(mint.Options{
 		Configuration: s.opts.Configuration, Ceiling: s.ceiling, Journal: s.journal, Keys: s.keys, Epoch: s.epoch, Tier: opts.Signer.Tier(),
+		Attested: s.attested(),
 	})
 	s.tls = agenttls.New(agenttls.Options{
 		TrustDomain: s.opts.Configuration.TrustDomain, Key: s.key, Ceiling: s.ceiling, Journal: s.journal, Keys: s.keys,
 	})
-	if s.grpc, err = s.newGRPC(); err != nil {
-		s.journal.Close()
-		return nil, err
-	}
+	s.grpc = s.newGRPC(certificate)
 	return s, nil
 }
 
@@ -147,19 +154,13 @@ func hashes(list []startconf.KeyHash) [][32]byte {
 	return out
 }
 
-func (s *Server) newGRPC() (*grpc.Server, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), CallTimeout)
-	defer cancel()
-	tlsConfig, err := serverTLS(ctx, s.opts.Signer, s.opts.Configuration.CallerKeys)
-	if err != nil {
-		return nil, err
-	}
+func (s *Server) newGRPC(certificate tls.Certificate) *grpc.Server {
 	handshake := s.opts.handshake
 	if handshake == 0 {
 		handshake = HandshakeTimeout
 	}
 	server := grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(tlsConfig)),
+		grpc.Creds(credentials.NewTLS(serverTLS(certificate, s.opts.Configuration.CallerKeys))),
 		grpc.MaxRecvMsgSize(MaxReceive),
 		grpc.MaxSendMsgSize(MaxSend),
 		grpc.MaxConcurrentStreams(MaxStreams),
@@ -175,11 +176,14 @@ func (s *Server) newGRPC() (*grpc.Server, error) {
 		grpc.StreamInterceptor(s.guardStream),
 	)
 	enclavev1.RegisterEnclaveServer(server, s)
-	return server, nil
+	return server
 }
 
 // Serve answers calls on l until ctx ends, then stops within a second or so. It closes l and the journal.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	exchanging, stopExchange := context.WithCancel(ctx)
+	var exchange sync.WaitGroup
+	exchange.Go(func() { s.exchange(exchanging) })
 	done := make(chan struct{})
 	stopped := make(chan struct{})
 	go func() {
@@ -194,6 +198,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	err := s.grpc.Serve(netutil.LimitListener(l, MaxConnections))
 	close(done)
 	<-stopped
+	stopExchange()
+	exchange.Wait()
 	close(s.closing)
 	s.workers.Wait()
 	if ctx.Err() != nil {
@@ -240,6 +246,7 @@ func asStatus(err error) error {
 		{context.Canceled, codes.Canceled},
 		{mint.ErrRate, codes.ResourceExhausted},
 		{mint.ErrDenied, codes.PermissionDenied},
+		{mint.ErrUnattested, codes.FailedPrecondition},
 		{mint.ErrInvalid, codes.InvalidArgument},
 		{agenttls.ErrRate, codes.ResourceExhausted},
 		{agenttls.ErrDenied, codes.PermissionDenied},

@@ -25,11 +25,7 @@ const certificateLife = 10 * 365 * 24 * time.Hour
 // serverTLS makes the enclave's side of the connection: TLS 1.3, a key born with this process whose certificate the signing
 // key has signed, and only callers whose key the start configuration names. So the parent pins one key, the one that
 // signs visas, and a slow device signs twice per start instead of once per connection.
-func serverTLS(ctx context.Context, s signer.Signer, callers []startconf.KeyHash) (*tls.Config, error) {
-	certificate, err := serverCertificate(ctx, s)
-	if err != nil {
-		return nil, fmt.Errorf("certificate of the enclave: %w", err)
-	}
+func serverTLS(certificate tls.Certificate, callers []startconf.KeyHash) *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		Certificates:           []tls.Certificate{certificate},
@@ -37,7 +33,7 @@ func serverTLS(ctx context.Context, s signer.Signer, callers []startconf.KeyHash
 		SessionTicketsDisabled: true, // each connection proves the caller's key again
 		NextProtos:             []string{"h2"},
 		VerifyConnection:       func(state tls.ConnectionState) error { return verifyCaller(state, callers) },
-	}, nil
+	}
 }
 
 // verifyCaller compares the key that the handshake has proven with those of the start configuration. Names, dates and issuers
@@ -53,7 +49,18 @@ func verifyCaller(state tls.ConnectionState, callers []startconf.KeyHash) error 
 	return nil
 }
 
-func serverCertificate(ctx context.Context, s signer.Signer) (tls.Certificate, error) {
+// ownCertificate makes what the enclave shows to its parent and, as a client, to its controller.
+func ownCertificate(ctx context.Context, s signer.Signer) (tls.Certificate, error) {
+	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	defer cancel()
+	certificate, err := signedCertificate(ctx, s)
+	if err != nil {
+		return certificate, fmt.Errorf("certificate of the enclave: %w", err)
+	}
+	return certificate, nil
+}
+
+func signedCertificate(ctx context.Context, s signer.Signer) (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return tls.Certificate{}, err
@@ -72,7 +79,7 @@ func serverCertificate(ctx context.Context, s signer.Signer) (tls.Certificate, e
 	leaf := &x509.Certificate{
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "raypher-enclave"}, DNSNames: []string{"raypher-enclave"},
 		NotBefore: issuer.NotBefore, NotAfter: issuer.NotAfter,
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
 	leafDER, err := x509.CreateCertificate(rand.Reader, leaf, issuer, key.Public(), signing)
 	if err != nil {

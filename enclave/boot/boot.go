@@ -57,6 +57,10 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("name of this host: %w", err)
+	}
 	if o.State, err = filepath.Abs(o.State); err != nil {
 		return fmt.Errorf("state folder: %w", err)
 	}
@@ -87,7 +91,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	defer signer.Close()
 	server, err := enclave.New(enclave.Options{
-		Signer: signer, Leases: key.leases(ctx, o, signer), Configuration: configuration, State: o.State, Development: o.Development, Version: o.Version, Log: o.Log,
+		Signer: signer, Leases: key.leases(ctx, o, signer, configuration), Configuration: configuration, State: o.State, Host: host, Development: o.Development, Version: o.Version, Log: o.Log,
 	})
 	if err != nil {
 		return err

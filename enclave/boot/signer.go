@@ -15,6 +15,7 @@ import (
 	"github.com/raypher/raypher/enclave/signer/software"
 	"github.com/raypher/raypher/enclave/signer/tpm"
 	"github.com/raypher/raypher/journal"
+	"github.com/raypher/raypher/startconf"
 )
 
 // chosen is the signer that the flags ask for, with what has to be opened before the sandbox. The process keeps the open
@@ -120,7 +121,11 @@ func (c *chosen) open(ctx context.Context, o Options, configuration journal.Hash
 }
 
 // leases is the counter of leases beside the key. Without one there is no credit; everything else works.
-func (c *chosen) leases(ctx context.Context, o Options, key signer.Signer) lease.Anchor {
+// A controller has one for enclaves that have none; nil leaves it to that.
+func (c *chosen) leases(ctx context.Context, o Options, key signer.Signer, configuration *startconf.Configuration) lease.Anchor {
+	if configuration.Controller != "" && key.Tier() != journal.TierTPM {
+		return nil
+	}
 	anchor, err := c.findLeases(ctx, o, key)
 	if err != nil {
 		o.Log.Error("no credit can be granted: no counter of leases", "reason", err)
@@ -140,7 +145,7 @@ func (c *chosen) findLeases(ctx context.Context, o Options, key signer.Signer) (
 		}
 		return anchor, err
 	}
-	return nil, fmt.Errorf("tier %s has no counter of leases in this version", key.Tier())
+	return nil, fmt.Errorf("tier %s has no counter of leases but a controller's, and the start configuration names none", key.Tier())
 }
 
 // serve runs until it returns, or until the device is lost: the process cannot open it again, so it ends, and whoever

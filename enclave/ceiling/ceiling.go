@@ -58,7 +58,9 @@ type Ceiling struct {
 	Version     uint64
 	TrustDomain string
 	Grants      []*Grant
-	Hash        journal.Hash // SHA-256 of the bundle; zero before it is signed
+	// RequireAttestation: nothing is minted without a valid attestation result of the enclave's controller, and no visa outlives it.
+	RequireAttestation bool
+	Hash               journal.Hash // SHA-256 of the bundle; zero before it is signed
 }
 
 // Grant allows some agents of some users a permit.
@@ -168,6 +170,7 @@ type wireCeiling struct {
 	Version     uint64      `cbor:"1,keyasint"`
 	TrustDomain string      `cbor:"2,keyasint"`
 	Grants      []wireGrant `cbor:"3,keyasint"`
+	Attestation bool        `cbor:"4,keyasint,omitempty"`
 }
 
 var (
@@ -213,7 +216,7 @@ func decodeStrict(data []byte, v any) error {
 
 // payload is the canonical form that is signed.
 func (c *Ceiling) payload() []byte {
-	w := wireCeiling{Version: c.Version, TrustDomain: c.TrustDomain, Grants: make([]wireGrant, len(c.Grants))}
+	w := wireCeiling{Version: c.Version, TrustDomain: c.TrustDomain, Grants: make([]wireGrant, len(c.Grants)), Attestation: c.RequireAttestation}
 	for i, g := range c.Grants {
 		wg := wireGrant{Namespace: g.Namespace, Agents: g.Agents, UIDs: g.UIDs, Users: g.Users, MaxTTL: g.MaxTTLSeconds, Permit: g.Permit.Canonical(), OwnKey: g.OwnKey, TLSKeys: g.TLSKeys}
 		for _, b := range g.Binaries {
@@ -230,7 +233,7 @@ func decode(payload []byte) (*Ceiling, error) {
 	if err := decodeStrict(payload, &w); err != nil {
 		return nil, err
 	}
-	c := &Ceiling{Version: w.Version, TrustDomain: w.TrustDomain}
+	c := &Ceiling{Version: w.Version, TrustDomain: w.TrustDomain, RequireAttestation: w.Attestation}
 	for i, wg := range w.Grants {
 		permit, err := policy.ParseCanonical(wg.Permit)
 		if err != nil {

@@ -137,6 +137,26 @@ func TestSourceRoundTrip(t *testing.T) {
 	}
 }
 
+// A ceiling that requires attestation says so in bundle and source; one that does not has the bytes that it always had.
+func TestRequireAttestation(t *testing.T) {
+	key := operators(t)["P-256"]
+	required, err := Open(sign(t, fromSource(t, "require_attestation: true"+source1), key), [][]byte{public(t, key)})
+	if err != nil || !required.RequireAttestation {
+		t.Fatalf("%+v, %v", required, err)
+	}
+	text, err := required.Source()
+	if err != nil || !fromSource(t, string(text)).RequireAttestation {
+		t.Errorf("%v:\n%s", err, text)
+	}
+	plain := fromSource(t, source1)
+	if spelt := fromSource(t, "require_attestation: false"+source1); !bytes.Equal(spelt.payload(), plain.payload()) {
+		t.Error("the default, spelt out, is another bundle")
+	}
+	if plain.payload()[0] != 0xa3 { // a map of 3
+		t.Errorf("a ceiling without it begins with %#x", plain.payload()[0])
+	}
+}
+
 // Every mistake is named with its place and what to do, all at once.
 func TestSourceMistakes(t *testing.T) {
 	for _, c := range []struct{ name, from, to, want string }{

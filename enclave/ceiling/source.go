@@ -52,7 +52,8 @@ func (s source) ceiling(n *strictyaml.Node) *Ceiling {
 				c.Version = *version
 			}
 		},
-		"trust_domain": func(at strictyaml.Place, n *strictyaml.Node) { s.Text(at, n, &c.TrustDomain) },
+		"trust_domain":        func(at strictyaml.Place, n *strictyaml.Node) { s.Text(at, n, &c.TrustDomain) },
+		"require_attestation": func(at strictyaml.Place, n *strictyaml.Node) { s.Truth(at, n, &c.RequireAttestation) },
 		"grants": func(at strictyaml.Place, n *strictyaml.Node) {
 			s.Each(at, n, func(at strictyaml.Place, n *strictyaml.Node) {
 				if len(c.Grants) <= MaxGrants { // one more is what the bound refuses
@@ -134,8 +135,9 @@ func (c *Ceiling) Source() ([]byte, error) {
 	out := struct {
 		Version     uint64  `yaml:"version"`
 		TrustDomain string  `yaml:"trust_domain"`
+		Attestation bool    `yaml:"require_attestation,omitempty"`
 		Grants      []grant `yaml:"grants"`
-	}{Version: c.Version, TrustDomain: c.TrustDomain}
+	}{Version: c.Version, TrustDomain: c.TrustDomain, Attestation: c.RequireAttestation}
 	for _, g := range c.Grants {
 		var permit any
 		if err := json.Unmarshal(g.Permit.Canonical(), &permit); err != nil {

@@ -103,8 +103,9 @@ func (l *Ledger) Status(ctx context.Context) (Status, error) {
 		return Status{}, err
 	}
 	defer l.unlock()
-	s := Status{Anchor: l.opts.Anchor.ID(), Tier: l.opts.Anchor.Tier()}
+	s := Status{Tier: l.opts.Anchor.Tier()}
 	s.Reading, s.AnchorError = l.opts.Anchor.Read(ctx)
+	s.Anchor = l.opts.Anchor.ID() // one that lies elsewhere knows it by then
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s.Grant, s.Open, s.Closed = l.grant, l.open, l.closed

@@ -43,14 +43,16 @@ var (
 // not set the count back. Its methods may be called concurrently. They fail rather than wait for long: credit is closed
 // meanwhile.
 type Anchor interface {
-	// ID names the counter and what it lies in: another TPM, or a counter that was made anew, has another.
+	// ID names the counter and what it lies in: another TPM, or a counter that was made anew, has another. One that lies elsewhere is known
+	// with the first Read; before that it is zero.
 	ID() [32]byte
 	// Tier is one of the tiers of package journal. An anchor of tier software is no protection.
 	Tier() string
 	// Read returns the counter, and the highest version of a grant that was ever in force on this anchor.
 	Read(ctx context.Context) (Reading, error)
 	// Take adds one to the counter in one atomic step and returns its value after that. No two calls that succeed, of any
-	// process, return the same value. After an error the step may have been taken: that lease is lost.
+	// process, return the same value. After an error the step may have been taken: that lease is lost. After ErrContended somebody
+	// else's was, and perhaps this one too.
 	Take(ctx context.Context) (counter uint64, err error)
 	// Raise keeps a version of a grant as the highest. A lower one than is kept changes nothing.
 	Raise(ctx context.Context, version uint64) error

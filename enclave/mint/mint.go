@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -40,10 +41,15 @@ var (
 	ErrInvalid = errors.New("invalid request")
 	ErrDenied  = errors.New("not granted")
 	ErrRate    = errors.New("too many visas")
+	// ErrUnattested: the ceiling asks for a valid attestation result, and there is none. The message says since when.
+	ErrUnattested = errors.New("this enclave is not attested, and its ceiling requires it")
 )
 
 // errUndecided: the narrowing has to be done first.
 var errUndecided = errors.New("not decided yet")
+
+// Attested says for how long the attestation result in force holds yet, or why there is none.
+type Attested func() (time.Duration, error)
 
 // Options of a mint.
 type Options struct {
@@ -53,6 +59,7 @@ type Options struct {
 	Keys          *keys.Keys // of namespaces
 	Epoch         journal.EpochID
 	Tier          string
+	Attested      Attested         // nil: no controller is configured
 	Now           func() time.Time // nil: time.Now
 }
 
@@ -80,7 +87,7 @@ func New(opts Options) *Mint {
 	}
 }
 
-// Mint answers one request. Errors wrap ErrInvalid, ErrDenied, ErrRate, ceiling.ErrNone or those of package sequencer.
+// Mint answers one request. Errors wrap ErrInvalid, ErrDenied, ErrRate, ErrUnattested, ceiling.ErrNone or those of package sequencer.
 func (m *Mint) Mint(ctx context.Context, r *enclavev1.MintRequest) (*enclavev1.MintReply, error) {
 	d, err := m.draft(r, false)
 	if err != nil {
@@ -150,6 +157,10 @@ func (m *Mint) draft(r *enclavev1.MintRequest, quick bool) (*draft, error) {
 	if err != nil {
 		return nil, err
 	}
+	attested, err := m.attested(current)
+	if err != nil {
+		return nil, err
+	}
 	key := decisionKey(current, r)
 	d := m.decisions.get(key)
 	ownKey, own := m.ownKey(current, namespace(r))
@@ -170,6 +181,7 @@ func (m *Mint) draft(r *enclavev1.MintRequest, quick bool) (*draft, error) {
 	if err != nil {
 		return nil, err
 	}
+	lifetime = min(lifetime, attested)
 	claims := m.claims(r, current, d, subject, now, lifetime)
 	payload, err := claims.Encode()
 	if err != nil {
@@ -180,6 +192,25 @@ func (m *Mint) draft(r *enclavev1.MintRequest, quick bool) (*draft, error) {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	return &draft{entry: entry, claims: claims, decision: d, lifetime: lifetime, ownKey: ownKey, namespace: own}, nil
+}
+
+// attested is how many seconds a visa may live, where the ceiling requires that a controller vouches for this enclave: no longer than
+// the controller does.
+func (m *Mint) attested(c *ceiling.Ceiling) (uint32, error) {
+	if !c.RequireAttestation {
+		return math.MaxUint32, nil
+	}
+	if m.opts.Attested == nil {
+		return 0, fmt.Errorf("%w: no controller stands in its start configuration", ErrUnattested)
+	}
+	left, err := m.opts.Attested()
+	if err == nil && left < time.Second {
+		err = errors.New("the attestation result expires within a second")
+	}
+	if err != nil {
+		return 0, fmt.Errorf("%w: %w", ErrUnattested, err)
+	}
+	return uint32(min(left/time.Second, math.MaxUint32)), nil
 }
 
 // ownKey says whether the ceiling gives the namespace a key of its own, and which, if it was used before.

@@ -80,7 +80,10 @@ func (s *store) Recv() (*enclavev1.PersistRequest, error) {
 	}
 }
 
-type clock struct{ now time.Time }
+type clock struct {
+	now      time.Time
+	attested Attested // nil: no controller
+}
 
 func newMint(t testing.TB, configuration *startconf.Configuration, at *clock) (*Mint, *journal.Key) {
 	t.Helper()
@@ -143,6 +146,7 @@ func newMintUnder(t testing.TB, text string, configuration *startconf.Configurat
 	opts := Options{Configuration: configuration, Ceiling: ceilings, Journal: s, Keys: further, Epoch: epoch, Tier: key.Tier()}
 	if at != nil {
 		opts.Now = func() time.Time { return at.now }
+		opts.Attested = at.attested
 	}
 	return New(opts), signing
 }
@@ -194,7 +198,7 @@ func goodRequest(t testing.TB) *enclavev1.MintRequest {
 
 // A visa says what was granted and to whom, and verifies offline.
 func TestMint(t *testing.T) {
-	at := &clock{time.Unix(1_700_000_000, 0)}
+	at := &clock{now: time.Unix(1_700_000_000, 0)}
 	m, key := newMint(t, &startconf.Configuration{}, at)
 	r := goodRequest(t)
 	r.Audience, r.Nonce = "https://api.example.com", []byte("12345678")
@@ -348,7 +352,7 @@ func TestDecisionsAreNotMixedUp(t *testing.T) {
 }
 
 func TestRates(t *testing.T) {
-	at := &clock{time.Unix(1_700_000_000, 0)}
+	at := &clock{now: time.Unix(1_700_000_000, 0)}
 	m, _ := newMint(t, &startconf.Configuration{Rate: 20, AgentRate: 2}, at)
 	mint := func(name string) error {
 		r := goodRequest(t)
