@@ -267,7 +267,9 @@ func TestFetchRefuses(t *testing.T) {
 				r.Held = []*controllerv1.HeldSecret{{Name: "a"}, {Name: "a"}}
 			}), codes.InvalidArgument, false},
 			{"more names than there can be", good.Context(b.Context()), as(func(r *controllerv1.FetchSecretsRequest) {
-				r.Held = make([]*controllerv1.HeldSecret, secret.MaxSecrets+1)
+				for i := range secret.MaxSecrets + 1 {
+					r.Held = append(r.Held, &controllerv1.HeldSecret{Name: fmt.Sprint(i)})
+				}
 			}), codes.InvalidArgument, false},
 		} {
 			before := len(b.audit())
