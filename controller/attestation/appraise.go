@@ -2,6 +2,7 @@ package attestation
 
 import (
 	"bytes"
+	"crypto/ecdsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
@@ -93,33 +94,45 @@ func (s *Service) tpmEvidence(request *controllerv1.AttestRequest, list *golden.
 	if list == nil {
 		return nil, ErrNoReferences
 	}
-	raw := request.GetDocument()
-	if record := request.GetActivation(); len(record) > 0 {
-		bundle, err := tpm.Decode(raw)
-		if err != nil {
-			return nil, err
-		}
-		bundle.Activation = record // no part of what the TPM signed
-		if raw, err = bundle.Encode(); err != nil {
-			return nil, attest.Refuse(tpm.CheckFormat, "%w", err)
-		}
-	}
-	r, err := tpm.Verify(raw, tpm.Options{
-		Roots: s.TPMRoots, Now: s.Now(), Nonce: request.GetNonce(), MaxAge: MaxAge, Activators: s.Keys.Public(), Golden: list,
-	})
+	o := tpm.Options{Roots: s.TPMRoots, Now: s.Now(), Nonce: request.GetNonce(), MaxAge: MaxAge, Activators: s.Keys.Public(), Golden: list}
+	bundle, err := tpm.Decode(request.GetDocument())
 	if err != nil {
 		return nil, err
 	}
-	if r.EKCertificate == nil { // Activators are the only way that the options name, and tie it
-		return nil, attest.Refuse(tpm.CheckActivation, "nothing ties the EK to the AK")
+	if record := request.GetActivation(); len(record) > 0 {
+		name, err := s.activated(record, bundle)
+		if err != nil {
+			return nil, err
+		}
+		o.ActivatedAKs = [][]byte{name}
+	}
+	r, err := tpm.Verify(request.GetDocument(), o)
+	if err != nil {
+		return nil, err
 	}
 	return &findings{
 		Attested: &evidence.Attested{
 			Tier: journal.TierTPM, Key: r.Key, Epoch: r.Epoch, ConfigurationHash: r.Configuration, Nonce: r.Nonce, Time: r.Time.UnixNano(), Golden: r.Golden.Name,
 		},
 		golden:   list.Version,
-		identity: tpmIdentity(r.EKCertificate.Raw, r.AKName),
+		identity: tpmIdentity(bundle.EKCertificate, r.AKName), // tied by a record of this controller, in the bundle or beside it
 	}, nil
+}
+
+// activated is the name of the AK that a record of this controller ties to the EK certificate of a bundle. What a TPM has signed holds the
+// record that the enclave had then, or none; this one came beside it.
+func (s *Service) activated(record []byte, bundle *tpm.Bundle) ([]byte, error) {
+	a, signer, err := tpm.ParseActivation(record)
+	if err != nil {
+		return nil, err
+	}
+	if !slices.ContainsFunc(s.Keys.Public(), func(key *ecdsa.PublicKey) bool { return key.Equal(signer) }) {
+		return nil, attest.Refuse(tpm.CheckActivation, "the record is not signed by this controller")
+	}
+	if a.Certificate != sha256.Sum256(bundle.EKCertificate) {
+		return nil, attest.Refuse(tpm.CheckActivation, "the record is about another EK")
+	}
+	return a.AKName, nil
 }
 
 // tpmIdentity names a TPM: its EK certificate and the name of its AK.
