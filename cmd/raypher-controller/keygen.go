@@ -9,10 +9,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/raypher/raypher/controller/attestation"
 	controller "github.com/raypher/raypher/controller/daemon"
 	"github.com/raypher/raypher/controller/lease"
-	"github.com/raypher/raypher/controller/server"
+	"github.com/raypher/raypher/controller/peer"
 	"github.com/raypher/raypher/controller/store"
 )
 
@@ -24,11 +23,11 @@ func keygenCommand() *cobra.Command {
 key, by which it is known. A file that is there already stays, and its hash is printed.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			key, _, err := attestation.OpenKey(args[0], true)
+			key, _, err := peer.OpenKey(args[0], true)
 			if err != nil {
 				return err
 			}
-			_, hash, err := server.Certificate(key, "raypher")
+			_, hash, err := peer.Certificate(key, "raypher")
 			if err != nil {
 				return err
 			}

@@ -15,8 +15,8 @@ import (
 
 	"github.com/raypher/raypher/attest/tpm"
 	"github.com/raypher/raypher/controller/attestation"
+	"github.com/raypher/raypher/controller/peer"
 	"github.com/raypher/raypher/controller/secret"
-	"github.com/raypher/raypher/controller/server"
 	"github.com/raypher/raypher/startconf"
 )
 
@@ -39,7 +39,7 @@ func openKeys(o *Options, alone bool) (*keys, error) {
 	if err != nil {
 		return nil, err
 	}
-	if k.certificate, k.tls, err = server.Certificate(tlsKey, "raypher-controller"); err != nil {
+	if k.certificate, k.tls, err = peer.Certificate(tlsKey, "raypher-controller"); err != nil {
 		return nil, err
 	}
 	if k.results.Signing, err = o.openKey("--signing-key", o.SigningKey, SignKeyFile, alone); err != nil {
@@ -64,12 +64,12 @@ func openKeys(o *Options, alone bool) (*keys, error) {
 	return k, nil
 }
 
-func (o *Options) openKey(flag, path, name string, make bool) (*ecdsa.PrivateKey, error) {
+func (o *Options) openKey(flag, path, name string, create bool) (*ecdsa.PrivateKey, error) {
 	if path == "" {
 		path = filepath.Join(o.State, name)
 	}
-	key, made, err := attestation.OpenKey(path, make)
-	if errors.Is(err, fs.ErrNotExist) && !make {
+	key, made, err := peer.OpenKey(path, create)
+	if errors.Is(err, fs.ErrNotExist) && !create {
 		return nil, fmt.Errorf("%s: %w: replicas of one PostgreSQL share it: make it once with `raypher-controller keygen %s` and copy it to each", flag, err, path)
 	}
 	if err != nil {
