@@ -145,7 +145,7 @@ func (s *Service) PutCeiling(ctx context.Context, request *controllerv1.PutCeili
 		c, err = ceiling.Open(request.GetBundle(), s.OperatorKeys)
 	}
 	if errors.Is(err, ceiling.ErrSignature) {
-		return nil, status.Errorf(codes.PermissionDenied, "%v; the keys that count here are --operator-signing-key of the controller", err)
+		return nil, status.Errorf(codes.PermissionDenied, "%v: or start the controller with --ceiling-key for it", err)
 	}
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
