@@ -33,7 +33,7 @@ var promises = []struct {
 	},
 	{
 		"the nouns that outsiders import know neither side",
-		[]string{"policy", "visa", "evidence", "journal", "manifest", "attest"},
+		[]string{"policy", "visa", "evidence", "journal", "manifest", "attest", "release", "recipient"},
 		[]string{"parent", "enclave", "bpf", "cmd", "client"},
 	},
 	{
