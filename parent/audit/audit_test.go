@@ -254,12 +254,15 @@ func TestCutAtEveryByte(t *testing.T) {
 	acknowledged := []commit{{}}
 	for _, n := range []int{0, 2} {
 		fill(t, s, l, n)
+		s.Close() // without zeros ahead
 		info, err := os.Stat(onlyFile(t, dir))
 		if err != nil {
 			t.Fatal(err)
 		}
 		acknowledged = append(acknowledged, commit{info.Size(), l.Tree.Size()})
+		s = open(t, dir)
 	}
+	s.Close()
 	whole, err := os.ReadFile(onlyFile(t, dir))
 	if err != nil {
 		t.Fatal(err)
@@ -286,7 +289,11 @@ func TestCutAtEveryByte(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(sub, name), torn, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			checkRecovery(t, sub, l, want.entries, int64(len(torn))-want.bytes, fmt.Sprintf("cut at byte %d, %d zeros behind", cut, holes))
+			lost := int64(len(torn))
+			if want.entries > 0 {
+				lost = max(0, int64(len(bytes.TrimRight(torn, "\x00")))-want.bytes) // zeros behind a frame mean nothing
+			}
+			checkRecovery(t, sub, l, want.entries, lost, fmt.Sprintf("cut at byte %d, %d zeros behind", cut, holes))
 			os.RemoveAll(sub)
 		}
 	}

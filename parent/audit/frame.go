@@ -1,7 +1,6 @@
 package audit
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -17,6 +16,8 @@ import (
 //	frame   "RJF1" | payload length (4) | first index (8) | count of entries (4) | checksum of these (4)
 //	        payload | checksum of the payload (4) | "RJFE"
 //	payload count times { length (4) | checksum (4) | entry }, then the signed head up to the end
+//
+// Behind the last frame may lie zeros, which mean nothing: they are written ahead of the frames that will replace them.
 const (
 	fileMagic      = "raypher journal\x01"
 	frameMagic     = "RJF1"
@@ -102,20 +103,22 @@ type frames struct {
 
 // next returns the next frame, io.EOF behind the last, errTorn or a *brokenFrame.
 func (r *frames) next() (*frame, error) {
-	left := r.end - r.offset
-	if left == 0 {
-		return nil, io.EOF
-	}
-	if left < headerSize {
+	if left := r.end - r.offset; left < headerSize {
+		if onlyZeros(r.file, r.offset, r.end) {
+			return nil, io.EOF
+		}
 		return nil, errTorn
 	}
 	var header [headerSize]byte
 	if err := r.read(header[:], r.offset); err != nil {
 		return nil, err
 	}
-	if string(header[:4]) != frameMagic || binary.LittleEndian.Uint32(header[20:]) != checksum(header[:20]) {
-		if onlyZeros(r.file, r.offset+headerSize, r.end) {
-			return nil, errTorn // a hole, as a power failure leaves it: a frame that was there ends in frameEnd
+	if !soundHeader(header[:]) {
+		switch {
+		case onlyZeros(r.file, r.offset, r.end):
+			return nil, io.EOF // they were written ahead
+		case onlyZeros(r.file, r.offset+headerSize, r.end), r.lostHeader():
+			return nil, errTorn
 		}
 		return nil, &brokenFrame{r.index, "the header of its frame was altered"}
 	}
@@ -137,7 +140,7 @@ func (r *frames) next() (*frame, error) {
 		broken = &brokenFrame{f.first, "the tree head or the end of its frame was altered"}
 	}
 	if broken != nil {
-		if onlyZeros(r.file, f.next-1, r.end) || f.next == r.end && holed(payload, r.offset+headerSize) {
+		if onlyZeros(r.file, f.next-1, r.end) || holed(payload, r.offset+headerSize) && onlyZeros(r.file, f.next, r.end) {
 			return nil, errTorn
 		}
 		return nil, broken
@@ -170,33 +173,4 @@ func (r *frames) read(b []byte, at int64) error {
 		return errTorn // shorter than a moment ago: only a reader beside a writer that recovers sees this
 	}
 	return err
-}
-
-// pageSize is the unit in which a file system leaves holes.
-const pageSize = 4096
-
-// holed says whether a power failure left out a part of the last frame: a whole page of its payload reads as zeros. One
-// flipped bit never looks like this. payload lies at offset at of the file.
-func holed(payload []byte, at int64) bool {
-	for page := (at + pageSize - 1) / pageSize * pageSize; page+pageSize <= at+int64(len(payload)); page += pageSize {
-		if allZero(payload[page-at : page-at+pageSize]) {
-			return true
-		}
-	}
-	return false
-}
-
-func allZero(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
-
-// onlyZeros says whether the file reads as zeros from at on.
-func onlyZeros(file io.ReaderAt, at, end int64) bool {
-	buf := make([]byte, 64<<10)
-	for at < end {
-		n, err := file.ReadAt(buf[:min(int64(len(buf)), end-at)], at)
-		if !allZero(buf[:n]) || err != nil && !errors.Is(err, io.EOF) || n == 0 {
-			return false
-		}
-		at += int64(n)
-	}
-	return true
 }

@@ -69,7 +69,7 @@ func (s *Store) loadEpoch(e *epoch, newest bool) (complete bool, _ error) {
 	scan := &frames{file: file, offset: int64(fileHeaderSize), end: info.Size()}
 	err = e.readHeader(file, info.Size())
 	for err == nil {
-		err = e.loadFrame(scan)
+		err = s.loadFrame(e, scan)
 	}
 	if errors.Is(err, io.EOF) && e.tree.Size() == 0 {
 		err = errTorn // a header without a frame
@@ -79,7 +79,7 @@ func (s *Store) loadEpoch(e *epoch, newest bool) (complete bool, _ error) {
 	case errors.As(err, &altered):
 		return false, &AlteredError{File: e.path, Epoch: e.id, Entry: altered.entry, Reason: altered.reason}
 	case errors.Is(err, errTorn) && newest:
-		if err := s.setAside(e, info.Size()); err != nil {
+		if err := s.setAside(e, file, info.Size()); err != nil {
 			return false, err
 		}
 	case errors.Is(err, errTorn):
@@ -118,10 +118,17 @@ func (e *epoch) readHeader(file *os.File, size int64) error {
 	return nil
 }
 
+// looksAgain is how often a reader reads a frame again before it says that it was altered: a writer beside it may have written it meanwhile.
+const looksAgain = 3
+
 // loadFrame takes the next frame into the epoch. What does not lead to the head that came with it was altered by somebody
 // who knows how to compute checksums.
-func (e *epoch) loadFrame(scan *frames) error {
+func (s *Store) loadFrame(e *epoch, scan *frames) error {
 	f, err := scan.next()
+	var broken *brokenFrame
+	for again := 0; errors.As(err, &broken) && s.lock == nil && again < looksAgain; again++ {
+		f, err = scan.next()
+	}
 	if err != nil {
 		return err
 	}
@@ -151,19 +158,21 @@ func (s *Store) checkPredecessor(e *epoch) error {
 	return nil
 }
 
-// setAside moves the bytes behind the last complete frame into a file of their own. A reader only reports them.
-func (s *Store) setAside(e *epoch, size int64) error {
-	r := Recovery{File: e.path, Bytes: size - e.end, Entries: e.tree.Size()}
+// setAside moves what was written behind the last complete frame into a file of its own. A reader only reports it.
+func (s *Store) setAside(e *epoch, file *os.File, size int64) error {
+	r := Recovery{File: e.path, Bytes: size, Entries: e.tree.Size()}
+	if e.tree.Size() > 0 {
+		r.Bytes = written(file, e.end, size) - e.end
+	}
 	if s.lock == nil {
 		s.recovered = append(s.recovered, r)
 		return nil
 	}
 	var err error
 	if e.tree.Size() == 0 {
-		r.Bytes = size
 		r.SavedAs, err = s.setFileAside(e.path)
 	} else {
-		r.SavedAs, err = s.setEndAside(e)
+		r.SavedAs, err = s.setEndAside(e, r.Bytes)
 	}
 	if err != nil {
 		return fmt.Errorf("journal %s: set the torn end aside: %w", e.path, err)
@@ -180,22 +189,19 @@ func (s *Store) setFileAside(path string) (string, error) {
 	return saved, syncFolder(s.dir)
 }
 
-func (s *Store) setEndAside(e *epoch) (string, error) {
+func (s *Store) setEndAside(e *epoch, size int64) (string, error) {
 	file, err := os.OpenFile(e.path, os.O_RDWR, 0)
 	if err != nil {
 		return "", err
 	}
 	defer file.Close()
-	if _, err := file.Seek(e.end, io.SeekStart); err != nil {
-		return "", err
-	}
 	saved := freeName(e.path)
 	copied, err := os.OpenFile(saved, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return "", err
 	}
 	defer copied.Close()
-	if _, err := io.Copy(copied, file); err != nil {
+	if _, err := io.Copy(copied, io.NewSectionReader(file, e.end, size)); err != nil {
 		return "", err
 	}
 	if err := copied.Sync(); err != nil {

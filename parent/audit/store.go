@@ -65,6 +65,7 @@ type Store struct {
 	failed  error      // under writing
 	buf     []byte     // under writing
 	out     *os.File   // under writing: the newest epoch's file, nil: not yet opened for writing
+	zeroed  int64      // under writing: up to where out has space that was written already
 
 	mu     sync.RWMutex
 	epochs []*epoch         // oldest first; each is changed only under mu and writing
@@ -139,6 +140,7 @@ func (s *Store) Close() error {
 	s.failed = errors.Join(ErrFailed, os.ErrClosed)
 	var err error
 	if s.out != nil {
+		s.trim(s.newest())
 		err = s.out.Close()
 		s.out = nil
 	}

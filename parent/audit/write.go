@@ -12,7 +12,12 @@ import (
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
 )
 
-// extend appends a batch to the newest epoch: one write, one fdatasync.
+// maxAhead bounds the zeros that are written ahead, in bytes.
+const maxAhead = 1 << 20
+
+var zeros [maxAhead]byte
+
+// extend appends a batch to the newest epoch: one write, mostly over zeros, and one fdatasync.
 func (s *Store) extend(e *epoch, b *enclavev1.Batch) error {
 	after, err := e.follow(b.FirstIndex, b.Entries, b.SignedHead)
 	if err != nil {
@@ -26,21 +31,42 @@ func (s *Store) extend(e *epoch, b *enclavev1.Batch) error {
 	if s.buf, err = appendFrame(s.buf[:0], b.FirstIndex, b.Entries, b.SignedHead); err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
+	end := e.end + int64(len(s.buf))
 	if _, err := s.out.WriteAt(s.buf, e.end); err != nil {
 		return s.undo(e, fmt.Errorf("journal %s: write: %w", e.path, err))
+	}
+	if end > s.zeroed {
+		s.zeroed = s.zeroAhead(end)
 	}
 	if err := fdatasync(s.out); err != nil {
 		// The kernel may have dropped the pages and forgotten the error: nothing after this can be relied upon.
 		return s.fail(s.undo(e, fmt.Errorf("journal %s: sync: %w", e.path, err)))
 	}
 	s.mu.Lock()
-	e.advance(after, b.SignedHead, e.end+int64(len(s.buf)))
+	e.advance(after, b.SignedHead, end)
 	s.mu.Unlock()
 	return nil
 }
 
+// zeroAhead writes zeros behind end, a quarter of what is there, and returns how far they reach. The batches that replace them change
+// nothing but content: no length, no blocks, so syncing them does not wait for the file system's own journal. They are synced
+// with the batch before them. Without room for them the journal goes on.
+func (s *Store) zeroAhead(end int64) int64 {
+	n, _ := s.out.WriteAt(zeros[:min(end/4, maxAhead)], end)
+	return end + int64(n)
+}
+
+// trim removes the zeros behind the last frame of a file that is written no more. They mean nothing, so it does not matter if they stay.
+func (s *Store) trim(e *epoch) {
+	if s.zeroed > e.end {
+		s.out.Truncate(e.end)
+	}
+	s.zeroed = 0
+}
+
 // undo removes what an append has left behind the last complete frame.
 func (s *Store) undo(e *epoch, cause error) error {
+	s.zeroed = 0
 	if err := s.out.Truncate(e.end); err != nil {
 		return s.fail(errors.Join(cause, err))
 	}
@@ -79,6 +105,7 @@ func (s *Store) begin(id journal.EpochID, b *enclavev1.Batch) error {
 		return err
 	}
 	if s.out != nil {
+		s.trim(s.newest())
 		s.out.Close() // everything in it was synced
 	}
 	s.out = out
