@@ -3,13 +3,43 @@ package startconf
 import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 )
+
+// ErrController: whoever answers at the controller's address is not the controller.
+var ErrController = errors.New("not the controller of the start configuration")
+
+// ControllerTLS is the client's side of a connection to the controller: TLS 1.3, the caller's certificate, and a server with one of
+// ControllerKeys. Names, dates and issuers in its certificate mean nothing.
+func (c *Configuration) ControllerTLS(certificate tls.Certificate) *tls.Config {
+	host, _, _ := SplitAddress(c.Controller)
+	keys := slices.Clone(c.ControllerKeys)
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS13,
+		Certificates:       []tls.Certificate{certificate},
+		ServerName:         host, // for who forwards by it
+		NextProtos:         []string{"h2"},
+		InsecureSkipVerify: true, // VerifyConnection compares the key
+		VerifyConnection: func(state tls.ConnectionState) error {
+			if len(state.PeerCertificates) == 0 {
+				return fmt.Errorf("%w: it shows no certificate", ErrController)
+			}
+			hash := KeyHash(sha256.Sum256(state.PeerCertificates[0].RawSubjectPublicKeyInfo))
+			if !slices.Contains(keys, hash) {
+				return fmt.Errorf("%w: it has key %s, which is no controller_key", ErrController, hash)
+			}
+			return nil
+		},
+	}
+}
 
 // maxHost bounds the host of an address, in bytes (RFC 1035, section 2.3.4).
 const maxHost = 253

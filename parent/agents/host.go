@@ -27,6 +27,7 @@ import (
 	"github.com/raypher/raypher/parent/instance"
 	"github.com/raypher/raypher/policy"
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
+	"github.com/raypher/raypher/release"
 )
 
 // Bounds.
@@ -70,15 +71,17 @@ type Options struct {
 	EnclaveKey func() ([32]byte, error) // identifier of the pinned key of the enclave, also while that is away
 	Guard      NetworkGuard
 	Events     *events.Hub
-	Policy     []byte   // of the host, for a launch without one; nil: there is none
-	PolicyPath string   // for messages
-	Signers    string   // folder of trusted manifest signers
-	DryRun     bool     // every agent runs in mode audit
-	Backend    string   // broker | lsm
-	Hostname   string   // asserted in visas
-	Notes      []string // what this host does not provide, in words, for every agent
-	Log        *slog.Logger
-	Gone       func(left int) // called after an agent is gone, with how many are left; may be nil
+	// FleetPolicy is a policy of the controller for an agent, whose subject it asks for; nil: no controller is configured.
+	FleetPolicy func(name string, subject func(*policy.Policy) string) (*release.Release, error)
+	Policy      []byte   // of the host, for a launch without one; nil: there is none
+	PolicyPath  string   // for messages
+	Signers     string   // folder of trusted manifest signers
+	DryRun      bool     // every agent runs in mode audit
+	Backend     string   // broker | lsm
+	Hostname    string   // asserted in visas
+	Notes       []string // what this host does not provide, in words, for every agent
+	Log         *slog.Logger
+	Gone        func(left int) // called after an agent is gone, with how many are left; may be nil
 }
 
 // Host is all agents of one raypherd. Its methods may be called from several goroutines.

@@ -55,7 +55,7 @@ func (h *Host) Launch(ctx context.Context, caller Caller, l *attend.Launch) (a *
 	if a, err = h.describe(l, id.UID); err != nil {
 		return nil, nil, err
 	}
-	if err := h.readRules(a, l); err != nil {
+	if err := h.readRules(ctx, a, l); err != nil {
 		return nil, nil, err
 	}
 	program, err := runner.OpenFile(int(l.ProgramFD))
@@ -174,15 +174,8 @@ func agentName(l *attend.Launch) string {
 
 // readRules reads policy and manifest. What the enclave is asked for is their canonical form; the inclusion is checked here
 // too, so that an excess is listed even when no enclave answers.
-func (h *Host) readRules(a *Agent, l *attend.Launch) error {
-	source, name := l.Policy, l.PolicyPath
-	if len(source) == 0 {
-		source, name = h.options.Policy, h.options.PolicyPath
-	}
-	if len(source) == 0 {
-		return fmt.Errorf("%w: launch: no policy: give one with --policy, or lay down %s for this host", ErrInvalid, h.options.PolicyPath)
-	}
-	written, err := policy.Parse(name, source)
+func (h *Host) readRules(ctx context.Context, a *Agent, l *attend.Launch) error {
+	written, name, err := h.readPolicy(ctx, a, l)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
@@ -214,6 +207,46 @@ func (h *Host) readRules(a *Agent, l *attend.Launch) error {
 	}
 	a.manifest = permissions.Canonical()
 	return nil
+}
+
+// readPolicy reads the policy that the launch names: its own, one of the controller (fleet:NAME), or the host's.
+func (h *Host) readPolicy(ctx context.Context, a *Agent, l *attend.Launch) (*policy.Policy, string, error) {
+	source, name := l.Policy, l.PolicyPath
+	if of, ok := strings.CutPrefix(name, attend.FleetPolicy); ok && len(source) == 0 {
+		p, err := h.fleetPolicy(ctx, a, of)
+		return p, name, err
+	}
+	if len(source) == 0 {
+		source, name = h.options.Policy, h.options.PolicyPath
+	}
+	if len(source) == 0 {
+		return nil, "", fmt.Errorf("launch: no policy: give one with --policy, or lay down %s for this host", h.options.PolicyPath)
+	}
+	written, err := policy.Parse(name, source)
+	return written, name, err
+}
+
+// fleetPolicy is the version of a policy of the controller that is for the agent.
+func (h *Host) fleetPolicy(ctx context.Context, a *Agent, name string) (*policy.Policy, error) {
+	if h.options.FleetPolicy == nil {
+		return nil, fmt.Errorf("launch: policy %s%s: this host has no controller: its start configuration names none", attend.FleetPolicy, name)
+	}
+	description, err := h.options.Enclave.Describe(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("launch: policy %s%s: whom it is for: %w", attend.FleetPolicy, name, err)
+	}
+	r, err := h.options.FleetPolicy(name, func(p *policy.Policy) string {
+		namespace := p.Namespace
+		if namespace == "" {
+			namespace = defaultNamespace
+		}
+		return "spiffe://" + description.GetTrustDomain() + "/ns/" + namespace + "/agent/" + a.name
+	})
+	if err != nil {
+		return nil, fmt.Errorf("launch: policy %s%s: %w", attend.FleetPolicy, name, err)
+	}
+	h.options.Log.Info("an agent begins with a policy of the controller", "agent", a.name, "policy", name, "version", r.Version)
+	return r.Policy, nil
 }
 
 func (h *Host) readManifest(a *Agent, l *attend.Launch) (*policy.Policy, error) {

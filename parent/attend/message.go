@@ -14,10 +14,13 @@ type WardenMessage struct {
 	Count    *Count    `json:"count,omitempty"`
 }
 
+// FleetPolicy begins the path of a policy that the host has from its controller, in the place of a file: fleet:NAME.
+const FleetPolicy = "fleet:"
+
 // Launch asks for a new agent.
 type Launch struct {
 	Policy          []byte   `json:"policy,omitempty"`           // the YAML as read by the caller; empty: the host's
-	PolicyPath      string   `json:"policy_path,omitempty"`      // for messages
+	PolicyPath      string   `json:"policy_path,omitempty"`      // for messages; or FleetPolicy with a name
 	Manifest        []byte   `json:"manifest,omitempty"`         // clawmanifest.json; empty: none
 	ManifestPath    string   `json:"manifest_path,omitempty"`    // absolute; its folder is the root of the hashed files
 	ManifestSigners string   `json:"manifest_signers,omitempty"` // folder of trusted signers; empty: the host's

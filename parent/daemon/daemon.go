@@ -27,6 +27,7 @@ import (
 	"github.com/raypher/raypher/parent/cgroup"
 	"github.com/raypher/raypher/parent/dns"
 	"github.com/raypher/raypher/parent/events"
+	"github.com/raypher/raypher/parent/fleet"
 	"github.com/raypher/raypher/parent/guard/net"
 	"github.com/raypher/raypher/parent/instance"
 	"github.com/raypher/raypher/parent/link"
@@ -78,6 +79,7 @@ type daemon struct {
 	notes    []string
 	store    *audit.Store
 	enclave  *enclave
+	fleet    *fleet.Client // nil: no controller is configured
 	cgroups  *cgroup.Parent
 	loopback net.Listener
 	dns      *dns.Server
@@ -99,7 +101,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		}
 	}()
 	for _, step := range []func(context.Context) error{
-		d.prepare, d.openJournal, d.connectEnclave, d.openListeners, d.attachGuard, d.openAgents, d.openRelay, d.openServer,
+		d.prepare, d.openJournal, d.connectEnclave, d.openFleet, d.openListeners, d.attachGuard, d.openAgents, d.openRelay, d.openServer,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -256,8 +258,9 @@ func (d *daemon) openAgents(context.Context) error {
 	}
 	d.agents = agents.NewHost(agents.Options{
 		Paths: d.options.Paths, Cgroups: d.cgroups, Enclave: d.enclave, Guard: d.guard, Events: d.hub,
-		EnclaveKey: func() ([32]byte, error) { return pinnedKey(d.options.Paths) },
-		Policy:     d.policy, PolicyPath: d.options.Policy, Signers: d.options.Signers, DryRun: d.options.DryRun,
+		EnclaveKey:  func() ([32]byte, error) { return pinnedKey(d.options.Paths) },
+		FleetPolicy: d.fleetPolicy(),
+		Policy:      d.policy, PolicyPath: d.options.Policy, Signers: d.options.Signers, DryRun: d.options.DryRun,
 		Backend: backend, Hostname: hostname, Notes: d.notes, Log: d.log, Gone: d.gone,
 	})
 	d.later(func() error { d.agents.Detach(); return nil })
@@ -304,7 +307,7 @@ func (d *daemon) openRelay(context.Context) (err error) {
 
 func (d *daemon) openServer(context.Context) (err error) {
 	d.server, err = server.New(server.Options{
-		Paths: d.options.Paths, Agents: d.agents, Events: d.hub, Enclave: d.enclave, Evidence: evidence{d.store},
+		Paths: d.options.Paths, Agents: d.agents, Events: d.hub, Enclave: d.enclave, Fleet: d.fleet, Evidence: evidence{d.store},
 		Peer: d.guard.Peer, Counters: d.counters, Group: d.group, Loopback: d.loopback,
 		Version: d.options.Version, Backend: backend, Notes: d.notes, Log: d.log,
 	})
@@ -345,6 +348,9 @@ func (d *daemon) serve(ctx context.Context) error {
 	parts, serving := errgroup.WithContext(serving)
 	parts.Go(func() error { return d.server.Serve(serving) })
 	parts.Go(func() error { return d.relay.Serve(serving) })
+	if d.fleet != nil {
+		parts.Go(func() error { d.fleet.Run(serving); return nil })
+	}
 	parts.Go(func() error { return unlessDone(serving, d.guard.Run(serving, d.agents.NetworkEvent)) })
 	parts.Go(func() error { return unlessDone(serving, d.dns.Serve(serving)) })
 	if d.options.Paths.Private {

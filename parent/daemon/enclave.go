@@ -237,6 +237,14 @@ func (e *enclave) DescribeGrant(ctx context.Context) (*enclavev1.GrantStatus, er
 	return l.DescribeGrant(ctx)
 }
 
+func (e *enclave) DescribeFleet(ctx context.Context) (*enclavev1.FleetStatus, error) {
+	l, err := e.get()
+	if err != nil {
+		return nil, err
+	}
+	return l.DescribeFleet(ctx)
+}
+
 // Reachable says whether visas can be granted now, and if not, why.
 func (e *enclave) Reachable() error {
 	l, err := e.get()

@@ -23,7 +23,7 @@ import (
 
 // Options of a run.
 type Options struct {
-	PolicyPath      string // empty: the host's policy
+	PolicyPath      string // empty: the host's policy; fleet:NAME: one of the controller
 	ManifestPath    string // a manifest, or the folder with it; empty: none
 	ManifestSigners string // folder; empty: the host's
 	Name            string // of the agent; empty: the program's
@@ -136,7 +136,9 @@ func (r *runner) read() (*attend.Launch, error) {
 	if l.Home = os.Getenv("HOME"); !filepath.IsAbs(l.Home) {
 		l.Home = "/"
 	}
-	if path := r.options.PolicyPath; path != "" {
+	if path := r.options.PolicyPath; strings.HasPrefix(path, attend.FleetPolicy) {
+		l.PolicyPath = path // raypherd has it
+	} else if path != "" {
 		if l.Policy, err = os.ReadFile(path); err != nil {
 			return nil, fmt.Errorf("policy: %w: name a policy file: raypher policy check tells whether one is good", err)
 		}

@@ -38,6 +38,9 @@ type Caller struct {
 // Hash is what the enclave's start configuration names as caller_key.
 func (c *Caller) Hash() startconf.KeyHash { return c.hash }
 
+// Certificate is the key as TLS takes it.
+func (c *Caller) Certificate() tls.Certificate { return c.certificate }
+
 // OpenCaller reads the key in folder dir, or makes one when there is none. The folder must exist and be private.
 func OpenCaller(dir string) (*Caller, error) {
 	path := filepath.Join(dir, CallerFile)

@@ -83,7 +83,7 @@ type Options struct {
 	Vouch *Vouch
 	// Prepare is called whenever the enclave has taken the store, before Reachable says so, until ctx ends; nil: nothing is to be done first.
 	Prepare func(context.Context, *Link)
-	// Egress lists the hosts, host:port, that the enclave may be connected to through this one, besides the controller in Configuration.
+	// Egress lists the hosts, host:port, that the enclave may be connected to through this one, besides those that Configuration needs.
 	Egress []string
 	Store  Store
 	Log    *slog.Logger
@@ -130,7 +130,7 @@ func Dial(opts Options) (*Link, error) {
 		}
 		hash := parsed.Hash()
 		configuration = &hash
-		opts.Egress = withController(opts.Egress, parsed)
+		opts.Egress = withConfigured(opts.Egress, parsed)
 	}
 	if opts.Vouch != nil {
 		dial = vouching(opts.Vouch, opts.Caller, pin, configuration, dial, opts.Log)
@@ -179,12 +179,15 @@ func Dial(opts Options) (*Link, error) {
 	return l, nil
 }
 
-// withController is a list of hosts with the controller of a start configuration, if it names one.
-func withController(list []string, c *startconf.Configuration) []string {
-	if c.Controller == "" || slices.Contains(list, c.Controller) {
-		return list
+// withConfigured is a list of hosts with those that a start configuration needs.
+func withConfigured(list []string, c *startconf.Configuration) []string {
+	all := slices.Clone(list)
+	for _, address := range c.Egress() {
+		if !slices.Contains(all, address) {
+			all = append(all, address)
+		}
 	}
-	return append(slices.Clone(list), c.Controller)
+	return all
 }
 
 // Close ends the stream and the connection and waits for both. What was synced is acknowledged or will be sent again.
@@ -279,6 +282,12 @@ func (l *Link) InstallGrant(ctx context.Context, grant []byte) (*enclavev1.Grant
 // DescribeGrant asks how credit stands.
 func (l *Link) DescribeGrant(ctx context.Context) (*enclavev1.GrantStatus, error) {
 	s, err := l.client.DescribeGrant(ctx, &enclavev1.DescribeGrantRequest{})
+	return s, l.explain(err)
+}
+
+// DescribeFleet asks how the enclave stands with its controller.
+func (l *Link) DescribeFleet(ctx context.Context) (*enclavev1.FleetStatus, error) {
+	s, err := l.client.DescribeFleet(ctx, &enclavev1.DescribeFleetRequest{})
 	return s, l.explain(err)
 }
 

@@ -27,6 +27,7 @@ import (
 
 	"github.com/raypher/raypher/parent/agents"
 	"github.com/raypher/raypher/parent/events"
+	"github.com/raypher/raypher/parent/fleet"
 	"github.com/raypher/raypher/parent/instance"
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
 	parentv1 "github.com/raypher/raypher/proto/parent/v1"
@@ -49,6 +50,7 @@ type Enclave interface {
 	Attest(ctx context.Context, nonce []byte) (*enclavev1.Evidence, error)
 	InstallGrant(ctx context.Context, grant []byte) (*enclavev1.GrantStatus, error)
 	DescribeGrant(context.Context) (*enclavev1.GrantStatus, error)
+	DescribeFleet(context.Context) (*enclavev1.FleetStatus, error)
 	DescribeKey(context.Context, *enclavev1.DescribeKeyRequest) (*enclavev1.KeyDescription, error)
 	Reachable() error
 }
@@ -67,6 +69,7 @@ type Options struct {
 	Agents   *agents.Host
 	Events   *events.Hub
 	Enclave  Enclave
+	Fleet    *fleet.Client // nil: no controller is configured
 	Evidence Evidence
 	// Peer says which cgroup sent from remote to local (netguard.Guard.Peer).
 	Peer     func(proto uint8, local, remote netip.AddrPort) (cgroupID uint64, ok bool)

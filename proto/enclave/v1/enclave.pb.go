@@ -1705,7 +1705,7 @@ func (x *GrantStatus) GetClosed() string {
 
 type DialRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"` // of this stream, from 1
+	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"` // none is used twice while the enclave lives
 	Host          string                 `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`      // as the start configuration names it
 	Port          uint32                 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1820,7 +1820,7 @@ func (x *DialResult) GetError() string {
 type Bytes struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"` // in the first message from the parent only
-	Chunk         []byte                 `protobuf:"bytes,2,opt,name=chunk,proto3" json:"chunk,omitempty"`    // at most 64 KiB
+	Chunk         []byte                 `protobuf:"bytes,2,opt,name=chunk,proto3" json:"chunk,omitempty"`    // at most 64 KiB; empty, from the enclave: it sends no more. The parent ends its side of the stream
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

@@ -2684,6 +2684,211 @@ func (x *OperatorGrantStatus) GetClosed() string {
 	return ""
 }
 
+type OperatorDescribeFleetRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperatorDescribeFleetRequest) Reset() {
+	*x = OperatorDescribeFleetRequest{}
+	mi := &file_parent_v1_parent_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperatorDescribeFleetRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperatorDescribeFleetRequest) ProtoMessage() {}
+
+func (x *OperatorDescribeFleetRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperatorDescribeFleetRequest.ProtoReflect.Descriptor instead.
+func (*OperatorDescribeFleetRequest) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{42}
+}
+
+// OperatorFleetStatus is FleetStatus of the enclave, and the policies of the controller on this host.
+type OperatorFleetStatus struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Controller        string                 `protobuf:"bytes,1,opt,name=controller,proto3" json:"controller,omitempty"` // host:port; empty: none is configured
+	Result            string                 `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`         // the attestation result in force (JWT); empty: none
+	ResultExpiresUnix int64                  `protobuf:"varint,3,opt,name=result_expires_unix,json=resultExpiresUnix,proto3" json:"result_expires_unix,omitempty"`
+	Error             string                 `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`                                       // why the enclave's last exchange failed; empty: it did not
+	ExchangedUnix     int64                  `protobuf:"varint,5,opt,name=exchanged_unix,json=exchangedUnix,proto3" json:"exchanged_unix,omitempty"` // the enclave's last good exchange
+	Secrets           []string               `protobuf:"bytes,6,rep,name=secrets,proto3" json:"secrets,omitempty"`                                   // names of what it holds
+	Policies          []*OperatorPolicy      `protobuf:"bytes,7,rep,name=policies,proto3" json:"policies,omitempty"`
+	PoliciesUntilUnix int64                  `protobuf:"varint,8,opt,name=policies_until_unix,json=policiesUntilUnix,proto3" json:"policies_until_unix,omitempty"` // until when runs begin with them; 0: never fetched
+	PoliciesError     string                 `protobuf:"bytes,9,opt,name=policies_error,json=policiesError,proto3" json:"policies_error,omitempty"`                // why raypherd's last exchange failed; empty: it did not
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *OperatorFleetStatus) Reset() {
+	*x = OperatorFleetStatus{}
+	mi := &file_parent_v1_parent_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperatorFleetStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperatorFleetStatus) ProtoMessage() {}
+
+func (x *OperatorFleetStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperatorFleetStatus.ProtoReflect.Descriptor instead.
+func (*OperatorFleetStatus) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *OperatorFleetStatus) GetController() string {
+	if x != nil {
+		return x.Controller
+	}
+	return ""
+}
+
+func (x *OperatorFleetStatus) GetResult() string {
+	if x != nil {
+		return x.Result
+	}
+	return ""
+}
+
+func (x *OperatorFleetStatus) GetResultExpiresUnix() int64 {
+	if x != nil {
+		return x.ResultExpiresUnix
+	}
+	return 0
+}
+
+func (x *OperatorFleetStatus) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *OperatorFleetStatus) GetExchangedUnix() int64 {
+	if x != nil {
+		return x.ExchangedUnix
+	}
+	return 0
+}
+
+func (x *OperatorFleetStatus) GetSecrets() []string {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
+}
+
+func (x *OperatorFleetStatus) GetPolicies() []*OperatorPolicy {
+	if x != nil {
+		return x.Policies
+	}
+	return nil
+}
+
+func (x *OperatorFleetStatus) GetPoliciesUntilUnix() int64 {
+	if x != nil {
+		return x.PoliciesUntilUnix
+	}
+	return 0
+}
+
+func (x *OperatorFleetStatus) GetPoliciesError() string {
+	if x != nil {
+		return x.PoliciesError
+	}
+	return ""
+}
+
+type OperatorPolicy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	CanaryPercent uint32                 `protobuf:"varint,3,opt,name=canary_percent,json=canaryPercent,proto3" json:"canary_percent,omitempty"` // of agents that get it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperatorPolicy) Reset() {
+	*x = OperatorPolicy{}
+	mi := &file_parent_v1_parent_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperatorPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperatorPolicy) ProtoMessage() {}
+
+func (x *OperatorPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperatorPolicy.ProtoReflect.Descriptor instead.
+func (*OperatorPolicy) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *OperatorPolicy) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *OperatorPolicy) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *OperatorPolicy) GetCanaryPercent() uint32 {
+	if x != nil {
+		return x.CanaryPercent
+	}
+	return 0
+}
+
 var File_parent_v1_parent_proto protoreflect.FileDescriptor
 
 const file_parent_v1_parent_proto_rawDesc = "" +
@@ -2882,14 +3087,31 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\x04open\x18\b \x01(\x04R\x04open\x12\x12\n" +
 	"\x04left\x18\t \x01(\x04R\x04left\x12\x16\n" +
 	"\x06closed\x18\n" +
-	" \x01(\tR\x06closed2[\n" +
+	" \x01(\tR\x06closed\"\x1e\n" +
+	"\x1cOperatorDescribeFleetRequest\"\xea\x02\n" +
+	"\x13OperatorFleetStatus\x12\x1e\n" +
+	"\n" +
+	"controller\x18\x01 \x01(\tR\n" +
+	"controller\x12\x16\n" +
+	"\x06result\x18\x02 \x01(\tR\x06result\x12.\n" +
+	"\x13result_expires_unix\x18\x03 \x01(\x03R\x11resultExpiresUnix\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\x12%\n" +
+	"\x0eexchanged_unix\x18\x05 \x01(\x03R\rexchangedUnix\x12\x18\n" +
+	"\asecrets\x18\x06 \x03(\tR\asecrets\x12=\n" +
+	"\bpolicies\x18\a \x03(\v2!.raypher.parent.v1.OperatorPolicyR\bpolicies\x12.\n" +
+	"\x13policies_until_unix\x18\b \x01(\x03R\x11policiesUntilUnix\x12%\n" +
+	"\x0epolicies_error\x18\t \x01(\tR\rpoliciesError\"e\n" +
+	"\x0eOperatorPolicy\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12%\n" +
+	"\x0ecanary_percent\x18\x03 \x01(\rR\rcanaryPercent2[\n" +
 	"\aWardens\x12P\n" +
 	"\x06Attend\x12 .raypher.parent.v1.WardenMessage\x1a .raypher.parent.v1.ParentMessage(\x010\x012\xe6\x02\n" +
 	"\x05Agent\x12G\n" +
 	"\x06Whoami\x12 .raypher.parent.v1.WhoamiRequest\x1a\x1b.raypher.parent.v1.Identity\x12R\n" +
 	"\vRequestVisa\x12%.raypher.parent.v1.RequestVisaRequest\x1a\x1c.raypher.parent.v1.VisaReply\x12g\n" +
 	"\x0eTLSCertificate\x12-.raypher.parent.v1.AgentTLSCertificateRequest\x1a&.raypher.parent.v1.AgentTLSCertificate\x12W\n" +
-	"\aTLSSign\x12&.raypher.parent.v1.AgentTLSSignRequest\x1a$.raypher.parent.v1.AgentTLSSignature2\x80\b\n" +
+	"\aTLSSign\x12&.raypher.parent.v1.AgentTLSSignRequest\x1a$.raypher.parent.v1.AgentTLSSignature2\xea\b\n" +
 	"\bOperator\x12J\n" +
 	"\x06Status\x12 .raypher.parent.v1.StatusRequest\x1a\x1e.raypher.parent.v1.StatusReply\x12V\n" +
 	"\n" +
@@ -2902,7 +3124,8 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\x06Attest\x12(.raypher.parent.v1.OperatorAttestRequest\x1a&.raypher.parent.v1.OperatorAttestation\x12g\n" +
 	"\vDescribeKey\x12-.raypher.parent.v1.OperatorDescribeKeyRequest\x1a).raypher.parent.v1.OperatorKeyDescription\x12f\n" +
 	"\fInstallGrant\x12..raypher.parent.v1.OperatorInstallGrantRequest\x1a&.raypher.parent.v1.OperatorGrantStatus\x12h\n" +
-	"\rDescribeGrant\x12/.raypher.parent.v1.OperatorDescribeGrantRequest\x1a&.raypher.parent.v1.OperatorGrantStatusB5Z3github.com/raypher/raypher/proto/parent/v1;parentv1b\x06proto3"
+	"\rDescribeGrant\x12/.raypher.parent.v1.OperatorDescribeGrantRequest\x1a&.raypher.parent.v1.OperatorGrantStatus\x12h\n" +
+	"\rDescribeFleet\x12/.raypher.parent.v1.OperatorDescribeFleetRequest\x1a&.raypher.parent.v1.OperatorFleetStatusB5Z3github.com/raypher/raypher/proto/parent/v1;parentv1b\x06proto3"
 
 var (
 	file_parent_v1_parent_proto_rawDescOnce sync.Once
@@ -2916,7 +3139,7 @@ func file_parent_v1_parent_proto_rawDescGZIP() []byte {
 	return file_parent_v1_parent_proto_rawDescData
 }
 
-var file_parent_v1_parent_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_parent_v1_parent_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_parent_v1_parent_proto_goTypes = []any{
 	(*WardenMessage)(nil),                 // 0: raypher.parent.v1.WardenMessage
 	(*Launch)(nil),                        // 1: raypher.parent.v1.Launch
@@ -2960,8 +3183,11 @@ var file_parent_v1_parent_proto_goTypes = []any{
 	(*OperatorInstallGrantRequest)(nil),   // 39: raypher.parent.v1.OperatorInstallGrantRequest
 	(*OperatorDescribeGrantRequest)(nil),  // 40: raypher.parent.v1.OperatorDescribeGrantRequest
 	(*OperatorGrantStatus)(nil),           // 41: raypher.parent.v1.OperatorGrantStatus
-	nil,                                   // 42: raypher.parent.v1.Count.ByOperationEntry
-	nil,                                   // 43: raypher.parent.v1.StatusReply.CountersEntry
+	(*OperatorDescribeFleetRequest)(nil),  // 42: raypher.parent.v1.OperatorDescribeFleetRequest
+	(*OperatorFleetStatus)(nil),           // 43: raypher.parent.v1.OperatorFleetStatus
+	(*OperatorPolicy)(nil),                // 44: raypher.parent.v1.OperatorPolicy
+	nil,                                   // 45: raypher.parent.v1.Count.ByOperationEntry
+	nil,                                   // 46: raypher.parent.v1.StatusReply.CountersEntry
 }
 var file_parent_v1_parent_proto_depIdxs = []int32{
 	1,  // 0: raypher.parent.v1.WardenMessage.launch:type_name -> raypher.parent.v1.Launch
@@ -2969,51 +3195,54 @@ var file_parent_v1_parent_proto_depIdxs = []int32{
 	3,  // 2: raypher.parent.v1.WardenMessage.started:type_name -> raypher.parent.v1.Started
 	4,  // 3: raypher.parent.v1.WardenMessage.reported:type_name -> raypher.parent.v1.Reported
 	5,  // 4: raypher.parent.v1.WardenMessage.count:type_name -> raypher.parent.v1.Count
-	42, // 5: raypher.parent.v1.Count.by_operation:type_name -> raypher.parent.v1.Count.ByOperationEntry
+	45, // 5: raypher.parent.v1.Count.by_operation:type_name -> raypher.parent.v1.Count.ByOperationEntry
 	7,  // 6: raypher.parent.v1.ParentMessage.granted:type_name -> raypher.parent.v1.Granted
 	8,  // 7: raypher.parent.v1.ParentMessage.renewed:type_name -> raypher.parent.v1.Renewed
 	9,  // 8: raypher.parent.v1.ParentMessage.narrowed:type_name -> raypher.parent.v1.Narrowed
 	10, // 9: raypher.parent.v1.ParentMessage.seen:type_name -> raypher.parent.v1.Seen
 	11, // 10: raypher.parent.v1.ParentMessage.end:type_name -> raypher.parent.v1.End
-	43, // 11: raypher.parent.v1.StatusReply.counters:type_name -> raypher.parent.v1.StatusReply.CountersEntry
+	46, // 11: raypher.parent.v1.StatusReply.counters:type_name -> raypher.parent.v1.StatusReply.CountersEntry
 	25, // 12: raypher.parent.v1.ListAgentsReply.agents:type_name -> raypher.parent.v1.AgentStatus
-	0,  // 13: raypher.parent.v1.Wardens.Attend:input_type -> raypher.parent.v1.WardenMessage
-	13, // 14: raypher.parent.v1.Agent.Whoami:input_type -> raypher.parent.v1.WhoamiRequest
-	15, // 15: raypher.parent.v1.Agent.RequestVisa:input_type -> raypher.parent.v1.RequestVisaRequest
-	17, // 16: raypher.parent.v1.Agent.TLSCertificate:input_type -> raypher.parent.v1.AgentTLSCertificateRequest
-	19, // 17: raypher.parent.v1.Agent.TLSSign:input_type -> raypher.parent.v1.AgentTLSSignRequest
-	21, // 18: raypher.parent.v1.Operator.Status:input_type -> raypher.parent.v1.StatusRequest
-	23, // 19: raypher.parent.v1.Operator.ListAgents:input_type -> raypher.parent.v1.ListAgentsRequest
-	26, // 20: raypher.parent.v1.Operator.StopAgent:input_type -> raypher.parent.v1.StopAgentRequest
-	28, // 21: raypher.parent.v1.Operator.Events:input_type -> raypher.parent.v1.EventsRequest
-	30, // 22: raypher.parent.v1.Operator.ListEvidence:input_type -> raypher.parent.v1.ListEvidenceRequest
-	32, // 23: raypher.parent.v1.Operator.ExportEvidence:input_type -> raypher.parent.v1.ExportEvidenceRequest
-	34, // 24: raypher.parent.v1.Operator.InstallCeiling:input_type -> raypher.parent.v1.OperatorInstallCeilingRequest
-	35, // 25: raypher.parent.v1.Operator.Attest:input_type -> raypher.parent.v1.OperatorAttestRequest
-	37, // 26: raypher.parent.v1.Operator.DescribeKey:input_type -> raypher.parent.v1.OperatorDescribeKeyRequest
-	39, // 27: raypher.parent.v1.Operator.InstallGrant:input_type -> raypher.parent.v1.OperatorInstallGrantRequest
-	40, // 28: raypher.parent.v1.Operator.DescribeGrant:input_type -> raypher.parent.v1.OperatorDescribeGrantRequest
-	6,  // 29: raypher.parent.v1.Wardens.Attend:output_type -> raypher.parent.v1.ParentMessage
-	14, // 30: raypher.parent.v1.Agent.Whoami:output_type -> raypher.parent.v1.Identity
-	16, // 31: raypher.parent.v1.Agent.RequestVisa:output_type -> raypher.parent.v1.VisaReply
-	18, // 32: raypher.parent.v1.Agent.TLSCertificate:output_type -> raypher.parent.v1.AgentTLSCertificate
-	20, // 33: raypher.parent.v1.Agent.TLSSign:output_type -> raypher.parent.v1.AgentTLSSignature
-	22, // 34: raypher.parent.v1.Operator.Status:output_type -> raypher.parent.v1.StatusReply
-	24, // 35: raypher.parent.v1.Operator.ListAgents:output_type -> raypher.parent.v1.ListAgentsReply
-	27, // 36: raypher.parent.v1.Operator.StopAgent:output_type -> raypher.parent.v1.StopAgentReply
-	29, // 37: raypher.parent.v1.Operator.Events:output_type -> raypher.parent.v1.Event
-	31, // 38: raypher.parent.v1.Operator.ListEvidence:output_type -> raypher.parent.v1.EvidenceItem
-	33, // 39: raypher.parent.v1.Operator.ExportEvidence:output_type -> raypher.parent.v1.EvidenceBundle
-	22, // 40: raypher.parent.v1.Operator.InstallCeiling:output_type -> raypher.parent.v1.StatusReply
-	36, // 41: raypher.parent.v1.Operator.Attest:output_type -> raypher.parent.v1.OperatorAttestation
-	38, // 42: raypher.parent.v1.Operator.DescribeKey:output_type -> raypher.parent.v1.OperatorKeyDescription
-	41, // 43: raypher.parent.v1.Operator.InstallGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
-	41, // 44: raypher.parent.v1.Operator.DescribeGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
-	29, // [29:45] is the sub-list for method output_type
-	13, // [13:29] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	44, // 13: raypher.parent.v1.OperatorFleetStatus.policies:type_name -> raypher.parent.v1.OperatorPolicy
+	0,  // 14: raypher.parent.v1.Wardens.Attend:input_type -> raypher.parent.v1.WardenMessage
+	13, // 15: raypher.parent.v1.Agent.Whoami:input_type -> raypher.parent.v1.WhoamiRequest
+	15, // 16: raypher.parent.v1.Agent.RequestVisa:input_type -> raypher.parent.v1.RequestVisaRequest
+	17, // 17: raypher.parent.v1.Agent.TLSCertificate:input_type -> raypher.parent.v1.AgentTLSCertificateRequest
+	19, // 18: raypher.parent.v1.Agent.TLSSign:input_type -> raypher.parent.v1.AgentTLSSignRequest
+	21, // 19: raypher.parent.v1.Operator.Status:input_type -> raypher.parent.v1.StatusRequest
+	23, // 20: raypher.parent.v1.Operator.ListAgents:input_type -> raypher.parent.v1.ListAgentsRequest
+	26, // 21: raypher.parent.v1.Operator.StopAgent:input_type -> raypher.parent.v1.StopAgentRequest
+	28, // 22: raypher.parent.v1.Operator.Events:input_type -> raypher.parent.v1.EventsRequest
+	30, // 23: raypher.parent.v1.Operator.ListEvidence:input_type -> raypher.parent.v1.ListEvidenceRequest
+	32, // 24: raypher.parent.v1.Operator.ExportEvidence:input_type -> raypher.parent.v1.ExportEvidenceRequest
+	34, // 25: raypher.parent.v1.Operator.InstallCeiling:input_type -> raypher.parent.v1.OperatorInstallCeilingRequest
+	35, // 26: raypher.parent.v1.Operator.Attest:input_type -> raypher.parent.v1.OperatorAttestRequest
+	37, // 27: raypher.parent.v1.Operator.DescribeKey:input_type -> raypher.parent.v1.OperatorDescribeKeyRequest
+	39, // 28: raypher.parent.v1.Operator.InstallGrant:input_type -> raypher.parent.v1.OperatorInstallGrantRequest
+	40, // 29: raypher.parent.v1.Operator.DescribeGrant:input_type -> raypher.parent.v1.OperatorDescribeGrantRequest
+	42, // 30: raypher.parent.v1.Operator.DescribeFleet:input_type -> raypher.parent.v1.OperatorDescribeFleetRequest
+	6,  // 31: raypher.parent.v1.Wardens.Attend:output_type -> raypher.parent.v1.ParentMessage
+	14, // 32: raypher.parent.v1.Agent.Whoami:output_type -> raypher.parent.v1.Identity
+	16, // 33: raypher.parent.v1.Agent.RequestVisa:output_type -> raypher.parent.v1.VisaReply
+	18, // 34: raypher.parent.v1.Agent.TLSCertificate:output_type -> raypher.parent.v1.AgentTLSCertificate
+	20, // 35: raypher.parent.v1.Agent.TLSSign:output_type -> raypher.parent.v1.AgentTLSSignature
+	22, // 36: raypher.parent.v1.Operator.Status:output_type -> raypher.parent.v1.StatusReply
+	24, // 37: raypher.parent.v1.Operator.ListAgents:output_type -> raypher.parent.v1.ListAgentsReply
+	27, // 38: raypher.parent.v1.Operator.StopAgent:output_type -> raypher.parent.v1.StopAgentReply
+	29, // 39: raypher.parent.v1.Operator.Events:output_type -> raypher.parent.v1.Event
+	31, // 40: raypher.parent.v1.Operator.ListEvidence:output_type -> raypher.parent.v1.EvidenceItem
+	33, // 41: raypher.parent.v1.Operator.ExportEvidence:output_type -> raypher.parent.v1.EvidenceBundle
+	22, // 42: raypher.parent.v1.Operator.InstallCeiling:output_type -> raypher.parent.v1.StatusReply
+	36, // 43: raypher.parent.v1.Operator.Attest:output_type -> raypher.parent.v1.OperatorAttestation
+	38, // 44: raypher.parent.v1.Operator.DescribeKey:output_type -> raypher.parent.v1.OperatorKeyDescription
+	41, // 45: raypher.parent.v1.Operator.InstallGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
+	41, // 46: raypher.parent.v1.Operator.DescribeGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
+	43, // 47: raypher.parent.v1.Operator.DescribeFleet:output_type -> raypher.parent.v1.OperatorFleetStatus
+	31, // [31:48] is the sub-list for method output_type
+	14, // [14:31] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_parent_v1_parent_proto_init() }
@@ -3041,7 +3270,7 @@ func file_parent_v1_parent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_parent_v1_parent_proto_rawDesc), len(file_parent_v1_parent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   44,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -366,6 +366,7 @@ const (
 	Operator_DescribeKey_FullMethodName    = "/raypher.parent.v1.Operator/DescribeKey"
 	Operator_InstallGrant_FullMethodName   = "/raypher.parent.v1.Operator/InstallGrant"
 	Operator_DescribeGrant_FullMethodName  = "/raypher.parent.v1.Operator/DescribeGrant"
+	Operator_DescribeFleet_FullMethodName  = "/raypher.parent.v1.Operator/DescribeFleet"
 )
 
 // OperatorClient is the client API for Operator service.
@@ -388,6 +389,8 @@ type OperatorClient interface {
 	// InstallGrant puts a grant of credit in force in the enclave; DescribeGrant says how credit stands there.
 	InstallGrant(ctx context.Context, in *OperatorInstallGrantRequest, opts ...grpc.CallOption) (*OperatorGrantStatus, error)
 	DescribeGrant(ctx context.Context, in *OperatorDescribeGrantRequest, opts ...grpc.CallOption) (*OperatorGrantStatus, error)
+	// DescribeFleet says how this host stands with its controller.
+	DescribeFleet(ctx context.Context, in *OperatorDescribeFleetRequest, opts ...grpc.CallOption) (*OperatorFleetStatus, error)
 }
 
 type operatorClient struct {
@@ -526,6 +529,16 @@ func (c *operatorClient) DescribeGrant(ctx context.Context, in *OperatorDescribe
 	return out, nil
 }
 
+func (c *operatorClient) DescribeFleet(ctx context.Context, in *OperatorDescribeFleetRequest, opts ...grpc.CallOption) (*OperatorFleetStatus, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(OperatorFleetStatus)
+	err := c.cc.Invoke(ctx, Operator_DescribeFleet_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // OperatorServer is the server API for Operator service.
 // All implementations must embed UnimplementedOperatorServer
 // for forward compatibility.
@@ -546,6 +559,8 @@ type OperatorServer interface {
 	// InstallGrant puts a grant of credit in force in the enclave; DescribeGrant says how credit stands there.
 	InstallGrant(context.Context, *OperatorInstallGrantRequest) (*OperatorGrantStatus, error)
 	DescribeGrant(context.Context, *OperatorDescribeGrantRequest) (*OperatorGrantStatus, error)
+	// DescribeFleet says how this host stands with its controller.
+	DescribeFleet(context.Context, *OperatorDescribeFleetRequest) (*OperatorFleetStatus, error)
 	mustEmbedUnimplementedOperatorServer()
 }
 
@@ -588,6 +603,9 @@ func (UnimplementedOperatorServer) InstallGrant(context.Context, *OperatorInstal
 }
 func (UnimplementedOperatorServer) DescribeGrant(context.Context, *OperatorDescribeGrantRequest) (*OperatorGrantStatus, error) {
 	return nil, status.Error(codes.Unimplemented, "method DescribeGrant not implemented")
+}
+func (UnimplementedOperatorServer) DescribeFleet(context.Context, *OperatorDescribeFleetRequest) (*OperatorFleetStatus, error) {
+	return nil, status.Error(codes.Unimplemented, "method DescribeFleet not implemented")
 }
 func (UnimplementedOperatorServer) mustEmbedUnimplementedOperatorServer() {}
 func (UnimplementedOperatorServer) testEmbeddedByValue()                  {}
@@ -794,6 +812,24 @@ func _Operator_DescribeGrant_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Operator_DescribeFleet_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(OperatorDescribeFleetRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).DescribeFleet(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_DescribeFleet_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).DescribeFleet(ctx, req.(*OperatorDescribeFleetRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Operator_ServiceDesc is the grpc.ServiceDesc for Operator service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -836,6 +872,10 @@ var Operator_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DescribeGrant",
 			Handler:    _Operator_DescribeGrant_Handler,
+		},
+		{
+			MethodName: "DescribeFleet",
+			Handler:    _Operator_DescribeFleet_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
