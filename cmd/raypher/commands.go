@@ -22,6 +22,7 @@ var builders = []struct {
 	{"eif", eifCommand},
 	{"grant", grantCommand},
 	{"seal", sealCommand},
+	{"fleet", fleetCommand},
 }
 
 // commands makes the subcommand that the command line begins with, or all of them when it begins otherwise: a run is waited
