@@ -57,7 +57,14 @@ func (s *Server) receive(ctx context.Context, stream enclavev1.Enclave_MintStrea
 			if !acquire(ctx, results.room) || !acquire(ctx, s.minting) {
 				return ctx.Err()
 			}
-			s.answer(ctx, request, results)
+			taken, err := s.takeRoom(request)
+			if err != nil {
+				number := request.GetNumber()
+				results.put(func() *enclavev1.MintResult { return result(number, nil, err) })
+				<-s.minting
+				continue
+			}
+			s.answer(ctx, request, taken, results)
 		}
 	}
 }
@@ -77,22 +84,26 @@ func acquire(ctx context.Context, tokens chan struct{}) bool {
 }
 
 // answer puts the result of a request into the outbox, sooner or later. A request like an earlier one goes into the journal
-// from here; one that has to be narrowed first gets a goroutine.
-func (s *Server) answer(ctx context.Context, request *enclavev1.NumberedMintRequest, results *outbox) {
+// from here; one that has to be narrowed first gets a goroutine. taken is the room that it has.
+func (s *Server) answer(ctx context.Context, request *enclavev1.NumberedMintRequest, taken int64, results *outbox) {
 	number := request.GetNumber()
-	taken, err := s.tryMint(request.GetRequest(), func(t *mint.Ticket) {
+	done := func() {
+		s.giveRoom(taken)
+		<-s.minting
+	}
+	begun, err := s.tryMint(request.GetRequest(), func(t *mint.Ticket) {
 		results.put(func() *enclavev1.MintResult {
 			reply, err := s.visa(t)
 			return result(number, reply, err)
 		})
-		<-s.minting
+		done()
 	})
-	if taken {
+	if begun {
 		return
 	}
 	if err != nil {
 		results.put(func() *enclavev1.MintResult { return result(number, nil, err) })
-		<-s.minting
+		done()
 		return
 	}
 	s.work(func() {
@@ -100,7 +111,7 @@ func (s *Server) answer(ctx context.Context, request *enclavev1.NumberedMintRequ
 		defer cancel()
 		reply, err := s.mintNow(ctx, request.GetRequest())
 		results.put(func() *enclavev1.MintResult { return result(number, reply, err) })
-		<-s.minting
+		done()
 	})
 }
 

@@ -10,6 +10,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -20,6 +21,7 @@ import (
 	"time"
 
 	"golang.org/x/net/netutil"
+	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -32,6 +34,7 @@ import (
 	"github.com/raypher/raypher/enclave/fleet"
 	sequencer "github.com/raypher/raypher/enclave/journal"
 	"github.com/raypher/raypher/enclave/keys"
+	"github.com/raypher/raypher/enclave/kms"
 	"github.com/raypher/raypher/enclave/lease"
 	"github.com/raypher/raypher/enclave/mint"
 	"github.com/raypher/raypher/enclave/signer"
@@ -44,7 +47,7 @@ import (
 const (
 	MaxReceive     = 1 << 20 // bytes of one message from the parent
 	MaxSend        = 4 << 20 // bytes of one message to the parent; a batch of the journal is the largest
-	MaxStreams     = 256     // calls at once on one connection; more wait at the caller
+	MaxStreams     = 32      // calls at once on one connection; more wait at the caller
 	MaxConnections = 16
 	MaxVerdicts    = sequencer.MaxAppend // of one Record
 	MinNonce       = 8                   // bytes, of Attest
@@ -73,7 +76,8 @@ type Options struct {
 	Version       string
 	Log           *slog.Logger
 
-	handshake time.Duration // 0: HandshakeTimeout; tests are more impatient
+	kmsRoots  *x509.CertPool // of KMS; nil: Amazon's
+	handshake time.Duration  // 0: HandshakeTimeout; tests are more impatient
 }
 
 // Server is one enclave.
@@ -91,10 +95,15 @@ type Server struct {
 	keys    *keys.Keys
 	tls     *agenttls.Authority
 	dial    *dial.Dialer
-	fleet   *fleet.Client // nil: no controller is configured
-	minting chan struct{} // a token for each request of a MintStream that is being answered
-	jobs    chan func()   // to a worker that waits for one
-	idle    atomic.Int64  // workers that wait
+	fleet   *fleet.Client       // nil: no controller is configured
+	kms     *kms.Secrets        // nil: none is configured
+	room    *semaphore.Weighted // for large requests
+	stores  chan struct{}       // a token for each Persist stream
+	streams chan struct{}       // a token for each MintStream
+	others  chan struct{}       // a token for each stream of another kind
+	minting chan struct{}       // a token for each request of a MintStream that is being answered
+	jobs    chan func()         // to a worker that waits for one
+	idle    atomic.Int64        // workers that wait
 	workers sync.WaitGroup
 	closing chan struct{} // closed when Serve ends
 	grpc    *grpc.Server
@@ -105,7 +114,10 @@ func New(opts Options) (*Server, error) {
 	if len(opts.Configuration.CallerKeys) == 0 {
 		return nil, errors.New("start configuration: no caller_key: nobody could call: add the line that `raypherd --caller-key` prints")
 	}
-	s := &Server{opts: opts, minting: make(chan struct{}, MaxMinting), jobs: make(chan func()), dial: dial.New(), closing: make(chan struct{})}
+	s := &Server{
+		room: semaphore.NewWeighted(MaxLarge), stores: make(chan struct{}, MaxStores), streams: make(chan struct{}, MaxMintStreams),
+		others: make(chan struct{}, MaxStores), opts: opts, minting: make(chan struct{}, MaxMinting), jobs: make(chan func()), dial: dial.New(), closing: make(chan struct{}),
+	}
 	var err error
 	if s.key, err = journal.NewKey(opts.Signer.Public()); err != nil {
 		return nil, fmt.Errorf("signing key: %w", err)
@@ -126,7 +138,7 @@ func New(opts Options) (*Server, error) {
 	s.keys = keys.New(keys.Options{Signer: opts.Signer, Journal: s.journal, Epoch: s.epoch, Configuration: s.conf})
 	certificate, err := ownCertificate(context.Background(), opts.Signer)
 	if err == nil {
-		err = s.openFleet(certificate)
+		err = errors.Join(s.openFleet(certificate), s.openKMS())
 	}
 	if err != nil {
 		s.journal.Close()
@@ -213,13 +225,25 @@ func (s *Server) guardUnary(ctx context.Context, request any, info *grpc.UnarySe
 	defer s.recovered(info.FullMethod, &err)
 	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
 	defer cancel()
+	taken, err := s.takeRoom(request)
+	if err != nil {
+		return nil, err
+	}
+	defer s.giveRoom(taken)
 	reply, err = handler(ctx, request)
 	return reply, asStatus(err)
 }
 
 func (s *Server) guardStream(service any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 	defer s.recovered(info.FullMethod, &err)
-	return asStatus(handler(service, stream))
+	run := func() error { return handler(service, stream) }
+	switch info.FullMethod {
+	case enclavev1.Enclave_Persist_FullMethodName:
+		return asStatus(bounded(s.stores, run))
+	case enclavev1.Enclave_MintStream_FullMethodName:
+		return asStatus(bounded(s.streams, run))
+	}
+	return asStatus(bounded(s.others, run))
 }
 
 func (s *Server) recovered(method string, err *error) {

@@ -22,7 +22,7 @@ import (
 var version = "devel"
 
 // memoryLimit is where the garbage collector stops trading memory for time, in bytes.
-const memoryLimit = 256 << 20
+const memoryLimit = 128 << 20
 
 func main() {
 	if pid1.Is() {
