@@ -156,6 +156,38 @@ func Sign(r *Result, key *ecdsa.PrivateKey) (string, error) {
 // Verify checks a result against the keys of a controller at a time: its form, its signature by one of the keys, its time, and that it
 // affirms. Whether it is about the enclave that shows it is the caller's to compare: Key is what the enclave has to prove.
 func Verify(token string, keys []*ecdsa.PublicKey, at time.Time) (*Result, error) {
+	parsed, err := parse(token)
+	if err != nil {
+		return nil, err
+	}
+	payload, err := opened(parsed, parsed.Signatures[0].Protected.KeyID, keys)
+	if err != nil {
+		return nil, err
+	}
+	r, err := read(payload)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case at.Before(r.Issued.Add(-ClockSkew)):
+		return nil, fmt.Errorf("%w: it begins at %s", ErrExpired, r.Issued.Format(time.RFC3339))
+	case !at.Before(r.Expires):
+		return nil, fmt.Errorf("%w: it ended at %s", ErrExpired, r.Expires.Format(time.RFC3339))
+	}
+	return r, nil
+}
+
+// Read returns what a result says, without verifying its signature or its time: what it returns is a claim.
+func Read(token string) (*Result, error) {
+	parsed, err := parse(token)
+	if err != nil {
+		return nil, err
+	}
+	return read(parsed.UnsafePayloadWithoutVerification())
+}
+
+// parse checks the outer form.
+func parse(token string) (*jose.JSONWebSignature, error) {
 	if len(token) > MaxSize {
 		return nil, fmt.Errorf("%w: %d bytes, at most %d", ErrMalformed, len(token), MaxSize)
 	}
@@ -163,14 +195,13 @@ func Verify(token string, keys []*ecdsa.PublicKey, at time.Time) (*Result, error
 	if err != nil {
 		return nil, fmt.Errorf("%w: no JWT signed with ES256: %v", ErrMalformed, err)
 	}
-	header := parsed.Signatures[0].Protected
-	if header.ExtraHeaders[jose.HeaderType] != mediaType {
+	if parsed.Signatures[0].Protected.ExtraHeaders[jose.HeaderType] != mediaType {
 		return nil, fmt.Errorf("%w: its type is not %s", ErrMalformed, mediaType)
 	}
-	payload, err := opened(parsed, header.KeyID, keys)
-	if err != nil {
-		return nil, err
-	}
+	return parsed, nil
+}
+
+func read(payload []byte) (*Result, error) {
 	var c claims
 	if err := json.Unmarshal(payload, &c); err != nil {
 		return nil, fmt.Errorf("%w: %v", ErrMalformed, err)
@@ -178,12 +209,6 @@ func Verify(token string, keys []*ecdsa.PublicKey, at time.Time) (*Result, error
 	r, err := c.result()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
-	}
-	switch {
-	case at.Before(r.Issued.Add(-ClockSkew)):
-		return nil, fmt.Errorf("%w: it begins at %s", ErrExpired, r.Issued.Format(time.RFC3339))
-	case !at.Before(r.Expires):
-		return nil, fmt.Errorf("%w: it ended at %s", ErrExpired, r.Expires.Format(time.RFC3339))
 	}
 	return r, nil
 }

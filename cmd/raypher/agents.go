@@ -100,9 +100,13 @@ func statusCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			var reply *parentv1.StatusReply
+			var fleet *parentv1.OperatorFleetStatus
 			err := withOperator(func(operator parentv1.OperatorClient) (err error) {
-				reply, err = operator.Status(c.Context(), &parentv1.StatusRequest{})
-				return err
+				if reply, err = operator.Status(c.Context(), &parentv1.StatusRequest{}); err != nil {
+					return err
+				}
+				fleet, _ = operator.DescribeFleet(c.Context(), &parentv1.OperatorDescribeFleetRequest{}) // an enclave that is away is in the status
+				return nil
 			})
 			if err != nil {
 				return err
@@ -110,14 +114,14 @@ func statusCommand() *cobra.Command {
 			if asJSON {
 				return printProto(c.OutOrStdout(), reply)
 			}
-			return printStatus(c.OutOrStdout(), reply)
+			return printStatus(c.OutOrStdout(), reply, fleet)
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
 	return c
 }
 
-func printStatus(out io.Writer, s *parentv1.StatusReply) error {
+func printStatus(out io.Writer, s *parentv1.StatusReply, fleet *parentv1.OperatorFleetStatus) error {
 	var text bytes.Buffer
 	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	enclave := "not reachable: no agent can be started, running ones keep what their visas grant"
@@ -136,6 +140,9 @@ func printStatus(out io.Writer, s *parentv1.StatusReply) error {
 	}
 	fmt.Fprintf(table, "version\t%s\nbackend\t%s\nenclave\t%s\nepoch\t%x\nceiling\t%s\nagents\t%d\n",
 		s.Version, s.Backend, enclave, s.Epoch, ceiling, s.Agents)
+	for _, line := range fleetLines(fleet, time.Now()) {
+		fmt.Fprintln(table, line)
+	}
 	for _, note := range s.Notes {
 		fmt.Fprintf(table, "note\t%s\n", note)
 	}

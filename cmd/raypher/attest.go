@@ -23,7 +23,7 @@ func attestCommand() *cobra.Command {
 		Use:   "attest",
 		Short: "Verify what hardware says about the place where an enclave key lives",
 	}
-	c.AddCommand(attestVerifyCommand(), attestFetchCommand(), attestChallengeCommand(), attestRecordCommand(), attestGoldenCommand(), attestKeyCommand())
+	c.AddCommand(attestVerifyCommand(), attestFetchCommand(), attestChallengeCommand(), attestRecordCommand(), attestGoldenCommand(), attestKeyCommand(), attestResultCommand())
 	return c
 }
 
