@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"sync"
 
 	"github.com/raypher/raypher/enclave/fleet"
 	"github.com/raypher/raypher/enclave/lease"
@@ -55,25 +56,26 @@ func (s *Server) attested() mint.Attested {
 	return s.fleet.Attested
 }
 
-// exchange runs the exchange with the controller until ctx ends.
+// exchange gets what comes from outside, of the controller and of KMS, until ctx ends.
 func (s *Server) exchange(ctx context.Context) {
+	var both sync.WaitGroup
 	if s.fleet != nil {
-		s.fleet.Run(ctx)
+		both.Go(func() { s.fleet.Run(ctx) })
 	}
+	if s.kms != nil {
+		both.Go(func() { s.kms.Run(ctx) })
+	}
+	both.Wait()
 }
 
 // DescribeFleet implements the service.
 func (s *Server) DescribeFleet(context.Context, *enclavev1.DescribeFleetRequest) (*enclavev1.FleetStatus, error) {
-	if s.fleet == nil {
-		return &enclavev1.FleetStatus{}, nil
+	state := &enclavev1.FleetStatus{}
+	if s.fleet != nil {
+		state = s.fleet.Status()
 	}
-	return s.fleet.Status(), nil
-}
-
-// Secret returns a copy of a secret of the controller, for parts of the enclave that use it. The error wraps fleet.ErrNoSecret.
-func (s *Server) Secret(name string) ([]byte, error) {
-	if s.fleet == nil {
-		return nil, fleet.ErrNoSecret
+	if s.kms != nil {
+		state.Secrets = append(state.Secrets, s.kms.Names()...)
 	}
-	return s.fleet.Secret(name)
+	return state, nil
 }

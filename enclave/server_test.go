@@ -66,6 +66,11 @@ func certificate(t testing.TB) (tls.Certificate, startconf.KeyHash) {
 
 func serve(t testing.TB) *running {
 	t.Helper()
+	return serveWith(t, func(*Options) {})
+}
+
+func serveWith(t testing.TB, edit func(*Options)) *running {
+	t.Helper()
 	dir := t.TempDir()
 	key, _, err := software.Open(dir)
 	if err != nil {
@@ -78,10 +83,12 @@ func serve(t testing.TB) *running {
 	caller, hash := certificate(t)
 	configuration := &startconf.Configuration{CallerKeys: []startconf.KeyHash{hash}}
 	configuration.Defaults()
-	s, err := New(Options{
+	options := Options{
 		Signer: key, Leases: leases, Configuration: configuration, State: dir, Development: true, Version: "test",
 		Log: slog.New(slog.DiscardHandler), handshake: 200 * time.Millisecond,
-	})
+	}
+	edit(&options)
+	s, err := New(options)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -80,3 +80,16 @@ func sortedKMSSecrets(in []KMSSecret) []KMSSecret {
 	slices.SortFunc(out, func(a, b KMSSecret) int { return cmp.Compare(a.Name, b.Name) })
 	return out
 }
+
+// Egress lists what an enclave with this configuration has to be connected to, as host:port: its controller; for secrets from KMS the region's
+// endpoint, and the metadata service of EC2 that has the credentials for it.
+func (c *Configuration) Egress() []string {
+	var list []string
+	if c.Controller != "" {
+		list = append(list, c.Controller)
+	}
+	if len(c.KMSSecrets) > 0 {
+		list = append(list, c.KMSSecrets[0].Host()+":443", "169.254.169.254:80")
+	}
+	return list
+}

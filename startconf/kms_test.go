@@ -3,6 +3,7 @@ package startconf
 import (
 	"bytes"
 	"encoding/base64"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -45,8 +46,8 @@ func TestKMSSecrets(t *testing.T) {
 				if err != nil || again.Hash() != got.Hash() {
 					t.Errorf("own form: %v", err)
 				}
-				if host := got.KMSSecrets[0].Host(); host != "kms.eu-central-1.amazonaws.com" {
-					t.Errorf("host %s", host)
+				if want := []string{"kms.eu-central-1.amazonaws.com:443", "169.254.169.254:80"}; !slices.Equal(got.Egress(), want) {
+					t.Errorf("egress %q", got.Egress())
 				}
 			}
 		})

@@ -12,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -244,57 +243,58 @@ func TestMetadataService(t *testing.T) {
 	}
 }
 
-// store is one of values.
-type store struct {
-	mu     sync.Mutex
-	values map[string]string
-	events chan string
-}
-
-func (s *store) PutSecret(name string, value []byte) {
-	s.mu.Lock()
-	s.values[name] = string(value)
-	s.mu.Unlock()
-	s.events <- "put " + name
-}
-
-func (s *store) ForgetSecret(name string) {
-	s.mu.Lock()
-	delete(s.values, name)
-	s.mu.Unlock()
-	s.events <- "forget " + name
-}
-
 // Each secret goes its own way: one that is refused, or one without an answer, holds up no other. A refusal ends what was held; silence does not.
-func TestKeep(t *testing.T) {
+func TestSecrets(t *testing.T) {
 	w := newWorld(t, measured)
-	kept := &store{values: map[string]string{}, events: make(chan string, 8)}
-	good, gone := w.secret("good", "1"), w.secret("gone", "2")
+	good, gone := w.secret("good", "value 1"), w.secret("gone", "value 2")
 	gone.Ciphertext[0] ^= 1
-	away := w.secret("away", "3")
+	away := w.secret("away", "value 3")
 	away.Key = strings.Replace(away.Key, "central", "west", 1)
-	ctx, cancel := context.WithCancel(t.Context())
 	var log bytes.Buffer
+	s := NewSecrets(w.client, []startconf.KMSSecret{away, gone, good}, slog.New(slog.NewTextHandler(&log, nil)))
+	if _, err := s.Secret("good"); !errors.Is(err, ErrNoSecret) || !strings.Contains(err.Error(), "not fetched yet") {
+		t.Errorf("before: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		w.client.Keep(ctx, []startconf.KMSSecret{good, gone, away}, kept, slog.New(slog.NewTextHandler(&log, nil)))
-	}()
-	seen := map[string]bool{<-kept.events: true, <-kept.events: true}
+	go func() { defer close(done); s.Run(ctx) }()
+	for name, want := range map[string]string{"gone": "InvalidCiphertextException", "away": "not listed"} {
+		for _, err := s.Secret(name); !strings.Contains(err.Error(), want); _, err = s.Secret(name) {
+			if ctx.Err() != nil {
+				t.Fatalf("%s: %v, want %q", name, err, want)
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	for len(s.Names()) == 0 && ctx.Err() == nil {
+		time.Sleep(time.Millisecond)
+	}
 	cancel()
 	<-done
-	if !seen["put good"] || !seen["forget gone"] || kept.values["good"] != "1" {
-		t.Errorf("%v, %v", seen, kept.values)
+	value, err := s.Secret("good")
+	if err != nil || string(value) != "value 1" || len(s.Names()) != 1 {
+		t.Errorf("%q, %v, %v", value, err, s.Names())
 	}
-	logger := slog.New(slog.NewTextHandler(&log, nil))
-	if w.client.once(t.Context(), away, kept, logger) || len(kept.events) != 0 {
+	clear(value) // a copy
+	if _, err := s.Secret("other"); !errors.Is(err, ErrNoSecret) || !strings.Contains(err.Error(), "no kms_secret") {
+		t.Errorf("a name that is not listed: %v", err)
+	}
+	w.Answer = func(out http.ResponseWriter, _ map[string]any) { out.WriteHeader(http.StatusServiceUnavailable) }
+	if s.ask(t.Context(), good) {
 		t.Error("no answer is taken for one")
 	}
-	w.Disable()
-	if !w.client.once(t.Context(), good, kept, logger) || <-kept.events != "forget good" {
-		t.Error("what KMS refuses is kept")
+	if value, err := s.Secret("good"); err != nil || string(value) != "value 1" {
+		t.Errorf("while KMS is away: %q, %v", value, err)
 	}
-	if !strings.Contains(log.String(), "the key is disabled") || strings.Contains(log.String(), "=1") {
+	w.Answer = nil
+	w.Disable()
+	if !s.ask(t.Context(), good) {
+		t.Error("a refusal is no answer")
+	}
+	if _, err := s.Secret("good"); !errors.Is(err, ErrRefused) || len(s.Names()) != 0 {
+		t.Errorf("what KMS refuses is kept: %v", err)
+	}
+	if !strings.Contains(log.String(), "the key is disabled") || strings.Contains(log.String(), "value 1") {
 		t.Error(log.String())
 	}
 }
