@@ -36,7 +36,7 @@ type LocalOptions struct {
 	// Development lets the enclave make what no operator gave it: an operator key, and a ceiling that permits everything. Without it
 	// nothing is granted before an operator has installed a ceiling.
 	Development bool
-	// Egress lists the hosts that the enclave may be connected to, besides the controller of the start configuration.
+	// Egress lists the hosts that the enclave may be connected to, besides those that the start configuration needs.
 	Egress []string
 	Store  Store
 	Log    *slog.Logger
@@ -78,7 +78,7 @@ func StartLocal(ctx context.Context, o LocalOptions) (*Local, error) {
 	if err == nil {
 		local.Link, err = Dial(Options{
 			Address: "unix:" + o.Socket, Caller: caller, PinFile: filepath.Join(o.Keys, PinFile), Store: o.Store, Log: o.Log,
-			Egress: withController(o.Egress, configuration),
+			Egress: withConfigured(o.Egress, configuration),
 		})
 	}
 	if err != nil {
