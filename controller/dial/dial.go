@@ -35,9 +35,12 @@ func TLS(controller startconf.KeyHash, certificate tls.Certificate) *tls.Config 
 }
 
 // Connect returns a connection to host:port, or to another target of gRPC. It does not wait for an answer. Close it in the end.
-func Connect(target string, controller startconf.KeyHash, certificate tls.Certificate) (*grpc.ClientConn, error) {
-	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(credentials.NewTLS(TLS(controller, certificate))), grpc.WithAuthority("raypher-controller"),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(8<<20)))
+func Connect(target string, controller startconf.KeyHash, certificate tls.Certificate, more ...grpc.DialOption) (*grpc.ClientConn, error) {
+	options := append([]grpc.DialOption{
+		grpc.WithTransportCredentials(credentials.NewTLS(TLS(controller, certificate))), grpc.WithAuthority("raypher-controller"),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(8 << 20)), // as the controller's server sends
+	}, more...)
+	conn, err := grpc.NewClient(target, options...)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the controller at %s: %w", target, err)
 	}
