@@ -21,12 +21,12 @@ UNITS ?= /usr/lib/systemd/system
 .DEFAULT_GOAL := build
 .PHONY: build programs help deps demo demo-nitro demo-openclaw test test-vm bench fuzz generate arm64 enclave install uninstall clean
 
-build: programs ## build raypher, raypherd and raypher-enclave into bin/ (the default)
+build: programs ## build all programs into bin/ (the default)
 
 # What a person types starts agents, as light as can be, and leaves every other command to raypher-cli beside it.
 programs:
 	@mkdir -p $(BIN)
-	$(BUILD) -o $(BIN)/ ./cmd/raypherd ./cmd/raypher-enclave
+	$(BUILD) -o $(BIN)/ ./cmd/raypherd ./cmd/raypher-enclave ./cmd/raypher-controller
 	$(BUILD) -o $(BIN)/raypher ./cmd/raypher-run
 	$(BUILD) -o $(BIN)/raypher-cli ./cmd/raypher
 

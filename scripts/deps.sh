@@ -24,6 +24,7 @@ need cpio cpio            # a second reader of enclave ramdisks
 need swtpm swtpm; need swtpm_setup swtpm-tools; need tpm2_create tpm2-tools # TPMs in tests
 need qemu-system-x86_64 qemu-system-x86 # a kernel's /dev/tpmrm0 in tests
 [ -n "$(ls /usr/lib/*/ossl-modules/tpm2.so 2>/dev/null)" ] || missing="$missing tpm2-openssl"
+[ -n "$(ls /usr/lib/postgresql/*/bin/initdb 2>/dev/null)" ] || missing="$missing postgresql" # the controller's other database
 [ -e /usr/include/bpf/bpf_helpers.h ] || missing="$missing libbpf-dev"
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
 # BPF sources include asm/types.h, which Debian keeps in a folder of the architecture.

@@ -14,8 +14,8 @@ if [ -z "$root" ] && [ "$(id -u)" != 0 ]; then
 fi
 install -d "$root$prefix/bin" "$root$units" "$root/usr/lib/sysusers.d" "$root/usr/lib/tmpfiles.d" \
 	"$root$prefix/share/doc/raypher" "$root$prefix/share/raypher/policies" "$root/etc/raypher/signers"
-install -m 0755 "$bin/raypher" "$bin/raypher-cli" "$bin/raypherd" "$bin/raypher-enclave" "$root$prefix/bin/"
-for unit in raypherd.service raypher-enclave.service; do
+install -m 0755 "$bin/raypher" "$bin/raypher-cli" "$bin/raypherd" "$bin/raypher-enclave" "$bin/raypher-controller" "$root$prefix/bin/"
+for unit in raypherd.service raypher-enclave.service raypher-controller.service; do
 	sed "s#/usr/local#$prefix#g" "$here/deploy/$unit" >"$root$units/$unit"
 	chmod 0644 "$root$units/$unit"
 done

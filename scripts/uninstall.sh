@@ -6,10 +6,10 @@ units=${UNITS:-/usr/lib/systemd/system}
 root=${DESTDIR:-}
 
 if [ -z "$root" ] && [ -d /run/systemd/system ]; then
-	systemctl disable --now raypherd raypher-enclave 2>/dev/null || true
+	systemctl disable --now raypherd raypher-enclave raypher-controller 2>/dev/null || true
 fi
-rm -f "$root$prefix/bin/raypher" "$root$prefix/bin/raypher-cli" "$root$prefix/bin/raypherd" "$root$prefix/bin/raypher-enclave" \
-	"$root$units/raypherd.service" "$root$units/raypher-enclave.service" \
+rm -f "$root$prefix/bin/raypher" "$root$prefix/bin/raypher-cli" "$root$prefix/bin/raypherd" "$root$prefix/bin/raypher-enclave" "$root$prefix/bin/raypher-controller" \
+	"$root$units/raypherd.service" "$root$units/raypher-enclave.service" "$root$units/raypher-controller.service" \
 	"$root/usr/lib/sysusers.d/raypher.conf" "$root/usr/lib/tmpfiles.d/raypher.conf"
 rm -rf "$root$prefix/share/doc/raypher" "$root$prefix/share/raypher"
 [ -z "$root" ] || exit 0

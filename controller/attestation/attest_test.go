@@ -282,6 +282,7 @@ func TestCallers(t *testing.T) {
 
 		w.advance(attestation.DefaultLifetime)
 		is("ended", again.ctx(), token3, codes.PermissionDenied)
+		is("ended, without naming it", again.ctx(), "", codes.PermissionDenied)
 		w.advance(-time.Minute)
 		is("not ended", two.ctx(), token2, codes.OK)
 		if _, err := w.fleet.RemoveHost(w.operator, &controllerv1.RemoveHostRequest{Name: "rack-2"}); err != nil {
