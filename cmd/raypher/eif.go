@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -9,7 +10,9 @@ import (
 	"time"
 
 	"github.com/raypher/raypher/attest/eif"
+	"github.com/raypher/raypher/attest/nitro"
 	"github.com/raypher/raypher/evidence"
+	"github.com/raypher/raypher/startconf"
 	"github.com/spf13/cobra"
 )
 
@@ -23,23 +26,34 @@ func eifCommand() *cobra.Command {
 }
 
 func eifMeasureCommand() *cobra.Command {
-	var asJSON bool
+	var (
+		asJSON        bool
+		configuration string
+	)
 	c := &cobra.Command{
 		Use:   "measure IMAGE",
 		Short: "Print the PCR values with which an image boots",
 		Long: `Print the PCR values with which an image boots: PCR0 is kernel, command line and all ramdisks, PCR1 kernel, command line and the
 first ramdisk, PCR2 the other ramdisks, and PCR8 the certificate of the signature, where there is one. The whole image is checked
-first: its form, its CRC, its signature. Exit code 1: refused, and the line on standard error begins with the check that failed.`,
+first: its form, its CRC, its signature. Exit code 1: refused, and the line on standard error begins with the check that failed.
+
+With --configuration also PCR16, which an enclave of Raypher extends with the hash of its start configuration before it has a key: for policies
+that allow an image with one configuration only, as those of KMS keys should.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			image, _, err := readImage(args[0])
+			var configured *eif.PCR
+			if err == nil && configuration != "" {
+				configured, err = configurationPCR(configuration)
+			}
 			if err != nil {
 				return fmt.Errorf("eif measure: %w", err)
 			}
-			return printMeasurements(c.OutOrStdout(), image.Measurements, asJSON)
+			return printMeasurements(c.OutOrStdout(), image.Measurements, configured, asJSON)
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	c.Flags().StringVar(&configuration, "configuration", "", "start configuration (ibev.conf): print the PCR16 of an enclave that is started with it")
 	return c
 }
 
@@ -150,18 +164,37 @@ func writeImage(out io.Writer, file string, raw []byte) error {
 	if err := replaceFile(file, raw); err != nil {
 		return fmt.Errorf("--out: %w", err)
 	}
-	return printMeasurements(out, image.Measurements, true)
+	return printMeasurements(out, image.Measurements, nil, true)
 }
 
-func printMeasurements(out io.Writer, m eif.Measurements, asJSON bool) error {
-	if asJSON {
+func configurationPCR(file string) (*eif.PCR, error) {
+	c, err := startconf.Read(file)
+	if err != nil {
+		return nil, err
+	}
+	value := eif.PCR(nitro.ConfigurationValue(c.Hash()))
+	return &value, nil
+}
+
+// printMeasurements prints the registers of an image, and that of a start configuration unless it is nil.
+func printMeasurements(out io.Writer, m eif.Measurements, configured *eif.PCR, asJSON bool) error {
+	if asJSON && configured == nil {
 		return printJSON(out, m)
+	}
+	if asJSON {
+		text, err := json.Marshal(m)
+		all := make(map[string]string)
+		if err = errors.Join(err, json.Unmarshal(text, &all)); err != nil {
+			return err
+		}
+		all[fmt.Sprintf("PCR%d", nitro.ConfigurationPCR)] = hex.EncodeToString(configured[:])
+		return printJSON(out, all)
 	}
 	var err error
 	for _, p := range []struct {
 		name  string
 		value *eif.PCR
-	}{{"PCR0", &m.PCR0}, {"PCR1", &m.PCR1}, {"PCR2", &m.PCR2}, {"PCR8", m.PCR8}} {
+	}{{"PCR0", &m.PCR0}, {"PCR1", &m.PCR1}, {"PCR2", &m.PCR2}, {"PCR8", m.PCR8}, {"PCR16", configured}} {
 		if p.value != nil && err == nil {
 			_, err = fmt.Fprintf(out, "%s  %x\n", p.name, *p.value)
 		}
@@ -239,5 +272,5 @@ func printImage(out io.Writer, i *eif.Image) error {
 		errs = errors.Join(errs, err)
 	}
 	fmt.Fprintln(out)
-	return errors.Join(errs, printMeasurements(out, v.Measurements, false))
+	return errors.Join(errs, printMeasurements(out, v.Measurements, nil, false))
 }

@@ -11,6 +11,8 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
+	"fmt"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -19,6 +21,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/raypher/raypher/attest/nitro"
+	"github.com/raypher/raypher/startconf"
 )
 
 // runEIF runs `raypher eif`; out is its standard output.
@@ -55,6 +60,31 @@ func eifInputs(t *testing.T) string {
 	return folder
 }
 
+// measuredWithConfiguration holds that --configuration adds the PCR16 that the enclave will have, and changes nothing else.
+func measuredWithConfiguration(t *testing.T, folder, image string) {
+	t.Helper()
+	file := filepath.Join(folder, "ibev.conf")
+	text := []byte("caller_key = sha256:" + strings.Repeat("0a", 32) + "\n")
+	configuration, err := startconf.Parse("ibev.conf", text)
+	if err = errors.Join(err, os.WriteFile(file, text, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	out, err := runEIF("measure", image, "--configuration", file, "--json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pcrs, err := nitro.ParseMeasurements([]byte(out))
+	if err != nil || len(pcrs) != 4 || pcrs[16] != nitro.ConfigurationValue(configuration.Hash()) {
+		t.Errorf("%v: %s", err, out)
+	}
+	if out, err = runEIF("measure", image, "--configuration", file); err != nil || !strings.Contains(out, fmt.Sprintf("PCR16  %x\n", pcrs[16])) || !strings.Contains(out, fmt.Sprintf("PCR0  %x\n", pcrs[0])) {
+		t.Errorf("%v: %s", err, out)
+	}
+	if _, err := runEIF("measure", image, "--configuration", filepath.Join(folder, "none")); err == nil {
+		t.Error("no configuration is measured")
+	}
+}
+
 // TestEIF: two builds in two folders are equal; what build prints is what measure prints; signing adds PCR8 and nothing else.
 func TestEIF(t *testing.T) {
 	t.Setenv("SOURCE_DATE_EPOCH", "1700000000")
@@ -86,6 +116,7 @@ func TestEIF(t *testing.T) {
 	if !regexp.MustCompile(`^\{\s+"PCR0": "[0-9a-f]{96}",\s+"PCR1": "[0-9a-f]{96}",\s+"PCR2": "[0-9a-f]{96}"\s+\}\n$`).MatchString(measured) {
 		t.Errorf("measure --json printed %s", measured)
 	}
+	measuredWithConfiguration(t, folder, image)
 	described, err := runEIF("describe", image)
 	for _, want := range []string{"ramdisk", "Linux 6.6.38", "2023-11-14T22:13:20Z", "signed by     nobody", "PCR2  "} {
 		if err != nil || !strings.Contains(described, want) {
