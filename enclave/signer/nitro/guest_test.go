@@ -103,6 +103,13 @@ func TestInGuest(t *testing.T) {
 	}
 	t.Run("signer", func(t *testing.T) { signertest.Run(t, target) })
 	t.Run("keyring", func(t *testing.T) { signertest.RunKeyring(t, target) })
+	t.Run("KMS", func(t *testing.T) {
+		key := ok(nitro.Open(t.Context(), ok(nitro.OpenDevice())(t), configuration))(t)
+		defer key.Close()
+		e := ok(key.Evidence(t.Context(), []byte("nonce"), signer.Binding{Configuration: configuration}))(t)
+		root := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: rootOf(t, e).Raw})
+		decrypt(t, key, root, map[int]attest.PCR{16: attest.ConfigurationValue(configuration)})
+	})
 }
 
 // bent says whether a document differs by one byte from the last one that did not. Thousands of such are verified in TestConformance; an
