@@ -19,7 +19,7 @@ const (
 	maxLinger   = 45 * time.Millisecond  // in all, whatever the device
 	maxQuiet    = 5 * time.Millisecond   // while nobody comes
 	minLinger   = 5 * time.Millisecond   // in all, as many callers come back to a fast device
-	minQuiet    = 500 * time.Microsecond // while nobody comes
+	minQuiet    = 1 * time.Millisecond   // while nobody comes
 	lingerTick  = 500 * time.Microsecond // at most, between two looks at the queue
 )
 

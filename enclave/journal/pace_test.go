@@ -31,7 +31,7 @@ func TestPace(t *testing.T) {
 	}{
 		{"nothing yet", pace{}, 100, 0, []look{{0, 1}}, 0},
 		{"a key in memory, everybody comes back", fast, 500, 0, []look{{0, 1}, {200 * us, 300}, {600 * us, 500}}, 600 * us},
-		{"a key in memory, nobody comes back", fast, 500, 0, []look{{0, 1}, {499 * us, 1}, {500 * us, 1}}, 500 * us},
+		{"a key in memory, nobody comes back", fast, 500, 0, []look{{0, 1}, {999 * us, 1}, {1 * ms, 1}}, 1 * ms},
 		{"a key in memory, they come on and on", fast, 500, 0, comers(400*us, 20), 5200 * us},
 		{"a key in memory, one comes later", fast, 500, 5 * ms, []look{{0, 1}}, 0},
 		{"a lone caller", pace{30 * us, 1}, 2, 0, []look{{0, 1}}, 0},
