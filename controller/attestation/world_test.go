@@ -52,7 +52,7 @@ sets:
   - {name: rack, tier: tpm, bank: sha256, pcrs: {PCR7: "%x"}}
 `
 
-func newWorld(t *testing.T, url string, edit func(*attestation.Options)) *world {
+func newWorld(t testing.TB, url string, edit func(*attestation.Options)) *world {
 	t.Helper()
 	w := &world{db: storetest.Open(t, url), pki: nitrotest.New(t, time.Now().Add(time.Minute).Truncate(time.Second))} // ahead of what the test makes later
 	var public ed25519.PublicKey
@@ -79,7 +79,7 @@ func newWorld(t *testing.T, url string, edit func(*attestation.Options)) *world 
 	return w
 }
 
-func (w *world) putGolden(t *testing.T, text string) {
+func (w *world) putGolden(t testing.TB, text string) {
 	t.Helper()
 	list, err := golden.ParseSource("golden", []byte(text))
 	if err != nil {
@@ -94,14 +94,14 @@ func (w *world) putGolden(t *testing.T, text string) {
 	}
 }
 
-func (w *world) add(t *testing.T, name, tier string, caller startconf.KeyHash, reset bool) {
+func (w *world) add(t testing.TB, name, tier string, caller startconf.KeyHash, reset bool) {
 	t.Helper()
 	if _, err := w.fleet.AddHost(w.operator, &controllerv1.AddHostRequest{Name: name, Tier: tier, CallerKey: caller.String(), Reset_: reset}); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func (w *world) host(t *testing.T, name string) *controllerv1.Host {
+func (w *world) host(t testing.TB, name string) *controllerv1.Host {
 	t.Helper()
 	reply, err := w.fleet.Hosts(w.operator, &controllerv1.HostsRequest{})
 	if err != nil {
@@ -115,7 +115,7 @@ func (w *world) host(t *testing.T, name string) *controllerv1.Host {
 	return nil
 }
 
-func (w *world) audit(t *testing.T) (lines []string) {
+func (w *world) audit(t testing.TB) (lines []string) {
 	t.Helper()
 	reply, err := w.fleet.Audit(w.operator, &controllerv1.AuditRequest{})
 	if err != nil {
@@ -142,7 +142,7 @@ type enclave struct {
 	leaf          *nitrotest.Certificate
 }
 
-func (w *world) enclave(t *testing.T, name string) *enclave {
+func (w *world) enclave(t testing.TB, name string) *enclave {
 	t.Helper()
 	private := ecdsaKey(t)
 	key, err := journal.NewKey(&private.PublicKey)
@@ -159,7 +159,7 @@ func (e *enclave) ctx() context.Context {
 	return peer.With(context.Background(), &peer.Peer{Key: e.key.ID(), Enclave: e.key})
 }
 
-func (e *enclave) hash(t *testing.T) journal.Hash {
+func (e *enclave) hash(t testing.TB) journal.Hash {
 	t.Helper()
 	c, err := startconf.Parse("", []byte(e.configuration))
 	if err != nil {
@@ -169,7 +169,7 @@ func (e *enclave) hash(t *testing.T) journal.Hash {
 }
 
 // draft is the document of a Nitro enclave at the controller's time.
-func (w *world) draft(t *testing.T, e *enclave, nonce []byte) *nitrotest.Draft {
+func (w *world) draft(t testing.TB, e *enclave, nonce []byte) *nitrotest.Draft {
 	t.Helper()
 	d := w.pki.Draft(e.leaf)
 	hash := e.hash(t)
@@ -182,7 +182,7 @@ func (w *world) draft(t *testing.T, e *enclave, nonce []byte) *nitrotest.Draft {
 	return d
 }
 
-func (w *world) nonce(t *testing.T, e *enclave) []byte {
+func (w *world) nonce(t testing.TB, e *enclave) []byte {
 	t.Helper()
 	reply, err := w.Challenge(e.ctx(), &controllerv1.ChallengeRequest{})
 	if err != nil {
@@ -192,7 +192,7 @@ func (w *world) nonce(t *testing.T, e *enclave) []byte {
 }
 
 // good is a request that is right in every part.
-func (w *world) good(t *testing.T, e *enclave, nonce []byte) *controllerv1.AttestRequest {
+func (w *world) good(t testing.TB, e *enclave, nonce []byte) *controllerv1.AttestRequest {
 	t.Helper()
 	return &controllerv1.AttestRequest{
 		Nonce: nonce, Tier: journal.TierNitro, Document: w.draft(t, e, nonce).Seal(t), Configuration: []byte(e.configuration),
