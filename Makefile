@@ -74,8 +74,8 @@ enclave: ## the enclave's program as it goes into an image, the same bytes every
 	@mkdir -p $(dir $(ENCLAVE_OUT))
 	$(ENCLAVE_BUILD) -o $(ENCLAVE_OUT) ./cmd/raypher-enclave
 
-install: build ## programs, units, the group raypher and the user raypher-enclave (root; PREFIX, DESTDIR)
-	DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" UNITS="$(UNITS)" scripts/install.sh $(BIN)
+install: build ## programs, units, the group raypher and the user raypher-enclave (root; PREFIX, DESTDIR; NITRO=1: for a Nitro host)
+	DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" UNITS="$(UNITS)" scripts/$(if $(NITRO),nitro-)install.sh $(BIN)
 
 uninstall: ## take away what install put there; journals in /var/lib/raypher stay (root)
 	DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" UNITS="$(UNITS)" scripts/uninstall.sh

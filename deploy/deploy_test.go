@@ -212,16 +212,24 @@ func TestNitroRunWaits(t *testing.T) {
 // What a Nitro host gets: its units, which systemd understands.
 func TestNitroInstall(t *testing.T) {
 	root, bin := t.TempDir(), t.TempDir()
-	for _, name := range []string{"raypher", "raypher-cli", "raypherd", "raypher-enclave"} {
-		if err := os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\n"), 0o755); err != nil {
+	script, err := os.ReadFile("../scripts/install.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range regexp.MustCompile(`\$bin/([a-z-]+)`).FindAllSubmatch(script, -1) {
+		if err := os.WriteFile(filepath.Join(bin, string(name[1])), []byte("#!/bin/sh\n"), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	install := exec.Command("../scripts/nitro-install.sh", bin)
-	install.Env = append(os.Environ(), "DESTDIR="+root, "PREFIX=/opt/raypher", "UNITS=/etc/systemd/system")
-	if out, err := install.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+	run := func(name string, arguments ...string) {
+		t.Helper()
+		cmd := exec.Command("../scripts/"+name, arguments...)
+		cmd.Env = append(os.Environ(), "DESTDIR="+root, "PREFIX=/opt/raypher", "UNITS=/etc/systemd/system")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v: %s", name, err, out)
+		}
 	}
+	run("nitro-install.sh", bin)
 	units := filepath.Join(root, "etc/systemd/system")
 	for name, want := range map[string]string{
 		"raypher-enclave.service":       "ExecStart=/opt/raypher/lib/raypher/nitro-run --wait",
@@ -233,7 +241,14 @@ func TestNitroInstall(t *testing.T) {
 			t.Errorf("%s: %v\n%s", name, err, text)
 		}
 	}
-	verifyUnits(t, units)
+	t.Run("verify", func(t *testing.T) { verifyUnits(t, units) })
+	run("uninstall.sh")
+	for _, folder := range []string{units, filepath.Join(root, "opt/raypher/bin"), filepath.Join(root, "opt/raypher/lib")} {
+		left, err := filepath.Glob(filepath.Join(folder, "raypher*"))
+		if err != nil || len(left) != 0 {
+			t.Errorf("left after uninstall: %v, %v", left, err)
+		}
+	}
 }
 
 // verifyUnits lets systemd read the units, whose programs are not on this machine.

@@ -9,9 +9,10 @@ if [ -z "$root" ] && [ -d /run/systemd/system ]; then
 	systemctl disable --now raypherd raypher-enclave raypher-controller 2>/dev/null || true
 fi
 rm -f "$root$prefix/bin/raypher" "$root$prefix/bin/raypher-cli" "$root$prefix/bin/raypherd" "$root$prefix/bin/raypher-enclave" "$root$prefix/bin/raypher-controller" \
-	"$root$units/raypherd.service" "$root$units/raypher-enclave.service" "$root$units/raypher-controller.service" \
+	"$root$units/raypherd.service" "$root$units/raypher-enclave.service" "$root$units/raypher-controller.service" "$root$units/raypherd.service.d/nitro.conf" \
 	"$root/usr/lib/sysusers.d/raypher.conf" "$root/usr/lib/tmpfiles.d/raypher.conf"
-rm -rf "$root$prefix/share/doc/raypher" "$root$prefix/share/raypher"
+rm -rf "$root$prefix/share/doc/raypher" "$root$prefix/share/raypher" "$root$prefix/lib/raypher"
+rmdir "$root$units/raypherd.service.d" 2>/dev/null || true # a drop-in that somebody else put there stays
 [ -z "$root" ] || exit 0
 if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 if getent passwd raypher-enclave >/dev/null; then userdel raypher-enclave; fi
