@@ -67,7 +67,7 @@ variable "enclave_cid" {
 }
 
 variable "release" {
-  description = "An archive (tar.gz) with Raypher's checkout as `make build` leaves it, the image and its measurements, in a bucket that the instance may read: see README.md. Its hash stands here, so that a bucket decides nothing."
+  description = "An archive (tar.gz) with Raypher's checkout as `make build` leaves it, the image and its measurements, in a bucket that the instance may read: see deploy/README.md. Its hash stands here, so that a bucket decides nothing."
   type = object({
     bucket = string
     key    = string
