@@ -123,7 +123,7 @@ func (h *host) log() string {
 
 // What is run is measured first, and never in debug mode without being told.
 func TestNitroRun(t *testing.T) {
-	run := "nitro-cli run-enclave --enclave-name raypher --eif-path image.eif --cpu-count 2 --memory 512 --enclave-cid 16"
+	run := "nitro-cli run-enclave --enclave-name raypher --eif-path image.eif --cpu-count 2 --memory 1024 --enclave-cid 16"
 	for _, c := range []struct {
 		name      string
 		edit      func(*host)
@@ -132,7 +132,7 @@ func TestNitroRun(t *testing.T) {
 		log       string // in the log; "!" before it: not
 	}{
 		{"as it should be", nil, []string{"image.eif"}, measured + "\nenclave " + enclaveID + " runs with context id 16\n", run + "\n"},
-		{"its options", nil, []string{"--cpus", "4", "--memory", "1024", "image.eif"}, "runs with", "--cpu-count 4 --memory 1024"},
+		{"its options", nil, []string{"--cpus", "4", "--memory", "2048", "image.eif"}, "runs with", "--cpu-count 4 --memory 2048"},
 		{"the expected image", func(h *host) { h.write("m.json", measured+"\n") }, []string{"--measurements", "m.json", "image.eif"}, "runs with", run},
 		{"another image", func(h *host) { h.write("m.json", `{"PCR0": "b6"}`) }, []string{"--measurements", "m.json", "image.eif"}, "nitro-run: image.eif is not the image of m.json", "!run-enclave"},
 		{"what is no image", func(h *host) { h.program("raypher", "exit 1") }, []string{"image.eif"}, "nitro-run: image.eif is no image that can be trusted", "!run-enclave"},
@@ -147,7 +147,7 @@ func TestNitroRun(t *testing.T) {
 		{"an unknown option", nil, []string{"--cpu", "2", "image.eif"}, "nitro-run: --cpu: unknown", "!nitro-cli"},
 		{"two images", nil, []string{"image.eif", "image.eif"}, "nitro-run: expected one image", "!nitro-cli"},
 		{"the allocator", nil, []string{"--allocate", "--memory", "768", "image.eif"}, "runs with", "systemctl restart nitro-enclaves-allocator.service\n"},
-		{"an allocator that has it already", func(h *host) { h.write("allocator.yaml", "---\nmemory_mib: 512\ncpu_count: 2\n") }, []string{"--allocate", "image.eif"}, "runs with", "!systemctl"},
+		{"an allocator that has it already", func(h *host) { h.write("allocator.yaml", "---\nmemory_mib: 1024\ncpu_count: 2\n") }, []string{"--allocate", "image.eif"}, "runs with", "!systemctl"},
 		{"an enclave that runs already", func(h *host) { h.started() }, []string{"image.eif"}, "nitro-run: enclave " + enclaveID + " runs with context id 16: end it, or use --replace", "!terminate"},
 		{"one that is replaced", func(h *host) { h.started() }, []string{"--replace", "image.eif"}, "runs with", "terminate-enclave --enclave-id " + enclaveID},
 	} {

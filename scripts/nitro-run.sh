@@ -10,7 +10,7 @@ usage() {
 usage: nitro-run [options] IMAGE.eif
   --cid N              vsock context id of the enclave, 4 or more (16); raypherd --enclave-cid has the same
   --cpus N             vCPUs, whole cores (2)
-  --memory MIB         memory in MiB (512)
+  --memory MIB         memory in MiB (1024)
   --measurements FILE  what `raypher eif measure --json` said of the image when it was built; another image is not run
   --allocate           first set these CPUs and this memory aside (/etc/nitro_enclaves/allocator.yaml) and restart the allocator; ends no enclave
   --replace            end an enclave that runs with this context id
@@ -29,7 +29,7 @@ number() { # WHAT VALUE LOW HIGH
 	if [ "$2" -lt "$3" ] || [ "$2" -gt "$4" ]; then fail "$1 $2: use a number from $3 to $4"; fi
 }
 
-cid=16 cpus=2 memory=512 measurements='' allocate='' replace='' stay='' debug=''
+cid=16 cpus=2 memory=1024 measurements='' allocate='' replace='' stay='' debug=''
 while [ $# -gt 0 ]; do
 	case $1 in
 	--cid) cid=${2:-} && shift ;;

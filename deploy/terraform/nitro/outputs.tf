@@ -12,8 +12,3 @@ output "kms_key_arn" {
   description = "For `kms_secret` in the start configuration."
   value       = aws_kms_key.secrets.arn
 }
-
-output "egress" {
-  description = "What raypherd has to connect the enclave to for kms_secret: --enclave-egress."
-  value       = ["kms.${data.aws_region.current.name}.amazonaws.com:443", "169.254.169.254:80"]
-}

@@ -57,7 +57,7 @@ variable "enclave_cpus" {
 variable "enclave_memory_mib" {
   description = "Memory of the enclave in MiB."
   type        = number
-  default     = 512
+  default     = 1024
 }
 
 variable "enclave_cid" {
