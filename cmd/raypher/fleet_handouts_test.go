@@ -173,7 +173,7 @@ func TestFleetRelease(t *testing.T) {
 		want string
 	}{
 		{[]string{"list"}, "nothing was released: raypher fleet release ceiling or policy does it\n"},
-		{[]string{"ceiling", "--hosts", "build-*", bundle}, "ceiling version 1, for all agents on build-*\n"},
+		{[]string{"ceiling", "--hosts", "build-*", bundle}, "ceiling version 1, on build-*\n"},
 		{[]string{"policy", "--hosts", "*", policies["1"]}, "policy coder version 1, for all agents on *\n"},
 		{[]string{"policy", "--hosts", "*", "--canary", "10", policies["2"]}, "policy coder version 2, for 10 % of agents on *\n"},
 		{[]string{"canary", "coder", "50%"}, "policy coder version 2, for 50 % of agents on *\n"},

@@ -141,19 +141,16 @@ func printRelease(out io.Writer, r *controllerv1.Release, err error, asJSON bool
 	if asJSON {
 		return printJSON(out, line)
 	}
-	what := "ceiling"
-	if line.Kind != what {
-		what = "policy " + line.Name
+	hosts := strings.Join(line.Hosts, " ")
+	switch {
+	case line.Kind == "ceiling":
+		_, err = fmt.Fprintf(out, "ceiling version %d, on %s\n", line.Version, hosts)
+	case line.Canary == release.Everyone:
+		_, err = fmt.Fprintf(out, "policy %s version %d, for all agents on %s\n", line.Name, line.Version, hosts)
+	default:
+		_, err = fmt.Fprintf(out, "policy %s version %d, for %d %% of agents on %s\n", line.Name, line.Version, line.Canary, hosts)
 	}
-	_, err = fmt.Fprintf(out, "%s version %d, for %s on %s\n", what, line.Version, line.agents(), strings.Join(line.Hosts, " "))
 	return err
-}
-
-func (r *releaseJSON) agents() string {
-	if r.Canary == release.Everyone {
-		return "all agents"
-	}
-	return fmt.Sprintf("%d %% of agents", r.Canary)
 }
 
 func fleetReleaseListCommand(with withController) *cobra.Command {

@@ -28,6 +28,7 @@ import (
 	"github.com/raypher/raypher/controller/pattern"
 	"github.com/raypher/raypher/controller/store"
 	"github.com/raypher/raypher/enclave/ceiling"
+	"github.com/raypher/raypher/internal/sign1"
 	controllerv1 "github.com/raypher/raypher/proto/controller/v1"
 	"github.com/raypher/raypher/release"
 )
@@ -140,15 +141,12 @@ func (s *Service) PutCeiling(ctx context.Context, request *controllerv1.PutCeili
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	c, _, err := ceiling.Read(request.GetBundle())
+	c, key, err := ceiling.Read(request.GetBundle())
 	if err == nil && len(s.OperatorKeys) > 0 {
-		c, err = ceiling.Open(request.GetBundle(), s.OperatorKeys)
-	}
-	if errors.Is(err, ceiling.ErrSignature) {
-		return nil, status.Errorf(codes.PermissionDenied, "%v: or start the controller with --ceiling-key for it", err)
+		_, err = ceiling.Open(request.GetBundle(), s.OperatorKeys)
 	}
 	if err != nil {
-		return nil, status.Error(codes.InvalidArgument, err.Error())
+		return nil, refused(KindCeiling, key, err)
 	}
 	r := &row{kind: KindCeiling, name: hosts.String(), version: c.Version, hosts: hosts, canary: release.Everyone}
 	return s.put(ctx, actor, r, request.GetBundle())
@@ -171,21 +169,29 @@ func (s *Service) PutPolicy(ctx context.Context, request *controllerv1.PutPolicy
 	if percent > release.Everyone {
 		return nil, status.Errorf(codes.InvalidArgument, "canary of %d percent: use 1 to %d", percent, release.Everyone)
 	}
-	p, _, err := release.Read(request.GetBundle())
+	p, key, err := release.Read(request.GetBundle())
 	if err == nil && len(s.OperatorKeys) > 0 {
-		p, err = release.Open(request.GetBundle(), s.OperatorKeys)
-	}
-	if errors.Is(err, release.ErrSignature) {
-		return nil, status.Error(codes.PermissionDenied, err.Error())
+		_, err = release.Open(request.GetBundle(), s.OperatorKeys)
 	}
 	if err != nil {
-		return nil, status.Error(codes.InvalidArgument, err.Error())
+		return nil, refused(KindPolicy, key, err)
 	}
 	if p.Over(s.Now()) {
 		return nil, status.Errorf(codes.InvalidArgument, "policy %s version %d was for use until %s: sign it again", p.Name, p.Version, p.NotAfter.UTC().Format(time.RFC3339))
 	}
 	r := &row{kind: KindPolicy, name: p.Name, version: p.Version, hosts: hosts, canary: percent}
 	return s.put(ctx, actor, r, request.GetBundle())
+}
+
+// refused says why a file is not released. key is the one that it names.
+func refused(kind string, key [32]byte, err error) error {
+	switch {
+	case errors.Is(err, sign1.ErrUnknownKey):
+		return status.Errorf(codes.PermissionDenied, "the %s is signed by sha256:%x, which is no --ceiling-key of this controller: sign it with a key that is one, or start the controller with that one too", kind, key)
+	case errors.Is(err, sign1.ErrSignature):
+		return status.Errorf(codes.PermissionDenied, "the %s: %v: sign it again", kind, err)
+	}
+	return status.Error(codes.InvalidArgument, err.Error())
 }
 
 // put writes a release if its version goes upwards. The same one again, for the same hosts, changes nothing.

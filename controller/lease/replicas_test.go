@@ -158,7 +158,7 @@ func TestReplicasKilledUnderLoad(t *testing.T) {
 			p.start(t, url)
 			defer func() { p.kill() }()
 		}
-		const clones, kills, between = 4, 10, 8
+		const clones, kills, between = 4, 6, 8
 		var (
 			all   sync.WaitGroup
 			taken atomic.Int64

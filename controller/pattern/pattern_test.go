@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/raypher/raypher/enclave/ceiling"
 )
 
 func TestSet(t *testing.T) {
@@ -37,4 +39,23 @@ func numbered(n int) (patterns []string) {
 		patterns = append(patterns, strings.Repeat("a", 16+i))
 	}
 	return patterns
+}
+
+// FuzzParse: whatever is taken is stored and read as the same set, which the store's text can hold.
+func FuzzParse(f *testing.F) {
+	f.Add("build-*", "web-?", "build-1")
+	f.Add("*", "a,b", "")
+	f.Fuzz(func(t *testing.T, one, two, host string) {
+		s, err := Parse([]string{one, two})
+		if err != nil {
+			return
+		}
+		again := Stored(s.String())
+		if !slices.Equal(again.List(), s.List()) || again.Has(host) != s.Has(host) || len(s.String()) > MaxSet {
+			t.Errorf("%q is read as %q", s, again)
+		}
+		if s.Has(host) != (ceiling.Match(one, host) || ceiling.Match(two, host)) {
+			t.Errorf("%q and %q: %q is in the set: %v", one, two, host, s.Has(host))
+		}
+	})
 }
