@@ -88,9 +88,11 @@ type Options struct {
 type Host struct {
 	options Options
 	digests digests
-	ctx     context.Context // ends when raypherd lets go of its agents
-	detach  context.CancelFunc
-	owners  sync.WaitGroup
+	// expected are what permits were granted on which rules.
+	expected permits
+	ctx      context.Context // ends when raypherd lets go of its agents
+	detach   context.CancelFunc
+	owners   sync.WaitGroup
 
 	mu       sync.Mutex
 	agents   map[string]*Agent

@@ -40,8 +40,10 @@ const maxName = 63
 
 // Launch makes an agent out of the runner that l names: after it the runner is inside, the guard is armed, and it may take its
 // floor and execute the program. The caller is the agent's warden from then on; it is told the secret, which it shows
-// when it reattaches. On an error nothing is left behind and the runner is where it was.
-func (h *Host) Launch(ctx context.Context, caller Caller, l *attend.Launch) (a *Agent, secret []byte, err error) {
+// when it reattaches. On an error nothing is left behind and the runner is where it was, and the warden no operator any more.
+//
+// expect is called with what will most likely be granted, before the enclave is asked.
+func (h *Host) Launch(ctx context.Context, caller Caller, l *attend.Launch, expect func(attend.Terms)) (a *Agent, secret []byte, err error) {
 	begun := boottime()
 	runner, id, err := h.checkCaller(caller, l)
 	if err != nil {
@@ -71,11 +73,13 @@ func (h *Host) Launch(ctx context.Context, caller Caller, l *attend.Launch) (a *
 	}
 	// Moving takes the kernel as long as all the rest: it goes on beside it.
 	entered := make(chan error, 1)
-	go func() { entered <- h.enter(a, runner) }()
+	go func() { entered <- errors.Join(h.enter(a, runner), h.options.Cgroups.AddWarden(caller.Task.PID())) }()
 	described := make(chan description, 1)
 	go func() { described <- h.askDescription(ctx) }()
+	expect(h.options.terms(h.expected.of(a)))
 	g, reply, err := a.mint(ctx, begun, nil, nil)
 	if err == nil {
+		h.expected.keep(a, reply.Permit)
 		err = h.fix(a, g, reply, <-described)
 	}
 	if err := errors.Join(err, <-entered); err != nil {

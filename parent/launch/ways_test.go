@@ -86,6 +86,33 @@ func TestWidenedGrantsNothing(t *testing.T) {
 	})
 }
 
+// TestExpectedGrantsNothing: what raypherd expected to be granted counts for nothing where something else is, wider or narrower,
+// even where it could not be run under.
+func TestExpectedGrantsNothing(t *testing.T) {
+	for name, expected := range map[string]string{
+		"wider":               "mode: enforce\nfilesystem: {read: [/**], write: [/**], exec: [/**]}\nsyscalls: {ptrace: deny}\n",
+		"nothing refused":     "mode: audit\nnetwork: {}\n",
+		"without files":       "mode: enforce\nnetwork: {}\n",
+		"without the program": "mode: enforce\nfilesystem: {}\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newAgent(t, 0, bypassPolicy)
+			bypassFiles(a)
+			a.write("run/verdicts"+expectSuffix, expected)
+			cmd := a.command(a.self, roleProbe+"-lines")
+			cmd.Stdin = strings.NewReader("open " + a.folder + "/no/new w,creat\nopen " + a.folder + "/w/new w,creat\n")
+			out, err := cmd.CombinedOutput()
+			a.waitForWarden()
+			if _, missing := os.Stat(a.folder + "/w/new"); err != nil || missing != nil {
+				t.Errorf("what is granted: %v, %v: %s", err, missing, out)
+			}
+			if _, err := os.Stat(a.folder + "/no/new"); err == nil {
+				t.Error("a file was made that only the expected permit grants")
+			}
+		})
+	}
+}
+
 // TestOnlyOwnFilesOfProc: a rule on one's own files in /proc opens no others, by whatever way a path leads there.
 func TestOnlyOwnFilesOfProc(t *testing.T) {
 	asUsers(t, func(t *testing.T, uid int) {

@@ -78,7 +78,7 @@ func (w *wardens) attend(session *attend.Accepted, c *caller) error {
 	case <-time.After(firstTimeout):
 		return fmt.Errorf("%w: the first message, Launch or Reattach, did not come", agents.ErrInvalid)
 	}
-	a, secret, err := w.begin(ctx, c, first)
+	a, secret, err := w.begin(ctx, c, first, session)
 	if err != nil {
 		return err
 	}
@@ -135,11 +135,12 @@ func receive(ctx context.Context, session *attend.Accepted, cancel context.Cance
 }
 
 // begin makes or finds the agent.
-func (w *wardens) begin(ctx context.Context, c *caller, first *attend.WardenMessage) (*agents.Agent, []byte, error) {
+func (w *wardens) begin(ctx context.Context, c *caller, first *attend.WardenMessage, session *attend.Accepted) (*agents.Agent, []byte, error) {
 	who := agents.Caller{Task: c.task, UID: c.uid, Groups: c.groups}
 	switch {
 	case first.Launch != nil:
-		a, secret, err := w.server.options.Agents.Launch(ctx, who, first.Launch)
+		expect := func(t attend.Terms) { _ = session.Send(&attend.ParentMessage{Expected: &t}) } // that it has gone is seen by who receives
+		a, secret, err := w.server.options.Agents.Launch(ctx, who, first.Launch, expect)
 		if err != nil {
 			w.server.options.Events.Count("launches_refused", 1)
 			w.server.options.Log.Warn("launch refused", "user", c.uid, "program", first.Launch.Program, "reason", words(err))

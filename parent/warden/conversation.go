@@ -14,8 +14,9 @@ type Kind byte
 
 // The messages, in their order.
 const (
-	Launch   Kind = 'L' // runner: a parentv1.Launch without its confirmation key
-	Granted  Kind = 'G' // warden: the parentv1.Granted of raypherd
+	Launch   Kind = 'L' // runner: an attend.Launch without its confirmation key
+	Expected Kind = 'X' // warden: the attend.Terms that raypherd expects to grant; may be missing
+	Granted  Kind = 'G' // warden: the attend.Granted of raypherd
 	Failed   Kind = 'E' // warden: why there is none, in words
 	Listener Kind = 'N' // runner: a Floor as JSON, with the notification descriptor and, if the floor says so, the visa's file
 	Serving  Kind = 'S' // warden: notifications are being answered

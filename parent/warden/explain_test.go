@@ -40,7 +40,7 @@ func TestExplain(t *testing.T) {
 		{answer{nil, attend.ErrTooLarge}, "too large", false},
 		{answer{&attend.ParentMessage{Seen: &attend.Seen{}}, nil}, "something else", false},
 	} {
-		_, err := begin(c.answer, &attend.Launch{})
+		_, err := begin(c.answer, &attend.Launch{}, nil)
 		if err == nil {
 			t.Errorf("%+v: granted", c)
 			continue

@@ -63,14 +63,21 @@ type line struct {
 	done  chan struct{}
 }
 
-// begin sends the launch and waits for what is granted. The error is in raypherd's words.
-func begin(session Session, launch *attend.Launch) (*attend.Granted, error) {
+// begin sends the launch and waits for what is granted. What is expected to be, it hands to expect. The error is in raypherd's
+// words.
+func begin(session Session, launch *attend.Launch, expect func(*attend.Terms) error) (*attend.Granted, error) {
 	first := &attend.WardenMessage{Launch: launch}
 	// Why else it cannot be sent, Recv says better.
 	if err := session.Send(first); errors.Is(err, attend.ErrTooLarge) {
 		return nil, fmt.Errorf("launch: policy and manifest: %w", err)
 	}
 	message, err := session.Recv()
+	for err == nil && message.Expected != nil {
+		if err := expect(message.Expected); err != nil {
+			return nil, err
+		}
+		message, err = session.Recv()
+	}
 	switch {
 	case err != nil:
 		return nil, away(err)

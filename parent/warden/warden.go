@@ -55,6 +55,7 @@ type warden struct {
 	key     []byte // COSE_Key that the visas confirm
 	granted *attend.Granted
 	relayed bool           // Yama keeps the warden from its agent
+	terms   *attend.Terms  // of which permit and resolved are
 	permit  *policy.Policy // of the launch
 	// resolved is the permit as the kernel's floor has it, and cgroup the agent's as /proc/<pid>/cgroup shows it.
 	resolved *policy.Policy
@@ -147,16 +148,11 @@ func (w *warden) receive(want Kind) (body []byte, fds []int, err error) {
 	return body, fds, nil
 }
 
-// launch asks raypherd for the agent that the runner wants, and tells the runner what was granted. The way to raypherd is
-// opened while the rest is made ready.
+// launch asks raypherd for the agent that the runner wants, and tells the runner what was granted.
 func (w *warden) launch(ctx context.Context) (*attend.Launch, error) {
 	// The session lives on under this context: it ends with it only when there is no launch.
 	ctx, w.endSession = context.WithCancel(ctx)
-	opened := make(chan opening, 1)
-	go func() {
-		session, err := w.options.Connect(ctx)
-		opened <- opening{session, err}
-	}()
+	session, failed := w.options.Connect(ctx) // while the runner is still at its own work
 	body, _, err := w.receive(Launch)
 	if err != nil {
 		return nil, err
@@ -169,7 +165,11 @@ func (w *warden) launch(ctx context.Context) (*attend.Launch, error) {
 		return nil, err
 	}
 	launch.ConfirmationKey = w.key
-	if err := w.ask(opened, &launch); err != nil {
+	if failed != nil {
+		return nil, failed
+	}
+	w.session = session
+	if err := w.ask(&launch); err != nil {
 		return nil, err
 	}
 	if body, err = json.Marshal(w.granted); err != nil {
@@ -178,12 +178,37 @@ func (w *warden) launch(ctx context.Context) (*attend.Launch, error) {
 	return &launch, w.options.Runner.Send(Granted, body)
 }
 
-// prepare makes ready for the agent while the runner takes its floor.
-func (w *warden) prepare() (err error) {
-	if w.permit, err = policy.ParseCanonical(w.granted.Permit); err != nil {
+// expect passes on what raypherd expects to grant, and reads it itself, while the enclave decides.
+func (w *warden) expect(terms *attend.Terms) error {
+	body, err := json.Marshal(terms)
+	if err != nil {
+		return fmt.Errorf("pass on the terms: %w", err)
+	}
+	if err := w.options.Runner.Send(Expected, body); err != nil {
+		return err
+	}
+	_ = w.read(terms) // what is granted counts, and is read again if it is not the same
+	return nil
+}
+
+// read reads the permit of the terms, unless that is done.
+func (w *warden) read(terms *attend.Terms) error {
+	if w.terms != nil && w.terms.Equal(terms) {
+		return nil
+	}
+	permit, err := policy.ParseCanonical(terms.Permit)
+	if err != nil {
 		return fmt.Errorf("read the permit: %w", err)
 	}
-	w.resolved = floor.Resolved(w.permit)
+	w.terms, w.permit, w.resolved = terms, permit, floor.Resolved(permit)
+	return nil
+}
+
+// prepare makes ready for the agent while the runner takes its floor.
+func (w *warden) prepare() (err error) {
+	if err := w.read(&w.granted.Terms); err != nil {
+		return err
+	}
 	if w.cgroup, err = cgroupName(w.granted.Cgroup); err != nil {
 		return err
 	}
@@ -193,27 +218,21 @@ func (w *warden) prepare() (err error) {
 	return w.renew(w.granted.Visa, w.granted.ExpiresBoottimeNs)
 }
 
-// opening is a session that is being opened.
-type opening struct {
-	session Session
-	err     error
-}
+// patience is how long an answer of raypherd may take before the warden looks whether somebody still waits for it. Most take a few
+// milliseconds, and a thread that looks takes as much of every start as one of these.
+const patience = 100 * time.Millisecond
 
 // ask begins the session. Nobody waits for an answer any more when the runner has gone.
-func (w *warden) ask(opened <-chan opening, launch *attend.Launch) error {
+func (w *warden) ask(launch *attend.Launch) (err error) {
 	answered := make(chan struct{})
-	defer close(answered)
-	go func() {
+	look := time.AfterFunc(patience, func() {
 		if w.options.Runner.goneBefore(answered) {
 			w.endSession()
 		}
-	}()
-	o := <-opened
-	if o.err != nil {
-		return o.err
-	}
-	granted, err := begin(o.session, launch)
-	w.session, w.granted = o.session, granted
+	})
+	defer look.Stop()
+	defer close(answered)
+	w.granted, err = begin(w.session, launch, w.expect)
 	return err
 }
 

@@ -177,20 +177,22 @@ const (
 	flagWaitKillableRecv = 1 << 5 // without it a signal restarts a call that the warden has already done
 )
 
+// Program is a filter that can be installed.
+type Program []bpf.RawInstruction
+
+// Assemble makes the filter's program for this machine.
+func (f Filter) Assemble() (Program, error) { return f.assemble(runtime.GOARCH) }
+
 // Install puts the calling thread under the filter and returns the descriptor of its notifications, close-on-exec. From here
 // on every notified call of this thread waits until someone serves that descriptor. no_new_privs must be set.
-func (f Filter) Install() (listener int, err error) {
-	instructions, err := f.assemble(runtime.GOARCH)
-	if err != nil {
-		return -1, err
-	}
+func (p Program) Install() (listener int, err error) {
 	program := struct {
 		length uint16
 		filter *bpf.RawInstruction
-	}{uint16(len(instructions)), &instructions[0]}
+	}{uint16(len(p)), &p[0]}
 	fd, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flagNewListener|flagWaitKillableRecv,
 		uintptr(unsafe.Pointer(&program)))
-	runtime.KeepAlive(instructions)
+	runtime.KeepAlive(p)
 	if errno != 0 {
 		return -1, fmt.Errorf("install seccomp filter: %w", errno)
 	}
