@@ -32,6 +32,8 @@ const (
 	MaxName   = 128             // bytes
 	MaxPolicy = 256 << 10       // bytes of the canonical form, as an enclave takes it for a visa
 	MaxFile   = MaxPolicy + 512 // bytes
+	// MaxHeld is how many releases a host keeps: the newest of each name, and while that is a canary the one before.
+	MaxHeld = 64
 )
 
 const fileType = "application/raypher-policy+cbor"

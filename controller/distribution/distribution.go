@@ -41,8 +41,7 @@ const (
 
 // Bounds.
 const (
-	MaxPolicies = 256  // names
-	MaxListed   = 2000 // releases in one reply of Releases, the newest
+	MaxListed = 2000 // releases in one reply of Releases, the newest
 	// MaxReply bounds the bundles in one reply of Policies, in bytes. What is left comes when the host asks again and says what it holds.
 	MaxReply = 2 << 20
 	// DefaultOffline is how long a host works on with its policies when the controller is away: over a weekend.
@@ -243,14 +242,6 @@ func (r *row) said() string {
 // follows refuses what may not come after the newest release of its name; before is nil where it is the first.
 func follows(tx *store.Tx, before, r *row) error {
 	switch {
-	case before == nil && r.kind == KindPolicy:
-		var names int
-		if err := tx.Get([]any{&names}, `SELECT COUNT(DISTINCT name) FROM releases WHERE kind = ?`, r.kind); err != nil {
-			return err
-		}
-		if names >= MaxPolicies {
-			return status.Errorf(codes.ResourceExhausted, "there are policies of %d names, the most that are possible: use one of them", names)
-		}
 	case before == nil:
 	case r.version <= before.version:
 		return status.Errorf(codes.FailedPrecondition, "%s %s: version %d was released before: raise the version of this one, %d, and sign it again", r.kind, r.name, before.version, r.version)
@@ -258,6 +249,33 @@ func follows(tx *store.Tx, before, r *row) error {
 		return status.Errorf(codes.FailedPrecondition,
 			"policy %s: the canary of version %d, %d percent on %s, lasts: release this one to the same hosts and at least as many percent, or end the canary with `raypher fleet release canary %s 100`",
 			r.name, before.version, before.canary, before.hosts, r.name)
+	}
+	if r.kind == KindPolicy {
+		return room(tx, r)
+	}
+	return nil
+}
+
+// room refuses a policy that a host of all names might have to keep beside more than it can.
+func room(tx *store.Tx, r *row) error {
+	all, err := rows(tx, r.kind)
+	if err != nil {
+		return err
+	}
+	held := func(r *row) int {
+		if r.canary < release.Everyone {
+			return 2
+		}
+		return 1
+	}
+	needed := held(r)
+	for i := range all {
+		if all[i].name != r.name && (i == 0 || all[i-1].name != all[i].name) {
+			needed += held(&all[i])
+		}
+	}
+	if needed > release.MaxHeld {
+		return status.Errorf(codes.ResourceExhausted, "hosts keep %d releases, and with this one there could be %d: end canaries, or use one of the names that there are", release.MaxHeld, needed)
 	}
 	return nil
 }

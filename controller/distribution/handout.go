@@ -43,12 +43,15 @@ func (s *Service) Ceiling(ctx context.Context, request *controllerv1.CeilingRequ
 	return reply, nil
 }
 
+// maxHeld bounds what a host may say that it holds: it may not have forgotten the older ones yet.
+const maxHeld = 8 * release.MaxHeld
+
 // Policies returns what the calling parent's host should have: of each name the highest version that is for this host, and while
 // that is a canary the one that the other agents have. A bundle stays empty where the host holds the version, and where the
 // reply is full: then the host asks again.
 func (s *Service) Policies(ctx context.Context, request *controllerv1.PoliciesRequest) (*controllerv1.PoliciesReply, error) {
-	if len(request.GetHeld()) > 4*MaxPolicies {
-		return nil, status.Errorf(codes.InvalidArgument, "%d policies held: name those in use, at most %d", len(request.GetHeld()), 4*MaxPolicies)
+	if len(request.GetHeld()) > maxHeld {
+		return nil, status.Errorf(codes.InvalidArgument, "%d policies held: name those in use, at most %d", len(request.GetHeld()), maxHeld)
 	}
 	reply := &controllerv1.PoliciesReply{ValidSeconds: int64(s.Offline / time.Second)}
 	err := s.DB.View(ctx, func(tx *store.Tx) error {

@@ -130,3 +130,26 @@ func TestLargeReplies(t *testing.T) {
 		}
 	})
 }
+
+// TestNoMoreThanHostsKeep: what hosts could not keep beside the rest is not released, canaries counted twice.
+func TestNoMoreThanHostsKeep(t *testing.T) {
+	each(t, func(b *bench) {
+		for i := range release.MaxHeld - 2 {
+			b.mustPut(fmt.Sprintf("policy-%02d", i), 1, 0, "*")
+		}
+		b.mustPut("policy-00", 2, 10, "*")
+		b.mustPut("last", 1, 0, "*")
+		for name, percent := range map[string]uint32{"another": 0, "last": 50} {
+			_, err := b.put(name, 2, percent, "*")
+			b.refuses(err, codes.ResourceExhausted, "hosts keep 64")
+		}
+		b.mustPut("last", 2, 0, "*")
+		if got := b.has("build-1"); len(got) != release.MaxHeld {
+			b.Errorf("a host has %d", len(got))
+		}
+		if err := b.canary("policy-00", 100); err != nil {
+			b.Fatal(err)
+		}
+		b.mustPut("another", 1, 0, "*")
+	})
+}

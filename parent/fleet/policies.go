@@ -22,7 +22,7 @@ const StateFile = "fleet.policies"
 
 // Bounds.
 const (
-	MaxPolicies = 64 // releases that a host keeps, those before a canary too
+	MaxPolicies = release.MaxHeld
 	maxNames    = 256
 	maxState    = MaxPolicies*(release.MaxFile+1024) + maxNames*256
 	maxValid    = 30 * 24 * time.Hour // for which a controller may let a host work on
