@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // Bounds of secrets from AWS KMS.
@@ -25,14 +26,17 @@ type KMSSecret struct {
 
 // Names of secrets are those that a controller takes. An ARN of a key, or of a multi-Region key, is that of API_DescribeKey; the partition of
 // China has endpoints and roots of its own, which are not known here.
+// They are compiled when they are needed, as most programs that read configurations start often and have none.
 var (
-	kmsName = regexp.MustCompile(`^[a-zA-Z0-9._/-]{1,128}$`)
-	kmsARN  = regexp.MustCompile(`^arn:aws(-us-gov)?:kms:([a-z]{2,3}(-[a-z]{2,12}){1,3}-[0-9]{1,2}):[0-9]{12}:key/[a-zA-Z0-9-]{1,64}$`)
+	kmsName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9._/-]{1,128}$`) })
+	kmsARN  = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^arn:aws(-us-gov)?:kms:([a-z]{2,3}(-[a-z]{2,12}){1,3}-[0-9]{1,2}):[0-9]{12}:key/[a-zA-Z0-9-]{1,64}$`)
+	})
 )
 
 // Region is the AWS region of the key.
 func (s *KMSSecret) Region() string {
-	if parts := kmsARN.FindStringSubmatch(s.Key); parts != nil {
+	if parts := kmsARN().FindStringSubmatch(s.Key); parts != nil {
 		return parts[2]
 	}
 	return ""
@@ -52,7 +56,7 @@ func addKMSSecret(list []KMSSecret, value string) ([]KMSSecret, error) {
 		return list, fmt.Errorf("kms_secret: %d words: use NAME ARN CIPHERTEXT", len(fields))
 	}
 	s := KMSSecret{Name: fields[0], Key: fields[1]}
-	if !kmsName.MatchString(s.Name) {
+	if !kmsName().MatchString(s.Name) {
 		return list, fmt.Errorf("kms_secret: name %.60q: use 1 to 128 of a-z A-Z 0-9 . - _ /", s.Name)
 	}
 	if s.Region() == "" {

@@ -25,7 +25,7 @@ const (
 )
 
 // roleName is that of IAM (API_CreateRole, RoleName); maxToken is generous, tokens have 56 bytes.
-var roleName = regexp.MustCompile(`^[\w+=,.@-]{1,64}$`)
+var roleName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[\w+=,.@-]{1,64}$`) })
 
 const maxToken = 256
 
@@ -74,7 +74,7 @@ func (r *role) fetch(ctx context.Context) (aws.Credentials, error) {
 		return aws.Credentials{}, err
 	}
 	first, _, _ := strings.Cut(strings.TrimSpace(string(name)), "\n")
-	if !roleName.MatchString(first) {
+	if !roleName().MatchString(first) {
 		return aws.Credentials{}, fmt.Errorf("%.80q is no role: give the instance one (IAM instance profile)", first)
 	}
 	answer, err := r.ask(ctx, http.MethodGet, metadataRole+first, with, string(token))
