@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/raypher/raypher/attest/tpm/tpmtest"
 	"github.com/raypher/raypher/enclave/lease"
 	"github.com/raypher/raypher/parent/instance"
 )
@@ -79,6 +80,8 @@ type host struct {
 	controller *process
 	parent     *process
 	key        string // of the controller, sha256:<hex>
+	name, tier string
+	flags      []string // more of the controller's
 }
 
 // cli runs the command line to its end.
@@ -142,9 +145,9 @@ func (h *host) eventually(words ...string) string {
 
 func (h *host) startController(lifetime string) {
 	h.t.Helper()
-	h.controller = start(h.t, "raypher-controller", "--listen", controllerAddress, "--listen-http", "", "--state", filepath.Join(h.dir, "controller"),
+	h.controller = start(h.t, "raypher-controller", append([]string{"--listen", controllerAddress, "--listen-http", "", "--state", filepath.Join(h.dir, "controller"),
 		"--operator", filepath.Join(h.dir, "operator.key.pub"), "--ceiling-key", filepath.Join(h.dir, "ceiling.key.pub"),
-		"--allow-software", "--result-lifetime", lifetime)
+		"--result-lifetime", lifetime}, h.flags...)...)
 	for end := time.Now().Add(patience); !strings.Contains(h.controller.said(), "serving"); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			h.t.Fatalf("the controller does not serve:\n%s", h.controller.said())
@@ -165,6 +168,15 @@ func (h *host) line(key string) string {
 // newHost starts a controller, adds this host to its fleet, and writes the start configuration. raypherd is not started yet.
 func newHost(t *testing.T, lifetime string) *host {
 	t.Helper()
+	h := newFolder(t)
+	h.name, h.tier, h.flags = "rack-7", "software", []string{"--allow-software"}
+	h.join(lifetime)
+	return h
+}
+
+// newFolder is a host with nothing but its folder and the keys of its operator.
+func newFolder(t *testing.T) *host {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it makes namespaces and starts the guard")
 	}
@@ -181,25 +193,32 @@ func newHost(t *testing.T, lifetime string) *host {
 		t.Fatal(err)
 	}
 	h.must("raypher-controller", "keygen", filepath.Join(dir, "operator.key"))
+	return h
+}
+
+// join starts the controller and makes the host one of its fleet.
+func (h *host) join(lifetime string) {
+	h.t.Helper()
 	operator := h.must("raypher-cli", "ceiling", "keygen", "ceiling.key")
 	h.startController(lifetime)
 	h.key = strings.TrimPrefix(h.line("controller_key"), "controller_key = ")
 	caller := strings.TrimSpace(h.must("raypherd", "--caller-key", "--run-dir", h.paths.Run, "--state-dir", h.paths.State))
-	operatorLine := regexp.MustCompile(`operator_key = \S+`).FindString(operator)
 	if err := os.MkdirAll(h.paths.Keys, 0o700); err != nil {
-		t.Fatal(err)
+		h.t.Fatal(err)
 	}
-	conf := strings.Join([]string{caller, operatorLine, "controller = " + controllerAddress, h.line("controller_key"), h.line("controller_result_key"), ""}, "\n")
+	conf := strings.Join([]string{
+		caller, regexp.MustCompile(`operator_key = \S+`).FindString(operator), "controller = " + controllerAddress,
+		h.line("controller_key"), h.line("controller_result_key"), "",
+	}, "\n")
 	if err := os.WriteFile(filepath.Join(h.paths.Keys, "ibev.conf"), []byte(conf), 0o644); err != nil {
-		t.Fatal(err)
+		h.t.Fatal(err)
 	}
-	h.must("raypher-cli", "fleet", "add", "rack-7", "--tier", "software", "--caller-key", strings.TrimPrefix(caller, "caller_key = "))
-	return h
+	h.must("raypher-cli", "fleet", "add", h.name, "--tier", h.tier, "--caller-key", strings.TrimPrefix(caller, "caller_key = "))
 }
 
-func (h *host) startParent() {
+func (h *host) startParent(flags ...string) {
 	h.t.Helper()
-	h.parent = start(h.t, "raypherd", "--run-dir", h.paths.Run, "--state-dir", h.paths.State, "--listen", "")
+	h.parent = start(h.t, "raypherd", append([]string{"--run-dir", h.paths.Run, "--state-dir", h.paths.State, "--listen", ""}, flags...)...)
 	h.eventually("reachable")
 }
 
@@ -328,5 +347,38 @@ func TestLeasesOutliveTheEnclave(t *testing.T) {
 	}
 	if _, err := h.cli("raypher-cli", "grant", "install", "grant-2"); err != nil {
 		t.Errorf("the newest one: %v", err)
+	}
+}
+
+// TestTPM: a host with a TPM is enrolled on the way to its first result, once, and is attested against golden
+// measurements.
+func TestTPM(t *testing.T) {
+	h := newFolder(t)
+	ca := tpmtest.NewCA(t)
+	chip := tpmtest.Start(t, ca.Make(t)).Socket
+	h.must("raypher-cli", "ceiling", "keygen", "golden.key")
+	h.must("raypher-cli", "attest", "golden", "add", "fleet.yaml", "--name", "rack", "--tpm-device", chip, "--pcrs", "0,7")
+	h.must("raypher-cli", "attest", "golden", "sign", "fleet.yaml", "--key", "golden.key")
+	name, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.name, h.tier = name, "tpm"
+	h.flags = []string{"--golden-key", filepath.Join(h.dir, "golden.key.pub"), "--tpm-roots", ca.Roots}
+	h.join("30s")
+	h.must("raypher-cli", "fleet", "measurements", "fleet.golden")
+	h.startParent("--tpm-device", chip)
+	h.eventually("reachable, tier tpm", "result in force until")
+	if said := h.parent.said(); !strings.Contains(said, "this TPM is enrolled") {
+		t.Errorf("no enrolment:\n%s", said)
+	}
+	if out := h.must("raypher-cli", "attest", "result"); !strings.Contains(out, "rack") || !strings.Contains(out, "tpm") {
+		t.Errorf("the result:\n%s", out)
+	}
+	h.parent.stop()
+	h.startParent("--tpm-device", chip)
+	h.eventually("result in force until")
+	if said := h.parent.said(); strings.Contains(said, "this TPM is enrolled") {
+		t.Errorf("enrolled again:\n%s", said)
 	}
 }

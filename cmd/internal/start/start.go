@@ -21,7 +21,7 @@ import (
 // RunFlags defines the flags of run.
 func RunFlags(set *pflag.FlagSet, o *launch.Options) {
 	set.SetInterspersed(false) // what follows the program is its own
-	set.StringVar(&o.PolicyPath, "policy", "", "policy of this run (default: the host's)")
+	set.StringVar(&o.PolicyPath, "policy", "", "policy of this run, a file, or fleet:NAME for one of the host's controller (default: the host's)")
 	set.StringVar(&o.ManifestPath, "manifest", "", "skill whose clawmanifest.json narrows the policy: its folder, or that file")
 	set.StringVar(&o.ManifestSigners, "signers", "", "folder with the keys of those whose manifests are trusted (default: the host's)")
 	set.StringVar(&o.Name, "name", "", "name of the agent (default: the program's)")
