@@ -120,7 +120,7 @@ func (s *Server) Attest(ctx context.Context, r *enclavev1.AttestRequest) (*encla
 	if n := len(r.GetNonce()); n < MinNonce || n > signer.MaxNonce {
 		return nil, status.Errorf(codes.InvalidArgument, "attest: nonce of %d bytes, use %d to %d", n, MinNonce, signer.MaxNonce)
 	}
-	e, err := s.opts.Signer.Evidence(ctx, r.GetNonce(), signer.Binding{Epoch: s.epoch, Configuration: s.conf})
+	e, err := s.opts.Signer.Evidence(ctx, r.GetNonce(), signer.Binding{Epoch: s.epoch, Configuration: s.conf, Head: s.journal.NewestHead()})
 	if err != nil {
 		return nil, fmt.Errorf("attest: %w", err)
 	}

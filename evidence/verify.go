@@ -29,6 +29,8 @@ type Attested struct {
 	Nonce             []byte
 	Time              int64  // nanoseconds since the Unix epoch
 	Golden            string // name of the golden set that the measurements match; empty: they were not compared
+	// Head is the SHA-256 of the journal's newest signed tree head when the evidence was made; zero: the evidence does not say.
+	Head journal.Hash
 }
 
 // KeyVerifier verifies the document of one tier. It returns an error unless the document proves what it says, by the

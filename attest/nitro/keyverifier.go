@@ -18,6 +18,9 @@ import (
 type Binding struct {
 	Epoch         journal.EpochID `cbor:"1,keyasint"`
 	Configuration journal.Hash    `cbor:"2,keyasint"` // hash of the start configuration
+	// Head is the SHA-256 of the newest tree head of the journal, as signed, when the document was made: it fixes what the log held then. Absent
+	// before there is one, in the documents of entry 0 and of further keys, and in those of enclaves before this field.
+	Head []byte `cbor:"3,keyasint,omitempty"`
 }
 
 // ConfigurationPCR is the register into which an enclave extends the hash of its start configuration before it locks it, for
@@ -109,8 +112,8 @@ func (d *Document) Attested() (*evidence.Attested, error) {
 	if err != nil {
 		return nil, attest.Refuse(CheckKey, "public_key: %w", err)
 	}
-	var b Binding
-	if err := strictcbor.Decode(d.UserData, MaxFieldSize, &b); err != nil {
+	b, err := d.Binding()
+	if err != nil {
 		return nil, attest.Refuse(CheckKey, "user_data is no binding to an epoch: %w", err)
 	}
 	if got, want := d.PCRs[ConfigurationPCR], ConfigurationValue(b.Configuration); got != want {
@@ -119,8 +122,21 @@ func (d *Document) Attested() (*evidence.Attested, error) {
 	a := &evidence.Attested{
 		Tier: journal.TierNitro, Key: key, Epoch: b.Epoch, ConfigurationHash: b.Configuration, Nonce: d.Nonce, Time: d.Timestamp.UnixNano(),
 	}
+	copy(a.Head[:], b.Head)
 	if d.Golden != nil {
 		a.Golden = d.Golden.Name
 	}
 	return a, nil
+}
+
+// Binding reads the user data of a document about a signing key.
+func (d *Document) Binding() (*Binding, error) {
+	var b Binding
+	if err := strictcbor.Decode(d.UserData, MaxFieldSize, &b); err != nil {
+		return nil, err
+	}
+	if len(b.Head) != 0 && len(b.Head) != len(journal.Hash{}) {
+		return nil, fmt.Errorf("a tree head's hash of %d bytes", len(b.Head))
+	}
+	return &b, nil
 }

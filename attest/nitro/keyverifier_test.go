@@ -25,6 +25,11 @@ func TestKeyVerifier(t *testing.T) {
 		t.Fatal(err)
 	}
 	binding := nitro.Binding{Epoch: journal.EpochID{1}, Configuration: journal.Hash{2}}
+	headed := func(size int) []byte {
+		b := binding
+		b.Head = bytes.Repeat([]byte{9}, size)
+		return b.Encode()
+	}
 	right := nitro.ConfigurationValue(binding.Configuration)
 	other := nitro.ConfigurationValue(journal.Hash{3})
 	for _, c := range []struct {
@@ -33,6 +38,8 @@ func TestKeyVerifier(t *testing.T) {
 		good bool
 	}{
 		{"as an enclave makes it", func(*nitrotest.Draft) {}, true},
+		{"with the journal's head", func(d *nitrotest.Draft) { d.Set("user_data", headed(32)) }, true},
+		{"with half a head", func(d *nitrotest.Draft) { d.Set("user_data", headed(16)) }, false},
 		{"no PCR16", func(d *nitrotest.Draft) { delete(d.Get("pcrs").(map[int][]byte), nitro.ConfigurationPCR) }, false},
 		{"PCR16 of another configuration", func(d *nitrotest.Draft) { d.Get("pcrs").(map[int][]byte)[nitro.ConfigurationPCR] = other[:] }, false},
 		{"no key", func(d *nitrotest.Draft) { d.Set("public_key", nil) }, false},

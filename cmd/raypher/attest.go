@@ -229,6 +229,10 @@ type nitroView struct {
 	Nonce     *string           `json:"nonce"`
 	Debug     bool              `json:"debug"`
 	Golden    string            `json:"golden_set,omitempty"` // with --golden: the set that matches
+	// Of a document about an enclave's signing key, from its user data.
+	Epoch         string `json:"epoch,omitempty"`
+	Configuration string `json:"configuration,omitempty"` // sha256 of the start configuration
+	Head          string `json:"journal_head,omitempty"`  // sha256 of the journal's newest signed tree head
 }
 
 // nameOfSet is empty where nothing was compared.
@@ -258,6 +262,9 @@ func newNitroView(d *nitro.Document) *nitroView {
 		Debug:     d.Debug,
 		Golden:    nameOfSet(d.Golden),
 	}
+	if b, err := d.Binding(); err == nil {
+		v.Epoch, v.Configuration, v.Head = b.Epoch.String(), hex.EncodeToString(b.Configuration[:]), hex.EncodeToString(b.Head)
+	}
 	for index, value := range d.PCRs {
 		v.PCRs[strconv.Itoa(index)] = hex.EncodeToString(value[:])
 	}
@@ -285,6 +292,11 @@ func printNitro(out io.Writer, d *nitro.Document) error {
 	}{{"public key", v.PublicKey}, {"user data", v.UserData}, {"nonce", v.Nonce}} {
 		if field.value != nil {
 			fmt.Fprintf(&text, "%-11s %s\n", field.name, *field.value)
+		}
+	}
+	for _, said := range []struct{ name, value string }{{"epoch", v.Epoch}, {"start conf", v.Configuration}, {"log head", v.Head}} {
+		if said.value != "" {
+			fmt.Fprintf(&text, "%-11s %s\n", said.name, said.value)
 		}
 	}
 	_, err := io.WriteString(out, text.String())

@@ -9,6 +9,7 @@ package sequencer
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -211,6 +212,20 @@ func (s *Sequencer) Size() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.acked
+}
+
+// NewestHead is the SHA-256 of the newest signed tree head, acknowledged or not; zero: the epoch has not begun.
+func (s *Sequencer) NewestHead() journal.Hash {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	head := s.lastHead
+	if n := len(s.unacked); n > 0 {
+		head = s.unacked[n-1].head
+	}
+	if head == nil {
+		return journal.Hash{}
+	}
+	return sha256.Sum256(head)
 }
 
 // Attached says whether a store is connected, which is when Append accepts entries.

@@ -44,6 +44,8 @@ var (
 type Binding struct {
 	Epoch         journal.EpochID
 	Configuration journal.Hash // of the start configuration
+	// Head is the SHA-256 of the journal's newest signed tree head; zero: none. Tier nitro covers it, the others have no place for it.
+	Head journal.Hash
 }
 
 // Signer holds one P-256 key that never changes while the process lives.

@@ -229,6 +229,12 @@ func TestVouchForAnEnclaveStartedAnew(t *testing.T) {
 	if err := connect(t, l); err != nil {
 		t.Fatal(err)
 	}
+	// Its documents fix what the log holds by then.
+	ev := must(l.Attest(t.Context(), []byte("a fresh nonce")))(t)
+	judge := &nitro.KeyVerifier{Verifier: must(nitro.NewVerifier(nitro.Config{Roots: h.roots(t)}))(t), Expected: nitro.Expected{PCRs: pcrs(measured)}}
+	if a := must(judge.VerifyKey(ev.Document))(t); a.Head != sha256.Sum256(h.store.Attach().SignedHead) {
+		t.Errorf("the document is about head %s", a.Head)
+	}
 	first := *l.EnclaveKey()
 	before := must(l.Describe(t.Context()))(t)
 	if err := e.Close(); err != nil {

@@ -196,6 +196,9 @@ func (k *Key) evidence(ctx context.Context, of *pair, nonce []byte, binding sign
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	about := nitro.Binding{Epoch: binding.Epoch, Configuration: binding.Configuration}
+	if binding.Head != (journal.Hash{}) {
+		about.Head = binding.Head[:]
+	}
 	document, err := k.device.attest(ctx, what, &request.Attestation{PublicKey: public.PKIX(), UserData: about.Encode(), Nonce: nonce})
 	if err != nil {
 		return nil, err

@@ -55,7 +55,20 @@ func prove(e *journal.KeyEvidence, c attest.Config, pcrs map[int]attest.PCR) (si
 	if err != nil {
 		return signertest.Proven{}, err
 	}
-	return signertest.Proven{Key: a.Key, Nonce: a.Nonce, Binding: signer.Binding{Epoch: a.Epoch, Configuration: a.ConfigurationHash}}, nil
+	return signertest.Proven{Key: a.Key, Nonce: a.Nonce, Binding: signer.Binding{Epoch: a.Epoch, Configuration: a.ConfigurationHash, Head: a.Head}}, nil
+}
+
+// A document says what the journal held, where there is a journal.
+func TestHeadIsCovered(t *testing.T) {
+	module := newModule(t)
+	key := ok(nitro.Open(t.Context(), deviceOf(module.Answer), configuration))(t)
+	for _, want := range []signer.Binding{{Configuration: configuration}, {Configuration: configuration, Head: journal.Hash{7}}} {
+		e := ok(key.Evidence(t.Context(), []byte("nonce"), want))(t)
+		proven, err := prove(e, attest.Config{Roots: ok(attest.ParseRoots(module.RootPEM()))(t)}, map[int]attest.PCR{0: measured.PCR0})
+		if err != nil || proven.Binding != want {
+			t.Errorf("%+v, %v, want %+v", proven.Binding, err, want)
+		}
+	}
 }
 
 // Nothing but the module's root makes the evidence good.
