@@ -47,8 +47,11 @@ var attacks = []attack{
 // waiting bounds what one connection of an attacker does, in which the enclave may let it wait.
 const waiting = 5 * time.Second
 
-// connections is how many of them an attacker opens at once: more than the enclave takes.
+// connections is how many of them an attacker opens at once: more than the enclave takes at all.
 const connections = 24
+
+// few says how many connections are opened where everything takes its time: still more than the enclave takes of one caller.
+const few = 6
 
 // each runs something on many connections at once. That the enclave closes them is its right.
 func (r *run) each(n int, do func(net.Conn) error) error {
@@ -80,6 +83,13 @@ func (r *run) each(n int, do func(net.Conn) error) error {
 	return nil
 }
 
+func (r *run) many() int {
+	if r.Slow {
+		return few
+	}
+	return connections
+}
+
 // framed is an authenticated HTTP/2 connection, with its first settings sent.
 func (r *run) framed(conn net.Conn, settings ...http2.Setting) (*http2.Framer, net.Conn, error) {
 	c := tls.Client(conn, &tls.Config{Certificates: []tls.Certificate{r.Caller}, InsecureSkipVerify: true, NextProtos: []string{"h2"}})
@@ -106,7 +116,7 @@ func noiseBeforeTLS(_ context.Context, r *run) error {
 		append([]byte{22, 3, 1, 0xff, 0xff}, noise(64<<10)...),                // a TLS record that is too long
 		append([]byte{22, 3, 1, 0x40, 0, 1, 0, 0x3f, 0xfc}, noise(16<<10)...), // a ClientHello of noise
 	} {
-		err = errors.Join(err, r.each(connections, func(c net.Conn) error {
+		err = errors.Join(err, r.each(r.many(), func(c net.Conn) error {
 			_ = c.SetDeadline(time.Now().Add(time.Second))
 			_, writeErr := c.Write(text)
 			return errors.Join(writeErr, c.Close())
@@ -116,7 +126,7 @@ func noiseBeforeTLS(_ context.Context, r *run) error {
 }
 
 func slowHandshakes(_ context.Context, r *run) error {
-	return r.each(connections, func(c net.Conn) error {
+	return r.each(r.many(), func(c net.Conn) error {
 		for _, b := range []byte{22, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3} { // a ClientHello, byte by byte, and never more
 			if _, err := c.Write([]byte{b}); err != nil {
 				return err
@@ -139,7 +149,7 @@ func noiseWithinTLS(_ context.Context, r *run) error {
 		append(settings, 0, 0, 4, 8, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff),                       // the window overflows
 		append(settings, bytes.Repeat([]byte{0, 0, 5, 2, 0, 0, 0, 0, 1, 0, 0, 0, 1, 9}, 1000)...), // streams that depend on themselves
 	} {
-		err = errors.Join(err, r.each(connections, func(c net.Conn) error {
+		err = errors.Join(err, r.each(r.many(), func(c net.Conn) error {
 			_, secured, err := r.framed(c)
 			if err != nil {
 				return err
@@ -168,7 +178,7 @@ func headers(method string, more ...hpack.HeaderField) []byte {
 
 func rapidReset(_ context.Context, r *run) error {
 	open := headers("Describe")
-	return r.each(8, func(c net.Conn) error {
+	return r.each(min(8, r.many()), func(c net.Conn) error {
 		f, _, err := r.framed(c)
 		for id := uint32(1); err == nil && id < 40_000; id += 2 {
 			if err = f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: open, EndHeaders: true}); err == nil {
@@ -181,7 +191,7 @@ func rapidReset(_ context.Context, r *run) error {
 
 func endlessHeaders(_ context.Context, r *run) error {
 	piece := headers("Describe", hpack.HeaderField{Name: "x-noise", Value: strings.Repeat("n", 8<<10)})
-	return r.each(8, func(c net.Conn) error {
+	return r.each(min(8, r.many()), func(c net.Conn) error {
 		f, _, err := r.framed(c)
 		if err == nil {
 			err = f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: piece})
@@ -201,7 +211,7 @@ func manyHeaders(_ context.Context, r *run) error {
 		repeated[i] = value
 	}
 	block := headers("Describe", repeated...)
-	return r.each(connections, func(c net.Conn) error {
+	return r.each(r.many(), func(c net.Conn) error {
 		f, _, err := r.framed(c)
 		for id := uint32(1); err == nil && id < 400; id += 2 {
 			err = f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block, EndHeaders: true, EndStream: true})
@@ -211,7 +221,7 @@ func manyHeaders(_ context.Context, r *run) error {
 }
 
 func pings(_ context.Context, r *run) error {
-	return r.each(8, func(c net.Conn) error {
+	return r.each(min(8, r.many()), func(c net.Conn) error {
 		f, _, err := r.framed(c)
 		for n := 0; err == nil && n < 50_000; n++ {
 			if err = f.WritePing(false, [8]byte{byte(n)}); err == nil {
@@ -230,7 +240,7 @@ func frame(message []byte) []byte {
 // describing asks for a description on as many streams as a connection has, and more, and gives no room for the answers.
 func neverReading(_ context.Context, r *run) error {
 	open := headers("Describe")
-	return r.each(connections, func(c net.Conn) error {
+	return r.each(r.many(), func(c net.Conn) error {
 		f, _, err := r.framed(c, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
 		for id := uint32(1); err == nil && id < 20_000; id += 2 {
 			if err = f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: open, EndHeaders: true}); err == nil {
@@ -243,7 +253,7 @@ func neverReading(_ context.Context, r *run) error {
 
 func halfMessages(_ context.Context, r *run) error {
 	half := frame(make([]byte, 1<<20))[:500<<10]
-	return r.each(connections, func(c net.Conn) error {
+	return r.each(r.many(), func(c net.Conn) error {
 		f, secured, err := r.framed(c)
 		for id := uint32(1); err == nil && id < 512; id += 2 {
 			if err = f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: headers("Mint"), EndHeaders: true}); err != nil {
@@ -264,14 +274,14 @@ func halfMessages(_ context.Context, r *run) error {
 
 func closing(_ context.Context, r *run) error {
 	message := frame(make([]byte, 100<<10))
-	for n := range 20 {
-		if err := r.each(connections, func(c net.Conn) error {
+	for n := range 8 {
+		if err := r.each(r.many(), func(c net.Conn) error {
 			f, secured, err := r.framed(c)
 			if err != nil {
 				return err
 			}
 			if err = f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: headers([]string{"Mint", "Persist", "MintStream", "Record"}[n%4]), EndHeaders: true}); err == nil {
-				err = f.WriteData(1, false, message[:n*700])
+				err = f.WriteData(1, false, message[:n*2000])
 			}
 			if n%2 == 0 {
 				_, _ = secured.Write([]byte{0, 0x40, 0, 0}) // the beginning of a frame

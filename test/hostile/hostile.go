@@ -45,6 +45,7 @@ type Target struct {
 	Caller    tls.Certificate          // of the key that the enclave knows
 	Folder    string                   // for the journal
 	PID       int                      // of the enclave's process
+	Slow      bool                     // the machine is emulated
 	Say       func(format string, args ...any)
 }
 

@@ -5,9 +5,12 @@ package vm
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -37,7 +40,7 @@ func TestGuests(t *testing.T) {
 		}
 		if images[kind.architecture] == "" {
 			images[kind.architecture] = filepath.Join(t.TempDir(), "initramfs")
-			if err := os.WriteFile(images[kind.architecture], build(t, kind.architecture), 0o600); err != nil {
+			if err := os.WriteFile(images[kind.architecture], build(t, kind.architecture, nil), 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -46,6 +49,41 @@ func TestGuests(t *testing.T) {
 			boot(t, append([]string{qemu}, kind.arguments...), kind.console, kernel, images[kind.architecture])
 		})
 	}
+}
+
+// kernelVariable names the kernel of TestVsockGuest.
+const kernelVariable = "RAYPHER_TEST_KERNEL"
+
+// vsockModules send the vsock packets of a machine to itself, below the kernel's folder of modules, in the order in which they need each other.
+var vsockModules = []string{"net/vmw_vsock/vsock.ko", "net/vmw_vsock/vmw_vsock_virtio_transport_common.ko", "net/vmw_vsock/vsock_loopback.ko"}
+
+// TestVsockGuest: raypher-enclave serves on vsock, first a hostile parent, then raypherd --enclave-cid, under which an agent runs; also after
+// the enclave was started anew.
+func TestVsockGuest(t *testing.T) {
+	kernel := os.Getenv(kernelVariable)
+	if kernel == "" {
+		t.Skip(kernelVariable + " names no kernel: run scripts/vm.sh")
+	}
+	kind := kindOf(kernel)
+	qemu, err := exec.LookPath(kind.qemu)
+	if err != nil {
+		t.Skipf("%v: run scripts/vm.sh", err)
+	}
+	version := strings.TrimPrefix(filepath.Base(kernel), "vmlinuz-")
+	folder := filepath.Join(filepath.Dir(kernel), "..", "lib", "modules", version, "kernel")
+	more := make(map[string][]byte)
+	for i, name := range vsockModules {
+		content, err := os.ReadFile(filepath.Join(folder, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		more[fmt.Sprintf("modules/%d-%s", i, filepath.Base(name))] = content
+	}
+	image := filepath.Join(t.TempDir(), "initramfs")
+	if err := os.WriteFile(image, build(t, kind.architecture, more), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	boot(t, append([]string{qemu}, kind.arguments...), kind.console, kernel, image)
 }
 
 // kind is what machines of one architecture differ in.
@@ -71,7 +109,7 @@ func kindOf(kernel string) kind {
 func boot(t *testing.T, qemu []string, consoleDevice, kernel, image string) {
 	for attempt := range 2 {
 		ctx, cancel := context.WithTimeout(t.Context(), limit)
-		machine := exec.CommandContext(ctx, qemu[0], append(qemu[1:], "-accel", "tcg", "-m", "1024", "-smp", "2", "-nographic", "-no-reboot",
+		machine := exec.CommandContext(ctx, qemu[0], append(qemu[1:], "-accel", "tcg", "-m", "2048", "-smp", "2", "-nographic", "-no-reboot",
 			"-nodefaults", "-serial", "stdio", "-kernel", kernel, "-initrd", image, "-append", "console="+consoleDevice+" panic=-1 quiet")...)
 		console, err := machine.CombinedOutput()
 		cancel()
@@ -91,8 +129,8 @@ func boot(t *testing.T, qemu []string, consoleDevice, kernel, image string) {
 	}
 }
 
-// build is an initramfs with the programs and the guest's own.
-func build(t *testing.T, architecture string) []byte {
+// build is an initramfs with the programs, the guest's own, and more files.
+func build(t *testing.T, architecture string, more map[string][]byte) []byte {
 	t.Helper()
 	folder := t.TempDir()
 	for name, path := range map[string]string{
@@ -118,6 +156,12 @@ func build(t *testing.T, architecture string) []byte {
 			t.Fatal(err)
 		}
 		w.File(name, 0o755, content)
+	}
+	if len(more) > 0 {
+		w.Folder("modules")
+	}
+	for _, name := range slices.Sorted(maps.Keys(more)) {
+		w.File(name, 0o644, more[name])
 	}
 	if err := w.Close(); err != nil {
 		t.Fatal(err)

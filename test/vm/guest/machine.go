@@ -103,9 +103,9 @@ func serve(path string) error {
 }
 
 // startDaemon starts raypherd and waits until it serves.
-func (m *machine) startDaemon() error {
+func (m *machine) startDaemon(flags ...string) error {
 	began := time.Now()
-	m.raypherd = exec.Command("/bin/raypherd")
+	m.raypherd = exec.Command("/bin/raypherd", flags...)
 	m.raypherd.Stdout, m.raypherd.Stderr = &m.log, &m.log
 	if err := m.raypherd.Start(); err != nil {
 		return err
