@@ -42,8 +42,23 @@ var promises = []struct {
 		[]string{"parent", "bpf", "cmd"},
 	},
 	{
+		"the controller knows the host side not at all",
+		[]string{"controller", "cmd/raypher-controller"},
+		[]string{"parent", "bpf", "client", "cmd/raypher", "cmd/raypherd", "cmd/raypher-enclave"},
+	},
+	{
+		"of the trusted side the controller knows formats",
+		[]string{"controller", "cmd/raypher-controller"},
+		[]string{"enclave/agenttls", "enclave/boot", "enclave/fleet", "enclave/journal", "enclave/keys", "enclave/kms", "enclave/mint", "enclave/sandbox", "enclave/seal", "enclave/signer"},
+	},
+	{
+		"neither side knows what is inside a controller",
+		[]string{"enclave", "parent", "cmd/raypherd", "cmd/raypher-enclave"},
+		[]string{"controller"},
+	},
+	{
 		"nothing depends on demonstrations, tests and the laboratory",
-		[]string{"policy", "visa", "evidence", "journal", "manifest", "attest", "parent", "enclave", "bpf", "client", "cmd", "proto"},
+		[]string{"policy", "visa", "evidence", "journal", "manifest", "attest", "parent", "enclave", "bpf", "client", "cmd", "proto", "controller"},
 		[]string{"examples", "test", "lab"},
 	},
 }
