@@ -25,15 +25,18 @@ func main() {
 	}
 }
 
-// rootFile is the name of the test root in the folder.
-const rootFile = "test-root.pem"
+// Names in the folder.
+const (
+	rootFile         = "test-root.pem"
+	measurementsFile = "measurements.json" // of the image, as raypher eif measure prints them
+)
 
 const usage = `nitro-lab: boot an enclave image in QEMU, with a Nitro Secure Module of our own.
 
 usage: nitro-lab --image FILE --parts DIR --folder DIR
 
-The console goes to standard output. The folder gets the socket of the machine's vsock device (vsock) and the root of its documents
-(` + rootFile + `). An interrupt ends it.
+The console goes to standard output. The folder gets the socket of the machine's vsock device (vsock), the root of its documents
+(` + rootFile + `) and the image's measurements (` + measurementsFile + `). An interrupt ends it.
 
 flags:
 `
@@ -82,11 +85,15 @@ func run(ctx context.Context, arguments []string, out, log io.Writer) error {
 	if err != nil {
 		return errors.Join(err, m.Close())
 	}
+	measurements := filepath.Join(*folder, measurementsFile)
+	if err := os.WriteFile(measurements, measured, 0o644); err != nil {
+		return errors.Join(err, m.Close())
+	}
 	fmt.Fprintf(log, `THIS IS A LABORATORY AND NO ENCLAVE: this machine's root can read all of its memory, and its documents end at a TEST ROOT.
 Nothing accepts that root unless it is told to: --root %s
-raypherd --enclave-vsock-uds %s
+raypherd --nitro-enclave --enclave-vsock-uds %s --nitro-root %s --enclave-measurements %s
 measurements: %s
-`, root, m.VsockPath(), measured)
+`, root, m.VsockPath(), root, measurements, measured)
 	err = m.Wait()
 	if ctx.Err() != nil {
 		return nil
