@@ -4,7 +4,8 @@
 //
 // What it promises: once Append has returned, kill -9 or a power failure at any moment loses nothing of the batch; a torn
 // end is set aside and reported, an altered middle is refused with the number of the entry. What it does not: whoever is
-// root here can cut whole epochs off the end. The journal is trusted for what its signed heads prove, not for where it lies.
+// root here can cut whole epochs off the end, and a last batch of which whole sectors read as zeros passes for torn. The journal is
+// trusted for what its signed heads prove, not for where it lies.
 //
 // Opening reads and hashes every entry and compares the tree with every head (320,000 verdicts under 10,000 heads: about a
 // second). The signature is checked on the last head of each epoch, which covers all entries before it; Verify checks all
