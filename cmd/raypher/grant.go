@@ -247,7 +247,7 @@ func printCredit(out io.Writer, s *parentv1.OperatorGrantStatus) error {
 	} else {
 		fmt.Fprintf(out, "anchor        sha256:%x (tier %s)\ncounter       %d\n", s.GetAnchor(), s.GetAnchorTier(), s.GetCounter())
 		if s.GetAnchorTier() == journal.TierSoftware {
-			fmt.Fprintln(out, "              a file: whoever sets it back can spend again")
+			fmt.Fprintln(out, "              tier software: whoever has the files of this host can spend again")
 		}
 	}
 	if len(s.GetGrant()) > 0 {

@@ -204,7 +204,8 @@ func (c *Client) round(ctx context.Context) (time.Duration, error) {
 	if installed { // the result names the ceiling before
 		return 0, c.attest(ctx)
 	}
-	return min(jittered(c.opts.poll), max(c.renewal(), 0)), nil
+	// The floor is for clocks that differ: a result that comes with little left of it is not asked for without a pause.
+	return min(jittered(c.opts.poll), max(c.renewal(), h.life()/10)), nil
 }
 
 // renewal is the time until a result has to be renewed: when two thirds of its life are over.

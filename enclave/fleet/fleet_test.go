@@ -215,6 +215,22 @@ func TestClocks(t *testing.T) {
 	}
 }
 
+// A controller whose clock is behind gives results that are nearly over when they come: they are taken, and not asked for without a pause.
+func TestClocksThatDiffer(t *testing.T) {
+	controller := newController(t)
+	controller.lie = func(r *result.Result) {
+		r.Issued, r.Expires = r.Issued.Add(-50*time.Minute), r.Expires.Add(-50*time.Minute)
+	}
+	c := controller.client(nil)
+	wait, err := c.round(t.Context())
+	if left, attested := c.Attested(); err != nil || attested != nil || left > 10*time.Minute {
+		t.Fatalf("%v; %s, %v", err, left, attested)
+	}
+	if wait < 30*time.Second {
+		t.Errorf("the next attempt is in %s", wait)
+	}
+}
+
 func secretOf(name string, version uint64, value string) *plain {
 	return &plain{label: recipient.Label{Name: name, Version: version, Host: host}, value: []byte(value)}
 }

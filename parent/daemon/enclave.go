@@ -53,6 +53,10 @@ func openEnclave(ctx context.Context, o Options, store *audit.Store) (*enclave, 
 		err = os.MkdirAll(p.Keys, 0o700)
 	}
 	if err == nil && o.EnclaveMachine == "" {
+		// Its configuration lies elsewhere. A copy beside the keys says who its controller is.
+		if copied, readErr := startconf.Read(p.Keys); readErr == nil && copied.Controller != "" {
+			options.Egress = append(slices.Clone(options.Egress), copied.Controller)
+		}
 		options.Caller, err = link.OpenCaller(p.Keys)
 		if o.EnclaveTier != "" {
 			options.Vouch = vouch
