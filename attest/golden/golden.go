@@ -15,7 +15,7 @@
 //	4  sets        array of maps:
 //	   1  name        tstr, unique in the list
 //	   2  version     tstr, of what was measured; for people
-//	   3  tier        tstr: tpm (SHA-256 bank, 32 bytes a value) or nitro (SHA-384, 48 bytes)
+//	   3  tier        tstr: tpm (SHA-256 bank, 32 bytes a value), nitro or nitrotpm (SHA-384, 48 bytes)
 //	   4  not before  int, seconds
 //	   5  not after   int, seconds
 //	   6  PCRs        array of maps, ascending: {1: index uint, 2: array of bstr, the allowed values}
@@ -91,9 +91,13 @@ type bank struct {
 	count uint64 // of PCRs
 }
 
+// TierNitroTPM is the tier of sets for the NitroTPM of the instance beside an enclave. No key has it.
+const TierNitroTPM = "nitrotpm"
+
 var banks = map[string]bank{
 	journal.TierTPM:   {"sha256", sha256.Size, 24},
 	journal.TierNitro: {"sha384", 48, 32},
+	TierNitroTPM:      {"sha384", 48, 24},
 }
 
 // check holds the bounds. Sources have better words for the same mistakes.
@@ -120,7 +124,7 @@ func (s *Set) check() error {
 	case !goodText(s.Name) || s.Name == "" || !goodText(s.Version):
 		return fmt.Errorf("name or version: use at most %d printable characters", MaxText)
 	case !known:
-		return fmt.Errorf("tier %.32q: use tpm or nitro", s.Tier)
+		return fmt.Errorf("tier %.32q: use tpm, nitro or nitrotpm", s.Tier)
 	case len(s.PCRs) == 0:
 		return errors.New("no PCR, which is true of every machine")
 	case s.NotAfter.Before(s.NotBefore):

@@ -125,7 +125,7 @@ func TestSourceMistakes(t *testing.T) {
 		{"a list", "- 1\n", []string{":1:1: a list where keys are wanted"}},
 		{"nothing that is needed", "not_before: 2026-01-01T00:00:00Z\n", []string{"version: no version, or 0", "not_after: the list has no end", "sets: 0 sets"}},
 		{"several at once", "version: x\nnot_after: soon\nset: []\nsets:\n  - nam: a\n    tier: tpm2\n", []string{
-			`:1:10: text "x" where a number`, `:2:12: "soon" is no time`, `:3:1: unknown key "set": did you mean sets?`, `:5:5: unknown key "nam": did you mean name?`, `:6:11: tier "tpm2": use nitro or tpm`, ":5:5: sets[0].name: no name"}},
+			`:1:10: text "x" where a number`, `:2:12: "soon" is no time`, `:3:1: unknown key "set": did you mean sets?`, `:5:5: unknown key "nam": did you mean name?`, `:6:11: tier "tpm2": use nitro or nitrotpm or tpm`, ":5:5: sets[0].name: no name"}},
 		{"version 0", "version: 0\nnot_after: 2027-01-01T00:00:00Z\nsets: []\n", []string{":1:10: no version, or 0", ":3:7: 0 sets"}},
 		{"a key twice", "version: 1\nversion: 2\n", []string{`:2:1: key "version" stands twice`}},
 		{"times the wrong way round", "not_before: 2028-01-01T00:00:00Z\n" + head + set + one, []string{":3:1: the list ends before it begins"}},

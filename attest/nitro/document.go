@@ -42,7 +42,7 @@ var protectedHeader = []byte{0xa1, 0x01, 0x38, 0x22}
 
 // Document is what a verified attestation document says.
 type Document struct {
-	ModuleID  string      // of the enclave: instance id, "-enc" and the enclave's own id
+	ModuleID  string      // of the enclave: instance id, "-enc" and the enclave's own id; of a NitroTPM: instance id, "-tpm" and an id
 	Timestamp time.Time   // of the hypervisor's clock, in milliseconds, UTC
 	PCRs      map[int]PCR // the locked registers by index, 0 to 31
 	Debug     bool        // the enclave runs in debug mode: its console can be read from the host, and PCR0 to PCR2 are zero
@@ -55,12 +55,14 @@ type Document struct {
 
 // InstanceID is the EC2 instance that the enclave runs on, as in "i-0123456789abcdef0".
 func (d *Document) InstanceID() string {
-	instance, _, _ := strings.Cut(d.ModuleID, "-enc")
+	instance, _, _ := strings.Cut(d.ModuleID, kindEnclave)
+	instance, _, _ = strings.Cut(instance, kindInstance)
 	return instance
 }
 
 // sealed is a document in parts, before anything in it is believed.
 type sealed struct {
+	kind        string // kindEnclave or kindInstance
 	payload     []byte
 	signature   []byte
 	document    Document
@@ -68,8 +70,19 @@ type sealed struct {
 	bundle      [][]byte // the root first
 }
 
-// unseal takes a document apart. The parts point into raw.
-func unseal(raw []byte) (*sealed, error) {
+// The kinds of documents: of an enclave, and of the NitroTPM of an instance. They differ in the module's id and in the name of the registers.
+const (
+	kindEnclave  = "-enc"
+	kindInstance = "-tpm"
+)
+
+// registers is the name of the field of a kind's PCRs.
+var registers = map[string]string{kindEnclave: "pcrs", kindInstance: "nitrotpm_pcrs"}
+
+// unseal takes the document of an enclave apart. The parts point into raw.
+func unseal(raw []byte) (*sealed, error) { return unsealKind(raw, kindEnclave) }
+
+func unsealKind(raw []byte, kind string) (*sealed, error) {
 	if len(raw) > MaxDocumentSize {
 		return nil, attest.Refuse(CheckSize, "more than %d bytes", MaxDocumentSize)
 	}
@@ -77,6 +90,7 @@ func unseal(raw []byte) (*sealed, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.kind = kind
 	return s, s.openPayload()
 }
 
@@ -132,8 +146,8 @@ func appendBytesHead(b []byte, n int) []byte {
 	}
 }
 
-// mandatory fields; the three others are optional and may be null.
-var mandatory = []string{"module_id", "digest", "timestamp", "pcrs", "certificate", "cabundle"}
+// mandatory fields, with the registers; the three others are optional and may be null.
+var mandatory = []string{"module_id", "digest", "timestamp", "certificate", "cabundle"}
 
 // openPayload reads the document proper. Names are matched exactly, in any order; each may stand once. Since 2026 the map
 // can have indefinite length.
@@ -158,12 +172,12 @@ func (s *sealed) openPayload() error {
 	if r.err != nil {
 		return r.err
 	}
-	for _, name := range mandatory {
+	for _, name := range append([]string{registers[s.kind]}, mandatory...) {
 		if !seen[name] {
 			return attest.Refuse(CheckFields, "no field %q", name)
 		}
 	}
-	for _, index := range []int{0, 1, 2, 4} { // without these nothing says which image runs where
+	for _, index := range []int{0, 1, 2, 4} { // without these nothing says which image runs where, or what booted
 		if _, ok := s.document.PCRs[index]; !ok {
 			return attest.Refuse(CheckFields, "no PCR%d", index)
 		}
@@ -180,7 +194,7 @@ func (s *sealed) field(r *reader, name string) error {
 	switch name {
 	case "module_id":
 		s.document.ModuleID = r.text(name)
-		err = judgeModuleID(r, s.document.ModuleID)
+		err = judgeModuleID(r, s.document.ModuleID, s.kind)
 	case "digest":
 		if digest := r.text(name); r.err == nil && digest != digestName {
 			err = attest.Refuse(CheckFields, "digest is %.32q, expected %q", digest, digestName)
@@ -191,7 +205,7 @@ func (s *sealed) field(r *reader, name string) error {
 			err = attest.Refuse(CheckFields, "timestamp is %d", ms)
 		}
 		s.document.Timestamp = time.UnixMilli(int64(ms)).UTC()
-	case "pcrs":
+	case registers[s.kind]:
 		s.document.PCRs, err = readPCRs(r)
 	case "certificate":
 		s.certificate, err = readCertificate(r, name)
@@ -209,15 +223,15 @@ func (s *sealed) field(r *reader, name string) error {
 	return err
 }
 
-// judgeModuleID wants an instance id, "-enc" and an enclave id, both ids in lower-case hexadecimal digits.
-func judgeModuleID(r *reader, id string) error {
+// judgeModuleID wants an instance id, the kind and an id of the module, both ids in lower-case hexadecimal digits.
+func judgeModuleID(r *reader, id, kind string) error {
 	if r.err != nil {
 		return nil
 	}
-	instance, enclave, ok := strings.Cut(id, "-enc")
+	instance, enclave, ok := strings.Cut(id, kind)
 	number, isInstance := strings.CutPrefix(instance, "i-")
 	if !ok || !isInstance || !isHex(number) || !isHex(enclave) || len(id) > maxModuleID {
-		return attest.Refuse(CheckFields, "module_id is %.64q, expected i-<hexadecimal>-enc<hexadecimal>", id)
+		return attest.Refuse(CheckFields, "module_id is %.64q, expected i-<hexadecimal>%s<hexadecimal>", id, kind)
 	}
 	return nil
 }

@@ -115,6 +115,10 @@ func NewVerifier(c Config) (*Verifier, error) {
 
 // Verify accepts a document or says with an *attest.Refusal which check failed. Any other error is about e.
 func (v *Verifier) Verify(document []byte, e Expected) (*Document, error) {
+	return v.verify(document, e, kindEnclave)
+}
+
+func (v *Verifier) verify(document []byte, e Expected, kind string) (*Document, error) {
 	if err := e.complete(); err != nil {
 		return nil, err
 	}
@@ -122,7 +126,7 @@ func (v *Verifier) Verify(document []byte, e Expected) (*Document, error) {
 		return nil, attest.Refuse(CheckSize, "more than %d bytes", MaxDocumentSize)
 	}
 	raw := bytes.Clone(document) // the caller may go on to change its own
-	s, err := unseal(raw)
+	s, err := unsealKind(raw, kind)
 	if err != nil {
 		return nil, err
 	}
@@ -138,8 +142,18 @@ func (v *Verifier) Verify(document []byte, e Expected) (*Document, error) {
 	}
 	d := &s.document
 	d.NotAfter = c.leaf().NotAfter
-	if err := d.judge(c.leaf(), &e); err != nil {
+	judge := d.judgeEnclave
+	if kind == kindInstance {
+		judge = d.judgeInstance
+	}
+	if err := judge(c.leaf(), &e); err != nil {
 		return nil, err
+	}
+	if kind == kindInstance { // the second implementation reads documents of enclaves
+		if !known {
+			v.chains.add(c)
+		}
+		return d, nil
 	}
 	trusted := c.root()
 	if known {
@@ -193,8 +207,8 @@ func (e *Expected) complete() error {
 	return nil
 }
 
-// judge checks what an authentic document says.
-func (d *Document) judge(leaf *x509.Certificate, e *Expected) error {
+// judgeEnclave checks what an authentic document of an enclave says.
+func (d *Document) judgeEnclave(leaf *x509.Certificate, e *Expected) error {
 	// PCR4 = SHA384(48 zero bytes || instance id), "Where to find an enclave's measurements" of the AWS Nitro Enclaves guide.
 	if want := PCR(sha512.Sum384(append(make([]byte, PCRSize), d.InstanceID()...))); d.PCRs[4] != want {
 		return attest.Refuse(CheckInstance, "PCR4 is not that of %s, the instance in module_id", d.InstanceID())
@@ -204,6 +218,11 @@ func (d *Document) judge(leaf *x509.Certificate, e *Expected) error {
 	if d.Debug && !e.AllowDebug {
 		return attest.Refuse(CheckDebug, "PCR0, PCR1 and PCR2 are zero: the enclave runs in debug mode and hides nothing from its host")
 	}
+	return d.judge(leaf, e, journal.TierNitro)
+}
+
+// judge checks what documents of both kinds say; tier is that of golden sets.
+func (d *Document) judge(leaf *x509.Certificate, e *Expected, tier string) error {
 	if d.Timestamp.Before(leaf.NotBefore) || d.Timestamp.After(leaf.NotAfter) {
 		return attest.Refuse(CheckTimestamp, "%s is outside the certificate's validity, %s to %s", stamp(d.Timestamp), stamp(leaf.NotBefore), stamp(leaf.NotAfter))
 	}
@@ -226,7 +245,7 @@ func (d *Document) judge(leaf *x509.Certificate, e *Expected) error {
 		return nil
 	}
 	var err error
-	d.Golden, err = e.Golden.Match(journal.TierNitro, e.At, d.GoldenValues())
+	d.Golden, err = e.Golden.Match(tier, e.At, d.GoldenValues())
 	return err
 }
 

@@ -50,6 +50,7 @@ not_after: "2099-01-01T00:00:00Z"
 sets:
   - {name: image, tier: nitro, bank: sha384, pcrs: {PCR0: "%x", PCR1: "%x", PCR2: "%x"}}
   - {name: rack, tier: tpm, bank: sha256, pcrs: {PCR7: "%x"}}
+  - {name: parent, tier: nitrotpm, bank: sha384, pcrs: {PCR4: "%x", PCR7: "%x"}}
 `
 
 func newWorld(t testing.TB, url string, edit func(*attestation.Options)) *world {
@@ -74,7 +75,8 @@ func newWorld(t testing.TB, url string, edit func(*attestation.Options)) *world 
 	w.operator = peer.With(context.Background(), &peer.Peer{Key: operator})
 	w.callers = &host.Callers{Operators: []startconf.KeyHash{operator}, ResultKeys: o.Keys.Public(), Now: w.now}
 	w.fleet = fleet.New(fleet.Options{DB: w.db, Callers: w.callers, References: references, AllowSoftware: o.AllowSoftware, Now: w.now})
-	w.putGolden(t, fmt.Sprintf(goldenText, nitrotest.PCR("image"), nitrotest.PCR("kernel"), nitrotest.PCR("application"), make([]byte, 32)))
+	w.putGolden(t, fmt.Sprintf(goldenText, nitrotest.PCR("image"), nitrotest.PCR("kernel"), nitrotest.PCR("application"), make([]byte, 32),
+		nitrotest.PCR("boot"), nitrotest.PCR("secure boot")))
 	w.add(t, "rack-1", journal.TierNitro, callerOf("rack-1"), false)
 	return w
 }
@@ -179,6 +181,24 @@ func (w *world) draft(t testing.TB, e *enclave, nonce []byte) *nitrotest.Draft {
 	d.Set("nonce", nonce)
 	d.Set("timestamp", uint64(w.now().UnixMilli()))
 	d.Get("pcrs").(map[int][]byte)[nitro.ConfigurationPCR] = value[:]
+	return d
+}
+
+// instance is the document of the NitroTPM of the instance on which every enclave of this package runs.
+func (w *world) instance(t testing.TB, nonce []byte) *nitrotest.Draft {
+	t.Helper()
+	d := w.pki.Draft(w.pki.Leaf(t))
+	d.Remove("pcrs")
+	pcrs := map[int][]byte{}
+	for i := range 24 {
+		pcrs[i] = make([]byte, nitro.PCRSize)
+	}
+	pcrs[4], pcrs[7] = nitrotest.PCR("boot"), nitrotest.PCR("secure boot")
+	d.Set("nitrotpm_pcrs", pcrs)
+	d.Set("module_id", nitrotest.InstanceID+"-tpm0000000000000000")
+	d.Set("public_key", nil)
+	d.Set("nonce", nonce)
+	d.Set("timestamp", uint64(w.now().UnixMilli()))
 	return d
 }
 
