@@ -15,7 +15,7 @@ func takeProcessors(listen string) {
 
 // processors is the enclave's share of as many: all in a machine of its own, half where it shares them with the parent and the agents.
 // A visa passes through it in steps that follow each other: more threads would wake each other for each of them, which cost a
-// fifth of the processor time of a visa.
+// tenth to a fifth of the processor time of a visa.
 func processors(listen string, available int) int {
 	if strings.HasPrefix(listen, "vsock") {
 		return available
