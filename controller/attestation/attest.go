@@ -160,12 +160,11 @@ func (s *Service) record(ctx context.Context, request *controllerv1.AttestReques
 			return err
 		}
 		subject = h.Name
-		verdict := string(refusal.Check)
-		if h.Verdict == verdict && now.Sub(h.Judged) < refusalPause {
+		if h.Verdict != host.Affirming && h.Verdict != host.None && now.Sub(h.Judged) < refusalPause {
 			return nil
 		}
 		// What the last good evidence proved holds until its result ends: a stranger who claims this configuration cannot take it away.
-		h.Verdict, h.Judged = verdict, now
+		h.Verdict, h.Judged = string(refusal.Check), now
 		if err := h.Save(tx); err != nil {
 			return err
 		}

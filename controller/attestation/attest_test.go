@@ -298,9 +298,11 @@ func TestRefusalsAreFolded(t *testing.T) {
 		w := newWorld(t, url, nil)
 		stranger := w.enclave(t, "rack-1")
 		before := len(w.audit(t))
-		for range 5 {
+		for i := range 6 {
 			request := w.good(t, stranger, w.nonce(t, stranger))
-			request.Document = nil
+			if request.Document = nil; i%2 == 1 {
+				request.Tier = "sgx"
+			}
 			if _, err := w.Attest(stranger.ctx(), request); err == nil {
 				t.Fatal("accepted")
 			}

@@ -14,8 +14,8 @@
 //	identity       the evidence is of the identity to which earlier evidence bound the host
 //
 // Nonces and enrolments lie in the database, so that any replica answers any step. A nonce is used up by the first evidence that
-// names it, good or bad. Every good result is in the audit; of refusals the first of each kind and one a minute, so that
-// nobody fills the disk with them.
+// names it, good or bad. Every good result is in the audit; of the refusals of a host the first and one a minute, so that
+// nobody fills the disk with them. The log has all.
 package attestation
 
 import (
@@ -53,7 +53,7 @@ const (
 	MaxAge          = 5 * time.Minute // of what the enclave's clock says
 	DefaultLifetime = 10 * time.Minute
 	MaxLifetime     = 24 * time.Hour
-	refusalPause    = time.Minute // between equal refusals in the audit
+	refusalPause    = time.Minute // between refusals of one host in the audit
 )
 
 // Options of a service.
