@@ -47,6 +47,7 @@ const nsmDevice = 33
 // Options of a machine.
 type Options struct {
 	Image   []byte    // in the Enclave Image Format
+	Before  *Machine  // whose module's root vouches for this one's too, as for an enclave that is started anew; nil: a root of its own
 	Folder  string    // for sockets; private, its path short enough for one (sun_path, 108 bytes)
 	Memory  int       // in MiB; 0: 512
 	Console io.Writer // what the machine says; nil: nowhere
@@ -79,7 +80,11 @@ func Start(ctx context.Context, o Options) (*Machine, error) {
 	if o.Memory == 0 {
 		o.Memory = 512
 	}
-	module, err := nsm.New(nsm.Options{Image: image.Measurements})
+	options := nsm.Options{Image: image.Measurements}
+	if o.Before != nil {
+		options.Before = o.Before.Module
+	}
+	module, err := nsm.New(options)
 	if err != nil {
 		return nil, err
 	}

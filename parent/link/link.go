@@ -241,6 +241,11 @@ func (l *Link) Describe(ctx context.Context) (*enclavev1.Description, error) {
 // Mint asks for a visa. Calls at the same time travel together; each has its own outcome. r must not be changed before Mint
 // returns, nor after ctx ended it early.
 func (l *Link) Mint(ctx context.Context, r *enclavev1.MintRequest) (*enclavev1.MintReply, error) {
+	if l.opts.Prepare != nil { // what it does has to be done first
+		if err := l.Reachable(); err != nil {
+			return nil, err
+		}
+	}
 	reply, err := l.mints.mint(ctx, r)
 	return reply, l.explain(err)
 }

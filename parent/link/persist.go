@@ -55,6 +55,7 @@ func (l *Link) stream(ctx context.Context) error {
 	if l.opts.Prepare == nil {
 		l.setAttached(true, nil)
 	} else {
+		l.setAttached(false, errors.New("it was connected just now and is being prepared"))
 		preparing.Go(func() { // what it asks for may have to be stored below
 			l.opts.Prepare(ctx, l)
 			if ctx.Err() == nil {

@@ -237,7 +237,7 @@ func frame(message []byte) []byte {
 	return append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(message))), message...)
 }
 
-// describing asks for a description on as many streams as a connection has, and more, and gives no room for the answers.
+// neverReading asks for a description on as many streams as a connection has, and more, and gives no room for the answers.
 func neverReading(_ context.Context, r *run) error {
 	open := headers("Describe")
 	return r.each(r.many(), func(c net.Conn) error {

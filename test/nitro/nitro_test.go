@@ -5,9 +5,14 @@ package nitro
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -23,12 +28,15 @@ import (
 	"github.com/raypher/raypher/enclave/ceiling"
 	"github.com/raypher/raypher/enclave/image"
 	"github.com/raypher/raypher/enclave/pid1"
+	"github.com/raypher/raypher/evidence"
 	"github.com/raypher/raypher/journal"
 	"github.com/raypher/raypher/lab/machine"
 	"github.com/raypher/raypher/parent/audit"
 	"github.com/raypher/raypher/parent/link"
+	"github.com/raypher/raypher/policy"
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
 	"github.com/raypher/raypher/startconf"
+	"github.com/raypher/raypher/visa"
 )
 
 // startLimit bounds the wait for an enclave that answers; it takes some seconds under emulation.
@@ -42,7 +50,7 @@ var nonce = []byte("a nonce of the verifier")
 // An enclave comes up with its configuration, mints under keys that its module vouches for, and is what was measured; verified by the
 // library, and by the program that a relying party has.
 func TestEnclaveInTheLab(t *testing.T) {
-	e := start(t, "")
+	e := start(t, "", nil)
 	l := e.connect(t)
 	about, err := l.Describe(t.Context())
 	if err != nil {
@@ -72,7 +80,7 @@ func TestEnclaveInTheLab(t *testing.T) {
 
 // A kernel without Landlock, as the one of AWS's, will do in an image; and what happens when the enclave is started anew.
 func TestKernelWithoutLandlock(t *testing.T) {
-	e := start(t, " lsm=yama")
+	e := start(t, " lsm=yama", nil)
 	l := e.connect(t)
 	if _, err := l.Attest(t.Context(), nonce); err != nil {
 		t.Error(err)
@@ -80,29 +88,98 @@ func TestKernelWithoutLandlock(t *testing.T) {
 	if !strings.Contains(e.console.String(), "no Landlock") {
 		t.Errorf("it does not say so:\n%s", e.console)
 	}
-	t.Run("started anew", func(t *testing.T) { e.again(t, l) })
+	t.Run("switched off while it mints, and started anew", func(t *testing.T) { e.again(t, l) })
 }
 
-// again starts another enclave of the same image and operator. It has another key, and follows the journal of the one before, whose key its
-// configuration lists.
+// again switches the machine off in the middle of calls, and starts another one of the same image. Callers are told in words; the link takes
+// the new enclave by its document, and its journal follows the one before.
 func (e *enclave) again(t *testing.T, l *link.Link) {
 	old := *l.EnclaveKey()
-	l.Close()
-	e.Close()
-	e.store.Close()
-	if err := os.Remove(filepath.Join(e.keys, link.PinFile)); err != nil {
-		t.Fatal(err)
+	minting, stop := context.WithCancel(t.Context())
+	var callers sync.WaitGroup
+	minted := make(chan struct{}, 1)
+	for range 4 {
+		callers.Go(func() {
+			for minting.Err() == nil {
+				_, err := l.Mint(minting, mintRequest(t))
+				switch {
+				case err == nil:
+					select {
+					case minted <- struct{}{}:
+					default:
+					}
+				case minting.Err() == nil && !errors.Is(err, link.ErrUnreachable):
+					t.Errorf("a call that was cut off: %v", err)
+				default:
+					time.Sleep(10 * time.Millisecond)
+				}
+			}
+		})
 	}
-	next := start(t, " lsm=yama")
-	next.keys, next.operator = e.keys, e.operator
-	if key := next.connect(t, old).EnclaveKey(); *key == old {
-		t.Error("the same key in another enclave")
+	select {
+	case <-minted: // they are in the middle of it
+	case <-time.After(startLimit):
+		stop()
+		callers.Wait()
+		t.Fatal("nothing is minted")
+	}
+	e.Close()
+	e.heart.Close()
+	for _, left := range []string{"vsock", "vsock-device", "nsm"} {
+		os.Remove(filepath.Join(e.folder, left)) // of a machine that was killed
+	}
+	next := start(t, " lsm=yama", e)
+	ctx, cancel := context.WithTimeout(t.Context(), startLimit)
+	defer cancel()
+	for *l.EnclaveKey() == old && ctx.Err() == nil {
+		time.Sleep(50 * time.Millisecond)
+	}
+	if err := l.Wait(ctx); err != nil {
+		stop()
+		callers.Wait()
+		t.Fatalf("%v\n%s", err, next.console)
+	}
+	if _, err := l.Mint(ctx, mintRequest(t)); err != nil {
+		t.Errorf("after it was started anew: %v", err)
+	}
+	stop()
+	callers.Wait()
+	l.Close()
+	e.verifyJournal(t, 2)
+}
+
+// verifyJournal walks from epoch to epoch.
+func (e *enclave) verifyJournal(t *testing.T, epochs int) {
+	t.Helper()
+	roots := ok(nitro.ParseRoots(e.Module.RootPEM()))(t)
+	reports, err := e.store.Verify(evidence.Options{Verifiers: map[string]evidence.KeyVerifier{journal.TierNitro: &nitro.KeyVerifier{
+		Verifier: ok(nitro.NewVerifier(nitro.Config{Roots: roots}))(t), OwnTime: true, Expected: nitro.Expected{PCRs: e.pcrs()},
+	}}})
+	if err != nil || len(reports) != epochs {
+		t.Errorf("%d epochs, want %d: %v", len(reports), epochs, err)
+	}
+}
+
+func (e *enclave) pcrs() map[int]nitro.PCR {
+	return map[int]nitro.PCR{0: e.Measurements.PCR0, 1: e.Measurements.PCR1, 2: e.Measurements.PCR2}
+}
+
+// mintRequest is one that the ceiling grants.
+func mintRequest(t *testing.T) *enclavev1.MintRequest {
+	t.Helper()
+	p := ok(policy.Parse("p", []byte("namespace: dev\nfilesystem: {read: [\"/usr/**\"]}")))(t)
+	key := ok(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
+	return &enclavev1.MintRequest{
+		Policy: p.Canonical(), Namespace: "dev", Name: "agent", ConfirmationKey: ok(visa.ConfirmationKey(&key.PublicKey))(t),
+		Asserted: &enclavev1.Asserted{AgentId: "a", Uid: 1000, User: "u", Home: "/home/u"},
 	}
 }
 
 // enclave is one in a machine, and what the host knows of it.
 type enclave struct {
 	*machine.Machine
+	folder        string
+	image         []byte
 	console       *text
 	keys          string
 	store         *audit.Store
@@ -129,26 +206,35 @@ func (x *text) String() string {
 	return x.all.String()
 }
 
-// start builds an image and boots it.
-func start(t *testing.T, commandLine string) *enclave {
+// build makes an image with the enclave's program.
+func build(t *testing.T, parts *machine.Parts, commandLine string) []byte {
 	t.Helper()
-	parts := machine.FromEnvironment(t)
-	program := build(t, "raypher-enclave")
-	raw := ok(eif.Build(eif.Contents{
+	program := compile(t, "raypher-enclave")
+	return ok(eif.Build(eif.Contents{
 		Kernel: parts.Kernel, CommandLine: "console=ttyS0 reboot=k panic=-1 quiet" + commandLine,
 		Ramdisks: [][]byte{
 			ok(image.Boot(parts.Modules))(t),
 			ok(image.Application(ok(os.ReadFile(program))(t), pid1.Start{HeartbeatCID: machine.HostCID, Arguments: arguments}))(t),
 		},
 	}))(t)
-	folder := machine.Folder(t)
+}
+
+// start boots an image, or once more that of an enclave in whose place it comes, under the same root.
+func start(t *testing.T, commandLine string, before *enclave) *enclave {
+	t.Helper()
+	parts := machine.FromEnvironment(t)
 	e := &enclave{console: &text{}, keys: filepath.Join(t.TempDir(), "keys")}
 	_, e.operator, _ = ed25519.GenerateKey(nil) // never fails
-	e.heart = ok(machine.TakeHeartbeat(folder))(t)
+	options := machine.Options{Console: e.console, Log: e.console, QEMU: parts.QEMU, Vsock: parts.Vsock}
+	if before == nil {
+		e.folder, e.image = machine.Folder(t), build(t, parts, commandLine)
+	} else {
+		e.folder, e.image, options.Before = before.folder, before.image, before.Machine
+	}
+	options.Folder, options.Image = e.folder, e.image
+	e.heart = ok(machine.TakeHeartbeat(e.folder))(t)
 	t.Cleanup(func() { e.heart.Close() })
-	e.Machine = ok(machine.Start(t.Context(), machine.Options{
-		Image: raw, Folder: folder, Console: e.console, Log: e.console, QEMU: parts.QEMU, Vsock: parts.Vsock,
-	}))(t)
+	e.Machine = ok(machine.Start(t.Context(), options))(t)
 	t.Cleanup(func() {
 		e.Close()
 		if t.Failed() {
@@ -167,14 +253,15 @@ func (e *enclave) beat() bool {
 	}
 }
 
-// connect sends the configuration, waits until the enclave serves, and installs a ceiling.
-func (e *enclave) connect(t *testing.T, predecessors ...startconf.KeyHash) *link.Link {
+// connect sends the configuration, waits until the enclave serves, verifies what it is, and installs a ceiling, each time anew.
+func (e *enclave) connect(t *testing.T) *link.Link {
 	t.Helper()
 	caller := ok(link.Prepare(e.keys, func(string) {}))(t)
 	file := filepath.Join(e.keys, startconf.FileName)
 	configuration := ok(startconf.Read(file))(t)
 	configuration.OperatorKeys = [][]byte{ok(ceiling.PublicKey(e.operator))(t)}
-	configuration.Predecessors = predecessors
+	roots := ok(nitro.ParseRoots(e.Module.RootPEM()))(t)
+	configuration.NitroRoots = []startconf.KeyHash{sha256.Sum256(roots[0].Raw)}
 	for _, err := range []error{os.Remove(file), startconf.Write(e.keys, configuration)} {
 		if err != nil {
 			t.Fatal(err)
@@ -183,20 +270,24 @@ func (e *enclave) connect(t *testing.T, predecessors ...startconf.KeyHash) *link
 	e.configuration = configuration.Hash()
 	e.store = ok(audit.Open(filepath.Join(filepath.Dir(e.keys), "journal")))(t)
 	t.Cleanup(func() { e.store.Close() })
+	everything := ok(ceiling.Development(configuration.TrustDomain))(t)
+	everything.Grants[0].Namespace, everything.Grants[0].OwnKey = "dev", true
+	bundle := ok(ceiling.Sign(everything, e.operator))(t)
 	at := func(port int) string { return fmt.Sprintf("vsock-uds:%s:%d", e.VsockPath(), port) }
 	l := ok(link.Dial(link.Options{
 		Address: at(5000), ConfigureAt: at(5001), Configuration: ok(os.ReadFile(file))(t),
-		Caller: caller, PinFile: filepath.Join(e.keys, link.PinFile), Store: e.store, Log: slog.New(slog.DiscardHandler),
+		Caller: caller, PinFile: filepath.Join(e.keys, link.PinFile), Vouch: &link.Vouch{Roots: roots, PCRs: e.pcrs()},
+		Prepare: func(ctx context.Context, l *link.Link) {
+			if _, err := l.InstallCeiling(ctx, bundle); err != nil && ctx.Err() == nil {
+				t.Errorf("install the ceiling: %v", err)
+			}
+		},
+		Store: e.store, Log: slog.New(slog.DiscardHandler),
 	}))(t)
 	t.Cleanup(func() { l.Close() })
 	ctx, cancel := context.WithTimeout(t.Context(), startLimit)
 	defer cancel()
 	if err := l.Wait(ctx); err != nil {
-		t.Fatal(err)
-	}
-	everything := ok(ceiling.Development(configuration.TrustDomain))(t)
-	everything.Grants[0].Namespace, everything.Grants[0].OwnKey = "dev", true
-	if _, err := l.InstallCeiling(ctx, ok(ceiling.Sign(everything, e.operator))(t)); err != nil {
 		t.Fatal(err)
 	}
 	return l
@@ -225,7 +316,7 @@ func (e *enclave) verify(t *testing.T, document, key, epoch []byte) {
 // verifyByProgram does what docs/nitro.md says.
 func (e *enclave) verifyByProgram(t *testing.T, document []byte) {
 	t.Helper()
-	program, folder := build(t, "raypher"), t.TempDir()
+	program, folder := compile(t, "raypher"), t.TempDir()
 	doc, root := filepath.Join(folder, "doc"), filepath.Join(folder, "test-root.pem")
 	if err := os.WriteFile(doc, document, 0o600); err != nil {
 		t.Fatal(err)
@@ -259,8 +350,8 @@ func (e *enclave) verifyByProgram(t *testing.T, document []byte) {
 	}
 }
 
-// build makes a static program of this module.
-func build(t *testing.T, name string) string {
+// compile makes a static program of this module.
+func compile(t *testing.T, name string) string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), name)
 	command := exec.Command("go", "build", "-trimpath", "-o", program, "../../cmd/"+name)
