@@ -9,6 +9,8 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/raypher/raypher/enclave/dial"
 )
 
 // What callers may take of this process's memory, together. gRPC has room for a message of MaxReceive on each stream of each connection: these
@@ -18,6 +20,8 @@ const (
 	MaxStores  = 8 // Persist streams at once, and of each rarer kind
 	// MaxMintStreams is how many of them there may be at once.
 	MaxMintStreams = 32
+	// MaxCarried is how many Connect streams there may be: those of all connections, and as many that are ending.
+	MaxCarried = 2 * dial.MaxConnections
 	// largeRequest is the size from which on a request needs room, and MaxLarge the room for all that are being answered, in bytes. Smaller
 	// ones are bounded by their number.
 	largeRequest = 32 << 10

@@ -100,6 +100,7 @@ type Server struct {
 	room    *semaphore.Weighted // for large requests
 	stores  chan struct{}       // a token for each Persist stream
 	streams chan struct{}       // a token for each MintStream
+	carried chan struct{}       // a token for each Connect stream
 	others  chan struct{}       // a token for each stream of another kind
 	minting chan struct{}       // a token for each request of a MintStream that is being answered
 	jobs    chan func()         // to a worker that waits for one
@@ -116,7 +117,7 @@ func New(opts Options) (*Server, error) {
 	}
 	s := &Server{
 		room: semaphore.NewWeighted(MaxLarge), stores: make(chan struct{}, MaxStores), streams: make(chan struct{}, MaxMintStreams),
-		others: make(chan struct{}, MaxStores), opts: opts, minting: make(chan struct{}, MaxMinting), jobs: make(chan func()), dial: dial.New(), closing: make(chan struct{}),
+		carried: make(chan struct{}, MaxCarried), others: make(chan struct{}, MaxStores), opts: opts, minting: make(chan struct{}, MaxMinting), jobs: make(chan func()), dial: dial.New(), closing: make(chan struct{}),
 	}
 	var err error
 	if s.key, err = journal.NewKey(opts.Signer.Public()); err != nil {
@@ -172,7 +173,7 @@ func (s *Server) newGRPC(certificate tls.Certificate) *grpc.Server {
 		handshake = HandshakeTimeout
 	}
 	server := grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(serverTLS(certificate, s.opts.Configuration.CallerKeys))),
+		grpc.Creds(&callers{TransportCredentials: credentials.NewTLS(serverTLS(certificate, s.opts.Configuration.CallerKeys))}),
 		grpc.MaxRecvMsgSize(MaxReceive),
 		grpc.MaxSendMsgSize(MaxSend),
 		grpc.MaxConcurrentStreams(MaxStreams),
@@ -242,6 +243,8 @@ func (s *Server) guardStream(service any, stream grpc.ServerStream, info *grpc.S
 		return asStatus(bounded(s.stores, run))
 	case enclavev1.Enclave_MintStream_FullMethodName:
 		return asStatus(bounded(s.streams, run))
+	case enclavev1.Enclave_Connect_FullMethodName:
+		return asStatus(bounded(s.carried, run))
 	}
 	return asStatus(bounded(s.others, run))
 }
