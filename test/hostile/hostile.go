@@ -30,9 +30,9 @@ import (
 	"github.com/raypher/raypher/visa"
 )
 
-// MaxResident bounds what the enclave's process may take of memory under any of the attacks, in bytes. Most of it is what the collector has not
-// taken back yet; between 270 and 420 MiB were measured, and 2 GiB before there were bounds on streams and large requests.
-const MaxResident = 512 << 20
+// MaxResident bounds what the enclave's process may take of memory under any of the attacks, in bytes. 130 MiB were measured, and 2 GiB before
+// there were bounds on callers, streams and large requests.
+const MaxResident = 256 << 20
 
 // patience bounds the wait for an enclave that is busy with an attack.
 const patience = 90 * time.Second
