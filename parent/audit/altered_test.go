@@ -195,3 +195,38 @@ func predecessor(t testing.TB, s *audit.Store) *journal.Predecessor {
 	}
 	return &journal.Predecessor{Epoch: id, Size: a.Size, SignedHead: a.SignedHead, KeyEvidence: *ev}
 }
+
+// TestZeroedWhileOpen: what a store has read as committed and then finds to be zeros is no end of the journal, and no batch that it
+// has already.
+func TestZeroedWhileOpen(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	l := journaltest.New(t, journaltest.NewKey(t), nil)
+	fill(t, s, l, 0, 2)
+	before, err := os.ReadFile(onlyFile(t, dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fill(t, s, l, 3)
+	last := wire(l, l.Last)
+	file, err := os.OpenFile(onlyFile(t, dir), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	reader, err := audit.OpenReadOnly(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := file.WriteAt(make([]byte, 4096), int64(len(bytes.TrimRight(before, "\x00")))); err != nil {
+		t.Fatal(err)
+	}
+	_, verified := reader.Verify(evidence.Options{AllowSoftware: true})
+	_, _, proven := reader.Receipt(l.Epoch, last.FirstIndex)
+	for what, err := range map[string]error{"verify": verified, "prove": proven, "append the same again": s.Append(last)} {
+		var altered *audit.AlteredError
+		if !errors.As(err, &altered) || altered.Entry != last.FirstIndex {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}

@@ -140,7 +140,7 @@ func (r *frames) next() (*frame, error) {
 		broken = &brokenFrame{f.first, "the tree head or the end of its frame was altered"}
 	}
 	if broken != nil {
-		if onlyZeros(r.file, f.next-1, r.end) || holed(payload, r.offset+headerSize) && onlyZeros(r.file, f.next, r.end) {
+		if onlyZeros(r.file, f.next-1, r.end) || holed(body, r.offset+headerSize) && onlyZeros(r.file, f.next, r.end) {
 			return nil, errTorn
 		}
 		return nil, broken

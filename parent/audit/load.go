@@ -69,7 +69,9 @@ func (s *Store) loadEpoch(e *epoch, newest bool) (complete bool, _ error) {
 	scan := &frames{file: file, offset: int64(fileHeaderSize), end: info.Size()}
 	err = e.readHeader(file, info.Size())
 	for err == nil {
-		err = s.loadFrame(e, scan)
+		if err = s.loadFrame(e, scan); errors.Is(err, errTorn) && s.moved(file, scan) {
+			err = nil
+		}
 	}
 	if errors.Is(err, io.EOF) && e.tree.Size() == 0 {
 		err = errTorn // a header without a frame
@@ -79,7 +81,7 @@ func (s *Store) loadEpoch(e *epoch, newest bool) (complete bool, _ error) {
 	case errors.As(err, &altered):
 		return false, &AlteredError{File: e.path, Epoch: e.id, Entry: altered.entry, Reason: altered.reason}
 	case errors.Is(err, errTorn) && newest:
-		if err := s.setAside(e, file, info.Size()); err != nil {
+		if err := s.setAside(e, file, scan.end); err != nil {
 			return false, err
 		}
 	case errors.Is(err, errTorn):
@@ -93,7 +95,29 @@ func (s *Store) loadEpoch(e *epoch, newest bool) (complete bool, _ error) {
 	if _, err := journal.VerifyHead(e.signedHead, e.key); err != nil {
 		return false, &AlteredError{File: e.path, Epoch: e.id, Entry: e.tree.Size() - 1, Reason: err.Error()}
 	}
+	if newest && s.lock != nil {
+		return true, s.settle(file)
+	}
 	return true, nil
+}
+
+// settle makes durable what a writer that was killed had not synced yet: from now on the enclave takes it for acknowledged.
+func (s *Store) settle(file *os.File) error {
+	if err := errors.Join(fdatasync(file), syncFolder(s.dir)); err != nil {
+		return fmt.Errorf("journal %s: sync: %w", file.Name(), err)
+	}
+	return nil
+}
+
+// moved says whether a writer beside this reader has changed the length of a file since it was looked at: there are further batches,
+// or the zeros behind the last one are gone.
+func (s *Store) moved(file *os.File, scan *frames) bool {
+	info, err := file.Stat()
+	if s.lock != nil || err != nil || info.Size() == scan.end {
+		return false
+	}
+	scan.end = info.Size()
+	return true
 }
 
 func (e *epoch) readHeader(file *os.File, size int64) error {

@@ -155,9 +155,12 @@ func (s *Store) framesFrom(e *epoch, index uint64) iter.Seq2[placedFrame, error]
 		defer file.Close()
 		scan := &frames{file: file, offset: marks[at].offset, end: end, index: tree.Size()}
 		for {
-			fr, err := scan.next()
-			if errors.Is(err, io.EOF) {
+			if scan.offset == end {
 				return
+			}
+			fr, err := scan.next()
+			if errors.Is(err, io.EOF) || errors.Is(err, errTorn) {
+				err = &brokenFrame{scan.index, "it was there, and is no more"}
 			}
 			if err != nil {
 				yield(placedFrame{}, s.altered(e, err))

@@ -17,10 +17,10 @@ const sectorSize = 512
 // maxTorn is more than a frame with what one gRPC message carries (4 MiB), in bytes.
 const maxTorn = 8 << 20
 
-// holed says whether a sector within the payload of the last frame reads as zeros. payload lies at offset at of the file.
-func holed(payload []byte, at int64) bool {
-	for s := sectorBehind(at - 1); s+sectorSize <= at+int64(len(payload)); s += sectorSize {
-		if allZero(payload[s-at : s-at+sectorSize]) {
+// holed says whether a sector within what follows the header of the last frame reads as zeros. body lies at offset at of the file.
+func holed(body []byte, at int64) bool {
+	for s := sectorBehind(at - 1); s+sectorSize <= at+int64(len(body)); s += sectorSize {
+		if allZero(body[s-at : s-at+sectorSize]) {
 			return true
 		}
 	}
@@ -53,7 +53,9 @@ func (r *frames) lostHeader() bool {
 			return false
 		}
 	}
-	if !bytes.HasSuffix(rest, []byte(frameEnd)) && sectorBehind(to-1)-to > mostZeros {
+	inLast := to - (sectorBehind(to-1) - sectorSize) // the sector before may be lost, with the beginning of frameEnd
+	end := frameEnd[max(0, int64(len(frameEnd))-inLast):]
+	if !bytes.HasSuffix(rest, []byte(end)) && sectorBehind(to-1)-to > mostZeros {
 		return false
 	}
 	return !holdsHeader(rest)
