@@ -25,8 +25,8 @@ const (
 // flags are the options as the command line has them.
 type flags struct {
 	controller.Options
-	operators, goldenKeys, ceilingKeys, verifyKeys []string
-	nitroRoot                                      string
+	operators, goldenKeys, ceilingKeys, verifyKeys, otherTLSKeys []string
+	nitroRoot                                                    string
 }
 
 func (f *flags) add(set *pflag.FlagSet) {
@@ -36,7 +36,8 @@ func (f *flags) add(set *pflag.FlagSet) {
 	set.StringVar(&f.Database, "database-url", "", "postgres://USER@HOST/NAME for replicas, or the path of a SQLite file (default "+controller.DatabaseFile+" in --state)")
 	set.StringVar(&f.TLSKey, "tls-key", "", "key of the TLS certificate, P-256 in PEM, which hosts know by its hash (default "+controller.TLSKeyFile+" in --state)")
 	set.StringVar(&f.SigningKey, "signing-key", "", "key that signs attestation results and records of TPM activations, P-256 in PEM (default "+controller.SignKeyFile+" in --state)")
-	set.StringArrayVar(&f.verifyKeys, "verify-key", nil, "public key, PEM, that signed results before --signing-key: still believed and published (may be repeated)")
+	set.StringArrayVar(&f.verifyKeys, "verify-key", nil, "public key, PEM, that signed results before --signing-key or will after it: believed and published, and the configuration of an enclave may name it (may be repeated)")
+	set.StringArrayVar(&f.otherTLSKeys, "other-tls-key", nil, "sha256:HEX of the --tls-key before or after this one, or the file of its public key: the configuration of an enclave may name it too (may be repeated)")
 	set.StringVar(&f.SecretsKey, "secrets-key", "", "key with which values of secrets are encrypted in the database (default "+controller.SecretsFile+" in --state)")
 	set.StringArrayVar(&f.operators, "operator", nil, "sha256:HEX of the TLS key of an operator, or the file of its public key (may be repeated; needed)")
 	set.StringArrayVar(&f.goldenKeys, "golden-key", nil, "public key, PEM, that may sign golden measurements (may be repeated)")
@@ -57,11 +58,18 @@ func (f *flags) options() (*controller.Options, error) {
 		return nil, fmt.Errorf("--state: %w", err)
 	}
 	for _, text := range f.operators {
-		hash, err := operator(text)
+		hash, err := keyHash(text)
 		if err != nil {
 			return nil, fmt.Errorf("--operator: %w", err)
 		}
 		o.Operators = append(o.Operators, hash)
+	}
+	for _, text := range f.otherTLSKeys {
+		hash, err := keyHash(text)
+		if err != nil {
+			return nil, fmt.Errorf("--other-tls-key: %w", err)
+		}
+		o.OtherTLSKeys = append(o.OtherTLSKeys, hash)
 	}
 	var err error
 	if o.GoldenKeys, err = publics("--golden-key", f.goldenKeys); err != nil {
@@ -96,7 +104,8 @@ func (f *flags) options() (*controller.Options, error) {
 	return &o, nil
 }
 
-func operator(text string) (startconf.KeyHash, error) {
+// keyHash is a hash as it stands, or that of the public key in a file.
+func keyHash(text string) (startconf.KeyHash, error) {
 	if strings.HasPrefix(text, "sha256:") {
 		return startconf.ParseKeyHash(text)
 	}

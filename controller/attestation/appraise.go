@@ -189,7 +189,26 @@ func (s *Service) configuration(text []byte, hash journal.Hash) (startconf.KeyHa
 			return none, attest.Refuse(CheckConfiguration, "its nitro_root %s is none of --nitro-root", root)
 		}
 	}
-	return c.CallerKeys[0], nil
+	return c.CallerKeys[0], s.onlyThisController(c)
+}
+
+// onlyThisController refuses a configuration by which the enclave would believe another controller too: that one could say for ever that the
+// enclave is attested, and set its counter of leases back, while this one hands it secrets.
+func (s *Service) onlyThisController(c *startconf.Configuration) error {
+	for _, key := range c.ControllerKeys {
+		if !slices.Contains(s.ControllerKeys, key) {
+			return attest.Refuse(CheckConfiguration, "its controller_key %s is not this controller's: the one of --tls-key, or --other-tls-key while keys change", key)
+		}
+	}
+	for _, key := range c.ResultKeys {
+		if !slices.ContainsFunc(s.Keys.Public(), func(known *ecdsa.PublicKey) bool {
+			parsed, err := journal.ParseKey(key)
+			return err == nil && parsed.Public().Equal(known)
+		}) {
+			return attest.Refuse(CheckConfiguration, "its controller_result_key sha256:%s is not this controller's: the one of --signing-key, or --verify-key while keys change", sum(key))
+		}
+	}
+	return nil
 }
 
 func sum(data []byte) string {

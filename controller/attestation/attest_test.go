@@ -2,6 +2,7 @@ package attestation_test
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"crypto/sha512"
 	"encoding/base64"
 	"strings"
@@ -57,6 +58,19 @@ func TestAttest(t *testing.T) {
 			t.Errorf("%q", lines)
 		}
 	})
+}
+
+// A configuration may name this controller, with the keys that it has and those that it is told of, for before and after a change.
+func TestConfigurationNamesThisController(t *testing.T) {
+	w := newWorld(t, t.TempDir()+"/db", func(o *attestation.Options) {
+		o.Keys.Former = []*ecdsa.PublicKey{&ecdsaKey(t).PublicKey}
+		o.ControllerKeys = append(o.ControllerKeys, callerOf("next"))
+	})
+	e := w.enclave(t, "rack-1")
+	e.configuration = w.controllers(callerOf("controller"), callerOf("next")) + "controller_result_key = " + base64.StdEncoding.EncodeToString(der(t, w.Keys.Former[0])) + "\n"
+	if _, err := w.Attest(e.ctx(), w.good(t, e, w.nonce(t, e))); err != nil {
+		t.Error(err)
+	}
 }
 
 // One table of everything that can be wrong with Nitro evidence. Each refusal names its check, gives no result, uses the nonce up, and leaves the
@@ -143,6 +157,12 @@ func TestRefusals(t *testing.T) {
 		{"no caller", configured("ttl_seconds = 60\n"), "configuration"},
 		{"another trust domain", configured(mine + "trust_domain = evil.example\n"), "configuration"},
 		{"ceilings by a stranger", configured(mine + "operator_key = " + base64.StdEncoding.EncodeToString(der(t, &ecdsaKey(t).PublicKey)) + "\n"), "configuration"},
+		{"another controller beside this one", func(t *testing.T, a *attempt) {
+			configured(a.controllers(callerOf("controller"), callerOf("mallory")))(t, a)
+		}, "configuration"},
+		{"results by a stranger", func(t *testing.T, a *attempt) {
+			configured(a.controllers(callerOf("controller"))+"controller_result_key = "+base64.StdEncoding.EncodeToString(der(t, &ecdsaKey(t).PublicKey))+"\n")(t, a)
+		}, "configuration"},
 		{"a root of its own", configured(mine + "nitro_root = " + callerOf("root").String() + "\n"), "configuration"},
 		{"a host that nobody named", configured("caller_key = " + callerOf("mallory").String() + "\n"), "host"},
 		{"a host that was removed", func(t *testing.T, a *attempt) {

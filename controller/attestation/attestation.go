@@ -8,7 +8,7 @@
 //	(evidence)     the checks of attest/nitro or attest/tpm, each by its own name, with the golden measurements in force
 //	caller         the key of the evidence is the one that the caller's TLS handshake proved
 //	configuration  the text is the configuration that the evidence names; it names one caller key, this controller's trust domain, and only
-//	               operator keys and roots that this controller knows
+//	               operator keys, roots and keys of controllers that this one knows
 //	host           an operator has named a host with that caller key
 //	tier           the host is of the tier that the evidence is of
 //	identity       the evidence is of the identity to which earlier evidence bound the host
@@ -29,6 +29,7 @@ import (
 	"github.com/raypher/raypher/attest/tpm"
 	"github.com/raypher/raypher/controller/store"
 	controllerv1 "github.com/raypher/raypher/proto/controller/v1"
+	"github.com/raypher/raypher/startconf"
 )
 
 // The controller's own checks. Those of the evidence have their names in attest/nitro, attest/tpm and attest/golden.
@@ -70,12 +71,15 @@ type Options struct {
 	// CeilingKeys (PKIX DER) are the operator keys that the configuration of a host may name: whoever signs the ceilings of an enclave decides what
 	// it does with the secrets that it gets here.
 	CeilingKeys [][]byte
-	TrustDomain string
-	Issuer      string // in results
-	Build       string // the same
-	Lifetime    time.Duration
-	Now         func() time.Time
-	Log         *slog.Logger
+	// ControllerKeys are keys of this controller's TLS certificate that the configuration of a host may name, beside the keys of results in Keys:
+	// what a stranger's controller says, an enclave would believe of its leases and of its attestation.
+	ControllerKeys []startconf.KeyHash
+	TrustDomain    string
+	Issuer         string // in results
+	Build          string // the same
+	Lifetime       time.Duration
+	Now            func() time.Time
+	Log            *slog.Logger
 }
 
 // Service implements raypher.controller.v1.Attestation. Its methods may be called concurrently, by several processes on one database.

@@ -7,6 +7,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/base64"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -62,7 +63,7 @@ func newWorld(t testing.TB, url string, edit func(*attestation.Options)) *world 
 	references := &attestation.References{Keys: [][]byte{der(t, public)}}
 	o := attestation.Options{
 		DB: w.db, Keys: &attestation.Keys{Signing: ecdsaKey(t)}, References: references, NitroRoots: []*x509.Certificate{w.pki.Root()},
-		CeilingKeys: [][]byte{w.ceiling}, TrustDomain: startconf.DefaultTrustDomain, Issuer: "test", Build: "v0", Now: w.now, Log: slog.New(slog.DiscardHandler),
+		CeilingKeys: [][]byte{w.ceiling}, ControllerKeys: []startconf.KeyHash{callerOf("controller")}, TrustDomain: startconf.DefaultTrustDomain, Issuer: "test", Build: "v0", Now: w.now, Log: slog.New(slog.DiscardHandler),
 	}
 	if edit != nil {
 		edit(&o)
@@ -101,6 +102,19 @@ func (w *world) add(t testing.TB, name, tier string, caller startconf.KeyHash, r
 	if _, err := w.fleet.AddHost(w.operator, &controllerv1.AddHostRequest{Name: name, Tier: tier, CallerKey: caller.String(), Reset_: reset}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// controllers is the configuration of rack-1 that names this controller's key of results, and keys of its TLS certificate.
+func (w *world) controllers(keys ...startconf.KeyHash) string {
+	result, err := x509.MarshalPKIXPublicKey(&w.Keys.Signing.PublicKey)
+	if err != nil {
+		panic(err) // a P-256 key always encodes
+	}
+	text := "caller_key = " + callerOf("rack-1").String() + "\ncontroller = controller:7443\ncontroller_result_key = " + base64.StdEncoding.EncodeToString(result) + "\n"
+	for _, key := range keys {
+		text += "controller_key = " + key.String() + "\n"
+	}
+	return text
 }
 
 func (w *world) host(t testing.TB, name string) *controllerv1.Host {

@@ -45,7 +45,9 @@ type Options struct {
 	TLSKey     string
 	SigningKey string
 	SecretsKey string
-	VerifyKeys []*ecdsa.PublicKey // former signing keys
+	VerifyKeys []*ecdsa.PublicKey // signing keys of before or after a change
+	// OtherTLSKeys are those of before or after a change, which configurations of hosts may name.
+	OtherTLSKeys []startconf.KeyHash
 
 	Operators     []startconf.KeyHash
 	GoldenKeys    [][]byte // PKIX DER
@@ -144,7 +146,7 @@ func newServices(ctx context.Context, o *Options, db *store.DB, keys *keys) (*se
 	}
 	s.attestation, err = attestation.New(attestation.Options{
 		DB: db, Keys: keys.results, References: references, NitroRoots: o.NitroRoots, TPMRoots: tpmRoots, AllowSoftware: o.AllowSoftware,
-		CeilingKeys: o.CeilingKeys, TrustDomain: o.TrustDomain, Issuer: o.Issuer, Build: o.Version, Lifetime: o.Lifetime, Log: o.Log,
+		CeilingKeys: o.CeilingKeys, ControllerKeys: append([]startconf.KeyHash{keys.tls}, o.OtherTLSKeys...), TrustDomain: o.TrustDomain, Issuer: o.Issuer, Build: o.Version, Lifetime: o.Lifetime, Log: o.Log,
 	})
 	if err != nil {
 		return nil, err
