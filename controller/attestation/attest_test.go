@@ -296,6 +296,15 @@ func TestCallers(t *testing.T) {
 		is("a parent with a stolen result", peer.With(context.Background(), &peer.Peer{Key: one.key.ID()}), token, codes.PermissionDenied)
 		is("not a result", one.ctx(), "x", codes.PermissionDenied)
 
+		if err := w.db.Update(t.Context(), func(tx *store.Tx) error {
+			return tx.Exec(`UPDATE hosts SET tier = ? WHERE name = ?`, journal.TierTPM, "rack-2")
+		}); err != nil {
+			t.Fatal(err)
+		}
+		is("of another tier than the database says", two.ctx(), token2, codes.PermissionDenied)
+		w.add(t, "rack-2", journal.TierNitro, callerOf("rack-2"), true)
+		two, token2 = attested("rack-2")
+
 		again, token3 := attested("rack-1")
 		is("the enclave after a restart", again.ctx(), token3, codes.OK)
 		is("the one before it", one.ctx(), token, codes.PermissionDenied)

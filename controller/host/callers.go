@@ -95,7 +95,7 @@ func (c *Callers) Enclave(ctx context.Context, tx *store.Tx, token string) (*cal
 		if err != nil {
 			return nil, status.Errorf(codes.PermissionDenied, "%v: attest again", err)
 		}
-		if r.Key.ID() != p.Key || r.Host != h.Name || !bytes.Equal(r.Epoch[:], epoch[:]) {
+		if r.Key.ID() != p.Key || r.Host != h.Name || r.Tier != h.Tier || !bytes.Equal(r.Epoch[:], epoch[:]) {
 			return nil, status.Error(codes.PermissionDenied, "the attestation result is about another enclave than the one that shows it: attest again")
 		}
 	}

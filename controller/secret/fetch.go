@@ -75,8 +75,12 @@ func (s *Service) Fetch(ctx context.Context, request *controllerv1.FetchSecretsR
 	return reply, nil
 }
 
-// entitled is the calling enclave with the key to encrypt to. Where only the recipient is wrong the enclave is returned with the error.
+// entitled is the calling enclave with the key to encrypt to. It has to show its result, which is signed: who can only write the database
+// makes none, and whose key he writes into it gets no value. Where only the recipient is wrong the enclave is returned with the error.
 func (s *Service) entitled(ctx context.Context, tx *store.Tx, request *controllerv1.FetchSecretsRequest) (*caller.Enclave, *recipient.Recipient, error) {
+	if request.GetResult() == "" {
+		return nil, nil, status.Error(codes.PermissionDenied, "secrets are for who shows an attestation result: attest first")
+	}
 	enclave, err := s.Callers.Enclave(ctx, tx, request.GetResult())
 	if err != nil {
 		return nil, nil, err

@@ -101,6 +101,7 @@ func TestFetchRefuses(t *testing.T) {
 			{"an expired result", expired.Context(b.Context()), expired.request(), codes.PermissionDenied, false},
 			{"a request replayed by another enclave of the host", other.Context(b.Context()), good.request(), codes.PermissionDenied, false},
 			{"another enclave's result with its own recipient", good.Context(b.Context()), as(func(r *controllerv1.FetchSecretsRequest) { r.Result = other.Result }), codes.PermissionDenied, false},
+			{"no result: the database alone would say who is attested", good.Context(b.Context()), as(func(r *controllerv1.FetchSecretsRequest) { r.Result = "" }), codes.PermissionDenied, false},
 			{"another enclave's recipient", good.Context(b.Context()), as(func(r *controllerv1.FetchSecretsRequest) { r.Recipient = other.signed }), codes.PermissionDenied, true},
 			{"a recipient of an earlier epoch", good.Context(b.Context()), as(func(r *controllerv1.FetchSecretsRequest) {
 				r.Recipient = b.sign(good, journal.EpochID{1}, now.Add(time.Hour))
