@@ -26,9 +26,32 @@ const FirstByte = 0
 // ErrTooLarge says that a message is larger than MaxMessage.
 var ErrTooLarge = errors.New("the message is too large")
 
+// ErrNotText says that a name or path in a message is not UTF-8. JSON would make another one of it: of a folder that is closed to
+// agents one that does not exist.
+var ErrNotText = errors.New("a name or path is not UTF-8: rename it")
+
+// Marshal encodes a message, or a part of one, as JSON.
+func Marshal(message any) ([]byte, error) {
+	body, err := json.Marshal(message)
+	if err != nil {
+		return nil, err
+	}
+	const replaced = `\ufffd` // what is not UTF-8 comes out as this escape, and as nothing else does
+	for rest := body; ; {
+		at := bytes.Index(rest, []byte(replaced))
+		if at < 0 {
+			return body, nil
+		}
+		if before := rest[:at]; (len(before)-len(bytes.TrimRight(before, `\`)))%2 == 0 {
+			return nil, ErrNotText
+		}
+		rest = rest[at+len(replaced):]
+	}
+}
+
 // write writes one message.
 func write(w io.Writer, message any) error {
-	body, err := json.Marshal(message)
+	body, err := Marshal(message)
 	if err != nil {
 		return err
 	}

@@ -116,6 +116,24 @@ func TestFirstByte(t *testing.T) {
 	}
 }
 
+// TestText: what JSON cannot say is not sent as something else.
+func TestText(t *testing.T) {
+	for text, sent := range map[string]bool{
+		"/caf\xe9": false, "\xff": false, `\` + "\xff": false, `\ufffd` + "\xff": false, "\xed\xa0\x80": false,
+		"": true, "/café": true, "\ufffd": true, `\ufffd`: true, `\\ufffd`: true, `a\`: true, "\u2028": true,
+	} {
+		var buf bytes.Buffer
+		err := write(&buf, &ParentMessage{Expected: &Terms{ClosedPaths: []string{"/run", text}}})
+		if sent != (err == nil) || !sent && !errors.Is(err, ErrNotText) {
+			t.Errorf("%q: %v", text, err)
+		}
+		var m ParentMessage
+		if sent && (read(&buf, &m) != nil || m.Expected.ClosedPaths[1] != text) {
+			t.Errorf("%q arrived as %+v", text, m.Expected)
+		}
+	}
+}
+
 // TestBounds: what is too large is not sent, and not read either; what is announced and does not come takes no memory.
 func TestBounds(t *testing.T) {
 	session, accepted := pair(t)

@@ -116,8 +116,11 @@ func (r *runner) read() (*attend.Launch, error) {
 		return nil, err
 	}
 	l := &attend.Launch{
-		Name: r.options.Name, Argv: r.options.Argv, Program: r.program.path, ProgramFD: int32(r.program.fd),
+		Name: r.options.Name, Program: r.program.path, ProgramFD: int32(r.program.fd),
 		RunnerPID: int32(os.Getpid()), DryRun: r.options.DryRun, ManifestSigners: r.options.ManifestSigners,
+	}
+	for _, argument := range r.options.Argv { // for people: what is executed has them as they are
+		l.Argv = append(l.Argv, strings.ToValidUTF8(argument, "\ufffd"))
 	}
 	if l.ManifestSigners != "" { // raypherd works in another folder
 		if l.ManifestSigners, err = filepath.Abs(l.ManifestSigners); err != nil {
@@ -193,9 +196,9 @@ func (r *runner) startWarden() error {
 
 // ask asks for the guard.
 func (r *runner) ask(request *attend.Launch) error {
-	body, err := json.Marshal(request)
+	body, err := attend.Marshal(request)
 	if err != nil {
-		return err
+		return fmt.Errorf("ask for the guard: %w", err)
 	}
 	if err := r.talk.Send(warden.Launch, body); err != nil {
 		return fmt.Errorf("the warden ended: %w", err)

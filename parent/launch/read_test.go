@@ -1,11 +1,14 @@
 package launch
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/raypher/raypher/manifest"
+	"github.com/raypher/raypher/parent/attend"
+	"github.com/raypher/raypher/parent/warden"
 )
 
 // TestReadNamesFolders: raypherd works in another folder than the caller, so what the caller names is sent as an absolute path;
@@ -37,5 +40,40 @@ func TestReadNamesFolders(t *testing.T) {
 	r := &runner{options: Options{Argv: []string{"/bin/true"}, ManifestPath: dir}}
 	if _, err := r.read(); err == nil {
 		t.Error("a folder without a manifest was taken for one")
+	}
+}
+
+// TestReadNamesThatAreNotText: an argument may be any bytes; a name by which raypherd finds something is sent as it is, or not at all.
+func TestReadNamesThatAreNotText(t *testing.T) {
+	const name = "caf\xe9"
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, name), nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for what, c := range map[string]struct {
+		options Options
+		home    string
+		sent    bool
+	}{
+		"argument": {Options{Argv: []string{"/bin/true", name}}, "/", true},
+		"program":  {Options{Argv: []string{filepath.Join(dir, name)}}, "/", false},
+		"home":     {Options{Argv: []string{"/bin/true"}}, "/home/" + name, false},
+		"signers":  {Options{Argv: []string{"/bin/true"}, ManifestSigners: name}, "/", false},
+	} {
+		t.Setenv("HOME", c.home)
+		own, theirs, err := warden.NewConversation()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &runner{options: c.options, talk: own}
+		l, err := r.read()
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		if err := r.ask(l); (err == nil) != c.sent || !c.sent && !errors.Is(err, attend.ErrNotText) {
+			t.Errorf("%s: %v", what, err)
+		}
+		own.Close()
+		theirs.Close()
 	}
 }

@@ -172,7 +172,7 @@ func (w *warden) launch(ctx context.Context) (*attend.Launch, error) {
 	if err := w.ask(&launch); err != nil {
 		return nil, err
 	}
-	if body, err = json.Marshal(w.granted); err != nil {
+	if body, err = attend.Marshal(w.granted); err != nil {
 		return nil, fmt.Errorf("pass on the grant: %w", err)
 	}
 	return &launch, w.options.Runner.Send(Granted, body)
@@ -180,7 +180,7 @@ func (w *warden) launch(ctx context.Context) (*attend.Launch, error) {
 
 // expect passes on what raypherd expects to grant, and reads it itself, while the enclave decides.
 func (w *warden) expect(terms *attend.Terms) error {
-	body, err := json.Marshal(terms)
+	body, err := attend.Marshal(terms)
 	if err != nil {
 		return fmt.Errorf("pass on the terms: %w", err)
 	}
