@@ -108,11 +108,14 @@ func Dial(ctx context.Context, socket string) (*Session, error) {
 // Send sends a message.
 func (s *Session) Send(m *WardenMessage) error { return write(s.conn, m) }
 
-// Recv waits for the next message; io.EOF says that raypherd has said everything.
+// Recv waits for the next message; io.EOF says that raypherd has said everything. An error ends the session, and so does Refused.
 func (s *Session) Recv() (*ParentMessage, error) {
 	m := &ParentMessage{}
-	if err := read(s.conn, m); err != nil {
+	err := read(s.conn, m)
+	if err != nil || m.Refused != nil {
 		s.Close()
+	}
+	if err != nil {
 		return nil, err
 	}
 	return m, nil

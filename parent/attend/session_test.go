@@ -82,6 +82,7 @@ func TestSession(t *testing.T) {
 	}
 	var answer ParentMessage
 	filled(t, reflect.ValueOf(&answer).Elem())
+	answer.Refused = nil // it ends the session: TestRefusedIsTheEnd
 	if err := accepted.Send(&answer); err != nil {
 		t.Fatal(err)
 	}
@@ -103,6 +104,23 @@ func TestSession(t *testing.T) {
 	accepted.Close()
 	if _, err := session.Recv(); !errors.Is(err, io.EOF) {
 		t.Errorf("after raypherd's end: %v", err)
+	}
+}
+
+// TestRefusedIsTheEnd: who is refused, or served no longer, is left with no connection. A warden opens another one each time.
+func TestRefusedIsTheEnd(t *testing.T) {
+	session, accepted := pair(t)
+	if err := accepted.Send(&ParentMessage{Refused: &Refused{Reason: "no"}}); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := session.Recv(); err != nil || m.Refused.Reason != "no" {
+		t.Fatalf("%+v, %v", m, err)
+	}
+	if err := accepted.conn.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := accepted.Recv(); !errors.Is(err, io.EOF) {
+		t.Errorf("after the refusal: %v", err)
 	}
 }
 

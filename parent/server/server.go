@@ -173,7 +173,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	return nil
 }
 
-// stop lets calls end, and cuts off those that do not.
+// stop lets calls end, cuts off those that do not, and goes without those that cannot be cut off.
 func (s *Server) stop() {
 	close(s.ending)
 	s.health.Shutdown()
@@ -191,7 +191,11 @@ func (s *Server) stop() {
 		for _, p := range s.parts {
 			p.grpc.Stop()
 		}
-		<-done
+		select {
+		case <-done:
+		case <-time.After(stopTimeout):
+			s.options.Log.Warn("calls that wait for something else than raypherd are left behind")
+		}
 	}
 }
 

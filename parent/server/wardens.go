@@ -35,8 +35,8 @@ func (w *wardens) take(conn net.Conn, c *caller) {
 		session := attend.Accept(conn)
 		defer session.Close()
 		if err := w.serve(session, c); err != nil {
-			session.Hurry() // it may not listen
-			_ = session.Send(&attend.ParentMessage{Refused: &attend.Refused{Reason: words(err)}}) // gone, if it fails
+			session.Hurry()
+			_ = session.Send(&attend.ParentMessage{Refused: &attend.Refused{Reason: words(err)}}) // gone or deaf, if it fails
 		}
 	})
 }

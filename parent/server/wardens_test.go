@@ -1,9 +1,12 @@
 package server
 
 import (
+	"log/slog"
 	"net"
 	"sync"
 	"testing"
+
+	"google.golang.org/grpc/health"
 )
 
 // TestDeafWarden: who does not listen to why he is refused keeps no goroutine, and raypherd from ending, no longer than a moment.
@@ -17,4 +20,14 @@ func TestDeafWarden(t *testing.T) {
 	w.take(&ownedConn{Conn: here, release: released.Done}, &caller{uid: 12345})
 	released.Wait()
 	w.open.Wait()
+}
+
+// TestStuckSession: a session that waits for what never comes, as a file of its caller on a file system that does not answer, does not
+// keep raypherd from ending.
+func TestStuckSession(t *testing.T) {
+	s := &Server{options: Options{Log: slog.New(slog.DiscardHandler)}, health: health.NewServer(), ending: make(chan struct{})}
+	s.wardens = &wardens{server: s}
+	s.wardens.open.Add(1)
+	s.stop()
+	s.wardens.open.Done()
 }
