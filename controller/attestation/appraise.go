@@ -135,9 +135,12 @@ func (s *Service) activated(record []byte, bundle *tpm.Bundle) ([]byte, error) {
 	return a.AKName, nil
 }
 
+// akInIdentity stands between what names a TPM and what names its AK.
+const akInIdentity = " ak "
+
 // tpmIdentity names a TPM: its EK certificate and the name of its AK.
 func tpmIdentity(certificate, akName []byte) string {
-	return fmt.Sprintf("tpm ek sha256:%x ak %x", sha256.Sum256(certificate), akName)
+	return fmt.Sprintf("tpm ek sha256:%x%s%x", sha256.Sum256(certificate), akInIdentity, akName)
 }
 
 func (s *Service) softwareEvidence(request *controllerv1.AttestRequest) (*findings, error) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -116,7 +117,8 @@ func (s *Service) hostOf(tx *store.Tx, f *findings) (*host.Host, error) {
 	if err := checkIdentity(h, f.identity); err != nil {
 		return nil, err
 	}
-	other, err := host.Taken(tx, h.Name, f.identity, startconf.KeyHash(f.Key.ID()).String())
+	machine, _, _ := strings.Cut(f.identity, akInIdentity) // who has a TPM makes as many keys in it as he likes
+	other, err := host.Taken(tx, h.Name, machine, startconf.KeyHash(f.Key.ID()).String())
 	if err == nil && other != "" {
 		err = attest.Refuse(CheckIdentity, "this machine or its key is host %s already: one machine is one host", other)
 	}
@@ -148,7 +150,6 @@ func (s *Service) record(ctx context.Context, request *controllerv1.AttestReques
 	if !errors.As(cause, &refusal) {
 		return cause
 	}
-	now := s.Now()
 	var subject string
 	err := s.DB.Update(ctx, func(tx *store.Tx) error {
 		subject = ""
@@ -160,21 +161,27 @@ func (s *Service) record(ctx context.Context, request *controllerv1.AttestReques
 			return err
 		}
 		subject = h.Name
-		if h.Verdict != host.Affirming && h.Verdict != host.None && now.Sub(h.Judged) < refusalPause {
-			return nil
-		}
-		// What the last good evidence proved holds until its result ends: a stranger who claims this configuration cannot take it away.
-		h.Verdict, h.Judged = string(refusal.Check), now
-		if err := h.Save(tx); err != nil {
-			return err
-		}
-		return tx.Audit(store.Entry{Actor: p.Key.String(), Action: action, Subject: h.Name, Outcome: refusal.Error()})
+		return s.fold(tx, h, store.Entry{Actor: p.Key.String(), Action: action, Subject: h.Name, Outcome: refusal.Error()}, refusal.Check)
 	})
 	s.Log.Warn("evidence refused", "caller", p.Key.String(), "host", subject, "why", refusal.Error())
 	if err != nil {
 		return err
 	}
 	return cause
+}
+
+// fold puts a refusal on record, at most one a minute of a host: strangers choose them.
+func (s *Service) fold(tx *store.Tx, h *host.Host, e store.Entry, check attest.Check) error {
+	now := s.Now()
+	if h.Verdict != host.Affirming && h.Verdict != host.None && now.Sub(h.Judged) < refusalPause {
+		return nil
+	}
+	// What the last good evidence proved holds until its result ends: a stranger who claims this configuration cannot take it away.
+	h.Verdict, h.Judged = string(check), now
+	if err := h.Save(tx); err != nil {
+		return err
+	}
+	return tx.Audit(e)
 }
 
 // claimedHost is the host whose caller key the configuration in a request names. Nothing of it is proven. Nil: none.

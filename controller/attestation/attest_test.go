@@ -182,7 +182,7 @@ func TestRefusals(t *testing.T) {
 		for _, c := range cases {
 			t.Run(c.name, func(t *testing.T) {
 				w.ahead.Store(0)
-				w.add(t, "rack-1", journal.TierNitro, callerOf("rack-1"), true)
+				w.add(t, "rack-1", journal.TierNitro, callerOf("rack-1"), w.host(t, "rack-1") != nil)
 				before := w.enclave(t, "rack-1")
 				if _, err := w.Attest(before.ctx(), w.good(t, before, w.nonce(t, before))); err != nil {
 					t.Fatal(err)

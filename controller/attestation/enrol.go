@@ -103,11 +103,8 @@ func (s *Service) EndEnrolment(ctx context.Context, request *controllerv1.EndEnr
 		if err != nil {
 			return err
 		}
-		outcome := store.OK
-		if record, wrong = s.activation(kept, request.GetSecret()); wrong != nil {
-			outcome = wrong.Error()
-		}
-		return tx.Audit(store.Entry{Actor: p.Key.String(), Action: "enrol", Subject: name, Outcome: outcome})
+		record, wrong = s.activation(kept, request.GetSecret())
+		return s.enrolled(tx, name, p.Key.String(), wrong)
 	})
 	if err == nil {
 		err = wrong
@@ -116,6 +113,27 @@ func (s *Service) EndEnrolment(ctx context.Context, request *controllerv1.EndEnr
 		return nil, refused(err)
 	}
 	return &controllerv1.EndEnrolmentReply{Activation: record}, nil
+}
+
+// enrolled puts the end of an enrolment on record; wrong: why it was refused. A host that was removed meanwhile has no record of refusals.
+func (s *Service) enrolled(tx *store.Tx, name, actor string, wrong error) error {
+	e := store.Entry{Actor: actor, Action: "enrol", Subject: name, Outcome: store.OK}
+	if wrong == nil {
+		return tx.Audit(e)
+	}
+	var refusal *attest.Refusal
+	if !errors.As(wrong, &refusal) {
+		return wrong
+	}
+	h, err := host.Named(tx, name)
+	if errors.Is(err, host.ErrUnknown) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	e.Outcome = refusal.Error()
+	return s.fold(tx, h, e, refusal.Check)
 }
 
 func (s *Service) activation(kept, secret []byte) ([]byte, error) {

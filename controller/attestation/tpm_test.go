@@ -13,6 +13,7 @@ import (
 	"github.com/raypher/raypher/attest/tpm/tpmtest"
 	"github.com/raypher/raypher/controller/attestation"
 	"github.com/raypher/raypher/controller/host"
+	"github.com/raypher/raypher/controller/store"
 	"github.com/raypher/raypher/controller/store/storetest"
 	"github.com/raypher/raypher/enclave/signer"
 	"github.com/raypher/raypher/enclave/signer/tpm"
@@ -139,6 +140,57 @@ func TestTPM(t *testing.T) {
 		if _, err := w.Attest(second.ctx(), w.bundle(t, second, w.nonce(t, second.enclave), record2)); err != nil {
 			t.Errorf("after a reset: %v", err)
 		}
+	})
+}
+
+// The certificate of a TPM is no secret, so anybody can begin an enrolment: wrong answers write little into the audit.
+func TestEnrolmentsAreFolded(t *testing.T) {
+	ca := tpmtest.NewCA(t)
+	roots := rootsOf(t, ca)
+	w := newWorld(t, t.TempDir()+"/db", func(o *attestation.Options) { o.TPMRoots = roots })
+	w.add(t, "metal", journal.TierTPM, callerOf("metal"), false)
+	m := w.machine(t, ca, "metal")
+	before := len(w.audit(t))
+	for range 4 {
+		stranger := w.enclave(t, "metal")
+		begun, err := w.BeginEnrolment(stranger.ctx(), &controllerv1.BeginEnrolmentRequest{Host: "metal", Identity: m.identity(t)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = w.EndEnrolment(stranger.ctx(), &controllerv1.EndEnrolmentRequest{Enrolment: begun.GetEnrolment(), Secret: make([]byte, attest.SecretSize)})
+		refusedBy(t, "a wrong answer", "activation", err)
+	}
+	if lines := w.audit(t); len(lines) != before+1 || !strings.HasPrefix(lines[before], "enrol metal activation: ") {
+		t.Errorf("%q", lines[before:])
+	}
+	if record := w.enrol(t, m, "metal"); len(record) == 0 {
+		t.Error("no record")
+	}
+}
+
+// Keys of attestation are made at will, and each has a name of its own: which TPM it is, its certificate says.
+func TestOneTPMIsOneHost(t *testing.T) {
+	ca := tpmtest.NewCA(t)
+	roots := rootsOf(t, ca)
+	storetest.Each(t, func(t *testing.T, url string) {
+		w := newWorld(t, url, func(o *attestation.Options) { o.TPMRoots = roots })
+		for _, name := range []string{"metal", "spare"} {
+			w.add(t, name, journal.TierTPM, callerOf(name), false)
+		}
+		m := w.machine(t, ca, "metal")
+		record := w.enrol(t, m, "metal")
+		if _, err := w.Attest(m.ctx(), w.bundle(t, m, w.nonce(t, m.enclave), record)); err != nil {
+			t.Fatal(err)
+		}
+		// As if metal had been attested with another key of the same TPM.
+		if err := w.db.Update(t.Context(), func(tx *store.Tx) error {
+			return tx.Exec(`UPDATE hosts SET identity = REPLACE(identity, ' ak ', ' ak 00'), enclave_key = '' WHERE name = ?`, "metal")
+		}); err != nil {
+			t.Fatal(err)
+		}
+		m.configuration = "caller_key = " + callerOf("spare").String() + "\n"
+		_, err := w.Attest(m.ctx(), w.bundle(t, m, w.nonce(t, m.enclave), record))
+		refusedBy(t, "one TPM, by another key, as a second host", "identity", err)
 	})
 }
 

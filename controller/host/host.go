@@ -82,9 +82,9 @@ func OfEnclave(tx *store.Tx, key string) (*Host, error) {
 	return where(tx, `WHERE enclave_key = ? AND enclave_key <> ''`, key)
 }
 
-// Taken is the name of a host other than this one that has an identity or a key; empty: none.
-func Taken(tx *store.Tx, name, identity, key string) (string, error) {
-	h, err := where(tx, `WHERE name <> ? AND (identity = ? OR enclave_key = ?) ORDER BY name LIMIT 1`, name, identity, key)
+// Taken is the name of a host other than this one that has a key, or an identity that begins with machine, which has no wildcard; empty: none.
+func Taken(tx *store.Tx, name, machine, key string) (string, error) {
+	h, err := where(tx, `WHERE name <> ? AND (identity LIKE ? OR enclave_key = ?) ORDER BY name LIMIT 1`, name, machine+"%", key)
 	if errors.Is(err, ErrUnknown) {
 		return "", nil
 	}
