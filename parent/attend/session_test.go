@@ -124,6 +124,24 @@ func TestRefusedIsTheEnd(t *testing.T) {
 	}
 }
 
+// TestTermsDiffer: two terms of which any field differs are not the same: what was made ready for one would count for the other.
+func TestTermsDiffer(t *testing.T) {
+	var terms Terms
+	filled(t, reflect.ValueOf(&terms).Elem())
+	same := terms
+	if !terms.Equal(&same) {
+		t.Error("terms differ from themselves")
+	}
+	for i := range reflect.TypeFor[Terms]().NumField() {
+		other := terms
+		field := reflect.ValueOf(&other).Elem().Field(i)
+		field.SetZero()
+		if terms.Equal(&other) || other.Equal(&terms) {
+			t.Errorf("%s makes no difference", reflect.TypeFor[Terms]().Field(i).Name)
+		}
+	}
+}
+
 // TestFirstByte: raypherd tells wardens from others by it, for messages of every size.
 func TestFirstByte(t *testing.T) {
 	for _, size := range []int{0, 1 << 8, 1 << 16, 3 << 20} {
