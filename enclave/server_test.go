@@ -27,6 +27,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/raypher/raypher/enclave/ceiling"
 	"github.com/raypher/raypher/enclave/lease"
 	"github.com/raypher/raypher/enclave/signer/software"
 	"github.com/raypher/raypher/journal"
@@ -207,6 +208,24 @@ func TestWhoMayCall(t *testing.T) {
 		if (err == nil) != c.want {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// With an operator key in its configuration an enclave makes neither key nor ceiling, and does not say that it did.
+func TestDevelopmentWithAnOperator(t *testing.T) {
+	operator, _, err := ceiling.DevelopmentKey(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := ceiling.PublicKey(operator)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := serveWith(t, func(o *Options) { o.Configuration.OperatorKeys = [][]byte{public} })
+	client, _ := r.good(t)
+	d, err := client.Describe(t.Context(), &enclavev1.DescribeRequest{})
+	if err != nil || d.GetDevelopment() || d.GetCeilingVersion() != 0 {
+		t.Errorf("%v %v", d, err)
 	}
 }
 

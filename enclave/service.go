@@ -128,11 +128,12 @@ func (s *Server) Attest(ctx context.Context, r *enclavev1.AttestRequest) (*encla
 }
 
 // openCeiling opens the installed ceiling; in development it makes an operator key where the configuration names none, and
-// a ceiling where none was ever installed.
+// a ceiling where none was ever installed. Where it names one nothing is made, and Describe does not call that development.
 func (s *Server) openCeiling() (err error) {
 	conf := *s.opts.Configuration
 	s.opts.Configuration = &conf
 	if !s.opts.Development || len(conf.OperatorKeys) > 0 {
+		s.opts.Development = false
 		if s.ceiling, err = ceiling.OpenStore(s.opts.State, conf.TrustDomain, conf.OperatorKeys); err != nil {
 			return err
 		}
