@@ -187,8 +187,8 @@ func repeatable(key string) bool {
 func (c *Configuration) set(key, value string) (err error) {
 	switch key {
 	case "trust_domain":
-		if !validTrustDomain(value) {
-			return fmt.Errorf("trust_domain %.60q: use lower-case letters, digits, '.', '-' and '_', at most %d", value, MaxTrustDomain)
+		if err := CheckTrustDomain(value); err != nil {
+			return fmt.Errorf("trust_domain %w", err)
 		}
 		c.TrustDomain = value
 	case "ttl_seconds":
@@ -273,6 +273,14 @@ func parseOperatorKey(value string) ([]byte, error) {
 		return nil, fmt.Errorf("%T: use Ed25519 or ECDSA on P-256", key)
 	}
 	return der, nil
+}
+
+// CheckTrustDomain holds that a text is a trust domain.
+func CheckTrustDomain(s string) error {
+	if !validTrustDomain(s) {
+		return fmt.Errorf("%.60q: use lower-case letters, digits, '.', '-' and '_', at most %d", s, MaxTrustDomain)
+	}
+	return nil
 }
 
 // validTrustDomain follows the SPIFFE ID standard, section 2.1.

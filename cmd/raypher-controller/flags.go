@@ -98,6 +98,9 @@ func (f *flags) options() (*controller.Options, error) {
 			return nil, fmt.Errorf("--nitro-root %s: %w", f.nitroRoot, err)
 		}
 	}
+	if err := startconf.CheckTrustDomain(o.TrustDomain); err != nil {
+		return nil, fmt.Errorf("--trust-domain %w", err)
+	}
 	if o.Offline < time.Minute {
 		return nil, fmt.Errorf("--offline %s: at least a minute", o.Offline)
 	}

@@ -4,11 +4,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -23,10 +26,54 @@ var version = "devel"
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := command().ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "raypher-controller:", err)
-		os.Exit(1)
+	os.Exit(execute(ctx, os.Args[1:], os.Stderr))
+}
+
+// execute runs a command line, says on stderr what went wrong, and returns the exit status.
+func execute(ctx context.Context, args []string, stderr io.Writer) int {
+	root := command()
+	root.SetArgs(args)
+	root.SetErr(stderr)
+	c, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return 0
 	}
+	var usage *usageError
+	if strings.HasPrefix(err.Error(), "unknown command") { // of which cobra asks nobody
+		err = &usageError{c, err}
+	}
+	fmt.Fprintln(stderr, "raypher-controller:", err)
+	if errors.As(err, &usage) {
+		return codeUsage
+	}
+	return 1
+}
+
+// codeUsage ends the program where its command line is wrong, as it does raypher.
+const codeUsage = 2
+
+// usageError is a mistake in the command line of a command.
+type usageError struct {
+	command *cobra.Command
+	error
+}
+
+func (e *usageError) Error() string {
+	return e.error.Error() + ": see " + e.command.CommandPath() + " --help"
+}
+
+func wrongUsage(c *cobra.Command, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &usageError{c, err}
+}
+
+// explainUsage makes what is wrong with a command line a usageError.
+func explainUsage(c *cobra.Command) {
+	check := c.Args
+	c.Args = func(c *cobra.Command, given []string) error { return wrongUsage(c, check(c, given)) }
+	c.SetFlagErrorFunc(wrongUsage)
 }
 
 func command() *cobra.Command {
@@ -57,5 +104,9 @@ With a SQLite database, the default, keys that are missing are made at the first
 	}
 	f.add(c.Flags())
 	c.AddCommand(keygenCommand(), renewCommand())
+	explainUsage(c)
+	for _, sub := range c.Commands() {
+		explainUsage(sub)
+	}
 	return c
 }

@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
-	"fmt"
+	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	controllerv1 "github.com/raypher/raypher/proto/controller/v1"
 
@@ -22,11 +25,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) != "" {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
-		if err := command().ExecuteContext(ctx); err != nil {
-			fmt.Fprintln(os.Stderr, "raypher-controller:", err)
-			os.Exit(1)
-		}
-		return
+		os.Exit(execute(ctx, os.Args[1:], os.Stderr))
 	}
 	os.Exit(m.Run())
 }
@@ -40,6 +39,41 @@ func program(t testing.TB) []string {
 	}
 	t.Setenv(asProgram, "1")
 	return []string{self}
+}
+
+// A wrong command line is told from a start that failed, and each says what to do.
+func TestMistakes(t *testing.T) {
+	dir := t.TempDir()
+	key := filepath.Join(dir, "operator.key")
+	if code := execute(t.Context(), []string{"keygen", key}, io.Discard); code != 0 {
+		t.Fatal(code)
+	}
+	started := []string{"--state", filepath.Join(dir, "state"), "--listen", "127.0.0.1:0", "--listen-http", ""}
+	for _, c := range []struct {
+		name string
+		args []string
+		code int
+		want string
+	}{
+		{"a flag that is none", []string{"--nosuch"}, codeUsage, "see raypher-controller --help"},
+		{"a command that is none", []string{"nosuch"}, codeUsage, "see raypher-controller --help"},
+		{"no file", []string{"keygen"}, codeUsage, "see raypher-controller keygen --help"},
+		{"two files", []string{"keygen", "a", "b"}, codeUsage, "see raypher-controller keygen --help"},
+		{"a duration that is none", []string{"--offline", "x"}, codeUsage, "see raypher-controller --help"},
+		{"nobody operates it", started, 1, "give --operator"},
+		{"the secret half of a key", append([]string{"--operator", key}, started...), 1, "operator.key.pub"},
+		{"a trust domain that is none", append([]string{"--operator", key + ".pub", "--trust-domain", "A B"}, started...), 1, "--trust-domain"},
+		{"no database", []string{"renew-identity", "--state", filepath.Join(dir, "nothing")}, 1, "--state"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			var said strings.Builder
+			if code := execute(ctx, c.args, &said); code != c.code || !strings.Contains(said.String(), c.want) {
+				t.Errorf("status %d, expected %d, and %q in\n%s", code, c.code, c.want, said.String())
+			}
+		})
+	}
 }
 
 // add names a host of tier software for an enclave.

@@ -103,14 +103,16 @@ func serve(ctx context.Context, o *Options, front *server.Server) error {
 	}
 	var web net.Listener
 	var webAddress net.Addr
+	where := "none"
 	if o.ListenHTTP != "" {
 		if web, err = net.Listen("tcp", o.ListenHTTP); err != nil {
 			rpc.Close()
 			return fmt.Errorf("--listen-http: %w", err)
 		}
 		webAddress = web.Addr()
+		where = webAddress.String()
 	}
-	o.Log.Info("serving", "grpc", rpc.Addr(), "http", webAddress)
+	o.Log.Info("serving", "grpc", rpc.Addr(), "http", where)
 	if o.Ready != nil {
 		o.Ready(rpc.Addr(), webAddress)
 	}

@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/raypher/raypher/attest/tpm"
 	"github.com/raypher/raypher/controller/attestation"
@@ -100,7 +101,7 @@ func ReadPublic(path string) ([]byte, error) {
 	}
 	block, _ := pem.Decode(text)
 	if block == nil || block.Type != "PUBLIC KEY" {
-		return nil, fmt.Errorf("%s: no PEM block of type PUBLIC KEY", path)
+		return nil, fmt.Errorf("%s: no PEM block of type PUBLIC KEY: keygen writes one beside a key, as %s", path, strings.TrimSuffix(path, ".pub")+".pub")
 	}
 	if _, err := x509.ParsePKIXPublicKey(block.Bytes); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
