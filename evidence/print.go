@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/raypher/raypher/journal"
@@ -71,8 +72,8 @@ func (v View) Print(w io.Writer) error {
 	return err
 }
 
-// Printable escapes control characters and what is not printable.
+// Printable escapes backslashes, control characters and what is not printable. Quotation marks stay.
 func Printable(text string) string {
 	quoted := strconv.QuoteToGraphic(text)
-	return quoted[1 : len(quoted)-1]
+	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
 }

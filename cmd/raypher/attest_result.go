@@ -34,7 +34,7 @@ func fleetLines(s *parentv1.OperatorFleetStatus, now time.Time) (lines []string)
 		say("attestation", "result in force until %s", moment(s.GetResultExpiresUnix(), now))
 	}
 	if s.GetError() != "" {
-		say("last attempt", "%s", s.GetError())
+		say("last attempt", "%s", plainly(s.GetError()))
 	}
 	if len(s.GetSecrets()) > 0 {
 		say("secrets", "%s", strings.Join(s.GetSecrets(), " "))
@@ -50,7 +50,7 @@ func fleetLines(s *parentv1.OperatorFleetStatus, now time.Time) (lines []string)
 		say("policies", "agents begin with them until %s, with or without the controller", moment(s.GetPoliciesUntilUnix(), now))
 	}
 	if s.GetPoliciesError() != "" {
-		say("policies", "last attempt: %s", s.GetPoliciesError())
+		say("policies", "last attempt: %s", plainly(s.GetPoliciesError()))
 	}
 	return lines
 }
@@ -107,7 +107,7 @@ does; without it nothing is proven. --jwt prints the result itself, to be sent t
 			return printResult(c.OutOrStdout(), r, len(trusted) > 0)
 		},
 	}
-	c.Flags().StringArrayVar(&keys, "key", nil, "public key, PEM, of the controller's results (its --signing-key); may be repeated")
+	c.Flags().StringArrayVar(&keys, "key", nil, "public key, PEM, of the controller's results: of its --signing-key (raypher-controller keygen FILE writes FILE.pub); may be repeated")
 	c.Flags().StringVar(&file, "file", "", "a result in a file; - is standard input")
 	c.Flags().BoolVar(&raw, "jwt", false, "print the JWT")
 	return c
@@ -129,7 +129,7 @@ func resultInForce(c *cobra.Command, file string) (string, error) {
 	case s.GetController() == "":
 		return "", errors.New("this host has no controller: the start configuration of its enclave names none")
 	case s.GetResult() == "":
-		return "", fmt.Errorf("no result is in force; controller %s, %s: %s", s.GetController(), reached(s), evidence.Printable(s.GetError()))
+		return "", fmt.Errorf("no result is in force; controller %s, %s: %s", s.GetController(), reached(s), evidence.Printable(plainly(s.GetError())))
 	}
 	return s.GetResult(), nil
 }
@@ -142,7 +142,7 @@ func resultKeys(files []string) (keys []*ecdsa.PublicKey, err error) {
 		}
 		block, _ := pem.Decode(text)
 		if block == nil || block.Type != "PUBLIC KEY" {
-			return nil, fmt.Errorf("--key %s: no PEM block of type \"PUBLIC KEY\"", name)
+			return nil, fmt.Errorf("--key %s: no PEM block of type \"PUBLIC KEY\": `raypher-controller keygen SIGNING-KEY` on the controller writes SIGNING-KEY.pub", name)
 		}
 		key, err := journal.ParseKey(block.Bytes)
 		if err != nil {

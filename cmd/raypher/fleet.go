@@ -68,16 +68,19 @@ func (f *fleetFlags) with(c *cobra.Command, call func(grpc.ClientConnInterface) 
 		{f.key, "--key", operatorKeyVariable, "make a key with `raypher-controller keygen FILE` and start the controller with --operator FILE.pub"},
 	} {
 		if missing.value == "" {
-			return fmt.Errorf("%s is missing (or $%s): %s", missing.flag, missing.variable, missing.next)
+			return usageError(fmt.Errorf("%s is missing (or $%s): %s", missing.flag, missing.variable, missing.next))
 		}
+	}
+	if _, _, err := startconf.SplitAddress(f.address); err != nil {
+		return usageError(fmt.Errorf("--controller %.80q: %w: use host:port, as controller.example.org:7443", f.address, err))
 	}
 	pinned, err := startconf.ParseKeyHash(f.controllerKey)
 	if err != nil {
-		return fmt.Errorf("--controller-key: %w", err)
+		return usageError(fmt.Errorf("--controller-key: %w", err))
 	}
 	key, _, err := peer.OpenKey(f.key, false)
 	if err != nil {
-		return fmt.Errorf("--key: %w", err)
+		return usageError(fmt.Errorf("--key: %w", err))
 	}
 	certificate, _, err := peer.Certificate(key, "raypher operator")
 	if err != nil {
@@ -112,9 +115,13 @@ func (f *fleetFlags) explain(err error) error {
 	switch s.Code() {
 	case codes.Unavailable:
 		if strings.Contains(s.Message(), dial.ErrKey.Error()) {
-			return fmt.Errorf("%s: %s: compare --controller-key with the line that the controller prints at its start", f.address, s.Message())
+			return fmt.Errorf("%s: %s: compare --controller-key with the line that the controller prints at its start", f.address, plainly(s.Message()))
 		}
-		return fmt.Errorf("the controller at %s does not answer: %s: is it running, and is --controller right?", f.address, s.Message())
+		return fmt.Errorf("the controller at %s does not answer: %s: is it running, and is --controller right?", f.address, plainly(s.Message()))
+	case codes.Unimplemented, codes.Unknown:
+		if strings.Contains(s.Message(), "HTTP status code") { // no gRPC is spoken there
+			return fmt.Errorf("%s does not speak gRPC: give --controller the port of the controller's --listen, by default 7443, and not that of --listen-http", f.address)
+		}
 	case codes.DeadlineExceeded:
 		return fmt.Errorf("the controller at %s has not answered within %s", f.address, fleetTimeout)
 	}
@@ -212,7 +219,7 @@ names too.`,
 			})
 		},
 	}
-	c.Flags().StringVar(&request.Tier, "tier", "", "where its enclave's key lies: nitro or tpm")
+	c.Flags().StringVar(&request.Tier, "tier", "", "where its enclave's key lies: nitro or tpm; software where the controller takes it")
 	c.Flags().StringVar(&request.CallerKey, "caller-key", "", "sha256:HEX of the key of its raypherd")
 	c.Flags().BoolVar(&request.Reset_, "reset", false, "the host exists: forget its machine, and take this tier and key")
 	c.MarkFlagRequired("tier")
@@ -243,7 +250,7 @@ go upwards. From then on evidence has to match it.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			list, err := readBounded(args[0], golden.MaxFile)
 			if err != nil {
-				return err
+				return usageError(err)
 			}
 			return with(c, func(conn grpc.ClientConnInterface) error {
 				reply, err := controllerv1.NewFleetClient(conn).PutMeasurements(c.Context(), &controllerv1.PutMeasurementsRequest{List: list})

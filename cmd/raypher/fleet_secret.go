@@ -46,11 +46,12 @@ type secretFlags struct {
 	asJSON       bool
 }
 
-func (f *secretFlags) add(c *cobra.Command, before string) {
+// add defines the flags. hosts and tiers say what holds where they are not given.
+func (f *secretFlags) add(c *cobra.Command, hosts, tiers string) {
 	c.Flags().StringVar(&f.file, "file", "-", "file with the value; -: standard input")
 	c.Flags().BoolVar(&f.exact, "exact", false, "keep a newline at the end of the value, which is dropped otherwise")
-	c.Flags().StringArrayVar(&f.hosts, "hosts", nil, "pattern of the hosts that get it, * and ? (may be repeated"+before+")")
-	c.Flags().StringSliceVar(&f.tiers, "tiers", nil, "tiers whose enclaves get it: nitro, tpm, software (default nitro,tpm"+before+")")
+	c.Flags().StringArrayVar(&f.hosts, "hosts", nil, "pattern of the hosts that get it, * and ? (may be repeated"+hosts+")")
+	c.Flags().StringSliceVar(&f.tiers, "tiers", nil, "tiers whose enclaves get it: nitro, tpm, software (default"+tiers+")")
 	c.Flags().DurationVar(&f.lifetime, "for", 0, "how long enclaves may use this version; 0: without end")
 	c.Flags().BoolVar(&f.asJSON, "json", false, "print JSON")
 }
@@ -64,7 +65,7 @@ func fleetSecretPutCommand(with withController) *cobra.Command {
 		Args:    cobra.ExactArgs(1),
 		RunE:    func(c *cobra.Command, args []string) error { return f.put(c, with, args[0]) },
 	}
-	f.add(c, "")
+	f.add(c, "", " nitro,tpm")
 	c.MarkFlagRequired("hosts")
 	return c
 }
@@ -78,7 +79,7 @@ func fleetSecretRotateCommand(with withController) *cobra.Command {
 		Args:    cobra.ExactArgs(1),
 		RunE:    func(c *cobra.Command, args []string) error { return f.put(c, with, args[0]) },
 	}
-	f.add(c, "; default: as before")
+	f.add(c, "; default: as before", ": as before")
 	return c
 }
 
@@ -111,9 +112,15 @@ func (f *secretFlags) put(c *cobra.Command, with withController, name string) er
 
 // value reads a value: from a terminal without showing it.
 func (f *secretFlags) value(in io.Reader, said io.Writer) (value []byte, err error) {
+	if f.file != "-" {
+		file, err := os.Open(f.file)
+		if err != nil {
+			return nil, err
+		}
+		defer file.Close()
+		in = file
+	}
 	switch terminal, isFile := in.(*os.File); {
-	case f.file != "-":
-		value, err = readBounded(f.file, recipient.MaxValue+1)
 	case isFile && term.IsTerminal(int(terminal.Fd())):
 		fmt.Fprint(said, "value: ")
 		value, err = term.ReadPassword(int(terminal.Fd()))

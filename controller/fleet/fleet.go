@@ -83,6 +83,8 @@ func (s *Service) AddHost(ctx context.Context, request *controllerv1.AddHostRequ
 		var err error
 		h, err = host.Named(tx, request.GetName())
 		switch {
+		case errors.Is(err, host.ErrUnknown) && request.GetReset_(): // a name that was mistyped makes no host
+			return status.Errorf(codes.NotFound, "there is no host %q to reset: `raypher fleet status` lists them; to add it, leave --reset away", request.GetName())
 		case errors.Is(err, host.ErrUnknown):
 			h = &host.Host{Name: request.GetName()}
 			if err := room(tx); err != nil {
@@ -98,7 +100,7 @@ func (s *Service) AddHost(ctx context.Context, request *controllerv1.AddHostRequ
 			return status.Errorf(codes.AlreadyExists, "host %s is there, of tier %s with caller key %s: to change it, and forget the machine that it is bound to, say --reset", h.Name, h.Tier, h.CallerKey)
 		}
 		if other, err := host.OfParent(tx, key.String()); err == nil && other.Name != h.Name {
-			return status.Errorf(codes.AlreadyExists, "caller key %s is that of host %s", key, other.Name)
+			return status.Errorf(codes.AlreadyExists, "caller key %s is that of host %s: `raypherd --caller-key` prints the one of a host; `raypher fleet remove %s` frees it", key, other.Name, other.Name)
 		} else if err != nil && !errors.Is(err, host.ErrUnknown) {
 			return err
 		}
@@ -124,7 +126,7 @@ func (s *Service) checkTier(tier string) error {
 		}
 		return invalid("tier software proves nothing: this controller was started without --allow-software")
 	}
-	return invalid("tier %.32q: use nitro or tpm", tier)
+	return invalid("tier %.32q: use nitro or tpm, or software where the controller takes it (--allow-software)", tier)
 }
 
 func room(tx *store.Tx) error {
@@ -232,7 +234,7 @@ func (s *Service) PutMeasurements(ctx context.Context, request *controllerv1.Put
 		}
 		return nil, status.Error(code, refusal.Error())
 	case errors.Is(err, golden.ErrMalformed):
-		return nil, invalid("%v", err)
+		return nil, invalid("%v: make the list with `raypher attest golden sign`", err)
 	case err != nil:
 		return nil, err
 	}

@@ -199,7 +199,7 @@ func (p place) after(old row) (row, error) {
 		p.Hosts = old.Hosts
 	}
 	if p.Hosts == "" {
-		return row{}, status.Errorf(codes.InvalidArgument, "secret %s is new: say for which hosts it is, as patterns", p.Name)
+		return row{}, status.Errorf(codes.InvalidArgument, "secret %s is new: say for which hosts it is: `raypher fleet secret put` with --hosts", p.Name)
 	}
 	if p.Tiers == "" && rotated {
 		p.Tiers = old.Tiers
