@@ -88,7 +88,7 @@ func parse(args []string, out io.Writer) (*daemon.Options, error) {
 	flags.UintVar(&enclavePort, "enclave-port", 5000, "with these two: vsock port of the enclave; its start configuration goes to the one after it")
 	flags.StringVar(&o.EnclaveTier, "enclave-mode", "", "where the enclave's key has to lie: nitro (an enclave at --enclave-cid or --enclave-vsock-uds), tpm (--tpm-device, by default "+defaultTPM+", or the enclave at --enclave-socket) or software; another enclave is refused (default: wherever it lies)")
 	flags.BoolVar(&nitroEnclave, "nitro-enclave", false, "the same as --enclave-mode nitro")
-	flags.StringVar(&o.Measurements, "enclave-measurements", "", "file with the measurements of the enclave's image: what `raypher eif measure --json` prints, or a signed list of golden measurements. An enclave of this image is taken whatever its key, so that it can be started anew, and no other (default: its key is pinned at first contact)")
+	flags.StringVar(&o.Measurements, "enclave-measurements", "", "`file` with the measurements of the enclave's image: what raypher eif measure --json prints, or a signed list of golden measurements. An enclave of this image is taken whatever its key, so that it can be started anew, and no other (default: its key is pinned at first contact)")
 	flags.Func("enclave-measurements-key", "PEM file with a public key that may sign that list (may be repeated)", func(name string) error {
 		o.MeasurementKeys = append(o.MeasurementKeys, name)
 		return nil
