@@ -37,6 +37,9 @@ func (l *local) Invoke(ctx context.Context, method string, args, reply any, _ ..
 	if !ok {
 		return status.Errorf(codes.Unimplemented, "no method %s", method)
 	}
+	if m, ok := args.(proto.Message); ok && proto.Size(m) > MaxReceive {
+		return status.Errorf(codes.ResourceExhausted, "a request of %d bytes, at most %d", proto.Size(m), MaxReceive)
+	}
 	answer, err := handler(ctx, func(into any) error {
 		return copied(into, args)
 	})

@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	grpcpeer "google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
 
 	"github.com/raypher/raypher/controller/peer"
 	"github.com/raypher/raypher/controller/store"
@@ -51,6 +52,8 @@ type Options struct {
 	// Healthy says for /healthz why the controller cannot work; nil: it can.
 	Healthy func(context.Context) error
 	Log     *slog.Logger
+
+	callTimeout time.Duration // 0: CallTimeout; tests are more impatient
 }
 
 // Server is a controller's front. Serve may be called once.
@@ -63,6 +66,9 @@ type Server struct {
 
 // New prepares everything up to the listeners.
 func New(opts Options) (*Server, error) {
+	if opts.callTimeout == 0 {
+		opts.callTimeout = CallTimeout
+	}
 	s := &Server{opts: opts, local: &local{}}
 	s.grpc = grpc.NewServer(
 		grpc.Creds(credentials.NewTLS(s.tls(tls.RequireAnyClientCert, "h2"))),
@@ -71,6 +77,7 @@ func New(opts Options) (*Server, error) {
 		grpc.ConnectionTimeout(HandshakeTimeout), grpc.WaitForHandlers(true),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: idleTimeout, Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.InTapHandle(s.begin),
 		grpc.UnaryInterceptor(s.unary),
 		grpc.StreamInterceptor(refuseStream), // the services have none
 	)
@@ -84,6 +91,7 @@ func New(opts Options) (*Server, error) {
 	s.http = &http.Server{
 		Handler: handler, TLSConfig: s.tls(tls.RequestClientCert, "h2", "http/1.1"), MaxHeaderBytes: maxHeaders,
 		ReadHeaderTimeout: HandshakeTimeout, ReadTimeout: CallTimeout, WriteTimeout: 2 * CallTimeout, IdleTimeout: idleTimeout,
+		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: MaxStreams},
 		ErrorLog: slog.NewLogLogger(opts.Log.Handler(), slog.LevelDebug),
 	}
 	return s, nil
@@ -152,6 +160,13 @@ func refuseStream(any, grpc.ServerStream, *grpc.StreamServerInfo, grpc.StreamHan
 	return status.Error(codes.Unimplemented, "there are no streams")
 }
 
+// begin bounds a call in time from its headers on: gRPC reads the request, as slowly as the caller sends it, before any interceptor runs.
+func (s *Server) begin(ctx context.Context, _ *tap.Info) (context.Context, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.opts.callTimeout)
+	context.AfterFunc(ctx, cancel) // gRPC ends the context above with the call
+	return ctx, nil
+}
+
 // unary authenticates a call over gRPC.
 func (s *Server) unary(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	from, ok := grpcpeer.FromContext(ctx)
@@ -177,7 +192,7 @@ func (s *Server) answer(ctx context.Context, request any, info *grpc.UnaryServer
 			reply, err = nil, status.Error(codes.Internal, "internal error: see the controller's log")
 		}
 	}()
-	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.opts.callTimeout)
 	defer cancel()
 	reply, err = handler(ctx, request)
 	if err != nil {
