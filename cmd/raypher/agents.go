@@ -147,7 +147,7 @@ func printStatus(out io.Writer, s *parentv1.StatusReply, fleet *parentv1.Operato
 		fmt.Fprintf(table, "note\t%s\n", note)
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Counters)) {
-		fmt.Fprintf(table, "%s\t%d\n", name, s.Counters[name])
+		fmt.Fprintf(table, "%s\t%d\n", evidence.Printable(name), s.Counters[name])
 	}
 	if err := table.Flush(); err != nil {
 		return err
