@@ -19,7 +19,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
@@ -145,7 +144,7 @@ func Dial(opts Options) (*Link, error) {
 	l := &Link{opts: opts, pin: pin, changed: make(chan struct{}), cause: errors.New("not connected yet")}
 	l.conn, err = grpc.NewClient("passthrough:///raypher-enclave",
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx) }),
-		grpc.WithTransportCredentials(credentials.NewTLS(clientTLS(opts.Caller, pin.check))),
+		grpc.WithTransportCredentials(transport(clientTLS(opts.Caller, pin.check))),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReceive), grpc.MaxCallSendMsgSize(maxSend)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.WithConnectParams(grpc.ConnectParams{

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 
 	"github.com/raypher/raypher/attest"
 	"github.com/raypher/raypher/attest/golden"
@@ -174,7 +173,7 @@ func ask(ctx context.Context, caller *Caller, dial dialFunc, nonce []byte) (*sho
 	})
 	conn, err := grpc.NewClient("passthrough:///raypher-enclave",
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx) }),
-		grpc.WithTransportCredentials(credentials.NewTLS(config)),
+		grpc.WithTransportCredentials(transport(config)),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxVouchReply)),
 		grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(),
 	)
