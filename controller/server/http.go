@@ -1,9 +1,12 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -73,7 +76,16 @@ func (s *Server) authenticated(next http.Handler) http.Handler {
 			refuse(w, http.StatusUnsupportedMediaType, "the body must be application/json")
 			return
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, 2*MaxReceive) // base64 needs a third more
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 2*MaxReceive)) // base64 needs a third more
+		if err != nil {
+			refuse(w, http.StatusRequestEntityTooLarge, "the body was cut off, or it has more than "+strconv.Itoa(2*MaxReceive)+" bytes")
+			return
+		}
+		if bytes.Count(body, []byte("{"))+bytes.Count(body, []byte(",")) > MaxFields { // no name of anything has either
+			refuse(w, http.StatusBadRequest, "a request of more than "+strconv.Itoa(MaxFields)+" fields")
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
 		next.ServeHTTP(w, r.WithContext(peer.With(r.Context(), p)))
 	})
 }

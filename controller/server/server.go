@@ -26,12 +26,14 @@ import (
 
 	"github.com/raypher/raypher/controller/peer"
 	"github.com/raypher/raypher/controller/store"
+	"github.com/raypher/raypher/internal/grpcfields"
 )
 
 // Bounds of the transport.
 const (
 	MaxReceive       = 2 << 20 // bytes of a request; a signed list of golden measurements is the largest
 	MaxSend          = 8 << 20 // bytes of a reply
+	MaxFields        = 4096    // of a request, elements of a repeated field each for itself
 	MaxStreams       = 64      // calls at once on one connection; more wait at the caller
 	MaxConnections   = 4096    // on each address
 	HandshakeTimeout = 10 * time.Second
@@ -77,7 +79,7 @@ func New(opts Options) (*Server, error) {
 		grpc.ConnectionTimeout(HandshakeTimeout), grpc.WaitForHandlers(true),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: idleTimeout, Time: 30 * time.Second, Timeout: 10 * time.Second}),
-		grpc.InTapHandle(s.begin),
+		grpc.InTapHandle(s.begin), grpc.ForceServerCodecV2(grpcfields.Codec(MaxFields)),
 		grpc.UnaryInterceptor(s.unary),
 		grpc.StreamInterceptor(refuseStream), // the services have none
 	)

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -95,6 +96,36 @@ func TestHalfARequest(t *testing.T) {
 		t.Errorf("it is waited for: %v", err)
 	}
 	t.Log(status.Code(err))
+}
+
+// A request of a million elements is refused before it is decoded: they would take fifty times its bytes.
+func TestManyElements(t *testing.T) {
+	s := newStranger(t, 0)
+	conn, err := dial.Connect(s.rpc, s.server, s.certificate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	web := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: dial.TLS(s.server, s.certificate)}}
+	for elements, refused := range map[int]bool{MaxFields / 2: false, MaxFields + 1: true, 1_000_000: true} {
+		report := &controllerv1.ReportRequest{Policies: make([]*controllerv1.PolicyVersion, elements)}
+		for i := range report.Policies {
+			report.Policies[i] = &controllerv1.PolicyVersion{}
+		}
+		_, err := controllerv1.NewFleetClient(conn).Report(t.Context(), report)
+		if (status.Code(err) != codes.Unimplemented) != refused {
+			t.Errorf("%d elements: %v", elements, err)
+		}
+		body := `{"policies":[` + strings.TrimSuffix(strings.Repeat("{},", elements), ",") + `]}`
+		reply, err := web.Post("https://"+s.web+"/v1/report", "application/json", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		reply.Body.Close()
+		if (reply.StatusCode != http.StatusNotImplemented) != refused {
+			t.Errorf("%d elements over HTTP: %s", elements, reply.Status)
+		}
+	}
 }
 
 // Over HTTP the same bounds hold as over gRPC: calls at once on a connection, and the size of a request.
