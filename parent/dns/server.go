@@ -166,15 +166,6 @@ func (s *Server) Serve(ctx context.Context) error {
 	return err
 }
 
-// Serve is Listen and Server.Serve.
-func Serve(ctx context.Context, o Options) error {
-	s, err := Listen(o)
-	if err != nil {
-		return err
-	}
-	return s.Serve(ctx)
-}
-
 // handle answers one question.
 func (s *Server) handle(w dns.ResponseWriter, r *dns.Msg) {
 	proto, protocol := uint8(syscall.IPPROTO_UDP), "udp"

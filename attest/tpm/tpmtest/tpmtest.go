@@ -162,25 +162,6 @@ func (t *TPM) Reset(tb testing.TB) {
 	}
 }
 
-// Command sends raw bytes to the TPM and returns the answer, for tests that play another program.
-func (t *TPM) Command(tb testing.TB, command []byte) []byte {
-	tb.Helper()
-	conn, err := net.Dial("unix", t.Socket)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer conn.Close()
-	if _, err := conn.Write(command); err != nil {
-		tb.Fatal(err)
-	}
-	answer := make([]byte, 4096)
-	n, err := conn.Read(answer)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return answer[:n]
-}
-
 // Tool runs a program of tpm2-tools on the TPM, in folder dir.
 func (t *TPM) Tool(tb testing.TB, dir, program string, arguments ...string) {
 	tb.Helper()
