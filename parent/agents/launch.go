@@ -73,7 +73,7 @@ func (h *Host) Launch(ctx context.Context, caller Caller, l *attend.Launch, expe
 	}
 	// Moving takes the kernel as long as all the rest: it goes on beside it.
 	entered := make(chan error, 1)
-	go func() { entered <- errors.Join(h.enter(a, runner), h.options.Cgroups.AddWarden(caller.Task.PID())) }()
+	go func() { entered <- errors.Join(h.enter(a, runner), h.retire(caller.Task)) }()
 	described := make(chan description, 1)
 	go func() { described <- h.askDescription(ctx) }()
 	expect(h.options.terms(h.expected.of(a)))
@@ -391,6 +391,22 @@ func (h *Host) enter(a *Agent, runner *task.Task) (err error) {
 	return nil
 }
 
+// retire takes the operator's rights from a process that becomes a warden. It must live: reading its rules may have taken as long as the
+// caller wanted, and whoever has its pid since, an agent's process maybe, is not moved.
+func (h *Host) retire(warden *task.Task) error {
+	gone := fmt.Errorf("launch: the warden: %w", task.ErrGone)
+	if !warden.Alive() {
+		return gone
+	}
+	if err := h.options.Cgroups.AddWarden(warden.PID()); err != nil {
+		return err
+	}
+	if !warden.Alive() { // then whoever got its pid in this moment was moved, and is refused as a warden; that is all
+		return gone
+	}
+	return nil
+}
+
 // leave undoes enter.
 func (a *Agent) leave() error {
 	if a.group == nil {
@@ -401,6 +417,10 @@ func (a *Agent) leave() error {
 
 // install bounds the agent, arms the guard for it and makes it known. On an error only the cgroup is left.
 func (h *Host) install(a *Agent, caller Caller, runner *task.Task) (err error) {
+	// The enclave, or a warden that reads slowly, took its time: whoever has the runner's pid by now is not bounded.
+	if !runner.Alive() {
+		return fmt.Errorf("%w: launch: process %d: %w", ErrInvalid, runner.PID(), task.ErrGone)
+	}
 	if err := a.group.Limit(limits(a.launchPermit), runner.PID()); err != nil {
 		return err
 	}

@@ -354,7 +354,7 @@ func (a *Agent) become(caller Caller) error {
 	if err != nil {
 		return fmt.Errorf("launch: the warden: %w", err)
 	}
-	if !caller.Task.Alive() { // then whoever has its pid by now was moved to the wardens, and is refused as one; that is all
+	if !caller.Task.Alive() {
 		warden.Close()
 		return fmt.Errorf("launch: the warden: %w", task.ErrGone)
 	}
