@@ -135,7 +135,7 @@ func TestHTTP(t *testing.T) {
 		{"remove", "DELETE", "/v1/hosts/web-1", "", "", operator, 200, `{}`},
 		{"remove again", "DELETE", "/v1/hosts/web-1", "", "", operator, 404, `there is no host`},
 		{"a challenge", "POST", "/v1/attestation/challenge", "application/json", `{}`, client(e.Certificate), 200, `"nonce":`},
-		{"too much", "POST", "/v1/measurements", "application/json", `{"list":"` + strings.Repeat("A", 8<<20) + `"}`, operator, 400, ""},
+		{"too much", "POST", "/v1/measurements", "application/json", `{"list":"` + strings.Repeat("A", 8<<20) + `"}`, operator, 413, "more than 4194304 bytes"},
 		{"nothing there", "GET", "/v1/nothing", "", "", operator, 404, ""},
 		{"nothing public there", "GET", "/debug/pprof/", "", "", nobody, 404, ""},
 	} {
