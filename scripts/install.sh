@@ -13,7 +13,7 @@ if [ -z "$root" ] && [ "$(id -u)" != 0 ]; then
 	exit 1
 fi
 install -d "$root$prefix/bin" "$root$units" "$root/usr/lib/sysusers.d" "$root/usr/lib/tmpfiles.d" \
-	"$root$prefix/share/doc/raypher" "$root$prefix/share/raypher/policies" "$root/etc/raypher/signers"
+	"$root$prefix/share/doc/raypher/docs" "$root$prefix/share/raypher/policies" "$root/etc/raypher/signers"
 install -m 0755 "$bin/raypher" "$bin/raypher-cli" "$bin/raypherd" "$bin/raypher-enclave" "$bin/raypher-controller" "$root$prefix/bin/"
 for unit in raypherd.service raypher-enclave.service raypher-controller.service; do
 	sed "s#/usr/local#$prefix#g" "$here/deploy/$unit" >"$root$units/$unit"
@@ -22,6 +22,9 @@ done
 install -m 0644 "$here/deploy/raypher.sysusers" "$root/usr/lib/sysusers.d/raypher.conf"
 install -m 0644 "$here/deploy/raypher.tmpfiles" "$root/usr/lib/tmpfiles.d/raypher.conf"
 install -m 0644 "$here/README.md" "$here/LICENSE" "$root$prefix/share/doc/raypher/"
+for page in "$here"/docs/*.md; do # which an archive for a host need not have
+	[ ! -e "$page" ] || install -m 0644 "$page" "$root$prefix/share/doc/raypher/docs/"
+done
 install -m 0644 "$here"/examples/policies/*.yaml "$root$prefix/share/raypher/policies/"
 install -m 0644 "$here/examples/ceiling.yaml" "$root$prefix/share/raypher/"
 

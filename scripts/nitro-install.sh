@@ -16,4 +16,4 @@ for unit in raypher-enclave.service raypherd.service.d/nitro.conf; do
 done
 [ -e "$root/etc/raypher/nitro.conf" ] || install -m 0644 "$here/deploy/nitro/nitro.conf" "$root/etc/raypher/nitro.conf"
 [ -n "$root" ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload
-echo "put the image to /var/lib/raypher/nitro/raypher.eif and its measurements to /etc/raypher/measurements.json; docs/nitro.md goes on from here"
+echo "put the image to /var/lib/raypher/nitro/raypher.eif and its measurements to /etc/raypher/measurements.json; $prefix/share/doc/raypher/docs/nitro.md goes on from here"
