@@ -23,8 +23,9 @@ func grantCommand() *cobra.Command {
 		Use:   "grant",
 		Short: "Sign and install credit for this host: so much a month, spent in leases that no copy can spend again",
 		Long: `A grant is so much credit (money, or visas) for one host in one month, signed by an operator key. The enclave
-spends it in leases, which a counter outside of it counts: in the TPM on tier tpm; on tier software in a file, which is
-no protection. A grant names the counter and its value, as "grant status" shows them:
+spends it in leases, which a counter outside of it counts: in the TPM on tier tpm; else at the controller that its start
+configuration names; and on tier software without one in a file, which is no protection. A grant names the counter and its
+value, as "grant status" shows them:
 
   host     $ raypher grant status
   operator $ raypher grant sign --key KEY --version 1 --cap 500usd --anchor sha256:... --baseline 17 -o GRANT
