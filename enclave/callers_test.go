@@ -5,10 +5,13 @@ import (
 	"errors"
 	"io"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/net/http2"
+
+	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
 )
 
 // A caller that connects again is let in at once, and its oldest connection ends: no more than MaxCallers are held.
@@ -45,4 +48,28 @@ func TestOldestCallerMakesRoom(t *testing.T) {
 			t.Error("a younger connection was ended")
 		}
 	}
+}
+
+// A message of half a million elements is refused before it is decoded: on all streams at once they would take what a small enclave has.
+func TestManyElements(t *testing.T) {
+	r := serve(t)
+	client, _ := r.good(t)
+	if _, err := client.Record(t.Context(), &enclavev1.RecordRequest{Verdicts: make([][]byte, 400_000)}); err == nil || !strings.Contains(err.Error(), "fields") {
+		t.Errorf("verdicts: %v", err)
+	}
+	requests := &enclavev1.MintRequests{Requests: make([]*enclavev1.NumberedMintRequest, 400_000)}
+	for i := range requests.Requests {
+		requests.Requests[i] = &enclavev1.NumberedMintRequest{}
+	}
+	stream, err := client.MintStream(t.Context())
+	if err == nil {
+		err = stream.Send(requests)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err == nil || !strings.Contains(err.Error(), "fields") {
+		t.Errorf("requests: %v", err)
+	}
+	r.alive(t)
 }

@@ -38,6 +38,7 @@ import (
 	"github.com/raypher/raypher/enclave/lease"
 	"github.com/raypher/raypher/enclave/mint"
 	"github.com/raypher/raypher/enclave/signer"
+	"github.com/raypher/raypher/internal/grpcfields"
 	"github.com/raypher/raypher/journal"
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
 	"github.com/raypher/raypher/startconf"
@@ -47,6 +48,7 @@ import (
 const (
 	MaxReceive     = 1 << 20 // bytes of one message from the parent
 	MaxSend        = 4 << 20 // bytes of one message to the parent; a batch of the journal is the largest
+	MaxFields      = 1024    // of a message from the parent, elements of a repeated field each for itself
 	MaxStreams     = 32      // calls at once on one connection; more wait at the caller
 	MaxConnections = 16
 	MaxVerdicts    = sequencer.MaxAppend // of one Record
@@ -175,6 +177,7 @@ func (s *Server) newGRPC(certificate tls.Certificate) *grpc.Server {
 	server := grpc.NewServer(
 		grpc.Creds(&callers{TransportCredentials: credentials.NewTLS(serverTLS(certificate, s.opts.Configuration.CallerKeys))}),
 		grpc.MaxRecvMsgSize(MaxReceive),
+		grpc.ForceServerCodecV2(grpcfields.Codec(MaxFields)),
 		grpc.MaxSendMsgSize(MaxSend),
 		grpc.MaxConcurrentStreams(MaxStreams),
 		grpc.MaxHeaderListSize(maxHeaders),
