@@ -225,6 +225,24 @@ func TestPoliciesArriveAndAreKept(t *testing.T) {
 	}
 }
 
+// As many releases as a host can hold arrive, whatever it held before, in as many replies as their size makes.
+func TestManyReleasesInManyReplies(t *testing.T) {
+	w := newWorld(t)
+	w.atOnce = 7 // of the largest
+	c := w.open()
+	for _, version := range []uint64{1, 2} {
+		var all []*controllerv1.PolicyRelease
+		for i := range MaxPolicies {
+			all = append(all, w.release(fmt.Sprintf("p%02d", i), version, 100))
+		}
+		w.set(all...)
+		w.mustRound(c)
+		if got := c.Status().Policies; len(got) != MaxPolicies || got[0].Version != version {
+			t.Errorf("version %d: %d policies", version, len(got))
+		}
+	}
+}
+
 // An agent gets the canary or the version before it, by its subject under the policy itself.
 func TestCanary(t *testing.T) {
 	w := newWorld(t)

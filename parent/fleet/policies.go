@@ -122,9 +122,7 @@ func (c *Client) fetch(ctx context.Context) error {
 		if !missing {
 			return c.keep(k, entries, reply.GetValidSeconds())
 		}
-		if have = append(have, entries...); len(have) > 4*MaxPolicies {
-			break
-		}
+		have = append(slices.Clip(k.Policies), entries...) // entries hold what came with earlier replies
 	}
 	return errors.New("the controller lists policies that it does not hand out")
 }
