@@ -50,6 +50,10 @@ func TestAttest(t *testing.T) {
 		if got := r.Expires.Unix(); got != reply.GetExpiresUnix() || r.Expires.Sub(r.Issued) != attestation.DefaultLifetime {
 			t.Errorf("expires %s", r.Expires)
 		}
+		parent := peer.With(t.Context(), &peer.Peer{Key: callerOf("rack-1")})
+		if _, err := w.fleet.Report(parent, &controllerv1.ReportRequest{CeilingVersion: 9}); err != nil { // what the enclave said of itself stays
+			t.Fatal(err)
+		}
 		h := w.host(t, "rack-1")
 		if h.GetVerdict() != host.Affirming || h.GetEnclaveKey() != startconf.KeyHash(e.key.ID()).String() || h.GetIdentity() == "" || h.GetCeilingVersion() != 7 {
 			t.Errorf("%v", h)

@@ -298,7 +298,7 @@ func (s *Service) Report(ctx context.Context, request *controllerv1.ReportReques
 			return err
 		}
 		h.Seen, h.Agents, h.Version, h.Policies = s.Now(), request.GetAgents(), request.GetVersion(), string(text)
-		if request.GetCeilingVersion() > 0 {
+		if h.Attested.IsZero() { // an attested enclave has said it itself
 			h.CeilingVersion = request.GetCeilingVersion()
 		}
 		return h.Save(tx)
