@@ -15,18 +15,23 @@ import (
 )
 
 // ErrController: whoever answers at the controller's address is not the controller.
-var ErrController = errors.New("not the controller of the start configuration")
+var ErrController = errors.New("not the controller that is expected")
 
-// ControllerTLS is the client's side of a connection to the controller: TLS 1.3, the caller's certificate, and a server with one of
-// ControllerKeys. Names, dates and issuers in its certificate mean nothing.
+// ControllerTLS is the client's side of a connection to the controller of the configuration, for gRPC.
 func (c *Configuration) ControllerTLS(certificate tls.Certificate) *tls.Config {
-	host, _, _ := SplitAddress(c.Controller)
-	keys := slices.Clone(c.ControllerKeys)
+	config := PinnedTLS(certificate, c.ControllerKeys...)
+	config.ServerName, _, _ = SplitAddress(c.Controller) // for who forwards by it
+	config.NextProtos = []string{"h2"}
+	return config
+}
+
+// PinnedTLS is the client's side of a connection to a controller: TLS 1.3, the caller's certificate, and a server with one of the keys; another
+// one is ErrController. Names, dates and issuers in its certificate mean nothing.
+func PinnedTLS(certificate tls.Certificate, keys ...KeyHash) *tls.Config {
+	keys = slices.Clone(keys)
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS13,
 		Certificates:       []tls.Certificate{certificate},
-		ServerName:         host, // for who forwards by it
-		NextProtos:         []string{"h2"},
 		InsecureSkipVerify: true, // VerifyConnection compares the key
 		VerifyConnection: func(state tls.ConnectionState) error {
 			if len(state.PeerCertificates) == 0 {

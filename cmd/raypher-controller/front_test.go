@@ -19,9 +19,9 @@ import (
 	"google.golang.org/protobuf/types/dynamicpb"
 
 	"github.com/raypher/raypher/controller/controllertest"
-	"github.com/raypher/raypher/controller/dial"
 	"github.com/raypher/raypher/controller/peer"
 	controllerv1 "github.com/raypher/raypher/proto/controller/v1"
+	"github.com/raypher/raypher/startconf"
 )
 
 func newFleet(t *testing.T) *controllertest.Fleet {
@@ -108,7 +108,7 @@ func TestHTTP(t *testing.T) {
 		t.Fatal(err)
 	}
 	client := func(c tls.Certificate) *http.Client {
-		config := dial.TLS(f.Key, c)
+		config := startconf.PinnedTLS(c, f.Key)
 		return &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true}}
 	}
 	nobody, operator := client(tls.Certificate{}), client(operatorCertificate)

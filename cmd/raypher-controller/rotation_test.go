@@ -12,8 +12,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/raypher/raypher/controller/dial"
 	controllerv1 "github.com/raypher/raypher/proto/controller/v1"
+	"github.com/raypher/raypher/startconf"
 )
 
 // The signing key changes: results of the one before count, and are published, as long as the controller is told to believe it.
@@ -53,7 +53,7 @@ func TestSigningKeyChanges(t *testing.T) {
 			if status.Code(err) != c.code {
 				t.Error(err)
 			}
-			web := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: dial.TLS(f.Key, tls.Certificate{})}}
+			web := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: startconf.PinnedTLS(tls.Certificate{}, f.Key)}}
 			reply, err := web.Get("https://" + r.HTTP + "/.well-known/jwks.json")
 			if err != nil {
 				t.Fatal(err)

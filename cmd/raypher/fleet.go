@@ -114,7 +114,7 @@ func (f *fleetFlags) explain(err error) error {
 	}
 	switch s.Code() {
 	case codes.Unavailable:
-		if strings.Contains(s.Message(), dial.ErrKey.Error()) {
+		if strings.Contains(s.Message(), startconf.ErrController.Error()) {
 			return fmt.Errorf("%s: %s: compare --controller-key with the line that the controller prints at its start", f.address, plainly(s.Message()))
 		}
 		return fmt.Errorf("the controller at %s does not answer: %s: is it running, and is --controller right?", f.address, plainly(s.Message()))

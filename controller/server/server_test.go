@@ -97,7 +97,7 @@ func TestErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	web := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: dial.TLS(f.key, f.certificate)}}
+	web := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: startconf.PinnedTLS(f.certificate, f.key)}}
 	for _, c := range []struct {
 		name string
 		code codes.Code
@@ -139,7 +139,7 @@ func TestHealth(t *testing.T) {
 	}{"well": {nil, 200}, "database away": {store.ErrUnavailable, 503}} {
 		t.Run(name, func(t *testing.T) {
 			f := serve(t, func(context.Context) error { return c.err })
-			web := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: dial.TLS(f.key, tls.Certificate{})}}
+			web := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: startconf.PinnedTLS(tls.Certificate{}, f.key)}}
 			reply, err := web.Get("https://" + f.web + server.PathHealth)
 			if err != nil {
 				t.Fatal(err)
@@ -161,7 +161,7 @@ func TestPinnedKey(t *testing.T) {
 	}
 	defer conn.Close()
 	_, err = controllerv1.NewFleetClient(conn).RemoveHost(context.Background(), &controllerv1.RemoveHostRequest{Name: "well"})
-	if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), dial.ErrKey.Error()) {
+	if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), startconf.ErrController.Error()) {
 		t.Error(err)
 	}
 }

@@ -106,7 +106,7 @@ func TestManyElements(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	web := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: dial.TLS(s.server, s.certificate)}}
+	web := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: startconf.PinnedTLS(s.certificate, s.server)}}
 	for elements, refused := range map[int]bool{MaxFields / 2: false, MaxFields + 1: true, 1_000_000: true} {
 		report := &controllerv1.ReportRequest{Policies: make([]*controllerv1.PolicyVersion, elements)}
 		for i := range report.Policies {
@@ -131,7 +131,7 @@ func TestManyElements(t *testing.T) {
 // Over HTTP the same bounds hold as over gRPC: calls at once on a connection, and the size of a request.
 func TestBoundsOfHTTP(t *testing.T) {
 	s := newStranger(t, 0)
-	config := dial.TLS(s.server, s.certificate)
+	config := startconf.PinnedTLS(s.certificate, s.server)
 	web := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: config}}
 	for size, want := range map[int]codes.Code{MaxReceive / 2: codes.Unimplemented, MaxReceive + 1: codes.ResourceExhausted} {
 		body := append(append([]byte(`{"list":"`), bytes.Repeat([]byte("A"), (size+2)/3*4)...), `"}`...)
