@@ -91,6 +91,12 @@ func TestFleet(t *testing.T) {
 		t.Fatal(out, err)
 	}
 	signed := strings.TrimSuffix(list, ".yaml") + ".golden"
+	stranger, foreign := goldenKey+".stranger", list+".foreign"
+	for _, line := range [][]string{{"ceiling", "keygen", stranger}, {"attest", "golden", "sign", list, "--key", stranger, "--out", foreign}} {
+		if out, err := fleetRun(line...); err != nil {
+			t.Fatal(out, err)
+		}
+	}
 	for _, c := range []struct {
 		name string
 		args []string
@@ -110,6 +116,7 @@ func TestFleet(t *testing.T) {
 		{"status", []string{"status"}, "rack-7  nitro  none     never", false},
 		{"measurements", []string{"measurements", signed}, "version 1 is in force", false},
 		{"measurements without a signature", []string{"measurements", list}, "raypher attest golden sign", true},
+		{"measurements signed by another", []string{"measurements", foreign}, "key of a --golden-key", true},
 		{"remove", []string{"remove", "rack-7"}, "rack-7 removed", false},
 		{"remove again", []string{"remove", "rack-7"}, "raypher fleet status", true},
 		{"audit", []string{"audit"}, "host.remove", false},

@@ -232,7 +232,11 @@ func (s *Service) PutMeasurements(ctx context.Context, request *controllerv1.Put
 		if refusal.Check == golden.CheckVersion {
 			code = codes.FailedPrecondition
 		}
-		return nil, status.Error(code, refusal.Error())
+		next := ""
+		if refusal.Check == golden.CheckSignature {
+			next = ": sign the list with the key of a --golden-key of this controller, or start it with that one too"
+		}
+		return nil, status.Error(code, refusal.Error()+next)
 	case errors.Is(err, golden.ErrMalformed):
 		return nil, invalid("%v: make the list with `raypher attest golden sign`", err)
 	case err != nil:
