@@ -1,7 +1,10 @@
 package main
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/base64"
+	"fmt"
 	"io"
 	"net/http"
 	"path/filepath"
@@ -12,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	controller "github.com/raypher/raypher/controller/daemon"
 	controllerv1 "github.com/raypher/raypher/proto/controller/v1"
 	"github.com/raypher/raypher/startconf"
 )
@@ -63,6 +67,49 @@ func TestSigningKeyChanges(t *testing.T) {
 				t.Errorf("%s %v", text, err)
 			}
 		})
+	}
+}
+
+// The TLS key changes: the configuration of an enclave may name the key after it before it is in use, and no key of a stranger.
+func TestTLSKeyChanges(t *testing.T) {
+	f := newFleet(t)
+	self := program(t)
+	signing, next := filepath.Join(f.Dir, "signing.key"), filepath.Join(f.Dir, "next.key")
+	for _, path := range []string{signing, next} {
+		if err := keygen(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	public := func(path string) []byte {
+		der, err := controller.ReadPublic(path + ".pub")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return der
+	}
+	e := newEnclave(t, "rack-1")
+	if err := e.Configure(fmt.Sprintf("controller = controller:7443\ncontroller_result_key = %s\ncontroller_key = %s\ncontroller_key = %s\n",
+		base64.StdEncoding.EncodeToString(public(signing)), f.Key, startconf.KeyHash(sha256.Sum256(public(next))))); err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range []struct {
+		args []string
+		code codes.Code
+	}{
+		{nil, codes.PermissionDenied},
+		{[]string{"--other-tls-key", next + ".pub"}, codes.OK},
+	} {
+		r := f.Start(t, self, c.args...)
+		if i == 0 {
+			add(t, f.AsOperator(t, r), e)
+		}
+		conn := f.Connect(t, r.RPC, e.Certificate)
+		if _, err := e.Attest(short(t), conn, conn); status.Code(err) != c.code {
+			t.Errorf("%q: %v", c.args, err)
+		}
+		if err := r.Stop(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -219,6 +219,16 @@ func (s signerOf) Sign(digest []byte) ([]byte, error) {
 	return journal.RawSignature(der)
 }
 
+// Configure adds lines to the start configuration.
+func (e *Enclave) Configure(lines string) error {
+	e.configuration = append(e.configuration, lines...)
+	c, err := startconf.Parse("configuration", e.configuration)
+	if err == nil {
+		e.hash = c.Hash()
+	}
+	return err
+}
+
 // Evidence is a request with the enclave's evidence over a nonce.
 func (e *Enclave) Evidence(nonce []byte) (*controllerv1.AttestRequest, error) {
 	evidence, err := journal.SignStatement(signerOf{e}, e.Epoch, e.hash, nonce, time.Now())
