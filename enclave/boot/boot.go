@@ -44,7 +44,6 @@ type Options struct {
 
 // Run serves until ctx ends, standard input closes where that was asked for, or serving fails.
 func Run(ctx context.Context, o Options) error {
-	takeProcessors(o.Listen)
 	key, err := chooseSigner(ctx, &o)
 	if err != nil {
 		return err
