@@ -165,7 +165,7 @@ func (e *enclave) pcrs() map[int]nitro.PCR {
 }
 
 // mintRequest is one that the ceiling grants.
-func mintRequest(t *testing.T) *enclavev1.MintRequest {
+func mintRequest(t testing.TB) *enclavev1.MintRequest {
 	t.Helper()
 	p := ok(policy.Parse("p", []byte("namespace: dev\nfilesystem: {read: [\"/usr/**\"]}")))(t)
 	key := ok(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
@@ -186,6 +186,7 @@ type enclave struct {
 	configuration [32]byte
 	operator      ed25519.PrivateKey
 	heart         *machine.Heart
+	more          string // further lines of its configuration
 }
 
 // text is what a machine has said so far.
@@ -207,7 +208,7 @@ func (x *text) String() string {
 }
 
 // build makes an image with the enclave's program.
-func build(t *testing.T, parts *machine.Parts, commandLine string) []byte {
+func build(t testing.TB, parts *machine.Parts, commandLine string) []byte {
 	t.Helper()
 	program := compile(t, "raypher-enclave")
 	return ok(eif.Build(eif.Contents{
@@ -220,7 +221,7 @@ func build(t *testing.T, parts *machine.Parts, commandLine string) []byte {
 }
 
 // start boots an image, or once more that of an enclave in whose place it comes, under the same root.
-func start(t *testing.T, commandLine string, before *enclave) *enclave {
+func start(t testing.TB, commandLine string, before *enclave) *enclave {
 	t.Helper()
 	parts := machine.FromEnvironment(t)
 	e := &enclave{console: &text{}, keys: filepath.Join(t.TempDir(), "keys")}
@@ -254,7 +255,7 @@ func (e *enclave) beat() bool {
 }
 
 // connect sends the configuration, waits until the enclave serves, verifies what it is, and installs a ceiling, each time anew.
-func (e *enclave) connect(t *testing.T) *link.Link {
+func (e *enclave) connect(t testing.TB) *link.Link {
 	t.Helper()
 	caller := ok(link.Prepare(e.keys, func(string) {}))(t)
 	file := filepath.Join(e.keys, startconf.FileName)
@@ -266,6 +267,13 @@ func (e *enclave) connect(t *testing.T) *link.Link {
 		if err != nil {
 			t.Fatal(err)
 		}
+	}
+	if e.more != "" {
+		text := append(ok(os.ReadFile(file))(t), e.more...)
+		if err := os.WriteFile(file, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		configuration = ok(startconf.Read(file))(t)
 	}
 	e.configuration = configuration.Hash()
 	e.store = ok(audit.Open(filepath.Join(filepath.Dir(e.keys), "journal")))(t)
@@ -351,7 +359,7 @@ func (e *enclave) verifyByProgram(t *testing.T, document []byte) {
 }
 
 // compile makes a static program of this module.
-func compile(t *testing.T, name string) string {
+func compile(t testing.TB, name string) string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), name)
 	command := exec.Command("go", "build", "-trimpath", "-o", program, "../../cmd/"+name)
@@ -362,8 +370,8 @@ func compile(t *testing.T, name string) string {
 	return program
 }
 
-func ok[T any](v T, err error) func(*testing.T) T {
-	return func(t *testing.T) T {
+func ok[T any](v T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)
