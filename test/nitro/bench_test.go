@@ -1,6 +1,7 @@
 package nitro
 
 import (
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -29,10 +30,11 @@ func mint(b *testing.B, l *link.Link, callers int) {
 		calls <- struct{}{}
 	}
 	close(calls)
-	request := mintRequest(b)
 	b.ResetTimer()
 	began := time.Now()
-	for range callers {
+	for i := range callers {
+		request := mintRequest(b)
+		request.Name = fmt.Sprintf("agent-%d", i) // each agent has a rate of its own
 		wait.Go(func() {
 			for range calls {
 				called := time.Now()
