@@ -1,6 +1,7 @@
 package enclave
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -10,6 +11,10 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+	"golang.org/x/sync/semaphore"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
 )
@@ -72,4 +77,37 @@ func TestManyElements(t *testing.T) {
 		t.Errorf("requests: %v", err)
 	}
 	r.alive(t)
+}
+
+// Large requests have room for MaxLarge bytes together while they are answered, and no more; small ones pass beside them.
+func TestLargeRequestsHaveRoomTogether(t *testing.T) {
+	s := &Server{room: semaphore.NewWeighted(MaxLarge)}
+	large := &enclavev1.InstallCeilingRequest{Bundle: make([]byte, MaxLarge/4)} // and a few bytes: three of them have room
+	call := func(request any, then func()) error {
+		_, err := s.guardUnary(t.Context(), request, &grpc.UnaryServerInfo{FullMethod: "test"}, func(context.Context, any) (any, error) {
+			then()
+			return nil, nil
+		})
+		return err
+	}
+	var within func(open int)
+	within = func(open int) {
+		err := call(large, func() {
+			if open == 3 {
+				t.Error("a fourth has room")
+				return
+			}
+			within(open + 1)
+		})
+		if refused := status.Code(err) == codes.ResourceExhausted; refused != (open == 3) {
+			t.Errorf("beside %d others: %v", open, err)
+		}
+		if open == 3 {
+			if err := call(&enclavev1.DescribeRequest{}, func() {}); err != nil {
+				t.Errorf("a small one: %v", err)
+			}
+		}
+	}
+	within(0)
+	within(0) // what was answered has given its room back
 }
