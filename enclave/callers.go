@@ -10,7 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/raypher/raypher/enclave/dial"
+	"github.com/raypher/raypher/enclave/conduit"
 )
 
 // What callers may take of this process's memory, together. gRPC has room for a message of MaxReceive on each stream of each connection: these
@@ -21,7 +21,7 @@ const (
 	// MaxMintStreams is how many of them there may be at once.
 	MaxMintStreams = 32
 	// MaxCarried is how many Connect streams there may be: those of all connections, and as many that are ending.
-	MaxCarried = 2 * dial.MaxConnections
+	MaxCarried = 2 * conduit.MaxConnections
 	// largeRequest is the size from which on a request needs room, and MaxLarge the room for all that are being answered, in bytes. Smaller
 	// ones are bounded by their number.
 	largeRequest = 32 << 10

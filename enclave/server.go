@@ -30,7 +30,7 @@ import (
 
 	"github.com/raypher/raypher/enclave/agenttls"
 	"github.com/raypher/raypher/enclave/ceiling"
-	"github.com/raypher/raypher/enclave/dial"
+	"github.com/raypher/raypher/enclave/conduit"
 	"github.com/raypher/raypher/enclave/fleet"
 	sequencer "github.com/raypher/raypher/enclave/journal"
 	"github.com/raypher/raypher/enclave/keys"
@@ -96,7 +96,7 @@ type Server struct {
 	credit  *lease.Ledger
 	keys    *keys.Keys
 	tls     *agenttls.Authority
-	dial    *dial.Dialer
+	dial    *conduit.Dialer
 	fleet   *fleet.Client       // nil: no controller is configured
 	kms     *kms.Secrets        // nil: none is configured
 	room    *semaphore.Weighted // for large requests
@@ -119,7 +119,7 @@ func New(opts Options) (*Server, error) {
 	}
 	s := &Server{
 		room: semaphore.NewWeighted(MaxLarge), stores: make(chan struct{}, MaxStores), streams: make(chan struct{}, MaxMintStreams),
-		carried: make(chan struct{}, MaxCarried), others: make(chan struct{}, MaxStores), opts: opts, minting: make(chan struct{}, MaxMinting), jobs: make(chan func()), dial: dial.New(), closing: make(chan struct{}),
+		carried: make(chan struct{}, MaxCarried), others: make(chan struct{}, MaxStores), opts: opts, minting: make(chan struct{}, MaxMinting), jobs: make(chan func()), dial: conduit.New(), closing: make(chan struct{}),
 	}
 	var err error
 	if s.key, err = journal.NewKey(opts.Signer.Public()); err != nil {

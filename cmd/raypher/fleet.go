@@ -19,7 +19,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/raypher/raypher/attest/golden"
-	"github.com/raypher/raypher/controller/dial"
+	"github.com/raypher/raypher/controller/connection"
 	"github.com/raypher/raypher/controller/peer"
 	controllerv1 "github.com/raypher/raypher/proto/controller/v1"
 	"github.com/raypher/raypher/startconf"
@@ -86,7 +86,7 @@ func (f *fleetFlags) with(c *cobra.Command, call func(grpc.ClientConnInterface) 
 	if err != nil {
 		return err
 	}
-	conn, err := dial.Connect(f.address, pinned, certificate)
+	conn, err := connection.Open(f.address, pinned, certificate)
 	if err != nil {
 		return err
 	}

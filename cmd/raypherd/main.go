@@ -17,7 +17,7 @@ import (
 
 	"github.com/raypher/raypher/journal"
 	"github.com/raypher/raypher/parent/daemon"
-	"github.com/raypher/raypher/parent/dial"
+	"github.com/raypher/raypher/parent/egress"
 	"github.com/raypher/raypher/parent/instance"
 )
 
@@ -96,7 +96,7 @@ func parse(args []string, out io.Writer) (*daemon.Options, error) {
 	flags.StringVar(&o.NitroRoot, "nitro-root", "", "LABORATORY: PEM file with the root under which the enclave's documents are believed instead of AWS's; status and log say so")
 	flags.Func("enclave-egress", "host:port that the enclave may be connected to through this host, besides the controller in the start configuration that raypherd sends or keeps; repeated", func(address string) error {
 		o.EnclaveEgress = append(o.EnclaveEgress, address)
-		return dial.CheckAllowed(o.EnclaveEgress)
+		return egress.CheckAllowed(o.EnclaveEgress)
 	})
 	flags.StringVar(&o.EnclaveBinary, "enclave-binary", "", "raypher-enclave to start (default: beside raypherd)")
 	flags.StringVar(&o.TPMDevice, "tpm-device", "", "TPM for the signing key of the enclave that raypherd starts, as /dev/tpmrm0: tier tpm (default: a key file, tier software)")

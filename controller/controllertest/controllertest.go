@@ -25,7 +25,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 
-	"github.com/raypher/raypher/controller/dial"
+	"github.com/raypher/raypher/controller/connection"
 	"github.com/raypher/raypher/controller/peer"
 	"github.com/raypher/raypher/controller/secret"
 	"github.com/raypher/raypher/journal"
@@ -146,7 +146,7 @@ var impatient = grpc.WithConnectParams(grpc.ConnectParams{
 // Connect connects to an address with a certificate. Calls wait for a replica that is not there, as long as their context lasts.
 func (f *Fleet) Connect(t testing.TB, address string, certificate tls.Certificate) *grpc.ClientConn {
 	t.Helper()
-	conn, err := dial.Connect(address, f.Key, certificate, impatient, grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
+	conn, err := connection.Open(address, f.Key, certificate, impatient, grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,7 +18,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/raypher/raypher/controller/dial"
+	"github.com/raypher/raypher/controller/connection"
 	"github.com/raypher/raypher/controller/peer"
 	"github.com/raypher/raypher/controller/server"
 	"github.com/raypher/raypher/controller/store"
@@ -92,7 +92,7 @@ func serve(t *testing.T, healthy func(context.Context) error) *front {
 // What goes wrong in a call ends that call, with its code and with words for the caller, over gRPC and HTTP alike.
 func TestErrors(t *testing.T) {
 	f := serve(t, nil)
-	conn, err := dial.Connect(f.rpc, f.key, f.certificate)
+	conn, err := connection.Open(f.rpc, f.key, f.certificate)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +155,7 @@ func TestHealth(t *testing.T) {
 // A client takes no other server for the controller.
 func TestPinnedKey(t *testing.T) {
 	f := serve(t, nil)
-	conn, err := dial.Connect(f.rpc, startconf.KeyHash{1}, f.certificate)
+	conn, err := connection.Open(f.rpc, startconf.KeyHash{1}, f.certificate)
 	if err != nil {
 		t.Fatal(err)
 	}

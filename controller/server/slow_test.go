@@ -19,7 +19,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/raypher/raypher/controller/dial"
+	"github.com/raypher/raypher/controller/connection"
 	"github.com/raypher/raypher/controller/peer"
 	controllerv1 "github.com/raypher/raypher/proto/controller/v1"
 	"github.com/raypher/raypher/startconf"
@@ -80,7 +80,7 @@ func newStranger(t *testing.T, timeout time.Duration) *stranger {
 // Who begins a call and does not end what it asks is cut off: what it has sent would lie in memory for as long as it likes.
 func TestHalfARequest(t *testing.T) {
 	s := newStranger(t, 100*time.Millisecond)
-	conn, err := dial.Connect(s.rpc, s.server, s.certificate)
+	conn, err := connection.Open(s.rpc, s.server, s.certificate)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +101,7 @@ func TestHalfARequest(t *testing.T) {
 // A request of a million elements is refused before it is decoded: they would take fifty times its bytes.
 func TestManyElements(t *testing.T) {
 	s := newStranger(t, 0)
-	conn, err := dial.Connect(s.rpc, s.server, s.certificate)
+	conn, err := connection.Open(s.rpc, s.server, s.certificate)
 	if err != nil {
 		t.Fatal(err)
 	}

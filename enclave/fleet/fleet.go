@@ -1,7 +1,7 @@
 // Package fleet is the enclave's part in a fleet: it attests itself to the controller of its start configuration, keeps the result, and
 // fetches what an attested enclave gets: secrets, ceilings, and a counter of leases. Package enclave runs it.
 //
-// The controller is reached through connections that the parent carries (package enclave/dial). TLS 1.3 begins here, and nobody counts
+// The controller is reached through connections that the parent carries (package enclave/conduit). TLS 1.3 begins here, and nobody counts
 // as the controller but the holder of a controller_key; a result counts with the signature of a controller_result_key, over this
 // enclave's key, epoch and configuration, and over a nonce of this process. So a parent can keep the controller away, and no more.
 //

@@ -24,7 +24,7 @@ import (
 
 	_ "github.com/raypher/raypher/internal/grpcbuffers"
 	"github.com/raypher/raypher/journal"
-	egress "github.com/raypher/raypher/parent/dial"
+	"github.com/raypher/raypher/parent/egress"
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
 	"github.com/raypher/raypher/startconf"
 )

@@ -1,8 +1,8 @@
-// Package dial is the parent's half of an enclave's connections: the enclave asks on the Dial stream, and this host connects, to listed
+// Package egress is the parent's half of an enclave's connections: the enclave asks on the Dial stream, and this host connects, to listed
 // hosts only, and carries the bytes. What they say is not for this host to read: TLS begins in the enclave. Package parent/link runs it.
 //
 // Names are resolved by this host's resolver. Nothing here serves governed agents, whose names and packets the guard decides.
-package dial
+package egress
 
 import (
 	"context"
@@ -23,7 +23,7 @@ import (
 	"github.com/raypher/raypher/startconf"
 )
 
-// Bounds; those of the enclave, package enclave/dial, hold besides.
+// Bounds; those of the enclave, package enclave/conduit, hold besides.
 const (
 	MaxConnections = 16
 	MaxAllowed     = 64               // hosts on the list

@@ -1,10 +1,10 @@
-// Package dial gives an enclave without a network connections to the few hosts that it needs: its controller, a key service. The enclave
+// Package conduit gives an enclave without a network connections to the few hosts that it needs: its controller, a key service. The enclave
 // asks on the Dial stream, the parent connects, and a Connect stream carries the bytes of each connection. The parent sees, delays,
 // changes and drops what it likes; so whoever uses a connection begins TLS on it, and no name here says who answers.
 //
 // Everything is bounded: connections, what waits in memory (gRPC's flow control), and the time until a parent that is silent, stalls or
 // lies has become an error.
-package dial
+package conduit
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package dial
+package egress
 
 import (
 	"bytes"
@@ -16,7 +16,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/test/bufconn"
 
-	"github.com/raypher/raypher/enclave/dial"
+	"github.com/raypher/raypher/enclave/conduit"
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
 )
 
@@ -25,7 +25,7 @@ const patience = 30 * time.Second
 
 type enclave struct {
 	enclavev1.UnimplementedEnclaveServer
-	dialer *dial.Dialer
+	dialer *conduit.Dialer
 }
 
 func (e *enclave) Dial(stream enclavev1.Enclave_DialServer) error { return e.dialer.Dial(stream) }
@@ -34,9 +34,9 @@ func (e *enclave) Connect(stream enclavev1.Enclave_ConnectServer) error {
 }
 
 // carried is a dialer of an enclave whose parent's list has the given hosts.
-func carried(t *testing.T, allowed ...string) (*dial.Dialer, context.Context) {
+func carried(t *testing.T, allowed ...string) (*conduit.Dialer, context.Context) {
 	t.Helper()
-	e := &enclave{dialer: dial.New()}
+	e := &enclave{dialer: conduit.New()}
 	l := bufconn.Listen(1 << 16)
 	server := grpc.NewServer()
 	enclavev1.RegisterEnclaveServer(server, e)
@@ -112,7 +112,7 @@ func TestListIsKept(t *testing.T) {
 	address, port := host(t, func(c *net.TCPConn) { c.Close(); accepted <- struct{}{} })
 	d, ctx := carried(t, net.JoinHostPort("localhost", strconv.Itoa(int(port))), "127.0.0.1:1")
 	for _, name := range []string{"127.0.0.1", "LOCALHOST", "localhost.", "::1"} {
-		if _, err := d.DialContext(ctx, name, port); !errors.Is(err, dial.ErrRefused) || !strings.Contains(err.Error(), "--enclave-egress") {
+		if _, err := d.DialContext(ctx, name, port); !errors.Is(err, conduit.ErrRefused) || !strings.Contains(err.Error(), "--enclave-egress") {
 			t.Errorf("%s of %s: %v", name, address, err)
 		}
 	}
@@ -134,7 +134,7 @@ func TestHostThatIsAway(t *testing.T) {
 	address, port := l.Addr().String(), uint16(l.Addr().(*net.TCPAddr).Port)
 	l.Close()
 	d, ctx := carried(t, address)
-	if _, err := d.DialContext(ctx, "127.0.0.1", port); !errors.Is(err, dial.ErrRefused) || !strings.Contains(err.Error(), "refused") {
+	if _, err := d.DialContext(ctx, "127.0.0.1", port); !errors.Is(err, conduit.ErrRefused) || !strings.Contains(err.Error(), "refused") {
 		t.Errorf("%v", err)
 	}
 }

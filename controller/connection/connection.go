@@ -1,5 +1,5 @@
-// Package dial connects to a controller, which is known by its key: for operators, and for tests that play the others.
-package dial
+// Package connection connects to a controller, which is known by its key: for operators, and for tests that play the others.
+package connection
 
 import (
 	"crypto/tls"
@@ -11,9 +11,9 @@ import (
 	"github.com/raypher/raypher/startconf"
 )
 
-// Connect returns a connection to host:port, or to another target of gRPC. It does not wait for an answer. Close it in the end. Calls to whoever has
+// Open returns a connection to host:port, or to another target of gRPC. It does not wait for an answer. Close it in the end. Calls to whoever has
 // another key than the controller's end with UNAVAILABLE and the words of startconf.ErrController.
-func Connect(target string, controller startconf.KeyHash, certificate tls.Certificate, more ...grpc.DialOption) (*grpc.ClientConn, error) {
+func Open(target string, controller startconf.KeyHash, certificate tls.Certificate, more ...grpc.DialOption) (*grpc.ClientConn, error) {
 	options := append([]grpc.DialOption{
 		grpc.WithTransportCredentials(credentials.NewTLS(startconf.PinnedTLS(certificate, controller))), grpc.WithAuthority("raypher-controller"),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(8 << 20)), // as the controller's server sends

@@ -4,7 +4,7 @@ import (
 	"context"
 	"testing"
 
-	"github.com/raypher/raypher/enclave/dial"
+	"github.com/raypher/raypher/enclave/conduit"
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
 )
 
@@ -25,7 +25,7 @@ func TestAllConnectionsAtOnce(t *testing.T) {
 		close func() error
 		err   error
 	}
-	for range dial.MaxConnections {
+	for range conduit.MaxConnections {
 		got := make(chan dialed, 1)
 		go func() {
 			conn, err := r.dial.DialContext(ctx, "host.example", 443)
