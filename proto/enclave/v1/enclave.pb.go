@@ -1708,6 +1708,7 @@ type DialRequest struct {
 	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"` // none is used twice while the enclave lives
 	Host          string                 `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`      // as the start configuration names it
 	Port          uint32                 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	NitroTpmNonce []byte                 `protobuf:"bytes,4,opt,name=nitro_tpm_nonce,json=nitroTpmNonce,proto3" json:"nitro_tpm_nonce,omitempty"` // instead of a host: the document of this instance's NitroTPM over these 32 bytes is wanted
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1763,14 +1764,22 @@ func (x *DialRequest) GetPort() uint32 {
 	return 0
 }
 
-// DialResult says that a connection failed; for one that succeeded Connect is opened instead. The first message of the stream is
-// empty: the parent is ready.
+func (x *DialRequest) GetNitroTpmNonce() []byte {
+	if x != nil {
+		return x.NitroTpmNonce
+	}
+	return nil
+}
+
+// DialResult says that a connection failed; for one that succeeded Connect is opened instead. Or it brings the document that was wanted. The
+// first message of the stream is empty: the parent is ready.
 type DialResult struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
-	Error         string                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"` // for people
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Number           uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Error            string                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"` // for people
+	NitroTpmDocument []byte                 `protobuf:"bytes,3,opt,name=nitro_tpm_document,json=nitroTpmDocument,proto3" json:"nitro_tpm_document,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *DialResult) Reset() {
@@ -1815,6 +1824,13 @@ func (x *DialResult) GetError() string {
 		return x.Error
 	}
 	return ""
+}
+
+func (x *DialResult) GetNitroTpmDocument() []byte {
+	if x != nil {
+		return x.NitroTpmDocument
+	}
+	return nil
 }
 
 type Bytes struct {
@@ -2120,15 +2136,17 @@ const file_enclave_v1_enclave_proto_rawDesc = "" +
 	"\x04open\x18\b \x01(\x04R\x04open\x12\x12\n" +
 	"\x04left\x18\t \x01(\x04R\x04left\x12\x16\n" +
 	"\x06closed\x18\n" +
-	" \x01(\tR\x06closed\"M\n" +
+	" \x01(\tR\x06closed\"u\n" +
 	"\vDialRequest\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12\x12\n" +
-	"\x04port\x18\x03 \x01(\rR\x04port\":\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\x12&\n" +
+	"\x0fnitro_tpm_nonce\x18\x04 \x01(\fR\rnitroTpmNonce\"h\n" +
 	"\n" +
 	"DialResult\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x14\n" +
-	"\x05error\x18\x02 \x01(\tR\x05error\"5\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\x12,\n" +
+	"\x12nitro_tpm_document\x18\x03 \x01(\fR\x10nitroTpmDocument\"5\n" +
 	"\x05Bytes\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x14\n" +
 	"\x05chunk\x18\x02 \x01(\fR\x05chunk\"\x16\n" +
