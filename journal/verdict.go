@@ -9,7 +9,7 @@ type Verdict struct {
 	Subject   string `cbor:"3,keyasint" json:"subject"` // SPIFFE ID
 	PID       uint32 `cbor:"4,keyasint" json:"pid"`
 	Comm      string `cbor:"5,keyasint" json:"comm"`                 // task name, informative only
-	Decision  string `cbor:"6,keyasint" json:"decision"`             // block | would-block | log | allow
+	Decision  string `cbor:"6,keyasint" json:"decision"`             // block | would-block | would-ask | log | allow
 	Layer     string `cbor:"7,keyasint" json:"layer"`                // what held it: seccomp, landlock, broker, cgroup/connect4, cgroup_skb/egress, dns ...
 	Operation string `cbor:"8,keyasint" json:"operation"`            // open-read, unlink, exec, connect, sendto, resolve, syscall ...
 	Target    string `cbor:"9,keyasint" json:"target"`               // path, address:port/protocol, name, system call
@@ -24,6 +24,10 @@ type Verdict struct {
 const (
 	Block      = "block"
 	WouldBlock = "would-block"
+	WouldAsk   = "would-ask" // in mode audit: a person would have been asked
 	Log        = "log"
 	Allow      = "allow"
 )
+
+// LayerApproval is the layer of a verdict on a call that a person refused (Approval), or did not answer in time.
+const LayerApproval = "approval"

@@ -62,9 +62,9 @@ func (v *Verdict) check() error {
 		}
 	}
 	switch v.Decision {
-	case Block, WouldBlock, Log, Allow:
+	case Block, WouldBlock, WouldAsk, Log, Allow:
 	default:
-		return fmt.Errorf("decision %.32q is none of block, would-block, log, allow", v.Decision)
+		return fmt.Errorf("decision %.32q is none of block, would-block, would-ask, log, allow", v.Decision)
 	}
 	if v.AgentID == "" || v.Operation == "" {
 		return errors.New("no agent or no operation")

@@ -53,7 +53,7 @@ func (a *Agent) record(v journal.Verdict, notify func(journal.Verdict)) {
 		return
 	}
 	a.blocked.Add(uint64(max(v.Count, 1)))
-	if g.permit.OnViolation == policy.Kill && mode(g.permit) == policy.Enforce {
+	if v.Layer != journal.LayerApproval && g.permit.OnViolation == policy.Kill && mode(g.permit) == policy.Enforce {
 		a.stop("on_violation: kill: it tried " + v.Operation + " " + v.Target)
 	}
 }

@@ -177,6 +177,8 @@ func FormatVerdict(v journal.Verdict, color bool) string {
 		word, tint = "blocked", red
 	case journal.WouldBlock:
 		word, tint = "would block", yellow
+	case journal.WouldAsk:
+		word, tint = "would ask a person about", yellow
 	case journal.Log:
 		word = "logged"
 	case journal.Allow:

@@ -67,6 +67,10 @@ type Options struct {
 	Report func(journal.Verdict)
 	// Count gets the operations in mode permissive, instead of Report.
 	Count func(operation string)
+	// Ask is told of each new question for a person (approval.go), and Withdraw of one that nobody waits for any more. They must not
+	// block. Without Ask, what needs a person is refused.
+	Ask      func(Question)
+	Withdraw func(id uint64)
 	// Kill ends the agent, for on_violation: kill. The refused call, of task pid, is never answered.
 	Kill func(pid int)
 }
@@ -77,6 +81,8 @@ type Broker struct {
 	calls   map[int32]call
 	rules   atomic.Pointer[ruling]
 	fold    *fold
+	// approvals are the calls that wait for a person.
+	approvals *approvals
 
 	truncationHeld bool // by Landlock
 
@@ -103,6 +109,7 @@ func New(o Options) (*Broker, error) {
 	// One thread's wake-up is handed to the other at once: a quarter of the cost on an idle machine. Linux 6.6 and later.
 	setSyncWakeUp(o.Listener)
 	b := &Broker{options: o, fold: newFold(o.Report), fatal: make(chan error, maxWorkers), truncationHeld: floor.TruncationHeld()}
+	b.approvals = newApprovals()
 	b.calls = callTable(o.Permit)
 	b.rules.Store(newRuling(o.Permit, false))
 	if o.Relay != nil {
@@ -216,6 +223,11 @@ type worker struct {
 	link  [4096]byte // room for the path of an object
 	bytes [4096]byte // room for the target's memory
 	away  bool       // raypherd did not answer while the call was decided
+
+	// Of the call that is being decided: what a person agreed to, and what is to be asked next.
+	granted    []matter
+	unanswered matter
+	asks       event
 }
 
 func newWorker(b *Broker) *worker {
@@ -225,18 +237,9 @@ func newWorker(b *Broker) *worker {
 // run serves until it is not needed any more. Its thread has an umask of its own and takes no signals: a signal that
 // interrupts an injection would give the target success without a descriptor. It is never returned to the scheduler.
 func (w *worker) run() error {
-	runtime.LockOSThread()
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return fmt.Errorf("give the worker its own umask: %w", err)
+	if err := w.ownThread(); err != nil {
+		return err
 	}
-	var all unix.Sigset_t
-	for i := range all.Val {
-		all.Val[i] = ^uint64(0)
-	}
-	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &all, nil); err != nil {
-		return fmt.Errorf("mask signals: %w", err)
-	}
-	unix.Umask(0)
 	for {
 		var n notification
 		err := receive(w.options.Listener, &n)
@@ -257,6 +260,23 @@ func (w *worker) run() error {
 			return nil
 		}
 	}
+}
+
+// ownThread gives the worker its thread.
+func (w *worker) ownThread() error {
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("give the worker its own umask: %w", err)
+	}
+	var all unix.Sigset_t
+	for i := range all.Val {
+		all.Val[i] = ^uint64(0)
+	}
+	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &all, nil); err != nil {
+		return fmt.Errorf("mask signals: %w", err)
+	}
+	unix.Umask(0)
+	return nil
 }
 
 // answer decides a notification.
@@ -282,12 +302,7 @@ func (w *worker) answer(n *notification) answer {
 	if c.handle == nil {
 		return goOn
 	}
-	w.away = false
-	a := c.handle(w, n, r)
-	if w.away && a.kind == answerValue && a.errno != 0 {
-		return w.unseen(n, r, c)
-	}
-	return a
+	return w.decided(n, r, c, nil)
 }
 
 // unseen answers a call that nobody could look at. It is not the agent's fault, so on_violation has no part in it.

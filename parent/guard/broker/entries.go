@@ -47,8 +47,8 @@ func (c entryCall) handle(w *worker, n *notification, r *ruling) answer {
 		return answer{kind: answerNever}
 	}
 	d := w.decideOn(n, r, e.folder, e.path(), policy.Write)
-	if d.Verdict != policy.VerdictAllow || !e.folder.named() {
-		return w.refuse(n, r, event{operation: c.operation, target: e.path(), rule: d.Rule, errno: unix.EACCES})
+	if a, settled := w.settle(n, r, onlyIf(e.folder.named(), d), event{operation: c.operation, target: e.path()}); settled {
+		return a
 	}
 	if r.lenient || !r.narrowed && w.options.Coverage.Entry(e.folder.path) {
 		return goOn
@@ -170,8 +170,9 @@ func rename(w *worker, n *notification, r *ruling, p pair) answer {
 	}
 	for _, e := range []*entry{p.old, p.new} {
 		path := e.path()
-		if d := w.decideOn(n, r, e.folder, path, policy.Write); d.Verdict != policy.VerdictAllow {
-			return w.refuse(n, r, event{operation: "rename", target: path, rule: d.Rule, errno: unix.EACCES})
+		d := w.decideOn(n, r, e.folder, path, policy.Write)
+		if a, settled := w.settle(n, r, d, event{operation: "rename", target: path, of: [2]string{p.oldPath, p.newPath}}); settled {
+			return a
 		}
 	}
 	if r.lenient {
@@ -276,8 +277,8 @@ func (w *worker) linkDescriptor(n *notification, r *ruling, number, folder int32
 func (w *worker) linkObject(n *notification, r *ruling, old *object, e *entry) answer {
 	path := e.path()
 	d := w.decideOn(n, r, e.folder, path, policy.Write)
-	if d.Verdict != policy.VerdictAllow || !e.folder.named() {
-		return w.refuse(n, r, event{operation: "link", target: path, rule: d.Rule, errno: unix.EACCES})
+	if a, settled := w.settle(n, r, onlyIf(e.folder.named(), d), event{operation: "link", target: path, of: [2]string{old.path, path}}); settled {
+		return a
 	}
 	if old.named() {
 		for _, a := range []policy.Access{policy.Read, policy.Write, policy.Exec} {

@@ -77,8 +77,8 @@ func (w *worker) execObject(n *notification, r *ruling, o *object) (answer, bool
 		d.Verdict = policy.VerdictAllow
 	}
 	e := event{operation: "exec", target: o.path, rule: d.Rule, errno: unix.EACCES}
-	if d.Verdict != policy.VerdictAllow {
-		return w.refuse(n, r, e), true
+	if a, settled := w.settle(n, r, d, e); settled {
+		return a, true
 	}
 	if !r.lenient && o.named() && !w.options.Coverage.Object(o.path, uint64(o.stat().Dev), o.stat().Ino, policy.Exec) {
 		e.layer, e.rule = "landlock", ruleTooLate

@@ -69,7 +69,8 @@ const (
 	answerContinue answerKind = iota // the kernel does the call, on the arguments as they are then
 	answerValue                      // the call returns value or errno and is not done
 	answerInject                     // the call returns a new descriptor of the target for fd
-	answerNever                      // nothing: the target is being killed
+	answerNever                      // nothing: the target is being killed, or waits for a person
+	answerAsk                        // not yet: a person is asked (decided)
 )
 
 var goOn = answer{kind: answerContinue}
@@ -121,19 +122,25 @@ func receive(listener int, n *notification) error {
 }
 
 // valid reports whether the target still waits: only then is what was read under its pid its own.
-func (w *worker) valid(n *notification) bool {
-	return quickControl(w.options.Listener, requestIDValid, unsafe.Pointer(&n.ID)) == nil
+func (w *worker) valid(n *notification) bool { return w.waits(n) }
+
+// waits is valid outside of workers.
+func (b *Broker) waits(n *notification) bool {
+	return quickControl(b.options.Listener, requestIDValid, unsafe.Pointer(&n.ID)) == nil
 }
 
 // send gives the answer. An error means that the target is gone, and then there is nobody to tell.
-func (w *worker) send(n *notification, a answer) {
+func (w *worker) send(n *notification, a answer) { w.reply(n, a) }
+
+// reply is send outside of workers; an injection needs a worker's thread.
+func (b *Broker) reply(n *notification, a answer) {
 	r := response{ID: n.ID}
 	switch a.kind {
-	case answerNever:
+	case answerNever, answerAsk:
 		return
 	case answerInject:
 		add := addFD{ID: n.ID, Flags: addFDSend, Source: uint32(a.fd), NewFlags: a.flags}
-		err := quickControl(w.options.Listener, requestAddFD, unsafe.Pointer(&add))
+		err := quickControl(b.options.Listener, requestAddFD, unsafe.Pointer(&add))
 		unix.Close(a.fd)
 		if err == nil || errors.Is(err, unix.ENOENT) {
 			return
@@ -144,7 +151,7 @@ func (w *worker) send(n *notification, a answer) {
 	case answerValue:
 		r.Value, r.Error = a.value, -int32(a.errno)
 	}
-	_ = quickControl(w.options.Listener, requestSend, unsafe.Pointer(&r))
+	_ = quickControl(b.options.Listener, requestSend, unsafe.Pointer(&r))
 }
 
 func checkSizes() error {

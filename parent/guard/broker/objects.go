@@ -71,8 +71,9 @@ func changeObject(w *worker, n *notification, r *ruling, operation string, o *ob
 	}
 	// What has no path belongs to whoever holds it open: a pipe, a socket, a file in memory, a file that was removed.
 	if o.named() {
-		if d := w.decideOn(n, r, o, o.path, policy.Write); d.Verdict != policy.VerdictAllow {
-			return w.refuse(n, r, event{operation: operation, target: o.path, rule: d.Rule, errno: unix.EACCES})
+		d := w.decideOn(n, r, o, o.path, policy.Write)
+		if a, settled := w.settle(n, r, d, event{operation: operation, target: o.path}); settled {
+			return a
 		}
 	}
 	if r.lenient {

@@ -204,8 +204,8 @@ func (w *worker) openObject(n *notification, r *ruling, o opening, at *object) a
 		return w.openUnnamed(n, r, o, at, access)
 	}
 	d := w.decideOn(n, r, at, at.path, access)
-	if d.Verdict != policy.VerdictAllow {
-		return w.refuse(n, r, event{operation: operationOf(access), target: at.path, rule: d.Rule, errno: unix.EACCES})
+	if a, settled := w.settle(n, r, d, event{operation: operationOf(access), target: at.path}); settled {
+		return a
 	}
 	if r.lenient || !r.narrowed && w.options.Coverage.Object(at.path, uint64(at.stat().Dev), at.stat().Ino, access) {
 		return goOn
@@ -290,8 +290,8 @@ func (w *worker) create(n *notification, r *ruling, o opening, links int) answer
 	}
 	access := o.access() | policy.Write
 	d := w.decideOn(n, r, in.folder, in.path(), access)
-	if d.Verdict != policy.VerdictAllow || !in.folder.named() {
-		return w.refuse(n, r, event{operation: "create", target: in.path(), rule: d.Rule, errno: unix.EACCES})
+	if a, settled := w.settle(n, r, onlyIf(in.folder.named(), d), event{operation: "create", target: in.path()}); settled {
+		return a
 	}
 	if r.lenient || !r.narrowed && w.options.Coverage.Entry(in.folder.path) && w.options.Coverage.Object(in.path(), 0, 0, access) {
 		return goOn
@@ -353,8 +353,8 @@ func (w *worker) openTemporary(n *notification, r *ruling, o opening) answer {
 	inside := strings.TrimSuffix(in.path, "/") + "/#tmpfile"
 	access := o.access() | policy.Write
 	d := w.decideOn(n, r, in, inside, access)
-	if d.Verdict != policy.VerdictAllow || !in.named() {
-		return w.refuse(n, r, event{operation: "create", target: in.path, rule: d.Rule, errno: unix.EACCES})
+	if a, settled := w.settle(n, r, onlyIf(in.named(), d), event{operation: "create", target: in.path}); settled {
+		return a
 	}
 	if r.lenient || !r.narrowed && w.options.Coverage.Entry(in.path) && w.options.Coverage.Object(inside, 0, 0, access) {
 		return goOn

@@ -43,6 +43,7 @@ func newRuling(permit *policy.Policy, narrowed bool) *ruling {
 type event struct {
 	operation string
 	target    string
+	of        [2]string // what a person is asked about where that is two paths: instead of target
 	rule      string
 	layer     string // empty: broker
 	errno     unix.Errno
