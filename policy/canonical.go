@@ -66,6 +66,7 @@ func (p *Policy) normalised() *Policy {
 			Exec:            normalList(f.Exec, cleanPattern),
 			Deny:            normalList(f.Deny, cleanPattern),
 			RequireApproval: normalList(f.RequireApproval, cleanPattern),
+			Hashes:          spellHashes(f.Hashes, cleanPattern),
 		}
 	}
 	if w := p.Network; w != nil {
@@ -127,7 +128,7 @@ func (p *Policy) encode() []byte {
 	if f := p.Filesystem; f != nil {
 		section := object{}
 		section.list("deny", f.Deny)
-		section.list("exec", f.Exec)
+		section.items("exec", f.execList())
 		section.list("read", f.Read)
 		section.list("require_approval", f.RequireApproval)
 		section.list("write", f.Write)
@@ -192,17 +193,18 @@ func (o *object) number(key string, value *uint64) {
 }
 
 func (o *object) list(key string, items []string) {
-	if len(items) == 0 {
-		return
-	}
-	value := []byte{'['}
+	encoded := make([][]byte, len(items))
 	for i, item := range items {
-		if i > 0 {
-			value = append(value, ',')
-		}
-		value = appendString(value, item)
+		encoded[i] = appendString(nil, item)
 	}
-	o.raw(key, append(value, ']'))
+	o.items(key, encoded)
+}
+
+// items writes a list of what is encoded already; an empty one is left out.
+func (o *object) items(key string, encoded [][]byte) {
+	if len(encoded) > 0 {
+		o.raw(key, slices.Concat([]byte{'['}, bytes.Join(encoded, []byte{','}), []byte{']'}))
+	}
 }
 
 func (o *object) close() []byte {

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -72,7 +73,13 @@ func (e *Explanation) files(f *Filesystem) {
 	if len(f.Write) > 0 {
 		e.say("write files", saysRefused, "all others")
 	}
-	e.each("execute", saysGranted, f.Exec, saysRefused, "all")
+	programs := slices.Clone(f.Exec)
+	for i, path := range programs {
+		if sum, has := f.Hashes[path]; has {
+			programs[i] = path + " with the SHA-256 " + sum
+		}
+	}
+	e.each("execute", saysGranted, programs, saysRefused, "all")
 	if len(f.Exec) > 0 {
 		e.say("execute", saysRefused, "all others")
 	}
@@ -222,6 +229,9 @@ func (p *Policy) fileWarnings(allowsAll bool) []string {
 		}
 	}
 	for _, text := range f.Exec {
+		if _, hashed := f.Hashes[text]; hashed {
+			continue // it is never written
+		}
 		example, found, ok := writable.search(text, func(m mask) bool { return m.verdict(Write) == VerdictAllow && m&listApproval.bit() == 0 }, nil)
 		if found || !ok {
 			w = append(w, asWritten(fmt.Sprintf("exec %s may also be written, for example %s: the agent can execute what it writes", text, example)))

@@ -57,12 +57,14 @@ func narrowFilesystem(outer, inner *Filesystem) (*Filesystem, []Beyond) {
 		}
 	}
 	carried := c.carryApprovals()
+	exec, hashes := c.carryHashes()
 	return &Filesystem{
 		Read:            inner.Read,
 		Write:           inner.Write,
-		Exec:            inner.Exec,
+		Exec:            exec,
 		Deny:            sortedUnion(inner.Deny, outer.Deny),
 		RequireApproval: sortedUnion(inner.RequireApproval, carried),
+		Hashes:          hashes,
 	}, c.beyond
 }
 

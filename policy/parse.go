@@ -120,7 +120,7 @@ func (d decoder) filesystem(at location, n *strictyaml.Node, f *Filesystem) {
 	d.Fields(at, n, map[string]func(location, *strictyaml.Node){
 		"read":             func(at location, n *strictyaml.Node) { d.List(at, n, &f.Read, paths) },
 		"write":            func(at location, n *strictyaml.Node) { d.List(at, n, &f.Write, paths) },
-		"exec":             func(at location, n *strictyaml.Node) { d.List(at, n, &f.Exec, paths) },
+		"exec":             func(at location, n *strictyaml.Node) { d.List(at, n, &f.Exec, d.execItems(f)) },
 		"deny":             func(at location, n *strictyaml.Node) { d.List(at, n, &f.Deny, paths) },
 		"require_approval": func(at location, n *strictyaml.Node) { d.List(at, n, &f.RequireApproval, paths) },
 	})

@@ -58,6 +58,8 @@ type Filesystem struct {
 	Exec            []string `json:"exec,omitempty"`
 	Deny            []string `json:"deny,omitempty"`
 	RequireApproval []string `json:"require_approval,omitempty"`
+	// Hashes are the SHA-256 sums, in hex, that files must have to be executed, by their paths, each of which Exec names too.
+	Hashes map[string]string `json:"-"`
 }
 
 // DefaultAction is what happens to a destination that no egress rule names.

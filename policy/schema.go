@@ -16,7 +16,7 @@ var schemaTexts = map[string]string{
 	"filesystem":                  "Paths that the agent may use. Without this section files are not governed.",
 	"filesystem.read":             "Files to read, folders to list.",
 	"filesystem.write":            "Files to write, create, rename and remove. Write does not imply read.",
-	"filesystem.exec":             "Programs to execute. Exec implies read.",
+	"filesystem.exec":             "Programs to execute, by path, or by path and sha256. Exec implies read.",
 	"filesystem.deny":             "Paths that stay refused whatever the other lists say.",
 	"filesystem.require_approval": "Paths for which a person is asked.",
 	"network":                     "Destinations that the agent may reach. Without this section it reaches nothing.",
@@ -71,6 +71,9 @@ func schemaOf(t reflect.Type, at string) map[string]any {
 		properties := map[string]any{}
 		for i := range t.NumField() {
 			key, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
+			if key == "-" {
+				continue // it is written in another key
+			}
 			properties[key] = schemaOf(t.Field(i).Type, strings.TrimPrefix(at+"."+key, "."))
 		}
 		schema["type"], schema["properties"], schema["additionalProperties"] = "object", properties, false
@@ -101,5 +104,12 @@ func itemSchema(at string) map[string]any {
 	case "network.listen":
 		return map[string]any{"type": []string{"string", "integer"}}
 	}
-	return map[string]any{"type": "string", "pattern": "^(/|~$|~/)", "maxLength": maxPatternBytes}
+	path := map[string]any{"type": "string", "pattern": "^(/|~$|~/)", "maxLength": maxPatternBytes}
+	if at != "filesystem.exec" {
+		return path
+	}
+	return map[string]any{"anyOf": []any{path, map[string]any{
+		"type": "object", "additionalProperties": false, "required": []string{"path", "sha256"},
+		"properties": map[string]any{"path": path, "sha256": map[string]any{"type": "string", "pattern": "^[0-9A-Fa-f]{64}$"}},
+	}}}
 }

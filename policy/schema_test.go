@@ -45,10 +45,14 @@ func TestSchema(t *testing.T) {
 			t.Errorf("%s: %v", file, err)
 		}
 	}
+	if err := validate([]byte("filesystem: {exec: [/a, {path: ~/b, sha256: " + sumA + "}]}")); err != nil {
+		t.Error(err)
+	}
 	for _, bad := range []string{
 		"filesytem: {}", "mode: off", "network: {on_deny: drop}", "filesystem: {read: /a}", "filesystem: {read: [a]}",
 		"filesystem: {read: [3]}", "syscalls: {ptrce: deny}", "syscalls: {bpf: forbid}", "resources: {max_fds: 0}",
 		"resources: {max_fds: many}", "namespace: A", "network: {egress: [1]}",
+		"filesystem: {exec: [{path: /a}]}", "filesystem: {exec: [{path: /a, sha256: x}]}",
 	} {
 		if validate([]byte(bad)) == nil {
 			t.Errorf("the schema accepts %s", bad)

@@ -64,6 +64,7 @@ func (v *validation) policy(p *Policy) {
 		for l := range listCount {
 			v.paths(location("filesystem."+l.String()), f.patterns(l))
 		}
+		v.hashes(f)
 	}
 	if n := p.Network; n != nil {
 		v.report("network.default_action", oneOf(n.DefaultAction, Drop, Allow))

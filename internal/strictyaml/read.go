@@ -133,6 +133,8 @@ func (m *mappingReader) merge(at Place, n *Node, depth int) {
 type Items struct {
 	Numbers bool   // whole numbers, as they are written
 	Null    string // what to write where YAML takes the text for nothing; empty: as for every other kind
+	// Mapping reads an item that is a mapping and returns the text that it stands for, or its mistake; nil: no item can be one.
+	Mapping func(at Place, n *Node) (text string, f *Fault)
 }
 
 // List decodes a list of texts, which may be empty, and appends them to into.
@@ -170,6 +172,13 @@ func (r *Reader) item(list Place, n *Node, into *[]string, takes Items, depth in
 	switch {
 	case n.Kind == yaml.ScalarNode && (n.ShortTag() == "!!str" || isNumber):
 		*into = append(*into, n.Value)
+	case n.Kind == yaml.MappingNode && takes.Mapping != nil:
+		text, f := takes.Mapping(at, n)
+		if f != nil {
+			r.fail(at, n, f)
+			return
+		}
+		*into = append(*into, text)
 	case n.Kind == yaml.SequenceNode && depth < maxDepth:
 		for _, inner := range n.Content {
 			r.item(list, inner, into, takes, depth+1)
