@@ -91,28 +91,39 @@ func (s *Server) Mint(ctx context.Context, r *enclavev1.MintRequest) (*enclavev1
 	return s.mint.Mint(ctx, r)
 }
 
-// Record implements the service. Every verdict must be well formed, or none is recorded.
+// Record implements the service. Every verdict and approval must be well formed, or none is recorded.
 func (s *Server) Record(ctx context.Context, r *enclavev1.RecordRequest) (*enclavev1.RecordReply, error) {
-	if n := len(r.GetVerdicts()); n == 0 || n > MaxVerdicts {
-		return nil, status.Errorf(codes.InvalidArgument, "record: %d verdicts, use 1 to %d", n, MaxVerdicts)
+	if n := len(r.GetVerdicts()) + len(r.GetApprovals()); n == 0 || n > MaxVerdicts {
+		return nil, status.Errorf(codes.InvalidArgument, "record: %d verdicts and approvals, use 1 to %d", n, MaxVerdicts)
 	}
-	entries := make([][]byte, len(r.GetVerdicts()))
+	entries := make([][]byte, 0, len(r.GetVerdicts())+len(r.GetApprovals()))
 	now := time.Now()
 	for i, raw := range r.GetVerdicts() {
-		if _, err := journal.DecodeVerdict(raw); err != nil {
+		_, err := journal.DecodeVerdict(raw)
+		if entries, err = appendEntry(entries, journal.TypeVerdict, now, raw, err); err != nil {
 			return nil, status.Errorf(codes.InvalidArgument, "record: verdict %d: %v", i, err)
 		}
-		entry, err := journal.NewEntry(journal.TypeVerdict, now, raw)
-		if err != nil {
-			return nil, status.Errorf(codes.InvalidArgument, "record: verdict %d: %v", i, err)
+	}
+	for i, raw := range r.GetApprovals() {
+		_, err := journal.DecodeApproval(raw)
+		if entries, err = appendEntry(entries, journal.TypeApproval, now, raw, err); err != nil {
+			return nil, status.Errorf(codes.InvalidArgument, "record: approval %d: %v", i, err)
 		}
-		entries[i] = entry
 	}
 	placed, err := s.journal.Append(ctx, entries...)
 	if err != nil {
 		return nil, err
 	}
 	return &enclavev1.RecordReply{Epoch: s.epoch[:], FirstIndex: placed.First}, nil
+}
+
+// appendEntry adds a payload that was found to be well formed, or malformed by err.
+func appendEntry(entries [][]byte, t journal.Type, at time.Time, payload []byte, err error) ([][]byte, error) {
+	if err != nil {
+		return nil, err
+	}
+	entry, err := journal.NewEntry(t, at, payload)
+	return append(entries, entry), err
 }
 
 // Attest implements the service.

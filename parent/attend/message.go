@@ -7,16 +7,19 @@ package attend
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 )
 
 // WardenMessage is what a warden says. One of its fields is set.
 type WardenMessage struct {
-	Launch   *Launch   `json:"launch,omitempty"`
-	Reattach *Reattach `json:"reattach,omitempty"`
-	Started  *Started  `json:"started,omitempty"`
-	Reported *Reported `json:"reported,omitempty"`
-	Count    *Count    `json:"count,omitempty"`
+	Launch    *Launch    `json:"launch,omitempty"`
+	Reattach  *Reattach  `json:"reattach,omitempty"`
+	Started   *Started   `json:"started,omitempty"`
+	Reported  *Reported  `json:"reported,omitempty"`
+	Count     *Count     `json:"count,omitempty"`
+	Asked     *Asked     `json:"asked,omitempty"`
+	Withdrawn *Withdrawn `json:"withdrawn,omitempty"`
 }
 
 // FleetPolicy begins the path of a policy that the host has from its controller, in the place of a file: fleet:NAME.
@@ -60,6 +63,18 @@ type Count struct {
 	ByOperation map[string]uint64 `json:"by_operation"`
 }
 
+// Asked is a question for a person: a call waits. It is sent again after Reattach, until it is answered or withdrawn.
+type Asked struct {
+	ID            uint64 `json:"id"`                // unique for this agent
+	Question      []byte `json:"question"`          // CBOR of a journal question
+	AskedBoottime int64  `json:"asked_boottime_ns"` // CLOCK_BOOTTIME
+}
+
+// Withdrawn says that nobody waits for an answer any more.
+type Withdrawn struct {
+	ID uint64 `json:"id"`
+}
+
 // ParentMessage is what raypherd says. One of its fields is set.
 type ParentMessage struct {
 	Expected *Terms    `json:"expected,omitempty"`
@@ -67,11 +82,12 @@ type ParentMessage struct {
 	Renewed  *Renewed  `json:"renewed,omitempty"`
 	Narrowed *Narrowed `json:"narrowed,omitempty"`
 	Seen     *Seen     `json:"seen,omitempty"`
+	Answered *Answered `json:"answered,omitempty"`
 	End      *End      `json:"end,omitempty"`
 	Refused  *Refused  `json:"refused,omitempty"`
 }
 
-// Kind names what is set.
+// Kind names what is set. Of two messages of one kind the later says all.
 func (m *ParentMessage) Kind() string {
 	switch {
 	case m.Expected != nil:
@@ -84,6 +100,8 @@ func (m *ParentMessage) Kind() string {
 		return "narrowed"
 	case m.Seen != nil:
 		return "seen"
+	case m.Answered != nil:
+		return fmt.Sprint("answered ", m.Answered.ID)
 	case m.End != nil:
 		return "end"
 	case m.Refused != nil:
@@ -143,6 +161,14 @@ type Narrowed struct {
 // Seen is a verdict of another layer (kernel, DNS) on this agent, for the operator's terminal.
 type Seen struct {
 	Verdict []byte `json:"verdict"` // CBOR of a journal verdict
+}
+
+// Answered ends a question.
+type Answered struct {
+	ID       uint64 `json:"id"`
+	Approved bool   `json:"approved"`
+	// UntilBoottimeNs is how long equal calls are granted too: 0, only those that wait; the largest number, the agent's life.
+	UntilBoottimeNs int64 `json:"until_boottime_ns,omitempty"`
 }
 
 // End says that raypherd ends the agent.

@@ -1013,7 +1013,8 @@ func (x *MintResult) GetMessage() string {
 
 type RecordRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Verdicts      [][]byte               `protobuf:"bytes,1,rep,name=verdicts,proto3" json:"verdicts,omitempty"` // each the CBOR of a journal verdict
+	Verdicts      [][]byte               `protobuf:"bytes,1,rep,name=verdicts,proto3" json:"verdicts,omitempty"`   // each the CBOR of a journal verdict
+	Approvals     [][]byte               `protobuf:"bytes,2,rep,name=approvals,proto3" json:"approvals,omitempty"` // each the CBOR of a journal approval; they lie behind the verdicts
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1051,6 +1052,13 @@ func (*RecordRequest) Descriptor() ([]byte, []int) {
 func (x *RecordRequest) GetVerdicts() [][]byte {
 	if x != nil {
 		return x.Verdicts
+	}
+	return nil
+}
+
+func (x *RecordRequest) GetApprovals() [][]byte {
+	if x != nil {
+		return x.Approvals
 	}
 	return nil
 }
@@ -2091,9 +2099,10 @@ const file_enclave_v1_enclave_proto_rawDesc = "" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x123\n" +
 	"\x05reply\x18\x02 \x01(\v2\x1d.raypher.enclave.v1.MintReplyR\x05reply\x12\x12\n" +
 	"\x04code\x18\x03 \x01(\rR\x04code\x12\x18\n" +
-	"\amessage\x18\x04 \x01(\tR\amessage\"+\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\"I\n" +
 	"\rRecordRequest\x12\x1a\n" +
-	"\bverdicts\x18\x01 \x03(\fR\bverdicts\"D\n" +
+	"\bverdicts\x18\x01 \x03(\fR\bverdicts\x12\x1c\n" +
+	"\tapprovals\x18\x02 \x03(\fR\tapprovals\"D\n" +
 	"\vRecordReply\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\fR\x05epoch\x12\x1f\n" +
 	"\vfirst_index\x18\x02 \x01(\x04R\n" +

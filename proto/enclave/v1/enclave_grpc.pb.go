@@ -56,7 +56,7 @@ type EnclaveClient interface {
 	// MintStream is Mint for a parent with many callers: requests and results travel in bundles, which costs a fraction of a
 	// call each. Results come in any order, each under the number of its request. The stream lasts as long as the parent likes.
 	MintStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[MintRequests, MintResults], error)
-	// Record appends verdicts to the journal.
+	// Record appends verdicts and approvals to the journal.
 	Record(ctx context.Context, in *RecordRequest, opts ...grpc.CallOption) (*RecordReply, error)
 	// Attest returns evidence for the enclave's key, bound to the caller's nonce. For the tier `software` this is a
 	// self-signed statement and says so.
@@ -268,7 +268,7 @@ type EnclaveServer interface {
 	// MintStream is Mint for a parent with many callers: requests and results travel in bundles, which costs a fraction of a
 	// call each. Results come in any order, each under the number of its request. The stream lasts as long as the parent likes.
 	MintStream(grpc.BidiStreamingServer[MintRequests, MintResults]) error
-	// Record appends verdicts to the journal.
+	// Record appends verdicts and approvals to the journal.
 	Record(context.Context, *RecordRequest) (*RecordReply, error)
 	// Attest returns evidence for the enclave's key, bound to the caller's nonce. For the tier `software` this is a
 	// self-signed statement and says so.

@@ -448,6 +448,584 @@ func (x *AgentTLSSignature) GetSignature() []byte {
 	return nil
 }
 
+type ListApprovalsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AgentId       string                 `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListApprovalsRequest) Reset() {
+	*x = ListApprovalsRequest{}
+	mi := &file_parent_v1_parent_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListApprovalsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListApprovalsRequest) ProtoMessage() {}
+
+func (x *ListApprovalsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListApprovalsRequest.ProtoReflect.Descriptor instead.
+func (*ListApprovalsRequest) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ListApprovalsRequest) GetAgentId() string {
+	if x != nil {
+		return x.AgentId
+	}
+	return ""
+}
+
+type ListApprovalsReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Questions     []*ApprovalQuestion    `protobuf:"bytes,1,rep,name=questions,proto3" json:"questions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListApprovalsReply) Reset() {
+	*x = ListApprovalsReply{}
+	mi := &file_parent_v1_parent_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListApprovalsReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListApprovalsReply) ProtoMessage() {}
+
+func (x *ListApprovalsReply) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListApprovalsReply.ProtoReflect.Descriptor instead.
+func (*ListApprovalsReply) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ListApprovalsReply) GetQuestions() []*ApprovalQuestion {
+	if x != nil {
+		return x.Questions
+	}
+	return nil
+}
+
+type WatchApprovalsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AgentId       string                 `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchApprovalsRequest) Reset() {
+	*x = WatchApprovalsRequest{}
+	mi := &file_parent_v1_parent_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchApprovalsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchApprovalsRequest) ProtoMessage() {}
+
+func (x *WatchApprovalsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchApprovalsRequest.ProtoReflect.Descriptor instead.
+func (*WatchApprovalsRequest) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *WatchApprovalsRequest) GetAgentId() string {
+	if x != nil {
+		return x.AgentId
+	}
+	return ""
+}
+
+// ApprovalQuestion is a call, or several equal ones of one agent, that wait for a person.
+type ApprovalQuestion struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	AgentId       string                 `protobuf:"bytes,2,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	Subject       string                 `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	Operation     string                 `protobuf:"bytes,4,opt,name=operation,proto3" json:"operation,omitempty"` // as in a verdict
+	Target        string                 `protobuf:"bytes,5,opt,name=target,proto3" json:"target,omitempty"`       // resolved
+	Other         string                 `protobuf:"bytes,6,opt,name=other,proto3" json:"other,omitempty"`         // the new path of a rename, the object that a link would name, the name behind an address
+	Rule          string                 `protobuf:"bytes,7,opt,name=rule,proto3" json:"rule,omitempty"`           // of the permit that asks
+	Pid           uint32                 `protobuf:"varint,8,opt,name=pid,proto3" json:"pid,omitempty"`            // of the first that waits
+	Comm          string                 `protobuf:"bytes,9,opt,name=comm,proto3" json:"comm,omitempty"`
+	AskedUnixNano int64                  `protobuf:"varint,10,opt,name=asked_unix_nano,json=askedUnixNano,proto3" json:"asked_unix_nano,omitempty"`
+	UntilUnixNano int64                  `protobuf:"varint,11,opt,name=until_unix_nano,json=untilUnixNano,proto3" json:"until_unix_nano,omitempty"` // when it is refused; 0: it waits for ever
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApprovalQuestion) Reset() {
+	*x = ApprovalQuestion{}
+	mi := &file_parent_v1_parent_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApprovalQuestion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApprovalQuestion) ProtoMessage() {}
+
+func (x *ApprovalQuestion) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApprovalQuestion.ProtoReflect.Descriptor instead.
+func (*ApprovalQuestion) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ApprovalQuestion) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ApprovalQuestion) GetAgentId() string {
+	if x != nil {
+		return x.AgentId
+	}
+	return ""
+}
+
+func (x *ApprovalQuestion) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *ApprovalQuestion) GetOperation() string {
+	if x != nil {
+		return x.Operation
+	}
+	return ""
+}
+
+func (x *ApprovalQuestion) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *ApprovalQuestion) GetOther() string {
+	if x != nil {
+		return x.Other
+	}
+	return ""
+}
+
+func (x *ApprovalQuestion) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *ApprovalQuestion) GetPid() uint32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *ApprovalQuestion) GetComm() string {
+	if x != nil {
+		return x.Comm
+	}
+	return ""
+}
+
+func (x *ApprovalQuestion) GetAskedUnixNano() int64 {
+	if x != nil {
+		return x.AskedUnixNano
+	}
+	return 0
+}
+
+func (x *ApprovalQuestion) GetUntilUnixNano() int64 {
+	if x != nil {
+		return x.UntilUnixNano
+	}
+	return 0
+}
+
+// ApprovalChange is a question that came, or one that is over.
+type ApprovalChange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Question      *ApprovalQuestion      `protobuf:"bytes,1,opt,name=question,proto3" json:"question,omitempty"`
+	Over          string                 `protobuf:"bytes,2,opt,name=over,proto3" json:"over,omitempty"` // empty: it is open; else approve | deny | timeout | gone
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApprovalChange) Reset() {
+	*x = ApprovalChange{}
+	mi := &file_parent_v1_parent_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApprovalChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApprovalChange) ProtoMessage() {}
+
+func (x *ApprovalChange) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApprovalChange.ProtoReflect.Descriptor instead.
+func (*ApprovalChange) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ApprovalChange) GetQuestion() *ApprovalQuestion {
+	if x != nil {
+		return x.Question
+	}
+	return nil
+}
+
+func (x *ApprovalChange) GetOver() string {
+	if x != nil {
+		return x.Over
+	}
+	return ""
+}
+
+type AnswerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Approve       bool                   `protobuf:"varint,2,opt,name=approve,proto3" json:"approve,omitempty"`
+	Scope         string                 `protobuf:"bytes,3,opt,name=scope,proto3" json:"scope,omitempty"`    // once (also empty) | run | a duration like 15m; of a refusal: once
+	Always        bool                   `protobuf:"varint,4,opt,name=always,proto3" json:"always,omitempty"` // writes a proposal beside; nothing is granted by it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnswerRequest) Reset() {
+	*x = AnswerRequest{}
+	mi := &file_parent_v1_parent_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnswerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnswerRequest) ProtoMessage() {}
+
+func (x *AnswerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnswerRequest.ProtoReflect.Descriptor instead.
+func (*AnswerRequest) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *AnswerRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *AnswerRequest) GetApprove() bool {
+	if x != nil {
+		return x.Approve
+	}
+	return false
+}
+
+func (x *AnswerRequest) GetScope() string {
+	if x != nil {
+		return x.Scope
+	}
+	return ""
+}
+
+func (x *AnswerRequest) GetAlways() bool {
+	if x != nil {
+		return x.Always
+	}
+	return false
+}
+
+type AnswerReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         []byte                 `protobuf:"bytes,1,opt,name=epoch,proto3" json:"epoch,omitempty"` // where the answer lies in the journal
+	Index         uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	Proposal      string                 `protobuf:"bytes,3,opt,name=proposal,proto3" json:"proposal,omitempty"` // path of the proposal, with always
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnswerReply) Reset() {
+	*x = AnswerReply{}
+	mi := &file_parent_v1_parent_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnswerReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnswerReply) ProtoMessage() {}
+
+func (x *AnswerReply) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnswerReply.ProtoReflect.Descriptor instead.
+func (*AnswerReply) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *AnswerReply) GetEpoch() []byte {
+	if x != nil {
+		return x.Epoch
+	}
+	return nil
+}
+
+func (x *AnswerReply) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *AnswerReply) GetProposal() string {
+	if x != nil {
+		return x.Proposal
+	}
+	return ""
+}
+
+type ListProposalsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListProposalsRequest) Reset() {
+	*x = ListProposalsRequest{}
+	mi := &file_parent_v1_parent_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListProposalsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListProposalsRequest) ProtoMessage() {}
+
+func (x *ListProposalsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListProposalsRequest.ProtoReflect.Descriptor instead.
+func (*ListProposalsRequest) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{15}
+}
+
+type ListProposalsReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Proposals     []*Proposal            `protobuf:"bytes,1,rep,name=proposals,proto3" json:"proposals,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListProposalsReply) Reset() {
+	*x = ListProposalsReply{}
+	mi := &file_parent_v1_parent_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListProposalsReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListProposalsReply) ProtoMessage() {}
+
+func (x *ListProposalsReply) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListProposalsReply.ProtoReflect.Descriptor instead.
+func (*ListProposalsReply) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ListProposalsReply) GetProposals() []*Proposal {
+	if x != nil {
+		return x.Proposals
+	}
+	return nil
+}
+
+type Proposal struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // of its file
+	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	Content       []byte                 `protobuf:"bytes,3,opt,name=content,proto3" json:"content,omitempty"` // YAML
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Proposal) Reset() {
+	*x = Proposal{}
+	mi := &file_parent_v1_parent_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Proposal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Proposal) ProtoMessage() {}
+
+func (x *Proposal) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Proposal.ProtoReflect.Descriptor instead.
+func (*Proposal) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Proposal) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Proposal) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Proposal) GetContent() []byte {
+	if x != nil {
+		return x.Content
+	}
+	return nil
+}
+
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -456,7 +1034,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[8]
+	mi := &file_parent_v1_parent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -468,7 +1046,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[8]
+	mi := &file_parent_v1_parent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -481,7 +1059,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{8}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{18}
 }
 
 type StatusReply struct {
@@ -503,7 +1081,7 @@ type StatusReply struct {
 
 func (x *StatusReply) Reset() {
 	*x = StatusReply{}
-	mi := &file_parent_v1_parent_proto_msgTypes[9]
+	mi := &file_parent_v1_parent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -515,7 +1093,7 @@ func (x *StatusReply) String() string {
 func (*StatusReply) ProtoMessage() {}
 
 func (x *StatusReply) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[9]
+	mi := &file_parent_v1_parent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -528,7 +1106,7 @@ func (x *StatusReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusReply.ProtoReflect.Descriptor instead.
 func (*StatusReply) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{9}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *StatusReply) GetVersion() string {
@@ -616,7 +1194,7 @@ type ListAgentsRequest struct {
 
 func (x *ListAgentsRequest) Reset() {
 	*x = ListAgentsRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[10]
+	mi := &file_parent_v1_parent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -628,7 +1206,7 @@ func (x *ListAgentsRequest) String() string {
 func (*ListAgentsRequest) ProtoMessage() {}
 
 func (x *ListAgentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[10]
+	mi := &file_parent_v1_parent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -641,7 +1219,7 @@ func (x *ListAgentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAgentsRequest.ProtoReflect.Descriptor instead.
 func (*ListAgentsRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{10}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{20}
 }
 
 type ListAgentsReply struct {
@@ -653,7 +1231,7 @@ type ListAgentsReply struct {
 
 func (x *ListAgentsReply) Reset() {
 	*x = ListAgentsReply{}
-	mi := &file_parent_v1_parent_proto_msgTypes[11]
+	mi := &file_parent_v1_parent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -665,7 +1243,7 @@ func (x *ListAgentsReply) String() string {
 func (*ListAgentsReply) ProtoMessage() {}
 
 func (x *ListAgentsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[11]
+	mi := &file_parent_v1_parent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -678,7 +1256,7 @@ func (x *ListAgentsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAgentsReply.ProtoReflect.Descriptor instead.
 func (*ListAgentsReply) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{11}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListAgentsReply) GetAgents() []*AgentStatus {
@@ -707,7 +1285,7 @@ type AgentStatus struct {
 
 func (x *AgentStatus) Reset() {
 	*x = AgentStatus{}
-	mi := &file_parent_v1_parent_proto_msgTypes[12]
+	mi := &file_parent_v1_parent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -719,7 +1297,7 @@ func (x *AgentStatus) String() string {
 func (*AgentStatus) ProtoMessage() {}
 
 func (x *AgentStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[12]
+	mi := &file_parent_v1_parent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -732,7 +1310,7 @@ func (x *AgentStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentStatus.ProtoReflect.Descriptor instead.
 func (*AgentStatus) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{12}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AgentStatus) GetAgentId() string {
@@ -821,7 +1399,7 @@ type StopAgentRequest struct {
 
 func (x *StopAgentRequest) Reset() {
 	*x = StopAgentRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[13]
+	mi := &file_parent_v1_parent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -833,7 +1411,7 @@ func (x *StopAgentRequest) String() string {
 func (*StopAgentRequest) ProtoMessage() {}
 
 func (x *StopAgentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[13]
+	mi := &file_parent_v1_parent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -846,7 +1424,7 @@ func (x *StopAgentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopAgentRequest.ProtoReflect.Descriptor instead.
 func (*StopAgentRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{13}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *StopAgentRequest) GetAgentId() string {
@@ -864,7 +1442,7 @@ type StopAgentReply struct {
 
 func (x *StopAgentReply) Reset() {
 	*x = StopAgentReply{}
-	mi := &file_parent_v1_parent_proto_msgTypes[14]
+	mi := &file_parent_v1_parent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -876,7 +1454,7 @@ func (x *StopAgentReply) String() string {
 func (*StopAgentReply) ProtoMessage() {}
 
 func (x *StopAgentReply) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[14]
+	mi := &file_parent_v1_parent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -889,7 +1467,7 @@ func (x *StopAgentReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopAgentReply.ProtoReflect.Descriptor instead.
 func (*StopAgentReply) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{14}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{24}
 }
 
 type EventsRequest struct {
@@ -902,7 +1480,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[15]
+	mi := &file_parent_v1_parent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -914,7 +1492,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[15]
+	mi := &file_parent_v1_parent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -927,7 +1505,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{15}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *EventsRequest) GetAgentId() string {
@@ -955,7 +1533,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_parent_v1_parent_proto_msgTypes[16]
+	mi := &file_parent_v1_parent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -967,7 +1545,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[16]
+	mi := &file_parent_v1_parent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -980,7 +1558,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{16}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Event) GetVerdict() []byte {
@@ -1013,7 +1591,7 @@ type ListEvidenceRequest struct {
 
 func (x *ListEvidenceRequest) Reset() {
 	*x = ListEvidenceRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[17]
+	mi := &file_parent_v1_parent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1025,7 +1603,7 @@ func (x *ListEvidenceRequest) String() string {
 func (*ListEvidenceRequest) ProtoMessage() {}
 
 func (x *ListEvidenceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[17]
+	mi := &file_parent_v1_parent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1038,7 +1616,7 @@ func (x *ListEvidenceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEvidenceRequest.ProtoReflect.Descriptor instead.
 func (*ListEvidenceRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{17}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListEvidenceRequest) GetAgentId() string {
@@ -1059,7 +1637,7 @@ type EvidenceItem struct {
 
 func (x *EvidenceItem) Reset() {
 	*x = EvidenceItem{}
-	mi := &file_parent_v1_parent_proto_msgTypes[18]
+	mi := &file_parent_v1_parent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1071,7 +1649,7 @@ func (x *EvidenceItem) String() string {
 func (*EvidenceItem) ProtoMessage() {}
 
 func (x *EvidenceItem) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[18]
+	mi := &file_parent_v1_parent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1084,7 +1662,7 @@ func (x *EvidenceItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvidenceItem.ProtoReflect.Descriptor instead.
 func (*EvidenceItem) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{18}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *EvidenceItem) GetEpoch() []byte {
@@ -1118,7 +1696,7 @@ type ExportEvidenceRequest struct {
 
 func (x *ExportEvidenceRequest) Reset() {
 	*x = ExportEvidenceRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[19]
+	mi := &file_parent_v1_parent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1130,7 +1708,7 @@ func (x *ExportEvidenceRequest) String() string {
 func (*ExportEvidenceRequest) ProtoMessage() {}
 
 func (x *ExportEvidenceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[19]
+	mi := &file_parent_v1_parent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1143,7 +1721,7 @@ func (x *ExportEvidenceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportEvidenceRequest.ProtoReflect.Descriptor instead.
 func (*ExportEvidenceRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{19}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ExportEvidenceRequest) GetEpoch() []byte {
@@ -1169,7 +1747,7 @@ type EvidenceBundle struct {
 
 func (x *EvidenceBundle) Reset() {
 	*x = EvidenceBundle{}
-	mi := &file_parent_v1_parent_proto_msgTypes[20]
+	mi := &file_parent_v1_parent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1181,7 +1759,7 @@ func (x *EvidenceBundle) String() string {
 func (*EvidenceBundle) ProtoMessage() {}
 
 func (x *EvidenceBundle) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[20]
+	mi := &file_parent_v1_parent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1194,7 +1772,7 @@ func (x *EvidenceBundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvidenceBundle.ProtoReflect.Descriptor instead.
 func (*EvidenceBundle) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{20}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *EvidenceBundle) GetBundle() []byte {
@@ -1213,7 +1791,7 @@ type OperatorInstallCeilingRequest struct {
 
 func (x *OperatorInstallCeilingRequest) Reset() {
 	*x = OperatorInstallCeilingRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[21]
+	mi := &file_parent_v1_parent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1225,7 +1803,7 @@ func (x *OperatorInstallCeilingRequest) String() string {
 func (*OperatorInstallCeilingRequest) ProtoMessage() {}
 
 func (x *OperatorInstallCeilingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[21]
+	mi := &file_parent_v1_parent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1238,7 +1816,7 @@ func (x *OperatorInstallCeilingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorInstallCeilingRequest.ProtoReflect.Descriptor instead.
 func (*OperatorInstallCeilingRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{21}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *OperatorInstallCeilingRequest) GetBundle() []byte {
@@ -1257,7 +1835,7 @@ type OperatorAttestRequest struct {
 
 func (x *OperatorAttestRequest) Reset() {
 	*x = OperatorAttestRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[22]
+	mi := &file_parent_v1_parent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1269,7 +1847,7 @@ func (x *OperatorAttestRequest) String() string {
 func (*OperatorAttestRequest) ProtoMessage() {}
 
 func (x *OperatorAttestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[22]
+	mi := &file_parent_v1_parent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1282,7 +1860,7 @@ func (x *OperatorAttestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorAttestRequest.ProtoReflect.Descriptor instead.
 func (*OperatorAttestRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{22}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *OperatorAttestRequest) GetNonce() []byte {
@@ -1302,7 +1880,7 @@ type OperatorAttestation struct {
 
 func (x *OperatorAttestation) Reset() {
 	*x = OperatorAttestation{}
-	mi := &file_parent_v1_parent_proto_msgTypes[23]
+	mi := &file_parent_v1_parent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1314,7 +1892,7 @@ func (x *OperatorAttestation) String() string {
 func (*OperatorAttestation) ProtoMessage() {}
 
 func (x *OperatorAttestation) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[23]
+	mi := &file_parent_v1_parent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1327,7 +1905,7 @@ func (x *OperatorAttestation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorAttestation.ProtoReflect.Descriptor instead.
 func (*OperatorAttestation) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{23}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *OperatorAttestation) GetTier() string {
@@ -1355,7 +1933,7 @@ type OperatorDescribeKeyRequest struct {
 
 func (x *OperatorDescribeKeyRequest) Reset() {
 	*x = OperatorDescribeKeyRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[24]
+	mi := &file_parent_v1_parent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1367,7 +1945,7 @@ func (x *OperatorDescribeKeyRequest) String() string {
 func (*OperatorDescribeKeyRequest) ProtoMessage() {}
 
 func (x *OperatorDescribeKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[24]
+	mi := &file_parent_v1_parent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1380,7 +1958,7 @@ func (x *OperatorDescribeKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorDescribeKeyRequest.ProtoReflect.Descriptor instead.
 func (*OperatorDescribeKeyRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{24}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *OperatorDescribeKeyRequest) GetPurpose() string {
@@ -1416,7 +1994,7 @@ type OperatorKeyDescription struct {
 
 func (x *OperatorKeyDescription) Reset() {
 	*x = OperatorKeyDescription{}
-	mi := &file_parent_v1_parent_proto_msgTypes[25]
+	mi := &file_parent_v1_parent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1428,7 +2006,7 @@ func (x *OperatorKeyDescription) String() string {
 func (*OperatorKeyDescription) ProtoMessage() {}
 
 func (x *OperatorKeyDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[25]
+	mi := &file_parent_v1_parent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1441,7 +2019,7 @@ func (x *OperatorKeyDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorKeyDescription.ProtoReflect.Descriptor instead.
 func (*OperatorKeyDescription) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{25}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *OperatorKeyDescription) GetPublicKey() []byte {
@@ -1481,7 +2059,7 @@ type OperatorInstallGrantRequest struct {
 
 func (x *OperatorInstallGrantRequest) Reset() {
 	*x = OperatorInstallGrantRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[26]
+	mi := &file_parent_v1_parent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1493,7 +2071,7 @@ func (x *OperatorInstallGrantRequest) String() string {
 func (*OperatorInstallGrantRequest) ProtoMessage() {}
 
 func (x *OperatorInstallGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[26]
+	mi := &file_parent_v1_parent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1506,7 +2084,7 @@ func (x *OperatorInstallGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorInstallGrantRequest.ProtoReflect.Descriptor instead.
 func (*OperatorInstallGrantRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{26}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *OperatorInstallGrantRequest) GetGrant() []byte {
@@ -1524,7 +2102,7 @@ type OperatorDescribeGrantRequest struct {
 
 func (x *OperatorDescribeGrantRequest) Reset() {
 	*x = OperatorDescribeGrantRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[27]
+	mi := &file_parent_v1_parent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1536,7 +2114,7 @@ func (x *OperatorDescribeGrantRequest) String() string {
 func (*OperatorDescribeGrantRequest) ProtoMessage() {}
 
 func (x *OperatorDescribeGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[27]
+	mi := &file_parent_v1_parent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1549,7 +2127,7 @@ func (x *OperatorDescribeGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorDescribeGrantRequest.ProtoReflect.Descriptor instead.
 func (*OperatorDescribeGrantRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{27}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{37}
 }
 
 // OperatorGrantStatus is GrantStatus of the enclave.
@@ -1571,7 +2149,7 @@ type OperatorGrantStatus struct {
 
 func (x *OperatorGrantStatus) Reset() {
 	*x = OperatorGrantStatus{}
-	mi := &file_parent_v1_parent_proto_msgTypes[28]
+	mi := &file_parent_v1_parent_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1583,7 +2161,7 @@ func (x *OperatorGrantStatus) String() string {
 func (*OperatorGrantStatus) ProtoMessage() {}
 
 func (x *OperatorGrantStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[28]
+	mi := &file_parent_v1_parent_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1596,7 +2174,7 @@ func (x *OperatorGrantStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorGrantStatus.ProtoReflect.Descriptor instead.
 func (*OperatorGrantStatus) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{28}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *OperatorGrantStatus) GetAnchor() []byte {
@@ -1677,7 +2255,7 @@ type OperatorDescribeFleetRequest struct {
 
 func (x *OperatorDescribeFleetRequest) Reset() {
 	*x = OperatorDescribeFleetRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[29]
+	mi := &file_parent_v1_parent_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1689,7 +2267,7 @@ func (x *OperatorDescribeFleetRequest) String() string {
 func (*OperatorDescribeFleetRequest) ProtoMessage() {}
 
 func (x *OperatorDescribeFleetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[29]
+	mi := &file_parent_v1_parent_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1702,7 +2280,7 @@ func (x *OperatorDescribeFleetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorDescribeFleetRequest.ProtoReflect.Descriptor instead.
 func (*OperatorDescribeFleetRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{29}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{39}
 }
 
 // OperatorFleetStatus is FleetStatus of the enclave, and the policies of the controller on this host.
@@ -1723,7 +2301,7 @@ type OperatorFleetStatus struct {
 
 func (x *OperatorFleetStatus) Reset() {
 	*x = OperatorFleetStatus{}
-	mi := &file_parent_v1_parent_proto_msgTypes[30]
+	mi := &file_parent_v1_parent_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1735,7 +2313,7 @@ func (x *OperatorFleetStatus) String() string {
 func (*OperatorFleetStatus) ProtoMessage() {}
 
 func (x *OperatorFleetStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[30]
+	mi := &file_parent_v1_parent_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1748,7 +2326,7 @@ func (x *OperatorFleetStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorFleetStatus.ProtoReflect.Descriptor instead.
 func (*OperatorFleetStatus) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{30}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *OperatorFleetStatus) GetController() string {
@@ -1825,7 +2403,7 @@ type OperatorPolicy struct {
 
 func (x *OperatorPolicy) Reset() {
 	*x = OperatorPolicy{}
-	mi := &file_parent_v1_parent_proto_msgTypes[31]
+	mi := &file_parent_v1_parent_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1837,7 +2415,7 @@ func (x *OperatorPolicy) String() string {
 func (*OperatorPolicy) ProtoMessage() {}
 
 func (x *OperatorPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[31]
+	mi := &file_parent_v1_parent_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1850,7 +2428,7 @@ func (x *OperatorPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorPolicy.ProtoReflect.Descriptor instead.
 func (*OperatorPolicy) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{31}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *OperatorPolicy) GetName() string {
@@ -1905,7 +2483,45 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\x13AgentTLSSignRequest\x12'\n" +
 	"\x0ftranscript_hash\x18\x01 \x01(\fR\x0etranscriptHash\"1\n" +
 	"\x11AgentTLSSignature\x12\x1c\n" +
-	"\tsignature\x18\x01 \x01(\fR\tsignature\"\x0f\n" +
+	"\tsignature\x18\x01 \x01(\fR\tsignature\"1\n" +
+	"\x14ListApprovalsRequest\x12\x19\n" +
+	"\bagent_id\x18\x01 \x01(\tR\aagentId\"W\n" +
+	"\x12ListApprovalsReply\x12A\n" +
+	"\tquestions\x18\x01 \x03(\v2#.raypher.parent.v1.ApprovalQuestionR\tquestions\"2\n" +
+	"\x15WatchApprovalsRequest\x12\x19\n" +
+	"\bagent_id\x18\x01 \x01(\tR\aagentId\"\xad\x02\n" +
+	"\x10ApprovalQuestion\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
+	"\bagent_id\x18\x02 \x01(\tR\aagentId\x12\x18\n" +
+	"\asubject\x18\x03 \x01(\tR\asubject\x12\x1c\n" +
+	"\toperation\x18\x04 \x01(\tR\toperation\x12\x16\n" +
+	"\x06target\x18\x05 \x01(\tR\x06target\x12\x14\n" +
+	"\x05other\x18\x06 \x01(\tR\x05other\x12\x12\n" +
+	"\x04rule\x18\a \x01(\tR\x04rule\x12\x10\n" +
+	"\x03pid\x18\b \x01(\rR\x03pid\x12\x12\n" +
+	"\x04comm\x18\t \x01(\tR\x04comm\x12&\n" +
+	"\x0fasked_unix_nano\x18\n" +
+	" \x01(\x03R\raskedUnixNano\x12&\n" +
+	"\x0funtil_unix_nano\x18\v \x01(\x03R\runtilUnixNano\"e\n" +
+	"\x0eApprovalChange\x12?\n" +
+	"\bquestion\x18\x01 \x01(\v2#.raypher.parent.v1.ApprovalQuestionR\bquestion\x12\x12\n" +
+	"\x04over\x18\x02 \x01(\tR\x04over\"g\n" +
+	"\rAnswerRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\aapprove\x18\x02 \x01(\bR\aapprove\x12\x14\n" +
+	"\x05scope\x18\x03 \x01(\tR\x05scope\x12\x16\n" +
+	"\x06always\x18\x04 \x01(\bR\x06always\"U\n" +
+	"\vAnswerReply\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\fR\x05epoch\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x1a\n" +
+	"\bproposal\x18\x03 \x01(\tR\bproposal\"\x16\n" +
+	"\x14ListProposalsRequest\"O\n" +
+	"\x12ListProposalsReply\x129\n" +
+	"\tproposals\x18\x01 \x03(\v2\x1b.raypher.parent.v1.ProposalR\tproposals\"L\n" +
+	"\bProposal\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x18\n" +
+	"\acontent\x18\x03 \x01(\fR\acontent\"\x0f\n" +
 	"\rStatusRequest\"\xb9\x03\n" +
 	"\vStatusReply\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x12\n" +
@@ -2015,7 +2631,7 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\x06Whoami\x12 .raypher.parent.v1.WhoamiRequest\x1a\x1b.raypher.parent.v1.Identity\x12R\n" +
 	"\vRequestVisa\x12%.raypher.parent.v1.RequestVisaRequest\x1a\x1c.raypher.parent.v1.VisaReply\x12g\n" +
 	"\x0eTLSCertificate\x12-.raypher.parent.v1.AgentTLSCertificateRequest\x1a&.raypher.parent.v1.AgentTLSCertificate\x12W\n" +
-	"\aTLSSign\x12&.raypher.parent.v1.AgentTLSSignRequest\x1a$.raypher.parent.v1.AgentTLSSignature2\xea\b\n" +
+	"\aTLSSign\x12&.raypher.parent.v1.AgentTLSSignRequest\x1a$.raypher.parent.v1.AgentTLSSignature2\xd9\v\n" +
 	"\bOperator\x12J\n" +
 	"\x06Status\x12 .raypher.parent.v1.StatusRequest\x1a\x1e.raypher.parent.v1.StatusReply\x12V\n" +
 	"\n" +
@@ -2029,7 +2645,11 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\vDescribeKey\x12-.raypher.parent.v1.OperatorDescribeKeyRequest\x1a).raypher.parent.v1.OperatorKeyDescription\x12f\n" +
 	"\fInstallGrant\x12..raypher.parent.v1.OperatorInstallGrantRequest\x1a&.raypher.parent.v1.OperatorGrantStatus\x12h\n" +
 	"\rDescribeGrant\x12/.raypher.parent.v1.OperatorDescribeGrantRequest\x1a&.raypher.parent.v1.OperatorGrantStatus\x12h\n" +
-	"\rDescribeFleet\x12/.raypher.parent.v1.OperatorDescribeFleetRequest\x1a&.raypher.parent.v1.OperatorFleetStatusB5Z3github.com/raypher/raypher/proto/parent/v1;parentv1b\x06proto3"
+	"\rDescribeFleet\x12/.raypher.parent.v1.OperatorDescribeFleetRequest\x1a&.raypher.parent.v1.OperatorFleetStatus\x12_\n" +
+	"\rListApprovals\x12'.raypher.parent.v1.ListApprovalsRequest\x1a%.raypher.parent.v1.ListApprovalsReply\x12_\n" +
+	"\x0eWatchApprovals\x12(.raypher.parent.v1.WatchApprovalsRequest\x1a!.raypher.parent.v1.ApprovalChange0\x01\x12J\n" +
+	"\x06Answer\x12 .raypher.parent.v1.AnswerRequest\x1a\x1e.raypher.parent.v1.AnswerReply\x12_\n" +
+	"\rListProposals\x12'.raypher.parent.v1.ListProposalsRequest\x1a%.raypher.parent.v1.ListProposalsReplyB5Z3github.com/raypher/raypher/proto/parent/v1;parentv1b\x06proto3"
 
 var (
 	file_parent_v1_parent_proto_rawDescOnce sync.Once
@@ -2043,7 +2663,7 @@ func file_parent_v1_parent_proto_rawDescGZIP() []byte {
 	return file_parent_v1_parent_proto_rawDescData
 }
 
-var file_parent_v1_parent_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_parent_v1_parent_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_parent_v1_parent_proto_goTypes = []any{
 	(*WhoamiRequest)(nil),                 // 0: raypher.parent.v1.WhoamiRequest
 	(*Identity)(nil),                      // 1: raypher.parent.v1.Identity
@@ -2053,73 +2673,94 @@ var file_parent_v1_parent_proto_goTypes = []any{
 	(*AgentTLSCertificate)(nil),           // 5: raypher.parent.v1.AgentTLSCertificate
 	(*AgentTLSSignRequest)(nil),           // 6: raypher.parent.v1.AgentTLSSignRequest
 	(*AgentTLSSignature)(nil),             // 7: raypher.parent.v1.AgentTLSSignature
-	(*StatusRequest)(nil),                 // 8: raypher.parent.v1.StatusRequest
-	(*StatusReply)(nil),                   // 9: raypher.parent.v1.StatusReply
-	(*ListAgentsRequest)(nil),             // 10: raypher.parent.v1.ListAgentsRequest
-	(*ListAgentsReply)(nil),               // 11: raypher.parent.v1.ListAgentsReply
-	(*AgentStatus)(nil),                   // 12: raypher.parent.v1.AgentStatus
-	(*StopAgentRequest)(nil),              // 13: raypher.parent.v1.StopAgentRequest
-	(*StopAgentReply)(nil),                // 14: raypher.parent.v1.StopAgentReply
-	(*EventsRequest)(nil),                 // 15: raypher.parent.v1.EventsRequest
-	(*Event)(nil),                         // 16: raypher.parent.v1.Event
-	(*ListEvidenceRequest)(nil),           // 17: raypher.parent.v1.ListEvidenceRequest
-	(*EvidenceItem)(nil),                  // 18: raypher.parent.v1.EvidenceItem
-	(*ExportEvidenceRequest)(nil),         // 19: raypher.parent.v1.ExportEvidenceRequest
-	(*EvidenceBundle)(nil),                // 20: raypher.parent.v1.EvidenceBundle
-	(*OperatorInstallCeilingRequest)(nil), // 21: raypher.parent.v1.OperatorInstallCeilingRequest
-	(*OperatorAttestRequest)(nil),         // 22: raypher.parent.v1.OperatorAttestRequest
-	(*OperatorAttestation)(nil),           // 23: raypher.parent.v1.OperatorAttestation
-	(*OperatorDescribeKeyRequest)(nil),    // 24: raypher.parent.v1.OperatorDescribeKeyRequest
-	(*OperatorKeyDescription)(nil),        // 25: raypher.parent.v1.OperatorKeyDescription
-	(*OperatorInstallGrantRequest)(nil),   // 26: raypher.parent.v1.OperatorInstallGrantRequest
-	(*OperatorDescribeGrantRequest)(nil),  // 27: raypher.parent.v1.OperatorDescribeGrantRequest
-	(*OperatorGrantStatus)(nil),           // 28: raypher.parent.v1.OperatorGrantStatus
-	(*OperatorDescribeFleetRequest)(nil),  // 29: raypher.parent.v1.OperatorDescribeFleetRequest
-	(*OperatorFleetStatus)(nil),           // 30: raypher.parent.v1.OperatorFleetStatus
-	(*OperatorPolicy)(nil),                // 31: raypher.parent.v1.OperatorPolicy
-	nil,                                   // 32: raypher.parent.v1.StatusReply.CountersEntry
+	(*ListApprovalsRequest)(nil),          // 8: raypher.parent.v1.ListApprovalsRequest
+	(*ListApprovalsReply)(nil),            // 9: raypher.parent.v1.ListApprovalsReply
+	(*WatchApprovalsRequest)(nil),         // 10: raypher.parent.v1.WatchApprovalsRequest
+	(*ApprovalQuestion)(nil),              // 11: raypher.parent.v1.ApprovalQuestion
+	(*ApprovalChange)(nil),                // 12: raypher.parent.v1.ApprovalChange
+	(*AnswerRequest)(nil),                 // 13: raypher.parent.v1.AnswerRequest
+	(*AnswerReply)(nil),                   // 14: raypher.parent.v1.AnswerReply
+	(*ListProposalsRequest)(nil),          // 15: raypher.parent.v1.ListProposalsRequest
+	(*ListProposalsReply)(nil),            // 16: raypher.parent.v1.ListProposalsReply
+	(*Proposal)(nil),                      // 17: raypher.parent.v1.Proposal
+	(*StatusRequest)(nil),                 // 18: raypher.parent.v1.StatusRequest
+	(*StatusReply)(nil),                   // 19: raypher.parent.v1.StatusReply
+	(*ListAgentsRequest)(nil),             // 20: raypher.parent.v1.ListAgentsRequest
+	(*ListAgentsReply)(nil),               // 21: raypher.parent.v1.ListAgentsReply
+	(*AgentStatus)(nil),                   // 22: raypher.parent.v1.AgentStatus
+	(*StopAgentRequest)(nil),              // 23: raypher.parent.v1.StopAgentRequest
+	(*StopAgentReply)(nil),                // 24: raypher.parent.v1.StopAgentReply
+	(*EventsRequest)(nil),                 // 25: raypher.parent.v1.EventsRequest
+	(*Event)(nil),                         // 26: raypher.parent.v1.Event
+	(*ListEvidenceRequest)(nil),           // 27: raypher.parent.v1.ListEvidenceRequest
+	(*EvidenceItem)(nil),                  // 28: raypher.parent.v1.EvidenceItem
+	(*ExportEvidenceRequest)(nil),         // 29: raypher.parent.v1.ExportEvidenceRequest
+	(*EvidenceBundle)(nil),                // 30: raypher.parent.v1.EvidenceBundle
+	(*OperatorInstallCeilingRequest)(nil), // 31: raypher.parent.v1.OperatorInstallCeilingRequest
+	(*OperatorAttestRequest)(nil),         // 32: raypher.parent.v1.OperatorAttestRequest
+	(*OperatorAttestation)(nil),           // 33: raypher.parent.v1.OperatorAttestation
+	(*OperatorDescribeKeyRequest)(nil),    // 34: raypher.parent.v1.OperatorDescribeKeyRequest
+	(*OperatorKeyDescription)(nil),        // 35: raypher.parent.v1.OperatorKeyDescription
+	(*OperatorInstallGrantRequest)(nil),   // 36: raypher.parent.v1.OperatorInstallGrantRequest
+	(*OperatorDescribeGrantRequest)(nil),  // 37: raypher.parent.v1.OperatorDescribeGrantRequest
+	(*OperatorGrantStatus)(nil),           // 38: raypher.parent.v1.OperatorGrantStatus
+	(*OperatorDescribeFleetRequest)(nil),  // 39: raypher.parent.v1.OperatorDescribeFleetRequest
+	(*OperatorFleetStatus)(nil),           // 40: raypher.parent.v1.OperatorFleetStatus
+	(*OperatorPolicy)(nil),                // 41: raypher.parent.v1.OperatorPolicy
+	nil,                                   // 42: raypher.parent.v1.StatusReply.CountersEntry
 }
 var file_parent_v1_parent_proto_depIdxs = []int32{
-	32, // 0: raypher.parent.v1.StatusReply.counters:type_name -> raypher.parent.v1.StatusReply.CountersEntry
-	12, // 1: raypher.parent.v1.ListAgentsReply.agents:type_name -> raypher.parent.v1.AgentStatus
-	31, // 2: raypher.parent.v1.OperatorFleetStatus.policies:type_name -> raypher.parent.v1.OperatorPolicy
-	0,  // 3: raypher.parent.v1.Agent.Whoami:input_type -> raypher.parent.v1.WhoamiRequest
-	2,  // 4: raypher.parent.v1.Agent.RequestVisa:input_type -> raypher.parent.v1.RequestVisaRequest
-	4,  // 5: raypher.parent.v1.Agent.TLSCertificate:input_type -> raypher.parent.v1.AgentTLSCertificateRequest
-	6,  // 6: raypher.parent.v1.Agent.TLSSign:input_type -> raypher.parent.v1.AgentTLSSignRequest
-	8,  // 7: raypher.parent.v1.Operator.Status:input_type -> raypher.parent.v1.StatusRequest
-	10, // 8: raypher.parent.v1.Operator.ListAgents:input_type -> raypher.parent.v1.ListAgentsRequest
-	13, // 9: raypher.parent.v1.Operator.StopAgent:input_type -> raypher.parent.v1.StopAgentRequest
-	15, // 10: raypher.parent.v1.Operator.Events:input_type -> raypher.parent.v1.EventsRequest
-	17, // 11: raypher.parent.v1.Operator.ListEvidence:input_type -> raypher.parent.v1.ListEvidenceRequest
-	19, // 12: raypher.parent.v1.Operator.ExportEvidence:input_type -> raypher.parent.v1.ExportEvidenceRequest
-	21, // 13: raypher.parent.v1.Operator.InstallCeiling:input_type -> raypher.parent.v1.OperatorInstallCeilingRequest
-	22, // 14: raypher.parent.v1.Operator.Attest:input_type -> raypher.parent.v1.OperatorAttestRequest
-	24, // 15: raypher.parent.v1.Operator.DescribeKey:input_type -> raypher.parent.v1.OperatorDescribeKeyRequest
-	26, // 16: raypher.parent.v1.Operator.InstallGrant:input_type -> raypher.parent.v1.OperatorInstallGrantRequest
-	27, // 17: raypher.parent.v1.Operator.DescribeGrant:input_type -> raypher.parent.v1.OperatorDescribeGrantRequest
-	29, // 18: raypher.parent.v1.Operator.DescribeFleet:input_type -> raypher.parent.v1.OperatorDescribeFleetRequest
-	1,  // 19: raypher.parent.v1.Agent.Whoami:output_type -> raypher.parent.v1.Identity
-	3,  // 20: raypher.parent.v1.Agent.RequestVisa:output_type -> raypher.parent.v1.VisaReply
-	5,  // 21: raypher.parent.v1.Agent.TLSCertificate:output_type -> raypher.parent.v1.AgentTLSCertificate
-	7,  // 22: raypher.parent.v1.Agent.TLSSign:output_type -> raypher.parent.v1.AgentTLSSignature
-	9,  // 23: raypher.parent.v1.Operator.Status:output_type -> raypher.parent.v1.StatusReply
-	11, // 24: raypher.parent.v1.Operator.ListAgents:output_type -> raypher.parent.v1.ListAgentsReply
-	14, // 25: raypher.parent.v1.Operator.StopAgent:output_type -> raypher.parent.v1.StopAgentReply
-	16, // 26: raypher.parent.v1.Operator.Events:output_type -> raypher.parent.v1.Event
-	18, // 27: raypher.parent.v1.Operator.ListEvidence:output_type -> raypher.parent.v1.EvidenceItem
-	20, // 28: raypher.parent.v1.Operator.ExportEvidence:output_type -> raypher.parent.v1.EvidenceBundle
-	9,  // 29: raypher.parent.v1.Operator.InstallCeiling:output_type -> raypher.parent.v1.StatusReply
-	23, // 30: raypher.parent.v1.Operator.Attest:output_type -> raypher.parent.v1.OperatorAttestation
-	25, // 31: raypher.parent.v1.Operator.DescribeKey:output_type -> raypher.parent.v1.OperatorKeyDescription
-	28, // 32: raypher.parent.v1.Operator.InstallGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
-	28, // 33: raypher.parent.v1.Operator.DescribeGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
-	30, // 34: raypher.parent.v1.Operator.DescribeFleet:output_type -> raypher.parent.v1.OperatorFleetStatus
-	19, // [19:35] is the sub-list for method output_type
-	3,  // [3:19] is the sub-list for method input_type
-	3,  // [3:3] is the sub-list for extension type_name
-	3,  // [3:3] is the sub-list for extension extendee
-	0,  // [0:3] is the sub-list for field type_name
+	11, // 0: raypher.parent.v1.ListApprovalsReply.questions:type_name -> raypher.parent.v1.ApprovalQuestion
+	11, // 1: raypher.parent.v1.ApprovalChange.question:type_name -> raypher.parent.v1.ApprovalQuestion
+	17, // 2: raypher.parent.v1.ListProposalsReply.proposals:type_name -> raypher.parent.v1.Proposal
+	42, // 3: raypher.parent.v1.StatusReply.counters:type_name -> raypher.parent.v1.StatusReply.CountersEntry
+	22, // 4: raypher.parent.v1.ListAgentsReply.agents:type_name -> raypher.parent.v1.AgentStatus
+	41, // 5: raypher.parent.v1.OperatorFleetStatus.policies:type_name -> raypher.parent.v1.OperatorPolicy
+	0,  // 6: raypher.parent.v1.Agent.Whoami:input_type -> raypher.parent.v1.WhoamiRequest
+	2,  // 7: raypher.parent.v1.Agent.RequestVisa:input_type -> raypher.parent.v1.RequestVisaRequest
+	4,  // 8: raypher.parent.v1.Agent.TLSCertificate:input_type -> raypher.parent.v1.AgentTLSCertificateRequest
+	6,  // 9: raypher.parent.v1.Agent.TLSSign:input_type -> raypher.parent.v1.AgentTLSSignRequest
+	18, // 10: raypher.parent.v1.Operator.Status:input_type -> raypher.parent.v1.StatusRequest
+	20, // 11: raypher.parent.v1.Operator.ListAgents:input_type -> raypher.parent.v1.ListAgentsRequest
+	23, // 12: raypher.parent.v1.Operator.StopAgent:input_type -> raypher.parent.v1.StopAgentRequest
+	25, // 13: raypher.parent.v1.Operator.Events:input_type -> raypher.parent.v1.EventsRequest
+	27, // 14: raypher.parent.v1.Operator.ListEvidence:input_type -> raypher.parent.v1.ListEvidenceRequest
+	29, // 15: raypher.parent.v1.Operator.ExportEvidence:input_type -> raypher.parent.v1.ExportEvidenceRequest
+	31, // 16: raypher.parent.v1.Operator.InstallCeiling:input_type -> raypher.parent.v1.OperatorInstallCeilingRequest
+	32, // 17: raypher.parent.v1.Operator.Attest:input_type -> raypher.parent.v1.OperatorAttestRequest
+	34, // 18: raypher.parent.v1.Operator.DescribeKey:input_type -> raypher.parent.v1.OperatorDescribeKeyRequest
+	36, // 19: raypher.parent.v1.Operator.InstallGrant:input_type -> raypher.parent.v1.OperatorInstallGrantRequest
+	37, // 20: raypher.parent.v1.Operator.DescribeGrant:input_type -> raypher.parent.v1.OperatorDescribeGrantRequest
+	39, // 21: raypher.parent.v1.Operator.DescribeFleet:input_type -> raypher.parent.v1.OperatorDescribeFleetRequest
+	8,  // 22: raypher.parent.v1.Operator.ListApprovals:input_type -> raypher.parent.v1.ListApprovalsRequest
+	10, // 23: raypher.parent.v1.Operator.WatchApprovals:input_type -> raypher.parent.v1.WatchApprovalsRequest
+	13, // 24: raypher.parent.v1.Operator.Answer:input_type -> raypher.parent.v1.AnswerRequest
+	15, // 25: raypher.parent.v1.Operator.ListProposals:input_type -> raypher.parent.v1.ListProposalsRequest
+	1,  // 26: raypher.parent.v1.Agent.Whoami:output_type -> raypher.parent.v1.Identity
+	3,  // 27: raypher.parent.v1.Agent.RequestVisa:output_type -> raypher.parent.v1.VisaReply
+	5,  // 28: raypher.parent.v1.Agent.TLSCertificate:output_type -> raypher.parent.v1.AgentTLSCertificate
+	7,  // 29: raypher.parent.v1.Agent.TLSSign:output_type -> raypher.parent.v1.AgentTLSSignature
+	19, // 30: raypher.parent.v1.Operator.Status:output_type -> raypher.parent.v1.StatusReply
+	21, // 31: raypher.parent.v1.Operator.ListAgents:output_type -> raypher.parent.v1.ListAgentsReply
+	24, // 32: raypher.parent.v1.Operator.StopAgent:output_type -> raypher.parent.v1.StopAgentReply
+	26, // 33: raypher.parent.v1.Operator.Events:output_type -> raypher.parent.v1.Event
+	28, // 34: raypher.parent.v1.Operator.ListEvidence:output_type -> raypher.parent.v1.EvidenceItem
+	30, // 35: raypher.parent.v1.Operator.ExportEvidence:output_type -> raypher.parent.v1.EvidenceBundle
+	19, // 36: raypher.parent.v1.Operator.InstallCeiling:output_type -> raypher.parent.v1.StatusReply
+	33, // 37: raypher.parent.v1.Operator.Attest:output_type -> raypher.parent.v1.OperatorAttestation
+	35, // 38: raypher.parent.v1.Operator.DescribeKey:output_type -> raypher.parent.v1.OperatorKeyDescription
+	38, // 39: raypher.parent.v1.Operator.InstallGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
+	38, // 40: raypher.parent.v1.Operator.DescribeGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
+	40, // 41: raypher.parent.v1.Operator.DescribeFleet:output_type -> raypher.parent.v1.OperatorFleetStatus
+	9,  // 42: raypher.parent.v1.Operator.ListApprovals:output_type -> raypher.parent.v1.ListApprovalsReply
+	12, // 43: raypher.parent.v1.Operator.WatchApprovals:output_type -> raypher.parent.v1.ApprovalChange
+	14, // 44: raypher.parent.v1.Operator.Answer:output_type -> raypher.parent.v1.AnswerReply
+	16, // 45: raypher.parent.v1.Operator.ListProposals:output_type -> raypher.parent.v1.ListProposalsReply
+	26, // [26:46] is the sub-list for method output_type
+	6,  // [6:26] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_parent_v1_parent_proto_init() }
@@ -2133,7 +2774,7 @@ func file_parent_v1_parent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_parent_v1_parent_proto_rawDesc), len(file_parent_v1_parent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   33,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -264,6 +264,10 @@ const (
 	Operator_InstallGrant_FullMethodName   = "/raypher.parent.v1.Operator/InstallGrant"
 	Operator_DescribeGrant_FullMethodName  = "/raypher.parent.v1.Operator/DescribeGrant"
 	Operator_DescribeFleet_FullMethodName  = "/raypher.parent.v1.Operator/DescribeFleet"
+	Operator_ListApprovals_FullMethodName  = "/raypher.parent.v1.Operator/ListApprovals"
+	Operator_WatchApprovals_FullMethodName = "/raypher.parent.v1.Operator/WatchApprovals"
+	Operator_Answer_FullMethodName         = "/raypher.parent.v1.Operator/Answer"
+	Operator_ListProposals_FullMethodName  = "/raypher.parent.v1.Operator/ListProposals"
 )
 
 // OperatorClient is the client API for Operator service.
@@ -288,6 +292,13 @@ type OperatorClient interface {
 	DescribeGrant(ctx context.Context, in *OperatorDescribeGrantRequest, opts ...grpc.CallOption) (*OperatorGrantStatus, error)
 	// DescribeFleet says how this host stands with its controller.
 	DescribeFleet(ctx context.Context, in *OperatorDescribeFleetRequest, opts ...grpc.CallOption) (*OperatorFleetStatus, error)
+	// ListApprovals lists the calls that wait for a person; WatchApprovals sends them, and then what changes.
+	ListApprovals(ctx context.Context, in *ListApprovalsRequest, opts ...grpc.CallOption) (*ListApprovalsReply, error)
+	WatchApprovals(ctx context.Context, in *WatchApprovalsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ApprovalChange], error)
+	// Answer answers one. It is in the journal before the call goes on.
+	Answer(ctx context.Context, in *AnswerRequest, opts ...grpc.CallOption) (*AnswerReply, error)
+	// ListProposals lists the changes of policies that answers proposed.
+	ListProposals(ctx context.Context, in *ListProposalsRequest, opts ...grpc.CallOption) (*ListProposalsReply, error)
 }
 
 type operatorClient struct {
@@ -436,6 +447,55 @@ func (c *operatorClient) DescribeFleet(ctx context.Context, in *OperatorDescribe
 	return out, nil
 }
 
+func (c *operatorClient) ListApprovals(ctx context.Context, in *ListApprovalsRequest, opts ...grpc.CallOption) (*ListApprovalsReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListApprovalsReply)
+	err := c.cc.Invoke(ctx, Operator_ListApprovals_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) WatchApprovals(ctx context.Context, in *WatchApprovalsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ApprovalChange], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Operator_ServiceDesc.Streams[2], Operator_WatchApprovals_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchApprovalsRequest, ApprovalChange]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Operator_WatchApprovalsClient = grpc.ServerStreamingClient[ApprovalChange]
+
+func (c *operatorClient) Answer(ctx context.Context, in *AnswerRequest, opts ...grpc.CallOption) (*AnswerReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AnswerReply)
+	err := c.cc.Invoke(ctx, Operator_Answer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) ListProposals(ctx context.Context, in *ListProposalsRequest, opts ...grpc.CallOption) (*ListProposalsReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListProposalsReply)
+	err := c.cc.Invoke(ctx, Operator_ListProposals_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // OperatorServer is the server API for Operator service.
 // All implementations must embed UnimplementedOperatorServer
 // for forward compatibility.
@@ -458,6 +518,13 @@ type OperatorServer interface {
 	DescribeGrant(context.Context, *OperatorDescribeGrantRequest) (*OperatorGrantStatus, error)
 	// DescribeFleet says how this host stands with its controller.
 	DescribeFleet(context.Context, *OperatorDescribeFleetRequest) (*OperatorFleetStatus, error)
+	// ListApprovals lists the calls that wait for a person; WatchApprovals sends them, and then what changes.
+	ListApprovals(context.Context, *ListApprovalsRequest) (*ListApprovalsReply, error)
+	WatchApprovals(*WatchApprovalsRequest, grpc.ServerStreamingServer[ApprovalChange]) error
+	// Answer answers one. It is in the journal before the call goes on.
+	Answer(context.Context, *AnswerRequest) (*AnswerReply, error)
+	// ListProposals lists the changes of policies that answers proposed.
+	ListProposals(context.Context, *ListProposalsRequest) (*ListProposalsReply, error)
 	mustEmbedUnimplementedOperatorServer()
 }
 
@@ -503,6 +570,18 @@ func (UnimplementedOperatorServer) DescribeGrant(context.Context, *OperatorDescr
 }
 func (UnimplementedOperatorServer) DescribeFleet(context.Context, *OperatorDescribeFleetRequest) (*OperatorFleetStatus, error) {
 	return nil, status.Error(codes.Unimplemented, "method DescribeFleet not implemented")
+}
+func (UnimplementedOperatorServer) ListApprovals(context.Context, *ListApprovalsRequest) (*ListApprovalsReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListApprovals not implemented")
+}
+func (UnimplementedOperatorServer) WatchApprovals(*WatchApprovalsRequest, grpc.ServerStreamingServer[ApprovalChange]) error {
+	return status.Error(codes.Unimplemented, "method WatchApprovals not implemented")
+}
+func (UnimplementedOperatorServer) Answer(context.Context, *AnswerRequest) (*AnswerReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Answer not implemented")
+}
+func (UnimplementedOperatorServer) ListProposals(context.Context, *ListProposalsRequest) (*ListProposalsReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListProposals not implemented")
 }
 func (UnimplementedOperatorServer) mustEmbedUnimplementedOperatorServer() {}
 func (UnimplementedOperatorServer) testEmbeddedByValue()                  {}
@@ -727,6 +806,71 @@ func _Operator_DescribeFleet_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Operator_ListApprovals_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListApprovalsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).ListApprovals(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_ListApprovals_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).ListApprovals(ctx, req.(*ListApprovalsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_WatchApprovals_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchApprovalsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(OperatorServer).WatchApprovals(m, &grpc.GenericServerStream[WatchApprovalsRequest, ApprovalChange]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Operator_WatchApprovalsServer = grpc.ServerStreamingServer[ApprovalChange]
+
+func _Operator_Answer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AnswerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).Answer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_Answer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).Answer(ctx, req.(*AnswerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_ListProposals_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListProposalsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).ListProposals(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_ListProposals_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).ListProposals(ctx, req.(*ListProposalsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Operator_ServiceDesc is the grpc.ServiceDesc for Operator service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -774,6 +918,18 @@ var Operator_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "DescribeFleet",
 			Handler:    _Operator_DescribeFleet_Handler,
 		},
+		{
+			MethodName: "ListApprovals",
+			Handler:    _Operator_ListApprovals_Handler,
+		},
+		{
+			MethodName: "Answer",
+			Handler:    _Operator_Answer_Handler,
+		},
+		{
+			MethodName: "ListProposals",
+			Handler:    _Operator_ListProposals_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -784,6 +940,11 @@ var Operator_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "ListEvidence",
 			Handler:       _Operator_ListEvidence_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "WatchApprovals",
+			Handler:       _Operator_WatchApprovals_Handler,
 			ServerStreams: true,
 		},
 	},
