@@ -30,6 +30,7 @@ import (
 	"github.com/raypher/raypher/parent/guard/floor"
 	"github.com/raypher/raypher/parent/relay"
 	"github.com/raypher/raypher/policy"
+	"github.com/raypher/raypher/trace"
 )
 
 // maxWorkers bounds the threads that can wait in slow file systems at once. Normally there is one.
@@ -65,6 +66,8 @@ type Options struct {
 	// several threads and must not block for long. Time, PID, Comm, Decision, Layer, Operation, Target, Rule, Errno, Count and
 	// AsPassed are set.
 	Report func(journal.Verdict)
+	// Observe gets, in mode audit, everything that would be refused, not folded; nil: nothing. It is called from several threads.
+	Observe func(trace.Entry)
 	// Count gets the operations in mode permissive, instead of Report.
 	Count func(operation string)
 	// Ask is told of each new question for a person (approval.go), and Withdraw of one that nobody waits for any more. They must not

@@ -56,8 +56,11 @@ func connectCall(w *worker, n *notification, r *ruling) answer {
 	}
 	o, err := w.lookup(n, unix.AT_FDCWD, address.path, lookupFlags{})
 	if err != nil {
-		if r.lenient || errors.Is(err, errUnsupported) {
+		switch {
+		case errors.Is(err, errUnsupported):
 			return w.refuse(n, r, event{operation: "connect", target: address.path, errno: unix.EACCES, asPassed: true})
+		case r.lenient:
+			return goOn // it fails either way
 		}
 		return result(err)
 	}

@@ -47,7 +47,7 @@ func (c entryCall) handle(w *worker, n *notification, r *ruling) answer {
 		return answer{kind: answerNever}
 	}
 	d := w.decideOn(n, r, e.folder, e.path(), policy.Write)
-	if a, settled := w.settle(n, r, onlyIf(e.folder.named(), d), event{operation: c.operation, target: e.path()}); settled {
+	if a, settled := w.settle(n, r, onlyIf(e.folder.named(), d), event{operation: c.operation, target: e.path(), access: policy.Write}); settled {
 		return a
 	}
 	if r.lenient || !r.narrowed && w.options.Coverage.Entry(e.folder.path) {
@@ -165,27 +165,28 @@ func (c pairCall) handle(w *worker, n *notification, r *ruling) answer {
 // before.
 func rename(w *worker, n *notification, r *ruling, p pair) answer {
 	places := [][2]string{{p.oldPath, p.newPath}}
+	of, folder := [2]string{p.oldPath, p.newPath}, w.isFolder(p.old)
 	if p.flags&unix.RENAME_EXCHANGE != 0 {
 		places = append(places, [2]string{p.newPath, p.oldPath})
 	}
 	for _, e := range []*entry{p.old, p.new} {
 		path := e.path()
 		d := w.decideOn(n, r, e.folder, path, policy.Write)
-		if a, settled := w.settle(n, r, d, event{operation: "rename", target: path, of: [2]string{p.oldPath, p.newPath}}); settled {
+		if a, settled := w.settle(n, r, d, event{operation: "rename", target: path, of: of, folder: folder, access: policy.Write}); settled {
 			return a
 		}
 	}
-	if r.lenient {
-		return goOn
-	}
-	if !p.old.folder.injectable(policy.Write) || !p.new.folder.injectable(policy.Write) || !p.old.folder.named() || !p.new.folder.named() {
+	if !r.lenient && (!p.old.folder.injectable(policy.Write) || !p.new.folder.injectable(policy.Write) || !p.old.folder.named() || !p.new.folder.named()) {
 		return fail(unix.EACCES)
 	}
 	for i, place := range places {
 		from := []*entry{p.old, p.new}[i]
 		if rule, wider := w.widens(n, r, from, place[0], place[1]); wider {
-			return w.refuse(n, r, event{operation: "rename", target: place[0], rule: rule, errno: unix.EXDEV})
+			return w.refuse(n, r, event{operation: "rename", target: place[0], of: place, folder: folder, access: policy.Write, rule: rule, errno: unix.EXDEV})
 		}
+	}
+	if r.lenient {
+		return goOn
 	}
 	return result(unix.Renameat2(p.old.folder.fd, p.old.name, p.new.folder.fd, p.new.name, p.flags))
 }
@@ -277,13 +278,13 @@ func (w *worker) linkDescriptor(n *notification, r *ruling, number, folder int32
 func (w *worker) linkObject(n *notification, r *ruling, old *object, e *entry) answer {
 	path := e.path()
 	d := w.decideOn(n, r, e.folder, path, policy.Write)
-	if a, settled := w.settle(n, r, onlyIf(e.folder.named(), d), event{operation: "link", target: path, of: [2]string{old.path, path}}); settled {
+	if a, settled := w.settle(n, r, onlyIf(e.folder.named(), d), event{operation: "link", target: path, of: [2]string{old.path, path}, access: policy.Write}); settled {
 		return a
 	}
 	if old.named() {
 		for _, a := range []policy.Access{policy.Read, policy.Write, policy.Exec} {
 			if w.decide(n, r, path, a).Verdict > w.decide(n, r, old.path, a).Verdict {
-				return w.refuse(n, r, event{operation: "link", target: old.path, rule: ruleWouldWiden, errno: unix.EXDEV})
+				return w.refuse(n, r, event{operation: "link", target: old.path, of: [2]string{old.path, path}, access: policy.Write, rule: ruleWouldWiden, errno: unix.EXDEV})
 			}
 		}
 	}

@@ -48,7 +48,8 @@ func (w *worker) exec(n *notification, r *ruling, folder int32, address uint64, 
 		return answer{kind: answerNever}
 	}
 	for range maxInterpreters {
-		if a, decided := w.execObject(n, r, o); decided {
+		// In mode audit a script that would be refused still leads to its interpreter.
+		if a, decided := w.execObject(n, r, o); decided && !(r.lenient && o.kind() == unix.S_IFREG) {
 			return a
 		}
 		interpreter, script := scriptInterpreter(o)
@@ -76,7 +77,7 @@ func (w *worker) execObject(n *notification, r *ruling, o *object) (answer, bool
 	} else if !r.files.Governed() {
 		d.Verdict = policy.VerdictAllow
 	}
-	e := event{operation: "exec", target: o.path, rule: d.Rule, errno: unix.EACCES}
+	e := event{operation: "exec", target: o.path, rule: d.Rule, errno: unix.EACCES, access: policy.Exec}
 	if a, settled := w.settle(n, r, d, e); settled {
 		return a, true
 	}

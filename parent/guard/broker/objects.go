@@ -72,7 +72,7 @@ func changeObject(w *worker, n *notification, r *ruling, operation string, o *ob
 	// What has no path belongs to whoever holds it open: a pipe, a socket, a file in memory, a file that was removed.
 	if o.named() {
 		d := w.decideOn(n, r, o, o.path, policy.Write)
-		if a, settled := w.settle(n, r, d, event{operation: operation, target: o.path}); settled {
+		if a, settled := w.settle(n, r, d, event{operation: operation, target: o.path, access: policy.Write}); settled {
 			return a
 		}
 	}

@@ -180,7 +180,7 @@ func (w *worker) openCovered(n *notification, r *ruling, o opening, at *object) 
 // could put another path in its place.
 func (w *worker) unresolved(n *notification, r *ruling, path, operation string, err error) answer {
 	switch {
-	case r.lenient:
+	case r.lenient && !errors.Is(err, errUnsupported):
 		return goOn
 	case errors.Is(err, errUnsupported):
 		return w.refuse(n, r, event{operation: operation, target: path, errno: unix.EACCES, asPassed: true})
@@ -204,7 +204,7 @@ func (w *worker) openObject(n *notification, r *ruling, o opening, at *object) a
 		return w.openUnnamed(n, r, o, at, access)
 	}
 	d := w.decideOn(n, r, at, at.path, access)
-	if a, settled := w.settle(n, r, d, event{operation: operationOf(access), target: at.path}); settled {
+	if a, settled := w.settle(n, r, d, event{operation: operationOf(access), target: at.path, access: access, special: w.special(at, access)}); settled {
 		return a
 	}
 	if r.lenient || !r.narrowed && w.options.Coverage.Object(at.path, uint64(at.stat().Dev), at.stat().Ino, access) {
@@ -290,7 +290,7 @@ func (w *worker) create(n *notification, r *ruling, o opening, links int) answer
 	}
 	access := o.access() | policy.Write
 	d := w.decideOn(n, r, in.folder, in.path(), access)
-	if a, settled := w.settle(n, r, onlyIf(in.folder.named(), d), event{operation: "create", target: in.path()}); settled {
+	if a, settled := w.settle(n, r, onlyIf(in.folder.named(), d), event{operation: "create", target: in.path(), access: access}); settled {
 		return a
 	}
 	if r.lenient || !r.narrowed && w.options.Coverage.Entry(in.folder.path) && w.options.Coverage.Object(in.path(), 0, 0, access) {
@@ -353,7 +353,7 @@ func (w *worker) openTemporary(n *notification, r *ruling, o opening) answer {
 	inside := strings.TrimSuffix(in.path, "/") + "/#tmpfile"
 	access := o.access() | policy.Write
 	d := w.decideOn(n, r, in, inside, access)
-	if a, settled := w.settle(n, r, onlyIf(in.named(), d), event{operation: "create", target: in.path}); settled {
+	if a, settled := w.settle(n, r, onlyIf(in.named(), d), event{operation: "create", target: in.path, place: inside, access: access}); settled {
 		return a
 	}
 	if r.lenient || !r.narrowed && w.options.Coverage.Entry(in.path) && w.options.Coverage.Object(inside, 0, 0, access) {

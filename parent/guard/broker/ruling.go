@@ -48,6 +48,12 @@ type event struct {
 	layer     string // empty: broker
 	errno     unix.Errno
 	asPassed  bool
+
+	// For who observes (observe.go).
+	access  policy.Access // that is missing; 0: the event is of no file
+	place   string        // the path that was decided, where target is not
+	special bool          // only the kernel can open it
+	folder  bool          // of is of folders
 }
 
 // refuse answers a call that is not granted: with the event's errno, or by letting it pass where the mode says so.
@@ -69,6 +75,9 @@ func (w *worker) refuse(n *notification, r *ruling, e event) answer {
 
 // note reports a verdict, or counts it in mode permissive.
 func (w *worker) note(n *notification, r *ruling, decision string, e event) {
+	if w.options.Observe != nil && (decision == journal.WouldBlock || decision == journal.WouldAsk) {
+		w.observe(n, e)
+	}
 	if r.permit.Mode == policy.Permissive {
 		if w.options.Count != nil {
 			w.options.Count(e.operation)

@@ -154,7 +154,7 @@ var handlers = map[string]handler{
 	"fremovexattr": descriptorCall{"removexattr", removeAttribute(1)}.handle,
 
 	"execve": execveCall, "execveat": execveatCall,
-	"connect": connectCall,
+	"connect": connectCall, "bind": bindCall,
 
 	"sched_setscheduler": taskCall{"schedule", 0}.handle, "sched_setparam": taskCall{"schedule", 0}.handle,
 	"sched_setattr": taskCall{"schedule", 0}.handle, "sched_setaffinity": taskCall{"schedule", 0}.handle,

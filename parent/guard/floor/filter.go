@@ -19,6 +19,8 @@ type Filter struct {
 	// AllConnects notifies every connect. Otherwise those whose address is as long as an IPv4 or IPv6 one pass: the network
 	// guard's programs decide them, and refuse any unix address that has such a length.
 	AllConnects bool
+	// Observed notifies the making of unix sockets too, which is Landlock's to decide: for mode audit, where Landlock is not there.
+	Observed bool
 	// Signals notifies every signal: Landlock does not keep them inside here.
 	Signals bool
 }
@@ -106,6 +108,9 @@ func (f Filter) rules() map[string]fragment {
 	}
 	maps.Copy(rules, settingID(retNotify))
 	rules["connect"] = f.connects()
+	if f.Observed && f.Permit.Filesystem != nil {
+		rules["bind"] = ret(retNotify)
+	}
 	// A process that makes itself undumpable could not be read by its warden any more. Programs do without.
 	rules["prctl"] = when(0, anyBits, unix.PR_SET_DUMPABLE, when(1, anyBits, 0, ret(retErrno|uint32(unix.EPERM))))
 	if f.Permit.Filesystem != nil {
@@ -152,7 +157,7 @@ func (f Filter) refuse(r Refusal) fragment {
 }
 
 func (f Filter) connects() fragment {
-	if f.AllConnects {
+	if f.AllConnects || f.Observed {
 		return ret(retNotify)
 	}
 	return unless(2, SizeInet4, unless(2, SizeInet6, ret(retNotify)))
