@@ -88,7 +88,8 @@ func (m *automaton) add(text string, tag mask) {
 	}
 }
 
-func (m *automaton) addPattern(at int32, p pattern, tag mask) {
+// addPattern puts p behind the state at, and returns the state in which it ends.
+func (m *automaton) addPattern(at int32, p pattern, tag mask) int32 {
 	if p.home {
 		at = m.char(at, symbolHome)
 	}
@@ -117,6 +118,7 @@ func (m *automaton) addPattern(at int32, p pattern, tag mask) {
 		}
 	}
 	m.states[at].tag |= tag
+	return at
 }
 
 // child returns the state that edge leads to, made when there is none.
