@@ -30,10 +30,12 @@ struct cell {
 #define OUTCOME_DENY (1U << 3)
 #define OUTCOME_APPROVAL (1U << 4)
 #define OUTCOME_NAMED (OUTCOME_READ | OUTCOME_WRITE | OUTCOME_EXEC)
-/* Every path that goes on from here has the same lists. */
+#define OUTCOME_LISTS 31U
+/* Every path that goes on from here is in the same lists: those in the five bits that follow. */
 #define OUTCOME_UNIFORM (1U << 5)
-/* One more than the index of the rule that denies, or else asks; 0: none. */
-#define OUTCOME_RULE_SHIFT 6
+#define OUTCOME_SHARED_SHIFT 6
+/* One more than the index of the rule that denies, or else asks (policy.Table.Rules); 0: none. */
+#define OUTCOME_RULE_SHIFT 11
 #define AUTOMATON_OWN (1U << 31)
 
 /* policy.Access */
@@ -120,13 +122,17 @@ static __always_inline __u32 automaton_walk(void *cells, const char *path, __u32
 	return walk.state;
 }
 
+#define AUTOMATON_DIFFERS (-1)
+
 /*
- * automaton_below is the outcome that everything below the folder of state shares, with OUTCOME_UNIFORM set; without that bit
- * it differs from path to path. Moving such a folder changes no verdict below it other than from one such outcome to another.
+ * automaton_below is the lists that everything below the folder of state is in (OUTCOME_LISTS), or AUTOMATON_DIFFERS. Moving a
+ * folder between two places whose lists are equal, themselves and below, changes no verdict.
  */
-static __always_inline __u32 automaton_below(void *cells, __u32 state)
+static __always_inline __s32 automaton_below(void *cells, __u32 state)
 {
-	return automaton_outcome(cells, automaton_next(cells, state, '/'));
+	__u32 outcome = automaton_outcome(cells, automaton_next(cells, state, '/'));
+
+	return outcome & OUTCOME_UNIFORM ? (__s32)(outcome >> OUTCOME_SHARED_SHIFT & OUTCOME_LISTS) : AUTOMATON_DIFFERS;
 }
 
 #endif
