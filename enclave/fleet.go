@@ -19,7 +19,7 @@ func (s *Server) openFleet(certificate tls.Certificate) (err error) {
 		return nil
 	}
 	s.fleet, err = fleet.New(fleet.Options{
-		Configuration: s.opts.Configuration, Dial: s.dial.DialContext, Certificate: certificate, Signer: s.opts.Signer, Epoch: s.epoch,
+		Configuration: s.opts.Configuration, Dial: s.dial.DialContext, InstanceDocument: s.dial.InstanceDocument, Certificate: certificate, Signer: s.opts.Signer, Epoch: s.epoch,
 		State: s.opts.State, Host: s.opts.Host, Log: s.opts.Log,
 		Ceiling: func() (uint64, journal.Hash) {
 			c, err := s.ceiling.Current()

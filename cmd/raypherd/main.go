@@ -99,7 +99,7 @@ func parse(args []string, out io.Writer) (*daemon.Options, error) {
 		return egress.CheckAllowed(o.EnclaveEgress)
 	})
 	flags.StringVar(&o.EnclaveBinary, "enclave-binary", "", "raypher-enclave to start (default: beside raypherd)")
-	flags.StringVar(&o.TPMDevice, "tpm-device", "", "TPM for the signing key of the enclave that raypherd starts, as /dev/tpmrm0: tier tpm (default: a key file, tier software)")
+	flags.StringVar(&o.TPMDevice, "tpm-device", "", "TPM for the signing key of the enclave that raypherd starts, as /dev/tpmrm0: tier tpm (default: a key file, tier software). With --enclave-cid: this instance's NitroTPM, as /dev/tpm0, whose document the enclave shows its controller")
 	flags.BoolVar(&o.Development, "dev", false, "with --tpm-device: let the enclave make a missing operator key and a ceiling that permits everything, as it does on tier software (default: grant nothing before an operator has installed a ceiling)")
 	flags.StringVar(&o.Listen, "listen", instance.AgentAddress, "loopback address of the Agent service; empty: none")
 	flags.UintVar(&dnsPort, "dns-port", 0, "port of the DNS forwarder on loopback; 0: one that is free")
@@ -187,7 +187,7 @@ func oneEnclave(o daemon.Options) error {
 	case o.EnclaveSocket == "":
 		return nil
 	}
-	if o.TPMDevice != "" {
+	if o.TPMDevice != "" && o.EnclaveMachine == "" {
 		return fmt.Errorf("--tpm-device: the enclave at %s runs already: start that one with --signer tpm", running)
 	}
 	if o.Development {

@@ -23,7 +23,8 @@ func TestEnclaveFlags(t *testing.T) {
 		{"--enclave-cid 4294967295", "", 0, "a context id is below"},
 		{"--enclave-port 0", "", 0, "--enclave-port 0"},
 		{"--enclave-port 4294967295", "", 0, "--enclave-port 4294967295"},
-		{"--enclave-cid 16 --tpm-device /dev/tpmrm0", "", 0, "start that one with --signer tpm"},
+		{"--enclave-cid 16 --tpm-device /dev/tpm0", "vsock:16", 5000, ""},
+		{"--enclave-socket /run/s --tpm-device /dev/tpmrm0", "", 0, "start that one with --signer tpm"},
 		{"--enclave-vsock-uds /run/v --dev", "", 0, "start that one with --dev"},
 		{"--enclave-socket /run/s --dev", "", 0, "start that one with --dev"},
 	} {

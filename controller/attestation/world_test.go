@@ -201,19 +201,7 @@ func (w *world) draft(t testing.TB, e *enclave, nonce []byte) *nitrotest.Draft {
 // instance is the document of the NitroTPM of the instance on which every enclave of this package runs.
 func (w *world) instance(t testing.TB, nonce []byte) *nitrotest.Draft {
 	t.Helper()
-	d := w.pki.Draft(w.pki.Leaf(t))
-	d.Remove("pcrs")
-	pcrs := map[int][]byte{}
-	for i := range 24 {
-		pcrs[i] = make([]byte, nitro.PCRSize)
-	}
-	pcrs[4], pcrs[7] = nitrotest.PCR("boot"), nitrotest.PCR("secure boot")
-	d.Set("nitrotpm_pcrs", pcrs)
-	d.Set("module_id", nitrotest.InstanceID+"-tpm0000000000000000")
-	d.Set("public_key", nil)
-	d.Set("nonce", nonce)
-	d.Set("timestamp", uint64(w.now().UnixMilli()))
-	return d
+	return w.pki.InstanceDraft(w.pki.Leaf(t), nonce, w.now())
 }
 
 func (w *world) nonce(t testing.TB, e *enclave) []byte {

@@ -64,12 +64,14 @@ func (a *asking) end() { a.once.Do(func() { close(a.ended) }) }
 
 // request waits for a Connect stream or a DialResult. It is answered while it is pending, once.
 type request struct {
-	answer chan answer // room for one
+	document bool        // a document is wanted, and no connection
+	answer   chan answer // room for one
 }
 
 type answer struct {
-	conn *conn
-	err  error
+	conn     *conn
+	document []byte
+	err      error
 }
 
 // New returns a dialer to which no parent is connected yet.
@@ -90,40 +92,41 @@ func (d *Dialer) DialContext(ctx context.Context, host string, port uint16) (net
 	}
 	ctx, cancel := context.WithTimeout(ctx, Timeout)
 	defer cancel()
-	c, err := d.ask(ctx, host, port)
+	got, err := d.ask(ctx, &enclavev1.DialRequest{Host: host, Port: uint32(port)})
 	if err != nil {
 		<-d.tokens
 		return nil, fmt.Errorf("dial %s:%d: %w", host, port, err)
 	}
-	return c, nil
+	return got.conn, nil
 }
 
-func (d *Dialer) ask(ctx context.Context, host string, port uint16) (*conn, error) {
+// ask sends a request, under the next number, and waits for what answers it.
+func (d *Dialer) ask(ctx context.Context, m *enclavev1.DialRequest) (answer, error) {
 	a, err := d.attached(ctx)
 	if err != nil {
-		return nil, err
+		return answer{}, err
 	}
-	r := &request{answer: make(chan answer, 1)}
+	r := &request{document: len(m.GetNitroTpmNonce()) > 0, answer: make(chan answer, 1)}
 	d.mu.Lock()
 	d.last++
-	number := d.last
-	d.pending[number] = r
+	m.Number = d.last
+	d.pending[m.Number] = r
 	d.mu.Unlock()
-	defer d.forget(number, r)
+	defer d.forget(m.Number, r)
 	select {
-	case a.requests <- &enclavev1.DialRequest{Number: number, Host: host, Port: uint32(port)}:
+	case a.requests <- m:
 	case <-a.ended:
-		return nil, fmt.Errorf("%w: its stream ended", ErrNoParent)
+		return answer{}, fmt.Errorf("%w: its stream ended", ErrNoParent)
 	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: it does not take requests: %w", ErrNoParent, ctx.Err())
+		return answer{}, fmt.Errorf("%w: it does not take requests: %w", ErrNoParent, ctx.Err())
 	}
 	select {
 	case got := <-r.answer:
-		return got.conn, got.err
+		return got, got.err
 	case <-a.ended:
-		return nil, fmt.Errorf("%w: its stream ended", ErrNoParent)
+		return answer{}, fmt.Errorf("%w: its stream ended", ErrNoParent)
 	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: no answer: %w", ErrNoParent, ctx.Err())
+		return answer{}, fmt.Errorf("%w: no answer: %w", ErrNoParent, ctx.Err())
 	}
 }
 
@@ -141,16 +144,16 @@ func (d *Dialer) forget(number uint64, r *request) {
 	}
 }
 
-// answer ends the wait for a number; false: nobody waits for it.
-func (d *Dialer) answer(number uint64, a answer) bool {
+// connected ends the wait for a connection; false: nobody waits for it.
+func (d *Dialer) connected(number uint64, c *conn) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	r := d.pending[number]
-	if r == nil {
+	if r == nil || r.document {
 		return false
 	}
 	delete(d.pending, number)
-	r.answer <- a
+	r.answer <- answer{conn: c}
 	return true
 }
 
@@ -217,21 +220,31 @@ func (d *Dialer) detach(a *asking) {
 	}
 }
 
-// receive reads what the parent could not connect to.
+// receive reads what the parent could not connect to, and its documents.
 func (d *Dialer) receive(stream enclavev1.Enclave_DialServer) error {
 	for {
 		result, err := stream.Recv()
 		if err != nil {
 			return err
 		}
-		d.mu.Lock()
-		asked := result.GetNumber() <= d.last
-		d.mu.Unlock()
-		if !asked || result.GetNumber() == 0 {
-			return status.Errorf(codes.InvalidArgument, "dial: result for request %d, which was not made", result.GetNumber())
+		if err := d.take(result); err != nil {
+			return err
 		}
-		d.answer(result.GetNumber(), answer{err: fmt.Errorf("%w: %.*q", ErrRefused, maxReason, result.GetError())})
 	}
+}
+
+func (d *Dialer) take(m *enclavev1.DialResult) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	number := m.GetNumber()
+	if number == 0 || number > d.last {
+		return status.Errorf(codes.InvalidArgument, "dial: result for request %d, which was not made", number)
+	}
+	if r := d.pending[number]; r != nil { // else nobody waits any more
+		delete(d.pending, number)
+		r.answer <- r.result(m)
+	}
+	return nil
 }
 
 // first waits for the first message of a stream, which ends with the caller.

@@ -18,6 +18,7 @@ import (
 	attest "github.com/raypher/raypher/attest/tpm"
 	"github.com/raypher/raypher/enclave/signer"
 	"github.com/raypher/raypher/internal/statefile"
+	"github.com/raypher/raypher/journal"
 	controllerv1 "github.com/raypher/raypher/proto/controller/v1"
 	"github.com/raypher/raypher/recipient"
 )
@@ -81,6 +82,9 @@ func (c *Client) attestWith(ctx context.Context, activation []byte) error {
 		Nonce: challenge.GetNonce(), Tier: evidence.Tier, Document: evidence.Document,
 		Configuration: c.opts.Configuration.Format(), Activation: activation,
 	}
+	if evidence.Tier == journal.TierNitro {
+		request.NitroTpmDocument = c.instanceDocument(ctx, challenge.GetNonce())
+	}
 	if version, hash := c.opts.Ceiling(); version > 0 {
 		request.CeilingVersion, request.CeilingHash = version, hex.EncodeToString(hash[:])
 	}
@@ -98,6 +102,20 @@ func (c *Client) attestWith(ctx context.Context, activation []byte) error {
 	defer c.mu.Unlock()
 	c.current = h
 	return nil
+}
+
+// instanceDocument is that of the NitroTPM of the enclave's instance, if its parent shows one: nil is no reason not to be attested. The parent's
+// log says why there is none.
+func (c *Client) instanceDocument(ctx context.Context, nonce []byte) []byte {
+	if c.opts.InstanceDocument == nil {
+		return nil
+	}
+	document, err := c.opts.InstanceDocument(ctx, nonce)
+	if err != nil {
+		c.opts.Log.Debug("attesting without a document of the instance's NitroTPM", "reason", err)
+		return nil
+	}
+	return document
 }
 
 // check holds a result against this enclave and the nonce that it asked for.

@@ -59,6 +59,8 @@ type Options struct {
 	Configuration *startconf.Configuration // names a controller
 	// Dial connects through the parent.
 	Dial func(ctx context.Context, host string, port uint16) (net.Conn, error)
+	// InstanceDocument asks the parent for the document of the instance's NitroTPM, on tier nitro; nil: nobody is asked.
+	InstanceDocument func(ctx context.Context, nonce []byte) ([]byte, error)
 	// Certificate is what the enclave shows its parent too: a TLS key's, signed by the signing key, and the signing key's own.
 	Certificate tls.Certificate
 	Signer      signer.Signer

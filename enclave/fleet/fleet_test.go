@@ -108,6 +108,45 @@ func TestAttestedAndRenewed(t *testing.T) {
 	}
 }
 
+// inNitro is a signer that says of itself that it lies in a Nitro enclave. The controller of these tests does not look.
+type inNitro struct{ signer.Signer }
+
+func (inNitro) Tier() string { return journal.TierNitro }
+
+func (s inNitro) Evidence(ctx context.Context, nonce []byte, b signer.Binding) (*journal.KeyEvidence, error) {
+	e, err := s.Signer.Evidence(ctx, nonce, b)
+	if err != nil {
+		return nil, err
+	}
+	return &journal.KeyEvidence{Tier: journal.TierNitro, Document: e.Document}, nil
+}
+
+// An enclave of tier nitro shows the document of its instance's NitroTPM, over the controller's nonce, where its parent has one; it is attested
+// without it too. Others ask nobody.
+func TestInstanceDocument(t *testing.T) {
+	controller := newController(t)
+	var failure error
+	shows := func(o *Options) {
+		o.InstanceDocument = func(_ context.Context, nonce []byte) ([]byte, error) {
+			return append([]byte("over "), nonce...), failure
+		}
+	}
+	c := controller.client(func(o *Options) { o.Signer = inNitro{o.Signer}; shows(o) })
+	mustRound(t, c)
+	if r := controller.request; !bytes.Equal(r.GetNitroTpmDocument(), append([]byte("over "), r.GetNonce()...)) {
+		t.Errorf("the document %q for the nonce %x", r.GetNitroTpmDocument(), r.GetNonce())
+	}
+	failure = errors.New("the parent has none")
+	if err := c.attest(t.Context()); err != nil || controller.request.GetNitroTpmDocument() != nil {
+		t.Errorf("without one: %v, %q", err, controller.request.GetNitroTpmDocument())
+	}
+	failure = nil
+	mustRound(t, controller.client(shows))
+	if got := controller.request.GetNitroTpmDocument(); got != nil {
+		t.Errorf("an enclave of another tier shows %q", got)
+	}
+}
+
 // A result counts only if the controller's key signed it, now, about this process and over its nonce.
 func TestResultsThatAreRefused(t *testing.T) {
 	stranger := newController(t)

@@ -58,7 +58,7 @@ type Options struct {
 	// EnclaveEgress lists the hosts, host:port, that the enclave may be connected to besides the controller of its start configuration.
 	EnclaveEgress []string
 	EnclaveBinary string // empty: beside this program
-	TPMDevice     string // of the enclave that is started; empty: tier software
+	TPMDevice     string // of the enclave that is started, empty: tier software; with EnclaveMachine this instance's NitroTPM, empty: it shows none
 	Development   bool   // the enclave that is started may make an operator key and a ceiling; tier software always may
 	Listen        string // for agents over TCP; empty: none
 	DNSPort       uint16 // 0: one that is free

@@ -16,6 +16,7 @@ import (
 	"github.com/raypher/raypher/parent/events"
 	"github.com/raypher/raypher/parent/instance"
 	"github.com/raypher/raypher/parent/link"
+	"github.com/raypher/raypher/parent/nitrotpm"
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
 	"github.com/raypher/raypher/startconf"
 )
@@ -64,6 +65,9 @@ func openEnclave(ctx context.Context, o Options, store *audit.Store) (*enclave, 
 	} else if err == nil {
 		e.kept = &ceilings{folder: p.Keys, log: log}
 		options.Vouch, options.Prepare = vouch, e.kept.restore
+		if o.TPMDevice != "" {
+			options.InstanceDocument = nitrotpm.At(o.TPMDevice).Document
+		}
 		err = o.machine(&options, roots)
 	}
 	if err != nil {

@@ -38,7 +38,9 @@ const (
 type Options struct {
 	Client  enclavev1.EnclaveClient
 	Allowed []string // host:port, as the enclave names them
-	Log     *slog.Logger
+	// InstanceDocument gets the document of this instance's NitroTPM over a nonce; nil: there is none.
+	InstanceDocument func(ctx context.Context, nonce []byte) ([]byte, error)
+	Log              *slog.Logger
 }
 
 // CheckAllowed holds that a list is one of host:port.
@@ -108,12 +110,38 @@ func serve(ctx context.Context, o Options) error {
 		go func() {
 			defer connections.Done()
 			defer func() { <-places }()
+			if nonce := r.GetNitroTpmNonce(); len(nonce) > 0 {
+				send(document(ctx, o, r.GetNumber(), nonce))
+				return
+			}
 			if err := carry(ctx, o, r); err != nil {
 				o.Log.Warn("the enclave's connection was not made", "host", r.GetHost(), "port", r.GetPort(), "reason", err)
 				send(&enclavev1.DialResult{Number: r.GetNumber(), Error: err.Error()})
 			}
 		}()
 	}
+}
+
+// nonceSize is that of a controller's challenge, in bytes.
+const nonceSize = 32
+
+// document answers the enclave's wish for the document of the NitroTPM.
+func document(ctx context.Context, o Options, number uint64, nonce []byte) *enclavev1.DialResult {
+	r := &enclavev1.DialResult{Number: number}
+	switch {
+	case o.InstanceDocument == nil:
+		r.Error = "raypherd was started without --tpm-device: this host shows no NitroTPM"
+	case len(nonce) != nonceSize:
+		r.Error = fmt.Sprintf("a nonce of %d bytes, expected %d", len(nonce), nonceSize)
+	default:
+		got, err := o.InstanceDocument(ctx, nonce)
+		if err != nil {
+			o.Log.Warn("the NitroTPM gave no document: the enclave is attested without it", "reason", err)
+			r.Error = err.Error()
+		}
+		r.NitroTpmDocument = got
+	}
+	return r
 }
 
 // carry connects and carries bytes until the connection is over. An error means that it was never made.

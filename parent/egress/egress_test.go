@@ -36,6 +36,12 @@ func (e *enclave) Connect(stream enclavev1.Enclave_ConnectServer) error {
 // carried is a dialer of an enclave whose parent's list has the given hosts.
 func carried(t *testing.T, allowed ...string) (*conduit.Dialer, context.Context) {
 	t.Helper()
+	return served(t, Options{Allowed: allowed})
+}
+
+// served is a dialer of an enclave whose parent has the given options, but for the client and the log.
+func served(t *testing.T, o Options) (*conduit.Dialer, context.Context) {
+	t.Helper()
 	e := &enclave{dialer: conduit.New()}
 	l := bufconn.Listen(1 << 16)
 	server := grpc.NewServer()
@@ -51,7 +57,8 @@ func carried(t *testing.T, allowed ...string) (*conduit.Dialer, context.Context)
 	ran := make(chan struct{})
 	go func() {
 		defer close(ran)
-		Run(ctx, Options{Client: enclavev1.NewEnclaveClient(conn), Allowed: allowed, Log: slog.New(slog.DiscardHandler)})
+		o.Client, o.Log = enclavev1.NewEnclaveClient(conn), slog.New(slog.DiscardHandler)
+		Run(ctx, o)
 	}()
 	t.Cleanup(func() { cancel(); <-ran; conn.Close(); server.Stop(); <-served })
 	return e.dialer, ctx
@@ -103,6 +110,31 @@ func TestHostIsReached(t *testing.T) {
 			t.Errorf("%d bytes of %d came back: %v", len(got), len(sent), err)
 		}
 		conn.Close()
+	}
+}
+
+// The document of the NitroTPM is handed to the enclave as it is; what keeps it from coming, too.
+func TestInstanceDocument(t *testing.T) {
+	nonce := bytes.Repeat([]byte{7}, nonceSize)
+	d, ctx := served(t, Options{InstanceDocument: func(_ context.Context, got []byte) ([]byte, error) {
+		if got[0] == 9 {
+			return nil, errors.New("the TPM is away")
+		}
+		return append([]byte("over "), got...), nil
+	}})
+	if got, err := d.InstanceDocument(ctx, nonce); err != nil || !bytes.Equal(got, append([]byte("over "), nonce...)) {
+		t.Errorf("%q, %v", got, err)
+	}
+	if _, err := d.InstanceDocument(ctx, nonce[1:]); !errors.Is(err, conduit.ErrRefused) || !strings.Contains(err.Error(), "31 bytes") {
+		t.Errorf("a nonce of another size: %v", err)
+	}
+	nonce[0] = 9
+	if _, err := d.InstanceDocument(ctx, nonce); !errors.Is(err, conduit.ErrRefused) || !strings.Contains(err.Error(), "the TPM is away") {
+		t.Errorf("a TPM that is away: %v", err)
+	}
+	d, ctx = carried(t)
+	if _, err := d.InstanceDocument(ctx, nonce); !errors.Is(err, conduit.ErrRefused) || !strings.Contains(err.Error(), "--tpm-device") {
+		t.Errorf("a host without one: %v", err)
 	}
 }
 

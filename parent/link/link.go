@@ -84,8 +84,10 @@ type Options struct {
 	Prepare func(context.Context, *Link)
 	// Egress lists the hosts, host:port, that the enclave may be connected to through this one, besides those that Configuration needs.
 	Egress []string
-	Store  Store
-	Log    *slog.Logger
+	// InstanceDocument gets the document of this instance's NitroTPM over a nonce; nil: the host shows none.
+	InstanceDocument func(ctx context.Context, nonce []byte) ([]byte, error)
+	Store            Store
+	Log              *slog.Logger
 }
 
 // Link is one connection to one enclave. Its methods are safe for concurrent use.
@@ -173,7 +175,7 @@ func Dial(opts Options) (*Link, error) {
 	}()
 	go func() {
 		defer l.done.Done()
-		egress.Run(ctx, egress.Options{Client: l.client, Allowed: opts.Egress, Log: opts.Log})
+		egress.Run(ctx, egress.Options{Client: l.client, Allowed: opts.Egress, InstanceDocument: opts.InstanceDocument, Log: opts.Log})
 	}()
 	return l, nil
 }

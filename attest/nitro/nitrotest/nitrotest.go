@@ -270,6 +270,24 @@ func (p *PKI) Draft(leaf *Certificate) *Draft {
 	}
 }
 
+// InstanceDraft is the document of the NitroTPM of InstanceID, as AWS describes such documents: 24 registers, of which 4 and 7 hold
+// PCR("boot") and PCR("secure boot").
+func (p *PKI) InstanceDraft(leaf *Certificate, nonce []byte, at time.Time) *Draft {
+	d := p.Draft(leaf)
+	pcrs := map[int][]byte{}
+	for i := range 24 {
+		pcrs[i] = make([]byte, sha512.Size384)
+	}
+	pcrs[4], pcrs[7] = PCR("boot"), PCR("secure boot")
+	d.Remove("pcrs")
+	d.Set("nitrotpm_pcrs", pcrs)
+	d.Set("module_id", InstanceID+"-tpm0000000000000000")
+	d.Set("public_key", nil)
+	d.Set("nonce", nonce)
+	d.Set("timestamp", uint64(at.UnixMilli()))
+	return d
+}
+
 // Set replaces or adds a field.
 func (d *Draft) Set(name string, value any) {
 	for i := range d.Fields {
