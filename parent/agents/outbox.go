@@ -11,13 +11,20 @@ import (
 // the journal has them in any case.
 const maxSeen = 256
 
+// maxObserved is how many messages for the trace of a run may wait; what is lost beyond them is counted, and the warden told.
+const maxObserved = 4096
+
 // outbox holds what a warden is to be told. Putting never blocks.
 type outbox struct {
 	mu     sync.Mutex
 	urgent []*attend.ParentMessage // few: at most one of each kind
 	seen   []*attend.ParentMessage
 	closed bool
-	wake   chan struct{} // one slot
+	// For the trace of a run: what waits, and how many found no room since the last was taken.
+	observed   []*attend.ParentMessage
+	unobserved uint64
+
+	wake chan struct{} // one slot
 }
 
 func newOutbox() *outbox { return &outbox{wake: make(chan struct{}, 1)} }
@@ -51,6 +58,18 @@ func (o *outbox) show(m *attend.ParentMessage) bool {
 	return true
 }
 
+// observe queues a message for the trace, or counts its loss.
+func (o *outbox) observe(m *attend.ParentMessage) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.observed) >= maxObserved {
+		o.unobserved += max(m.Observed.Lost, 1)
+		return
+	}
+	o.observed = append(o.observed, m)
+	o.signal()
+}
+
 // close lets what is queued still be taken.
 func (o *outbox) close() {
 	o.mu.Lock()
@@ -63,7 +82,10 @@ func (o *outbox) close() {
 func (o *outbox) take() (messages []*attend.ParentMessage, closed bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	messages = append(o.urgent, o.seen...)
-	o.urgent, o.seen = nil, nil
+	messages = slices.Concat(o.urgent, o.seen, o.observed)
+	if o.unobserved > 0 {
+		messages = append(messages, &attend.ParentMessage{Observed: &attend.Observed{Lost: o.unobserved}})
+	}
+	o.urgent, o.seen, o.observed, o.unobserved = nil, nil, nil, 0
 	return messages, o.closed
 }

@@ -86,6 +86,7 @@ func decide(m policy.Mode) (decision string, record bool) {
 
 // NetworkEvent takes what the network guard refused.
 func (h *Host) NetworkEvent(e netguard.Event) {
+	h.observeEvent(e)
 	if e.Mode == policy.Audit && reportedByWarden(e) {
 		return
 	}

@@ -82,6 +82,7 @@ type ParentMessage struct {
 	Renewed  *Renewed  `json:"renewed,omitempty"`
 	Narrowed *Narrowed `json:"narrowed,omitempty"`
 	Seen     *Seen     `json:"seen,omitempty"`
+	Observed *Observed `json:"observed,omitempty"`
 	Answered *Answered `json:"answered,omitempty"`
 	End      *End      `json:"end,omitempty"`
 	Refused  *Refused  `json:"refused,omitempty"`
@@ -98,6 +99,8 @@ func (m *ParentMessage) Kind() string {
 		return "renewed"
 	case m.Narrowed != nil:
 		return "narrowed"
+	case m.Observed != nil:
+		return "observed"
 	case m.Seen != nil:
 		return "seen"
 	case m.Answered != nil:
@@ -156,6 +159,12 @@ type Narrowed struct {
 	Visa              []byte `json:"visa"`
 	ExpiresUnix       int64  `json:"expires_unix"`
 	ExpiresBoottimeNs int64  `json:"expires_boottime_ns"`
+}
+
+// Observed is what another layer let an agent in mode audit do that its permit does not grant: not folded, for the trace of the run.
+type Observed struct {
+	Entry []byte `json:"entry,omitempty"` // a trace.Entry, as JSON
+	Lost  uint64 `json:"lost,omitempty"`  // so many more found no room
 }
 
 // Seen is a verdict of another layer (kernel, DNS) on this agent, for the operator's terminal.

@@ -188,7 +188,8 @@ func (d *daemon) openListeners(context.Context) (err error) {
 	}
 	d.dns, err = dns.Listen(dns.Options{
 		Port: d.options.DNSPort, Upstreams: d.options.DNSUpstreams,
-		Report: func(q dns.Query) { d.agents.NameRefused(q) },
+		Report:  func(q dns.Query) { d.agents.NameRefused(q) },
+		Observe: func(o dns.Observation) { d.agents.NameObserved(o) },
 	})
 	if err != nil {
 		return errors.Join(err, d.closeLoopback())

@@ -39,9 +39,15 @@ func (s *Server) answer(ctx context.Context, a Agent, r *dns.Msg, protocol strin
 		s.reports.add(Query{CgroupID: a.CgroupID, Name: name, Type: dns.Type(question.Qtype).String(), Protocol: protocol,
 			Reason: reason, Mode: a.Mode})
 	}
+	var observed *[]Observed // of a question that would be refused
 	open := a.Network != nil && a.Network.DefaultAction == policy.Allow
 	if !open && len(a.Network.MatchHosts(name)) == 0 {
 		report(NotGranted)
+		if a.Mode == policy.Audit && s.options.Observe != nil {
+			o := Observation{CgroupID: a.CgroupID, Name: name, Type: dns.Type(question.Qtype).String()}
+			defer func() { s.options.Observe(o) }()
+			observed = &o.Answers
+		}
 		if enforced(a) {
 			return refusal(r, NotGranted)
 		}
@@ -61,6 +67,9 @@ func (s *Server) answer(ctx context.Context, a Agent, r *dns.Msg, protocol strin
 		ok, err := s.grant(a, name, addr, found)
 		if err != nil {
 			return failure(r)
+		}
+		if observed != nil {
+			*observed = append(*observed, Observed{addr, !ok})
 		}
 		if !ok {
 			report(fmt.Sprintf("answer points to %s (%s)", addr, reserved(addr)))

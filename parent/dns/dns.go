@@ -37,6 +37,20 @@ type Query struct {
 	Count    uint32
 }
 
+// Observation is a question that would have been refused, and what it was answered.
+type Observation struct {
+	CgroupID uint64
+	Name     string // as in Query
+	Type     string
+	Answers  []Observed
+}
+
+// Observed is one address of an answer. Closed: a name must not open it, the permit has to grant it as an address.
+type Observed struct {
+	Address netip.Addr
+	Closed  bool
+}
+
 // Reasons of a Query.
 const (
 	NotGranted = "name not granted"
@@ -59,4 +73,7 @@ type Options struct {
 	Grant func(cgroupID uint64, name string, addr netip.Addr, port uint16, ttl time.Duration) error
 	// Report gets refused queries; it must not block for long.
 	Report func(Query)
+	// Observe gets each question of an agent in mode audit for a name that is not granted, with its answer, one by one; nil: nobody
+	// does. It must not block.
+	Observe func(Observation)
 }
