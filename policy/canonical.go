@@ -74,10 +74,13 @@ func (p *Policy) normalised() *Policy {
 			DefaultAction: withDefault(w.DefaultAction, Drop),
 			OnDeny:        withDefault(w.OnDeny, Blackhole),
 			Egress:        normalList(w.Egress, normalEgress),
-			Listen:        normalList(w.Listen, normalListen),
-			Unix:          normalList(w.Unix, cleanPattern),
+
+			RequireApproval: normalList(w.RequireApproval, normalEgress),
+			Listen:          normalList(w.Listen, normalListen),
+			Unix:            normalList(w.Unix, cleanPattern),
 		}
 	}
+	n.Approval = p.Approval.normalised()
 	return &n
 }
 
@@ -125,6 +128,12 @@ func normalListen(text string) string {
 // 3.2.3 asks for. Empty lists and absent values are left out, empty sections are not.
 func (p *Policy) encode() []byte {
 	o := object{}
+	if a := p.Approval; a != nil {
+		section := object{}
+		section.text("on_timeout", string(a.OnTimeout))
+		section.word("timeout", a.Timeout)
+		o.raw("approval", section.close())
+	}
 	if f := p.Filesystem; f != nil {
 		section := object{}
 		section.list("deny", f.Deny)
@@ -142,6 +151,7 @@ func (p *Policy) encode() []byte {
 		section.list("egress", w.Egress)
 		section.list("listen", w.Listen)
 		section.text("on_deny", string(w.OnDeny))
+		section.list("require_approval", w.RequireApproval)
 		section.list("unix", w.Unix)
 		o.raw("network", section.close())
 	}

@@ -35,6 +35,7 @@ func (p *Policy) Explain() Explanation {
 	var e Explanation
 	e.files(p.Filesystem)
 	e.network(p.Network)
+	e.approval(p)
 	e.syscalls(p)
 	e.resources(p.Resources)
 	e.Warnings = p.warnings()
@@ -95,12 +96,13 @@ func (e *Explanation) network(n *Network) {
 		return
 	}
 	e.each("connect", saysGranted, n.Egress, "", "")
+	e.each("connect", saysAsks, n.RequireApproval, "", "")
 	refused := saysRefused
 	how := "all others, in silence"
 	if n.OnDeny == Reject {
 		how = "all others, with an error"
 	}
-	if len(n.Egress) == 0 {
+	if len(n.Egress)+len(n.RequireApproval) == 0 {
 		how = strings.Replace(how, "all others", "all", 1)
 	}
 	if n.DefaultAction == Allow {

@@ -84,6 +84,8 @@ func narrow(outer, inner *Policy) (*Policy, []Beyond) {
 	}
 
 	var more []Beyond
+	result.Approval, more = narrowApproval(outer, inner)
+	beyond = append(beyond, more...)
 	result.Syscalls, more = narrowSyscalls(outer.Syscalls, inner.Syscalls)
 	beyond = append(beyond, more...)
 	result.Filesystem, more = narrowFilesystem(outer.Filesystem, inner.Filesystem)

@@ -19,7 +19,7 @@ func narrowNetwork(outer, inner *Network) (*Network, []Beyond) {
 		if inner.DefaultAction == Allow {
 			beyond = append(beyond, Beyond{"network.default_action", string(Allow), "the policy above has " + string(Drop)})
 		}
-		beyond = append(beyond, endpointsBeyond("network.egress", inner.Endpoints(), outer.Endpoints())...)
+		beyond = append(beyond, narrowAsked(inner, outer)...)
 	}
 	beyond = append(beyond, endpointsBeyond("network.listen", inner.ListenEndpoints(), outer.ListenEndpoints())...)
 	beyond = append(beyond, pathsIncluded("network.unix", inner.Unix, outer.Unix)...)

@@ -104,6 +104,10 @@ func (d decoder) policy(n *strictyaml.Node) *Policy {
 			p.Network = &Network{}
 			d.network(at, n, p.Network)
 		},
+		"approval": func(at location, n *strictyaml.Node) {
+			p.Approval = &Approval{}
+			d.approval(at, n, p.Approval)
+		},
 		"resources": func(at location, n *strictyaml.Node) {
 			p.Resources = &Resources{}
 			d.resources(at, n, p.Resources)
@@ -128,11 +132,19 @@ func (d decoder) filesystem(at location, n *strictyaml.Node, f *Filesystem) {
 
 func (d decoder) network(at location, n *strictyaml.Node, w *Network) {
 	d.Fields(at, n, map[string]func(location, *strictyaml.Node){
-		"default_action": func(at location, n *strictyaml.Node) { d.Text(at, n, (*string)(&w.DefaultAction)) },
-		"on_deny":        func(at location, n *strictyaml.Node) { d.Text(at, n, (*string)(&w.OnDeny)) },
-		"egress":         func(at location, n *strictyaml.Node) { d.List(at, n, &w.Egress, strictyaml.Items{}) },
-		"listen":         func(at location, n *strictyaml.Node) { d.List(at, n, &w.Listen, strictyaml.Items{Numbers: true}) },
-		"unix":           func(at location, n *strictyaml.Node) { d.List(at, n, &w.Unix, paths) },
+		"default_action":   func(at location, n *strictyaml.Node) { d.Text(at, n, (*string)(&w.DefaultAction)) },
+		"require_approval": func(at location, n *strictyaml.Node) { d.List(at, n, &w.RequireApproval, strictyaml.Items{}) },
+		"on_deny":          func(at location, n *strictyaml.Node) { d.Text(at, n, (*string)(&w.OnDeny)) },
+		"egress":           func(at location, n *strictyaml.Node) { d.List(at, n, &w.Egress, strictyaml.Items{}) },
+		"listen":           func(at location, n *strictyaml.Node) { d.List(at, n, &w.Listen, strictyaml.Items{Numbers: true}) },
+		"unix":             func(at location, n *strictyaml.Node) { d.List(at, n, &w.Unix, paths) },
+	})
+}
+
+func (d decoder) approval(at location, n *strictyaml.Node, a *Approval) {
+	d.Fields(at, n, map[string]func(location, *strictyaml.Node){
+		"timeout":    func(at location, n *strictyaml.Node) { d.Text(at, n, &a.Timeout) },
+		"on_timeout": func(at location, n *strictyaml.Node) { d.Text(at, n, (*string)(&a.OnTimeout)) },
 	})
 }
 

@@ -25,7 +25,7 @@ func TestParseProblems(t *testing.T) {
 		{"NUL", "mode: audit\nnamespace: a\x00b", []string{"2:13 not UTF-8"}},
 		{"NUL by escape", `filesystem: {read: ["/a\u0000b"]}`, []string{"1:21 control character"}},
 		{"unknown key", "filesytem: {}\n", []string{"1:1 did you mean filesystem"}},
-		{"unknown key far off", "zzz: 1\n", []string{"1:1 known keys: filesystem, mode"}},
+		{"unknown key far off", "zzz: 1\n", []string{"1:1 known keys: approval, filesystem, mode"}},
 		{"unknown key below", "network:\n  egres: []\n", []string{"2:3 did you mean egress"}},
 		{"twice", "mode: audit\nmode: enforce\n", []string{"2:1 stands twice, first in line 1"}},
 		{"key is no word", "1: a\n[a]: b\n", []string{"1:1 number 1 as a key", "2:1 a list as a key"}},

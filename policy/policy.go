@@ -46,6 +46,7 @@ type Policy struct {
 	Syscalls    map[string]SyscallAction `json:"syscalls,omitempty"`
 	Filesystem  *Filesystem              `json:"filesystem,omitempty"`
 	Network     *Network                 `json:"network,omitempty"`
+	Approval    *Approval                `json:"approval,omitempty"` // nil: DefaultApprovalTimeout, then deny
 	Resources   *Resources               `json:"resources,omitempty"`
 }
 
@@ -83,8 +84,10 @@ type Network struct {
 	DefaultAction DefaultAction `json:"default_action,omitempty"`
 	OnDeny        OnDeny        `json:"on_deny,omitempty"`
 	Egress        []string      `json:"egress,omitempty"` // CIDR, host, host:port, CIDR:port, [v6]:port
-	Listen        []string      `json:"listen,omitempty"` // address:port or port
-	Unix          []string      `json:"unix,omitempty"`   // path patterns of unix sockets that may be connected to
+	// RequireApproval are destinations for which a person is asked, spelled like Egress, which grants none of them.
+	RequireApproval []string `json:"require_approval,omitempty"`
+	Listen          []string `json:"listen,omitempty"` // address:port or port
+	Unix            []string `json:"unix,omitempty"`   // path patterns of unix sockets that may be connected to
 }
 
 // Resources are limits on one agent; nil fields are not limited.

@@ -19,6 +19,10 @@ var schemaTexts = map[string]string{
 	"filesystem.exec":             "Programs to execute, by path, or by path and sha256. Exec implies read.",
 	"filesystem.deny":             "Paths that stay refused whatever the other lists say.",
 	"filesystem.require_approval": "Paths for which a person is asked.",
+	"approval":                    "How long a call waits for a person whom require_approval asks. Without this section 5m, then it fails.",
+	"approval.timeout":            "How long, from 1s to 24h, like 5m.",
+	"approval.on_timeout":         "deny fails the call then; wait waits for ever, without a timeout.",
+	"network.require_approval":    "Destinations for which a person is asked, spelled like egress, which must not grant them.",
 	"network":                     "Destinations that the agent may reach. Without this section it reaches nothing.",
 	"network.default_action":      "What happens to a destination that no rule names.",
 	"network.on_deny":             "How a refused flow looks: blackhole is silence, reject an error at once.",
@@ -37,6 +41,7 @@ var schemaWords = map[reflect.Type][]string{
 	reflect.TypeFor[OnViolation]():   {string(Block), string(Kill)},
 	reflect.TypeFor[SyscallAction](): {string(SyscallAllow), string(SyscallDeny), string(SyscallLog)},
 	reflect.TypeFor[DefaultAction](): {string(Drop), string(Allow)},
+	reflect.TypeFor[OnTimeout]():     {string(TimeoutDeny), string(TimeoutWait)},
 	reflect.TypeFor[OnDeny]():        {string(Blackhole), string(Reject)},
 }
 
@@ -99,7 +104,7 @@ func schemaOf(t reflect.Type, at string) map[string]any {
 
 func itemSchema(at string) map[string]any {
 	switch at {
-	case "network.egress":
+	case "network.egress", "network.require_approval":
 		return map[string]any{"type": "string", "minLength": 1}
 	case "network.listen":
 		return map[string]any{"type": []string{"string", "integer"}}

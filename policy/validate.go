@@ -70,8 +70,12 @@ func (v *validation) policy(p *Policy) {
 		v.report("network.default_action", oneOf(n.DefaultAction, Drop, Allow))
 		v.report("network.on_deny", oneOf(n.OnDeny, Blackhole, Reject))
 		v.list("network.egress", n.Egress, func(text string) *fault { _, f := parseEgress(text); return f })
+		v.asksNetwork(n)
 		v.list("network.listen", n.Listen, func(text string) *fault { _, f := parseListen(text); return f })
 		v.paths("network.unix", n.Unix)
+	}
+	if p.Approval != nil {
+		v.approval(p.Approval)
 	}
 	if r := p.Resources; r != nil {
 		v.report("resources.max_fds", withinLimit(r.MaxFDs, maxFDs))
