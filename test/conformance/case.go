@@ -1,0 +1,101 @@
+// Package conformance is the specification of the guard over files, programs and processes as a table: a policy, an action under
+// it, what its system call answers, what is reported of it, and what has changed, seen from outside the agent.
+//
+// The same table holds natively and in virtual machines, for root and for a plain user, under each backend. Whoever runs it gives
+// it a Guard that starts agents: package launch its parts, this package's own test the programs as a person uses them,
+// test/vm/guest the same under other kernels. docs/conformance.md is made from it.
+package conformance
+
+import "github.com/raypher/raypher/test/probe"
+
+// Backends, as visas and `raypher doctor` name them.
+const (
+	Broker = "broker"
+	LSM    = "lsm"
+)
+
+// action keeps the tables short.
+type action = probe.Action
+
+// Case is one line: what an agent does and what comes of it.
+//
+// In actions, targets, rules and effects FOLDER is the world's folder, PROGRAM the probe, VICTIM the number of a process of the same
+// user outside the agent. Targets and effects below FOLDER leave it out.
+type Case struct {
+	Name   string
+	Do     action
+	Want   string // ok, or the name of an errno
+	Effect string // what changed, as World.changes tells it; empty: nothing at all
+	Report string // "operation target" or "operation target | rule", of the verdict; empty: none
+
+	holds   string // the only backend that holds it; empty: both
+	reason  string // why the other one does not, in words
+	without outcome
+	user    who
+	arch    string // as GOARCH; empty: all
+}
+
+// outcome is what happens under the backend that does not hold a case.
+type outcome struct{ want, effect, report string }
+
+// who is which user a case is for.
+type who int
+
+const (
+	anybody who = iota
+	root
+	plain
+)
+
+// Holds names the backends that hold the case: both, lsm or broker.
+func (c Case) Holds() string {
+	if c.holds == "" {
+		return "both"
+	}
+	return c.holds
+}
+
+// Reason says why a backend does not hold the case; empty where both do.
+func (c Case) Reason() string { return c.reason }
+
+// under is what the case comes to under a backend.
+func (c Case) under(backend string) outcome {
+	if c.holds != "" && c.holds != backend {
+		return c.without
+	}
+	return outcome{c.Want, c.Effect, c.Report}
+}
+
+// onlyLSM marks a case that only the lsm backend holds: without it, the outcome is the given one.
+func onlyLSM(reason string, without outcome, c Case) Case {
+	c.holds, c.reason, c.without = LSM, reason, without
+	return c
+}
+
+// of limits a case to a user, and on to an architecture.
+func of(user who, c Case) Case    { c.user = user; return c }
+func on(arch string, c Case) Case { c.arch = arch; return c }
+
+// Section is the cases of one class.
+type Section struct {
+	Class string
+	Cases []Case
+}
+
+// Setting is a policy with what it needs, and all that is tried under it by one agent.
+type Setting struct {
+	Name     string
+	Policy   string
+	Furnish  func(*World) error
+	Sections []Section
+	Decision string // of the verdicts; empty: block
+	Dies     bool   // the agent is killed by its first case
+}
+
+// Count is how many cases a setting has.
+func (s Setting) Count() (n int) {
+	for _, section := range s.Sections {
+		n += len(section.Cases)
+	}
+	return n
+}

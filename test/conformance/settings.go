@@ -1,0 +1,6 @@
+package conformance
+
+// Settings is the whole table.
+func Settings() []Setting {
+	return []Setting{files}
+}

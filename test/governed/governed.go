@@ -1,0 +1,229 @@
+// Package governed starts agents for tests as a person does: with the built programs, a pair of raypherd and raypher-enclave, and
+// `raypher run --json`, in network and mount namespaces of the test's own. Everything in it needs root.
+package governed
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/raypher/raypher/examples/stage"
+	"github.com/raypher/raypher/journal"
+)
+
+// insideVariable is set for the test process that runs in its own namespaces: it names the folder with the programs.
+const insideVariable = "RAYPHER_GOVERNED_INSIDE"
+
+// Programs is the folder with the built programs, and with the probe; empty: not root.
+var Programs string
+
+// UserID is the plain user that runs agents. It needs no entry in the user database.
+const UserID = 64103
+
+// groupName is a group that every system has and nobody here is in: its members may run agents.
+const groupName = "games"
+
+// Main is the TestMain of a package that starts agents.
+func Main(m *testing.M) {
+	code, err := enter(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "governed:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func enter(m *testing.M) (int, error) {
+	if os.Geteuid() != 0 {
+		return m.Run(), nil // each test skips, in words
+	}
+	if Programs = os.Getenv(insideVariable); Programs != "" {
+		if err := furnish(); err != nil {
+			return 1, err
+		}
+		return m.Run(), nil
+	}
+	built, err := build()
+	if err != nil {
+		return 1, err
+	}
+	defer os.RemoveAll(built)
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), insideVariable+"="+built)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	var exit *exec.ExitError
+	if err := cmd.Run(); errors.As(err, &exit) {
+		return exit.ExitCode(), nil
+	} else if err != nil {
+		return 1, err
+	}
+	return 0, nil
+}
+
+// build puts the programs into a new folder that every user can read.
+func build() (string, error) {
+	dir, err := os.MkdirTemp("", "raypher-governed-")
+	if err != nil {
+		return "", err
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return "", err
+	}
+	for name, from := range map[string]string{
+		"raypher": "cmd/raypher-run", "raypher-cli": "cmd/raypher", "raypherd": "cmd/raypherd", "raypher-enclave": "cmd/raypher-enclave",
+		"probe": "test/probe/program",
+	} {
+		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, name), "../../"+from)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("build %s: %w\n%s", name, err, out)
+		}
+	}
+	return dir, nil
+}
+
+func furnish() error {
+	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	loopback, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(loopback)
+}
+
+// Probe is the program that does what tests want done.
+func Probe() string { return filepath.Join(Programs, "probe") }
+
+// Machine is one pair, and a folder that every user can enter.
+type Machine struct {
+	Folder string
+	Pair   *stage.Pair
+}
+
+// Open starts a pair, raypherd with flags. The test is skipped without root.
+func Open(t testing.TB, flags ...string) *Machine {
+	t.Helper()
+	if Programs == "" {
+		t.Skip("needs root: it makes namespaces and starts the guard")
+	}
+	home, err := stage.NewHome()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := home.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	folder := filepath.Join(home.Root, "agents")
+	if err := os.Mkdir(folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	pair, err := stage.OpenPair(t.Context(), Programs, home, append([]string{"--group", groupName}, flags...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pair.Close)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the pair's log:\n%s", pair.Log())
+		}
+	})
+	return &Machine{Folder: folder, Pair: pair}
+}
+
+// CLI is the program that asks this machine's pair, with arguments.
+func (m *Machine) CLI(arguments ...string) *exec.Cmd {
+	cmd := exec.Command(filepath.Join(Programs, "raypher"), arguments...)
+	cmd.Env = append([]string{"HOME=" + m.Folder, "PATH=/usr/bin:/bin", "TERM=dumb"}, m.Pair.Environment()...)
+	return cmd
+}
+
+// Agent is one run of a program under a policy.
+type Agent struct {
+	Cmd    *exec.Cmd
+	policy string
+
+	mutex  sync.Mutex
+	stderr bytes.Buffer
+}
+
+// Prepare makes an agent ready: the text of a policy, a user, a folder to run in, a command. Nothing is started.
+func (m *Machine) Prepare(policy string, uid int, folder string, argv ...string) (*Agent, error) {
+	file, err := os.CreateTemp(m.Folder, "policy-*.yaml")
+	if err != nil {
+		return nil, err
+	}
+	_, err = file.WriteString(policy)
+	if err := errors.Join(err, file.Chmod(0o644), file.Close()); err != nil {
+		return nil, err
+	}
+	a := &Agent{policy: file.Name()}
+	a.Cmd = m.CLI(append([]string{"run", "--json", "--policy", file.Name(), "--"}, argv...)...)
+	a.Cmd.Dir, a.Cmd.Stderr, a.Cmd.WaitDelay = folder, a, 10*time.Second
+	a.Cmd.Env = append(a.Cmd.Env, "HOME="+folder)
+	if uid != 0 {
+		group, err := user.LookupGroup(groupName)
+		if err != nil {
+			return nil, err
+		}
+		gid, err := strconv.ParseUint(group.Gid, 10, 32)
+		if err != nil {
+			return nil, err
+		}
+		a.Cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid), Groups: []uint32{uint32(gid)}}}
+	}
+	return a, nil
+}
+
+// Write takes what comes from the standard error.
+func (a *Agent) Write(text []byte) (int, error) {
+	a.mutex.Lock()
+	defer a.mutex.Unlock()
+	return a.stderr.Write(text)
+}
+
+// Said is the standard error so far.
+func (a *Agent) Said() string {
+	a.mutex.Lock()
+	defer a.mutex.Unlock()
+	return a.stderr.String()
+}
+
+// Verdicts are those that were printed so far.
+func (a *Agent) Verdicts() ([]journal.Verdict, error) {
+	var all []journal.Verdict
+	for line := range strings.Lines(a.Said()) {
+		if !strings.HasPrefix(line, "{") || !strings.HasSuffix(line, "\n") {
+			continue
+		}
+		var v struct {
+			Event string `json:"event"`
+			journal.Verdict
+			VisaID string `json:"visa_id"` // hides the field of the verdict, which is bytes
+		}
+		if err := json.Unmarshal([]byte(line), &v); err != nil {
+			return nil, fmt.Errorf("raypher run --json: %w: %s", err, line)
+		}
+		if v.Event == "verdict" {
+			all = append(all, v.Verdict)
+		}
+	}
+	return all, nil
+}
