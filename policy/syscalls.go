@@ -49,4 +49,16 @@ func SyscallNumber(arch, name string) (number int, ok bool) {
 	return number, number >= 0
 }
 
+// LastSyscall is the highest number that is known on an architecture: newer kernels may have calls with higher ones. It is -1 for
+// an architecture that is not known.
+func LastSyscall(arch string) int {
+	last := -1
+	for name := range syscallTable {
+		if number, ok := SyscallNumber(arch, name); ok {
+			last = max(last, number)
+		}
+	}
+	return last
+}
+
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -91,6 +91,7 @@ type Broker struct {
 
 	relayed  atomic.Bool // Yama keeps the warden from its agent, and raypherd is asked
 	memories *memories   // nil: there is no relay
+	sums     sums
 
 	received atomic.Uint64 // notifications so far
 	watching atomic.Bool
@@ -294,6 +295,12 @@ func (w *worker) answer(n *notification) answer {
 	r := w.rules.Load()
 	if c.log {
 		w.note(n, r, journal.Log, event{operation: "syscall", target: c.name})
+	}
+	if c.refuse != 0 && c.partly != nil {
+		var refused bool
+		if c.refuse, refused = c.partly(n.Args); !refused {
+			return goOn
+		}
 	}
 	if c.refuse != 0 {
 		layer, operation, target := "seccomp", "syscall", c.name

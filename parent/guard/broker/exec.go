@@ -81,6 +81,10 @@ func (w *worker) execObject(n *notification, r *ruling, o *object) (answer, bool
 	if a, settled := w.settle(n, r, d, e); settled {
 		return a, true
 	}
+	if !w.hasItsHash(r, o) {
+		e.rule = ruleHash
+		return w.refuse(n, r, e), true
+	}
 	if !r.lenient && o.named() && !w.options.Coverage.Object(o.path, uint64(o.stat().Dev), o.stat().Ino, policy.Exec) {
 		e.layer, e.rule = "landlock", ruleTooLate
 		return w.refuse(n, r, e), true

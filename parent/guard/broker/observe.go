@@ -16,7 +16,7 @@ import (
 
 // unchangeable are the rules that no policy overrules.
 var unchangeable = []string{
-	ruleClosed, ruleNeverWritten, ruleNotItsOwn, ruleSetID, ruleCutting, ruleAway,
+	ruleClosed, ruleNeverWritten, ruleNotItsOwn, ruleSetID, ruleDevice, ruleCutting, ruleAway, ruleFixed,
 }
 
 // observe hands on what is not granted.

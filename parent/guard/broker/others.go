@@ -20,6 +20,7 @@ import (
 const (
 	ruleNotItsOwn = "a process that is not the agent's"
 	ruleSetID     = "set-user-id and set-group-id bits"
+	ruleDevice    = "no agent makes devices"
 )
 
 // taskCall acts on the process or thread whose number is an argument. 0 is the caller itself.
@@ -173,11 +174,17 @@ func pidOf(fd int) (int, error) {
 	return 0, unix.EBADF
 }
 
-// withoutSetID refuses to make a file with set-id bits in the mode that is an argument.
-func withoutSetID(operation string, mode int, next handler) handler {
+// plainNode refuses to make a device, or a file with set-id bits, by the mode that is an argument.
+func plainNode(mode int, next handler) handler {
 	return func(w *worker, n *notification, r *ruling) answer {
+		e := event{operation: "mknod", target: fmt.Sprintf("mode %o", n.Args[mode]&0o7777), rule: ruleSetID, errno: unix.EPERM}
+		switch n.Args[mode] & unix.S_IFMT {
+		case unix.S_IFCHR, unix.S_IFBLK:
+			e.target, e.rule = fmt.Sprintf("device %d:%d", unix.Major(n.Args[mode+1]), unix.Minor(n.Args[mode+1])), ruleDevice
+			return w.refuse(n, r, e)
+		}
 		if n.Args[mode]&floor.SetID != 0 {
-			return w.refuse(n, r, event{operation: operation, target: fmt.Sprintf("mode %o", n.Args[mode]&0o7777), rule: ruleSetID, errno: unix.EPERM})
+			return w.refuse(n, r, e)
 		}
 		return next(w, n, r)
 	}

@@ -26,14 +26,16 @@ const (
 type ruling struct {
 	permit   *policy.Policy
 	files    *policy.Rules
-	narrowed bool // the floor is wider than the permit
-	lenient  bool // nothing is refused
+	programs map[string][32]byte // whose content is fixed
+	narrowed bool                // the floor is wider than the permit
+	lenient  bool                // nothing is refused
 }
 
 func newRuling(permit *policy.Policy, narrowed bool) *ruling {
 	return &ruling{
 		permit:   permit,
 		files:    permit.FileRules(),
+		programs: permit.Filesystem.HashedPrograms(),
 		narrowed: narrowed,
 		lenient:  permit.Mode == policy.Audit || permit.Mode == policy.Permissive,
 	}
@@ -131,6 +133,9 @@ func (w *worker) decide(n *notification, r *ruling, path string, a policy.Access
 	}
 	if a&policy.Write != 0 && (inAny(path, neverWritten) || inAny(path, w.options.Sealed)) {
 		return policy.Decision{Rule: ruleNeverWritten}
+	}
+	if _, fixed := r.programs[path]; fixed && a&policy.Write != 0 {
+		return policy.Decision{Rule: ruleFixed}
 	}
 	if a&policy.Exec == 0 && w.device(path) {
 		return policy.Decision{Verdict: policy.VerdictAllow}

@@ -16,10 +16,12 @@ type handler func(*worker, *notification, *ruling) answer
 
 // call is what the broker does with one system call.
 type call struct {
-	name     string
-	log      bool       // report each one
-	refuse   unix.Errno // refused always, where the filter notifies it at all
-	rule     string     // of a refusal
+	name   string
+	log    bool       // report each one
+	refuse unix.Errno // refused always, where the filter notifies it at all
+	rule   string     // of a refusal
+	// partly says of which arguments that holds, and the error; nil: of all. The filter notifies more where the permit logs the call.
+	partly   func([6]uint64) (unix.Errno, bool)
 	describe func(*notification) (operation, target string)
 	handle   handler // nil: let it go on
 }
@@ -31,7 +33,7 @@ func callTable(permit *policy.Policy) map[int32]call {
 		if r.Lifted(permit) {
 			continue
 		}
-		c := call{name: r.Name, refuse: r.Errno}
+		c := call{name: r.Name, refuse: r.Errno, partly: r.Refuses}
 		if r.Errno == unix.ENOSYS {
 			c.refuse, c.handle = 0, absent(r.Name)
 		}
@@ -40,7 +42,7 @@ func callTable(permit *policy.Policy) map[int32]call {
 			c.describe = describeSocket
 		case "ioctl":
 			c.describe = func(n *notification) (string, string) {
-				return "ioctl", floor.Ioctls[uint32(n.Args[1])]
+				return "ioctl", floor.IoctlName(uint32(n.Args[1]))
 			}
 		case "setsockopt":
 			c.describe = func(n *notification) (string, string) {
@@ -60,6 +62,7 @@ func callTable(permit *policy.Policy) map[int32]call {
 			if c.refuse == 0 {
 				c.refuse, c.handle = unix.EPERM, nil
 			}
+			c.partly = nil
 			c.rule = "syscalls: " + name + ": deny"
 		case policy.SyscallLog:
 			c.log = true
@@ -115,8 +118,8 @@ var handlers = map[string]handler{
 
 	"mkdir":     entryCall{"mkdir", cwd, 0, makeFolder(1)}.handle,
 	"mkdirat":   entryCall{"mkdir", 0, 1, makeFolder(2)}.handle,
-	"mknod":     withoutSetID("mknod", 1, entryCall{"mknod", cwd, 0, makeNode(1)}.handle),
-	"mknodat":   withoutSetID("mknod", 2, entryCall{"mknod", 0, 1, makeNode(2)}.handle),
+	"mknod":     plainNode(1, entryCall{"mknod", cwd, 0, makeNode(1)}.handle),
+	"mknodat":   plainNode(2, entryCall{"mknod", 0, 1, makeNode(2)}.handle),
 	"symlink":   entryCall{"symlink", cwd, 1, makeLink}.handle,
 	"symlinkat": entryCall{"symlink", 1, 2, makeLink}.handle,
 	"unlink":    entryCall{"unlink", cwd, 0, remove(0)}.handle,
@@ -153,7 +156,8 @@ var handlers = map[string]handler{
 	"fsetxattr":    descriptorCall{"setxattr", setAttribute}.handle,
 	"fremovexattr": descriptorCall{"removexattr", removeAttribute(1)}.handle,
 
-	"execve": execveCall, "execveat": execveatCall,
+	floor.MapCall: mapCall,
+	"execve":      execveCall, "execveat": execveatCall,
 	"connect": connectCall, "bind": bindCall,
 
 	"sched_setscheduler": taskCall{"schedule", 0}.handle, "sched_setparam": taskCall{"schedule", 0}.handle,

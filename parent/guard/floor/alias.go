@@ -1,6 +1,7 @@
 package floor
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -35,6 +36,7 @@ func Resolved(permit *policy.Policy) *policy.Policy {
 			Exec:            withAliases(f.Exec, agentMayReplace),
 			Deny:            withAliases(f.Deny, never),
 			RequireApproval: withAliases(f.RequireApproval, never),
+			Hashes:          hashesWithAliases(f.Hashes),
 		}
 	}
 	if n := permit.Network; n != nil && len(n.Unix) > 0 {
@@ -57,6 +59,19 @@ func withAliases(patterns []string, refuse func(link string) bool) []string {
 			if !slices.Contains(all, alias) {
 				all = append(all, alias)
 			}
+		}
+	}
+	return all
+}
+
+// hashesWithAliases fixes the content of what the paths lead to as well. Their patterns have no wildcards but what quotes them, and
+// what is quoted is not followed.
+func hashesWithAliases(hashes map[string]string) map[string]string {
+	all := maps.Clone(hashes)
+	for pattern, sum := range hashes {
+		real, ok := followLinks(pattern, func(string) bool { return false })
+		if _, known := all[quote(real)]; ok && !known {
+			all[quote(real)] = sum
 		}
 	}
 	return all

@@ -1,6 +1,8 @@
 package floor
 
 import (
+	"fmt"
+	"maps"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -51,6 +53,11 @@ const (
 	// SetID are the mode bits with which a program runs as its owner or group, whoever starts it. An agent cannot gain from them
 	// itself (no_new_privs), but others would act for it.
 	SetID = unix.S_ISUID | unix.S_ISGID
+
+	// readImpliesExec makes every mapping that can be read executable (READ_IMPLIES_EXEC, include/uapi/linux/personality.h): then
+	// none would be seen to be mapped for execution. queryPersonality changes nothing.
+	readImpliesExec  = 0x0400000
+	queryPersonality = 0xffffffff
 
 	// MemfdNoExec makes memory files that cannot be executed (MFD_NOEXEC_SEAL, Linux 6.3).
 	MemfdNoExec = unix.MFD_NOEXEC_SEAL
@@ -104,6 +111,9 @@ var refusals = []Refusal{
 	{Name: "sethostname", Errno: unix.EPERM},
 	{Name: "setdomainname", Errno: unix.EPERM},
 	{Name: "lsm_set_self_attr", Errno: unix.EPERM},
+	{Name: "syslog", Errno: unix.EPERM},
+	{Name: "uselib", Errno: unix.ENOSYS, Quiet: true},
+	{Name: "personality", Errno: unix.EPERM, when: executableReads},
 
 	// What reaches other programs by number or name, past every rule on files. A policy can allow these by name.
 	{Name: "shmget", Errno: unix.EPERM},
@@ -126,6 +136,7 @@ var refusals = []Refusal{
 	{Name: "process_vm_writev", Errno: unix.EPERM},
 	{Name: "pidfd_getfd", Errno: unix.EPERM},
 	{Name: "process_madvise", Errno: unix.EPERM},
+	{Name: "process_mrelease", Errno: unix.EPERM},
 	{Name: "kcmp", Errno: unix.EPERM},
 	{Name: "keyctl", Errno: unix.EPERM},
 	{Name: "add_key", Errno: unix.EPERM},
@@ -137,11 +148,11 @@ var refusals = []Refusal{
 
 	// Files past their path.
 	{Name: "open_by_handle_at", Errno: unix.EPERM},
+	{Name: "name_to_handle_at", Errno: unix.EPERM},
 	{Name: "file_setattr", Errno: unix.EPERM},
 
 	// Input into the terminal of the person who watches, and changes to files that are open for reading.
-	{Name: "ioctl", Errno: unix.EPERM, when: oneOf(1, unix.TIOCSTI, TIOCLINUX,
-		fsSetFlags, fsSetXattr, fsSetVersion, ext4Version, fsEnableSeals)},
+	{Name: "ioctl", Errno: unix.EPERM, when: ioctls},
 
 	// Sockets that the network guard does not hold.
 	{Name: "socket", Errno: unix.EPERM, when: sockets},
@@ -150,16 +161,65 @@ var refusals = []Refusal{
 	{Name: "setsockopt", Errno: unix.EPERM, when: memberships},
 }
 
-// Ioctls names the requests that are refused.
-var Ioctls = map[uint32]string{
+// namedIoctls are the requests that are refused one by one.
+var namedIoctls = map[uint32]string{
 	unix.TIOCSTI: "TIOCSTI", TIOCLINUX: "TIOCLINUX", fsSetFlags: "FS_IOC_SETFLAGS", fsSetXattr: "FS_IOC_FSSETXATTR",
 	fsSetVersion: "FS_IOC_SETVERSION", ext4Version: "EXT4_IOC_SETVERSION", fsEnableSeals: "FS_IOC_ENABLE_VERITY",
+}
+
+// IoctlName names a request that is refused.
+func IoctlName(request uint32) string {
+	if name, known := namedIoctls[request]; known {
+		return name
+	}
+	return fmt.Sprintf("btrfs request %#x", request)
+}
+
+// ioctls refuses requests by which a terminal is written to, and those that change files through a descriptor which is open for
+// reading: some of every file system, and on btrfs all but the copies that need one for writing (FICLONE, FICLONERANGE,
+// FIDEDUPERANGE; include/uapi/linux/fs.h): a folder that may only be read would get subvolumes otherwise.
+func ioctls(refused uint32) fragment {
+	const typeBits, btrfs = 0xff00, 0x9400 // _IOC_TYPE, include/uapi/asm-generic/ioctl.h; BTRFS_IOCTL_MAGIC
+	return chain(
+		oneOf(1, slices.Sorted(maps.Keys(namedIoctls))...)(refused),
+		when(1, typeBits, btrfs, chain(oneOf(1, unix.FICLONE, unix.FICLONERANGE, unix.FIDEDUPERANGE)(retAllow), ret(refused))),
+	)
+}
+
+// executableReads refuses a personality in which what can be read can be executed.
+func executableReads(refused uint32) fragment {
+	return unless(0, queryPersonality, ifAnyBit(0, readImpliesExec, ret(refused)))
+}
+
+// MapCall maps a file. It is notified where the file is to be executed: the dynamic loader executes programs and libraries in no
+// other way, and Landlock's right to execute does not hold it.
+const MapCall = "mmap"
+
+// executableMappings are the uses of MapCall that map a file for execution. The kernel takes both arguments as wider values, in
+// whose high halves it knows no bits.
+func executableMappings(notify uint32) fragment {
+	return ifAnyBit(2, unix.PROT_EXEC, ifNoBit(3, unix.MAP_ANONYMOUS, ret(notify)))
 }
 
 // Lifted reports whether a permit allows what is otherwise refused, by name.
 func (r Refusal) Lifted(permit *policy.Policy) bool {
 	action, named := permit.Syscalls[r.Name]
 	return named && action != policy.SyscallDeny && policy.RefusedUnlessAllowed(r.Name)
+}
+
+// Refuses reports whether a call with these arguments is refused, and with which error. A policy that logs a call by name has it
+// notified whatever its arguments are.
+func (r Refusal) Refuses(args [6]uint64) (unix.Errno, bool) {
+	if r.when == nil {
+		return r.Errno, true
+	}
+	switch answer := r.when(retNotify).on(args); {
+	case answer == retAllow:
+		return 0, false
+	case answer&^0xffff == retErrno:
+		return unix.Errno(answer & 0xffff), true
+	}
+	return r.Errno, true
 }
 
 // SignalCalls send signals. The warden decides them where Landlock does not keep signals inside (SignalsHeld).
@@ -183,12 +243,15 @@ func ofOthers(notify uint32) map[string]fragment {
 	return rules
 }
 
-// settingID are the calls that can set SetID on a file, so far as they do.
+// settingID are the calls that can set SetID on a file or make a device, so far as they do.
 func settingID(notify uint32) map[string]fragment {
 	const creates = unix.O_CREAT | unix.O_TMPFILE&^unix.O_DIRECTORY
 	at := func(mode int) fragment { return ifAnyBit(mode, SetID, ret(notify)) }
+	node := func(mode int) fragment {
+		return chain(when(mode, unix.S_IFMT, unix.S_IFCHR, ret(notify)), when(mode, unix.S_IFMT, unix.S_IFBLK, ret(notify)), at(mode))
+	}
 	return map[string]fragment{
-		"chmod": at(1), "fchmod": at(1), "fchmodat": at(2), "fchmodat2": at(2), "mknod": at(1), "mknodat": at(2), "creat": at(1),
+		"chmod": at(1), "fchmod": at(1), "fchmodat": at(2), "fchmodat2": at(2), "mknod": node(1), "mknodat": node(2), "creat": at(1),
 		"open": ifAnyBit(1, creates, at(2)), "openat": ifAnyBit(2, creates, at(3)),
 	}
 }

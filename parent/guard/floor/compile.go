@@ -1,12 +1,18 @@
 package floor
 
 import (
+	"crypto/sha256"
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/raypher/raypher/policy"
 )
@@ -27,6 +33,9 @@ type compiler struct {
 	plan    *Plan
 	mounts  Mounts
 	known   map[grantKey]int // index in plan.Grants
+
+	fixed   []string // programs whose content the permit fixes: never written
+	altered []string // those of them that have another content: never executed
 
 	foldersRead int
 	full        bool
@@ -115,10 +124,47 @@ func (c *compiler) closed(path string, access policy.Access) bool {
 }
 
 func (c *compiler) closedPaths(access policy.Access) []string {
-	if access&policy.Write == 0 {
-		return c.options.Closed
+	paths := c.options.Closed
+	if access&policy.Exec != 0 {
+		paths = slices.Concat(paths, c.altered)
 	}
-	return slices.Concat(c.options.Closed, c.options.Sealed, neverWritten, c.mounts.Kernel())
+	if access&policy.Write == 0 {
+		return paths
+	}
+	return slices.Concat(paths, c.options.Sealed, neverWritten, c.mounts.Kernel(), c.fixed)
+}
+
+// fixPrograms looks at the programs whose content the permit fixes. Whoever wins a race against the warden's decision on an exec can
+// execute what the floor lets be executed, so a program with another content is left out of it.
+func (c *compiler) fixPrograms(f *policy.Filesystem) {
+	programs := f.HashedPrograms()
+	for _, path := range slices.Sorted(maps.Keys(programs)) {
+		c.fixed = append(c.fixed, path)
+		sum, err := sumOf(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil || sum != programs[path] {
+			c.altered = append(c.altered, path)
+			c.plan.Notes = append(c.plan.Notes, fmt.Sprintf("%s cannot be executed: it has another SHA-256 than the policy says, or cannot be read", path))
+		}
+	}
+}
+
+func sumOf(path string) (sum [sha256.Size]byte, err error) {
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return sum, err
+	}
+	defer file.Close()
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+		return sum, errors.Join(err, unix.EACCES)
+	}
+	hash := sha256.New()
+	if _, err := io.Copy(hash, file); err != nil {
+		return sum, err
+	}
+	return [sha256.Size]byte(hash.Sum(nil)), nil
 }
 
 // beside grants the tree at root without the excluded paths: where one lies inside, it grants what lies beside it, one by one.
@@ -212,7 +258,7 @@ func (c *compiler) programs(root string, depth int) {
 		if !entry.Type().IsRegular() || c.rules.Decide(path, policy.Exec).Verdict != policy.VerdictAllow {
 			return nil
 		}
-		if info, err := entry.Info(); err == nil && info.Mode()&0o111 != 0 {
+		if info, err := entry.Info(); err == nil && info.Mode()&0o111 != 0 && !c.closed(path, policy.Read|policy.Exec) {
 			c.add(Grant{Path: path, Access: policy.Read | policy.Exec})
 		}
 		return nil

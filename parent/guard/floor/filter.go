@@ -84,7 +84,14 @@ func (f Filter) assemble(arch string) ([]bpf.RawInstruction, error) {
 		program = append(program, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(number), SkipTrue: uint8(len(body))})
 		program = append(program, body...)
 	}
-	program = append(program, bpf.RetConstant{Val: retAllow})
+	// What comes after the newest call that is known could be anything.
+	unknown := uint32(retErrno | uint32(unix.ENOSYS))
+	if lenient(f.Permit) {
+		unknown = retNotify
+	}
+	program = append(program,
+		bpf.JumpIf{Cond: bpf.JumpGreaterThan, Val: uint32(policy.LastSyscall(arch)), SkipTrue: 1},
+		bpf.RetConstant{Val: retAllow}, bpf.RetConstant{Val: unknown})
 	raw, err := bpf.Assemble(program)
 	if err != nil {
 		return nil, fmt.Errorf("assemble seccomp filter: %w", err)
@@ -114,6 +121,7 @@ func (f Filter) rules() map[string]fragment {
 	// A process that makes itself undumpable could not be read by its warden any more. Programs do without.
 	rules["prctl"] = when(0, anyBits, unix.PR_SET_DUMPABLE, when(1, anyBits, 0, ret(retErrno|uint32(unix.EPERM))))
 	if f.Permit.Filesystem != nil {
+		rules[MapCall] = executableMappings(retNotify)
 		rules["memfd_create"] = ifNoBit(1, MemfdNoExec, ret(retNotify))
 		for _, name := range FileCalls {
 			rules[name] = ret(retNotify)
@@ -126,13 +134,25 @@ func (f Filter) rules() map[string]fragment {
 	}
 	for name := range f.Permit.Syscalls {
 		switch f.Permit.SyscallAction(name) {
-		case policy.SyscallDeny, policy.SyscallLog:
+		case policy.SyscallDeny:
 			if !f.refusedAlways(name) {
 				rules[name] = ret(retNotify)
+			}
+		case policy.SyscallLog:
+			if !f.refusedAlways(name) {
+				rules[name] = chain(f.kernelAnswers(name, rules[name]), ret(retNotify))
 			}
 		}
 	}
 	return rules
+}
+
+// kernelAnswers is the rule of a call to which the kernel itself gives an error. Logging the rest of it lifts none of that.
+func (f Filter) kernelAnswers(name string, rule fragment) fragment {
+	if name == "prctl" || slices.Contains(attributeReads, name) {
+		return rule
+	}
+	return nil
 }
 
 // refusedAlways reports whether the base filter already refuses a call without being notified of it.
@@ -165,7 +185,7 @@ func (f Filter) connects() fragment {
 
 // order puts the calls first that are frequent and mostly pass.
 func (f Filter) order(rules map[string]fragment) []string {
-	frequent := []string{"ioctl", "connect", "socket", "setsockopt", "clone", "prctl", "prlimit64", "openat", "open"}
+	frequent := []string{"ioctl", MapCall, "connect", "socket", "setsockopt", "clone", "prctl", "prlimit64", "openat", "open"}
 	rest := make([]string, 0, len(rules))
 	for name := range rules {
 		if !slices.Contains(frequent, name) {

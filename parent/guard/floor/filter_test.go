@@ -52,6 +52,7 @@ var (
 	}}
 	byName = &policy.Policy{Mode: policy.Enforce, Syscalls: map[string]policy.SyscallAction{
 		"getpid": policy.SyscallDeny, "getppid": policy.SyscallLog, "ptrace": policy.SyscallAllow, "clone3": policy.SyscallLog,
+		"prctl": policy.SyscallLog, "ioctl": policy.SyscallLog,
 	}}
 )
 
@@ -82,6 +83,9 @@ func TestFilter(t *testing.T) {
 		{byName, "getpid", nil, retNotify},
 		{byName, "getppid", nil, retNotify},
 		{noFiles, "getpid", nil, retAllow},
+		{byName, "prctl", []uint64{unix.PR_SET_NAME}, retNotify}, // logged
+		{byName, "prctl", []uint64{unix.PR_SET_DUMPABLE, 0}, errno(unix.EPERM)},
+		{byName, "ioctl", []uint64{0, unix.TCGETS}, retNotify},
 
 		{governed, "clone", []uint64{uint64(unix.SIGCHLD)}, retAllow},
 		{governed, "clone", []uint64{unix.CLONE_VM | unix.CLONE_THREAD}, retAllow},
@@ -126,6 +130,29 @@ func TestFilter(t *testing.T) {
 		{audited, "socket", []uint64{unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_AUDIT}, retNotify},
 
 		{governed, "ioctl", []uint64{0, fsSetXattr}, retNotify},
+		{governed, "ioctl", []uint64{0, 0x5000940e}, retNotify}, // BTRFS_IOC_SUBVOL_CREATE
+		{governed, "ioctl", []uint64{0, unix.FICLONE}, retAllow},
+		{governed, "ioctl", []uint64{0, unix.FIDEDUPERANGE}, retAllow},
+		{governed, "name_to_handle_at", nil, retNotify},
+		{governed, "open_by_handle_at", nil, retNotify},
+		{governed, "file_setattr", nil, retNotify},
+		{governed, "setxattrat", nil, retNotify},
+		{governed, "removexattrat", nil, retNotify},
+		{governed, "open_tree_attr", nil, retNotify},
+		{governed, "statmount", nil, retAllow},
+		{governed, "landlock_restrict_self", nil, retAllow},
+		{governed, "syslog", nil, retNotify},
+		{governed, "process_mrelease", nil, retNotify},
+		{governed, "personality", []uint64{0xffffffff}, retAllow},
+		{governed, "personality", []uint64{0x0040000}, retAllow}, // ADDR_NO_RANDOMIZE
+		{governed, "personality", []uint64{readImpliesExec}, retNotify},
+
+		{governed, "mmap", []uint64{0, 4096, unix.PROT_READ | unix.PROT_EXEC, unix.MAP_PRIVATE, 3}, retNotify},
+		{governed, "mmap", []uint64{0, 4096, unix.PROT_EXEC, unix.MAP_SHARED, 3}, retNotify},
+		{governed, "mmap", []uint64{0, 4096, 0xff00000000 | unix.PROT_EXEC, unix.MAP_PRIVATE, 3}, retNotify},
+		{governed, "mmap", []uint64{0, 4096, unix.PROT_READ, unix.MAP_PRIVATE, 3}, retAllow},
+		{governed, "mmap", []uint64{0, 4096, unix.PROT_EXEC, unix.MAP_PRIVATE | unix.MAP_ANONYMOUS}, retAllow},
+		{noFiles, "mmap", []uint64{0, 4096, unix.PROT_EXEC, unix.MAP_PRIVATE, 3}, retAllow},
 		{noFiles, "shmget", nil, retNotify},
 		{noFiles, "mq_open", nil, retNotify},
 		{lifted, "shmget", nil, retAllow},
@@ -159,6 +186,9 @@ func TestFilter(t *testing.T) {
 		{noFiles, "fchmod", []uint64{3, 0o4755}, retNotify},
 		{noFiles, "fchmodat", []uint64{3, 0x1000, 0o2755}, retNotify},
 		{noFiles, "mknodat", []uint64{3, 0x1000, unix.S_IFREG | 0o4755}, retNotify},
+		{noFiles, "mknodat", []uint64{3, 0x1000, unix.S_IFCHR | 0o644, 0x103}, retNotify},
+		{noFiles, "mknodat", []uint64{3, 0x1000, unix.S_IFBLK | 0o644, 0x800}, retNotify},
+		{noFiles, "mknodat", []uint64{3, 0x1000, unix.S_IFIFO | 0o644, 0}, retAllow},
 		{noFiles, "openat", []uint64{3, 0x1000, unix.O_RDWR, 0o4755}, retAllow}, // the mode means nothing
 		{noFiles, "openat", []uint64{3, 0x1000, unix.O_RDWR | unix.O_CREAT, 0o4755}, retNotify},
 		{noFiles, "openat", []uint64{3, 0x1000, unix.O_RDWR | unix.O_TMPFILE, 0o4755}, retNotify},
@@ -199,6 +229,55 @@ func TestFilterOfOtherArchitectures(t *testing.T) {
 	} {
 		if got := answerOf(t, Filter{Permit: tt.permit}, "amd64", tt.token, tt.number); got != tt.want {
 			t.Errorf("architecture %#x, call %#x: %#x, want %#x", tt.token, tt.number, got, tt.want)
+		}
+	}
+}
+
+// TestNewerCalls: a kernel that is newer than this program has calls that nobody has looked at.
+func TestNewerCalls(t *testing.T) {
+	for arch, token := range auditArch {
+		last := policy.LastSyscall(arch)
+		for _, tt := range []struct {
+			permit *policy.Policy
+			number int
+			want   uint32
+		}{
+			{governed, last, retAllow},
+			{governed, last + 1, retErrno | uint32(unix.ENOSYS)},
+			{noFiles, 1 << 20, retErrno | uint32(unix.ENOSYS)},
+			{audited, last + 1, retNotify},
+		} {
+			if got := answerOf(t, Filter{Permit: tt.permit}, arch, token, tt.number); got != tt.want {
+				t.Errorf("%s: call %d answers %#x, want %#x", arch, tt.number, got, tt.want)
+			}
+		}
+	}
+}
+
+// TestRefusesByArguments: what the warden finds in a call that is notified for another reason is what the filter would have done.
+func TestRefusesByArguments(t *testing.T) {
+	byName := map[string]Refusal{}
+	for _, r := range refusals {
+		byName[r.Name] = r
+	}
+	for _, tt := range []struct {
+		call  string
+		args  [6]uint64
+		errno unix.Errno // 0: not refused
+	}{
+		{"ioctl", [6]uint64{0, unix.TCGETS}, 0},
+		{"ioctl", [6]uint64{0, unix.TIOCSTI}, unix.EPERM},
+		{"clone", [6]uint64{uint64(unix.SIGCHLD)}, 0},
+		{"clone", [6]uint64{unix.CLONE_NEWUSER}, unix.EPERM},
+		{"socket", [6]uint64{unix.AF_INET, unix.SOCK_STREAM, 0}, 0},
+		{"socket", [6]uint64{unix.AF_INET, unix.SOCK_STREAM, protocolMPTCP}, unix.EPROTONOSUPPORT},
+		{"socket", [6]uint64{unix.AF_PACKET, unix.SOCK_RAW, 0}, unix.EPERM},
+		{"prlimit64", [6]uint64{1, 7, 1 << 40}, unix.EPERM},
+		{"ptrace", [6]uint64{}, unix.EPERM},
+	} {
+		errno, refused := byName[tt.call].Refuses(tt.args)
+		if refused != (tt.errno != 0) || errno != tt.errno {
+			t.Errorf("%s%#x: %v, %v, want %v", tt.call, tt.args, errno, refused, tt.errno)
 		}
 	}
 }

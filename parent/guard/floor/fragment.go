@@ -1,6 +1,10 @@
 package floor
 
-import "golang.org/x/net/bpf"
+import (
+	"encoding/binary"
+
+	"golang.org/x/net/bpf"
+)
 
 // Answers of a filter (include/uapi/linux/seccomp.h).
 const (
@@ -23,6 +27,25 @@ const anyBits = 0xffffffff
 // fragment is a piece of a filter that returns an answer or falls through to what follows it. Fragments stay far below the 255
 // instructions that a conditional jump can skip.
 type fragment []bpf.Instruction
+
+// on is what a fragment answers to a call with these arguments, retAllow where it falls through. It is for calls that are notified
+// also where the fragment says nothing of them. A fragment that cannot be run refuses.
+func (f fragment) on(args [6]uint64) uint32 {
+	vm, err := bpf.NewVM(append(f[:len(f):len(f)], bpf.RetConstant{Val: retAllow}))
+	if err != nil {
+		return retNotify
+	}
+	data := make([]byte, offsetArguments+8*len(args)) // as a network writes words: the virtual machine is made for packets
+	for i, arg := range args {
+		binary.BigEndian.PutUint32(data[offsetArguments+8*i:], uint32(arg))
+		binary.BigEndian.PutUint32(data[offsetArguments+8*i+4:], uint32(arg>>32))
+	}
+	answer, err := vm.Run(data)
+	if err != nil {
+		return retNotify
+	}
+	return uint32(answer)
+}
 
 func ret(answer uint32) fragment { return fragment{bpf.RetConstant{Val: answer}} }
 

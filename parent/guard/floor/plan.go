@@ -91,6 +91,7 @@ func Compile(permit *policy.Policy, o Options) (*Plan, error) {
 	for _, device := range append(slices.Clone(baseDevices), o.Devices...) {
 		c.add(Grant{Path: device, Access: policy.Read | policy.Write})
 	}
+	c.fixPrograms(permit.Filesystem)
 	split := permit.Filesystem.Floor()
 	for _, rule := range split.Rules {
 		c.grant(rule, nil)
