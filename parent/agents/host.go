@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/raypher/raypher/parent/agents/task"
+	"github.com/raypher/raypher/parent/approvals"
 	"github.com/raypher/raypher/parent/cgroup"
 	"github.com/raypher/raypher/parent/events"
 	"github.com/raypher/raypher/parent/guard/net"
@@ -71,6 +72,7 @@ type Options struct {
 	EnclaveKey func() ([32]byte, error) // identifier of the pinned key of the enclave, also while that is away
 	Guard      NetworkGuard
 	Events     *events.Hub
+	Approvals  *approvals.Desk // where calls that wait for a person are asked about
 	// FleetPolicy is a policy of the controller for an agent, whose subject it asks for; nil: no controller is configured.
 	FleetPolicy func(name string, subject func(*policy.Policy) string) (*release.Release, error)
 	Policy      []byte   // of the host, for a launch without one; nil: there is none

@@ -332,6 +332,7 @@ func (o *owner) kill(reason string) {
 // end cleans up after the last process.
 func (o *owner) end() {
 	o.setState(Ending)
+	o.host.options.Approvals.Forget(o.id)
 	err := errors.Join(o.host.options.Guard.Disarm(o.group.ID()), o.group.Remove(), o.forget())
 	if err != nil {
 		o.host.options.Log.Error("something of an ended agent is left", "agent", o.id, "error", err)

@@ -23,6 +23,7 @@ import (
 
 	"github.com/raypher/raypher/parent/agents"
 	"github.com/raypher/raypher/parent/agents/task"
+	"github.com/raypher/raypher/parent/approvals"
 	"github.com/raypher/raypher/parent/audit"
 	"github.com/raypher/raypher/parent/cgroup"
 	"github.com/raypher/raypher/parent/dns"
@@ -85,6 +86,7 @@ type daemon struct {
 	dns      *dns.Server
 	guard    *netguard.Guard
 	hub      *events.Hub
+	desk     *approvals.Desk
 	agents   *agents.Host
 	server   *server.Server
 	relay    *relay.Server
@@ -176,6 +178,8 @@ func (d *daemon) connectEnclave(ctx context.Context) (err error) {
 		return err
 	}
 	d.later(d.enclave.close)
+	d.desk = approvals.New(approvals.Options{Record: d.enclave.recordApproval, Proposals: p.Proposals, Log: d.log})
+	d.later(func() error { d.desk.Close(); return nil })
 	d.hub, err = events.New(events.Options{Record: d.enclave.record, Spool: p.Spool, Log: d.log})
 	return err
 }
@@ -258,7 +262,7 @@ func (d *daemon) openAgents(context.Context) error {
 		return fmt.Errorf("name of this host: %w", err)
 	}
 	d.agents = agents.NewHost(agents.Options{
-		Paths: d.options.Paths, Cgroups: d.cgroups, Enclave: d.enclave, Guard: d.guard, Events: d.hub,
+		Paths: d.options.Paths, Cgroups: d.cgroups, Enclave: d.enclave, Guard: d.guard, Events: d.hub, Approvals: d.desk,
 		EnclaveKey:  func() ([32]byte, error) { return pinnedKey(d.options.Paths) },
 		FleetPolicy: d.fleetPolicy(),
 		Policy:      d.policy, PolicyPath: d.options.Policy, Signers: d.options.Signers, DryRun: d.options.DryRun,
@@ -308,7 +312,7 @@ func (d *daemon) openRelay(context.Context) (err error) {
 
 func (d *daemon) openServer(context.Context) (err error) {
 	d.server, err = server.New(server.Options{
-		Paths: d.options.Paths, Agents: d.agents, Events: d.hub, Enclave: d.enclave, Fleet: d.fleet, Evidence: evidence{d.store},
+		Paths: d.options.Paths, Agents: d.agents, Events: d.hub, Approvals: d.desk, Enclave: d.enclave, Fleet: d.fleet, Evidence: evidence{d.store},
 		Peer: d.guard.Peer, Counters: d.counters, Group: d.group, Loopback: d.loopback,
 		Version: d.options.Version, Backend: backend, Notes: d.notes, Log: d.log,
 	})

@@ -275,6 +275,16 @@ func pinnedKey(p instance.Paths) ([32]byte, error) {
 	return hash, nil
 }
 
+// recordApproval is what the desk of questions calls.
+func (e *enclave) recordApproval(ctx context.Context, approval []byte) ([]byte, uint64, error) {
+	l, err := e.get()
+	if err != nil {
+		return nil, 0, err
+	}
+	epoch, index, err := l.RecordApproval(ctx, approval)
+	return epoch[:], index, err
+}
+
 // record is what the event hub calls.
 func (e *enclave) record(ctx context.Context, verdicts [][]byte) ([]byte, uint64, error) {
 	l, err := e.get()

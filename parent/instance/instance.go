@@ -67,6 +67,7 @@ type Paths struct {
 	Journal      string // 0700, the audit store
 	EnclaveState string // key file and ceiling of a local enclave
 	Keys         string // 0700, the parent's key for the enclave, the enclave's pinned key, its start configuration
+	Proposals    string // 0700, changes of policies that answers proposed, for review
 	Spool        string // verdicts that the enclave has not taken yet
 
 	Cgroup string // name of the folder below the cgroup2 mount that holds every agent of this instance
@@ -211,6 +212,7 @@ func at(run, state, name string) Paths {
 		EnclaveState:  filepath.Join(state, "enclave"),
 		Keys:          filepath.Join(state, "keys"),
 		Spool:         filepath.Join(state, "spool"),
+		Proposals:     filepath.Join(state, "proposals"),
 		Cgroup:        name,
 		Pins:          filepath.Join(bpffs, name),
 	}

@@ -253,7 +253,10 @@ func (l *Link) Mint(ctx context.Context, r *enclavev1.MintRequest) (*enclavev1.M
 
 // Record puts encoded verdicts into the journal and returns where they lie, side by side. At most MaxRecord at once.
 func (l *Link) Record(ctx context.Context, verdicts ...[]byte) (epoch journal.EpochID, first uint64, err error) {
-	reply, err := l.client.Record(ctx, &enclavev1.RecordRequest{Verdicts: verdicts})
+	return l.recorded(l.client.Record(ctx, &enclavev1.RecordRequest{Verdicts: verdicts}))
+}
+
+func (l *Link) recorded(reply *enclavev1.RecordReply, err error) (epoch journal.EpochID, first uint64, _ error) {
 	if err != nil {
 		return epoch, 0, l.explain(err)
 	}
@@ -262,6 +265,11 @@ func (l *Link) Record(ctx context.Context, verdicts ...[]byte) (epoch journal.Ep
 		return epoch, 0, fmt.Errorf("%w: its answer to Record: %w", ErrPeer, err)
 	}
 	return epoch, reply.GetFirstIndex(), nil
+}
+
+// RecordApproval puts an encoded approval into the journal and returns where it lies. When it returns, the entry is durable.
+func (l *Link) RecordApproval(ctx context.Context, approval []byte) (epoch journal.EpochID, index uint64, err error) {
+	return l.recorded(l.client.Record(ctx, &enclavev1.RecordRequest{Approvals: [][]byte{approval}}))
 }
 
 // MaxRecord is how many verdicts one Record takes.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/raypher/raypher/parent/agents"
 	"github.com/raypher/raypher/parent/agents/task"
+	"github.com/raypher/raypher/parent/approvals"
 	"github.com/raypher/raypher/parent/link"
 	parentv1 "github.com/raypher/raypher/proto/parent/v1"
 )
@@ -76,6 +77,11 @@ func code(err error) codes.Code {
 		{agents.ErrNoAgent, codes.NotFound},
 		{agents.ErrFull, codes.ResourceExhausted},
 		{fs.ErrNotExist, codes.NotFound},
+		{approvals.ErrNone, codes.NotFound},
+		{approvals.ErrInvalid, codes.InvalidArgument},
+		{approvals.ErrRecorded, codes.Unavailable},
+		{approvals.ErrWatchers, codes.ResourceExhausted},
+		{approvals.ErrSlow, codes.Aborted},
 		{task.ErrGone, codes.FailedPrecondition},
 		{errEnding, codes.Unavailable},
 		{link.ErrDenied, codes.PermissionDenied},

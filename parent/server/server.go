@@ -26,6 +26,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/raypher/raypher/parent/agents"
+	"github.com/raypher/raypher/parent/approvals"
 	"github.com/raypher/raypher/parent/events"
 	"github.com/raypher/raypher/parent/fleet"
 	"github.com/raypher/raypher/parent/instance"
@@ -65,12 +66,14 @@ type Evidence interface {
 
 // Options say what is served and to whom.
 type Options struct {
-	Paths    instance.Paths
-	Agents   *agents.Host
-	Events   *events.Hub
-	Enclave  Enclave
-	Fleet    *fleet.Client // nil: no controller is configured
-	Evidence Evidence
+	Paths  instance.Paths
+	Agents *agents.Host
+	Events *events.Hub
+	// Approvals are the calls that wait for a person.
+	Approvals *approvals.Desk
+	Enclave   Enclave
+	Fleet     *fleet.Client // nil: no controller is configured
+	Evidence  Evidence
 	// Peer says which cgroup sent from remote to local (netguard.Guard.Peer).
 	Peer     func(proto uint8, local, remote netip.AddrPort) (cgroupID uint64, ok bool)
 	Counters func() map[string]uint64 // of other parts, for the status; may be nil

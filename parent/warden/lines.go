@@ -48,14 +48,11 @@ func NewLines(out io.Writer, asJSON, color bool) *Lines {
 // try (package broker, absent) are left to the journal.
 func (l *Lines) Verdict(v journal.Verdict) {
 	if l.json {
-		line, err := json.Marshal(struct {
+		l.object(struct {
 			Event string `json:"event"`
 			journal.Verdict
 			VisaID string `json:"visa_id,omitempty"` // in hexadecimal; hides the field of the verdict
 		}{"verdict", v, hex.EncodeToString(v.VisaID)})
-		if err == nil {
-			l.add(string(line))
-		}
 		return
 	}
 	if v.Decision == journal.Log && v.Layer == "seccomp" {
@@ -73,14 +70,17 @@ func (l *Lines) Verdict(v journal.Verdict) {
 func (l *Lines) Say(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	if l.json {
-		line, err := json.Marshal(map[string]string{"event": "note", "note": text})
-		if err != nil {
-			return
-		}
-		l.add(string(line))
+		l.object(map[string]string{"event": "note", "note": text})
 		return
 	}
 	l.add("raypher: " + text)
+}
+
+// object prints a line of JSON.
+func (l *Lines) object(value any) {
+	if line, err := json.Marshal(value); err == nil {
+		l.add(string(line))
+	}
 }
 
 func (l *Lines) add(line string) {

@@ -274,7 +274,7 @@ func (w *warden) receiveFloor() error {
 		Closed: f.Closed, Sealed: f.Sealed, Devices: f.Devices, Cgroup: w.cgroup,
 		VisaPath: w.granted.VisaPath, Visa: w.pass.get, AgentSocket: w.granted.AgentSocket,
 		Relay: w.options.Relay, Relayed: w.relayed,
-		Report: w.report, Count: w.count, Kill: w.kill,
+		Report: w.report, Count: w.count, Kill: w.kill, Ask: w.asked, Withdraw: w.withdrawn,
 	})
 	return err
 }
@@ -307,6 +307,7 @@ func (w *warden) hear(m *attend.ParentMessage) {
 	case m.Granted != nil: // after Reattach
 		err = errors.Join(w.narrow(m.Granted.Permit), w.renew(m.Granted.Visa, m.Granted.ExpiresBoottimeNs))
 		w.lines.Say("raypherd is back")
+		w.askAgain()
 	case m.Renewed != nil:
 		err = w.renew(m.Renewed.Visa, m.Renewed.ExpiresBoottimeNs)
 	case m.Narrowed != nil:
@@ -315,6 +316,8 @@ func (w *warden) hear(m *attend.ParentMessage) {
 		if v, decodeErr := journal.DecodeVerdict(m.Seen.Verdict); decodeErr == nil {
 			w.lines.Verdict(v)
 		}
+	case m.Answered != nil:
+		w.broker.Answer(m.Answered.ID, broker.Answer{Approved: m.Answered.Approved, Until: m.Answered.UntilBoottimeNs})
 	case m.End != nil:
 		w.lines.Say("raypherd ends the agent: %s", m.End.Reason)
 	}

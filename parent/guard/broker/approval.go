@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -48,6 +49,9 @@ type Question struct {
 	Comm      string
 	Asked     int64 // CLOCK_BOOTTIME, nanoseconds
 }
+
+// QuestionName is how people name the question of an agent.
+func QuestionName(agent string, id uint64) string { return fmt.Sprintf("%s-%d", agent, id) }
 
 // Answer is what a person said.
 type Answer struct {

@@ -1,0 +1,62 @@
+package warden
+
+import (
+	"os"
+	"strings"
+
+	"github.com/raypher/raypher/journal"
+	"github.com/raypher/raypher/parent/attend"
+	"github.com/raypher/raypher/parent/guard/broker"
+	"github.com/raypher/raypher/parent/instance"
+)
+
+// asked passes a question of the broker on to raypherd, and tells the person at the terminal what answers it.
+func (w *warden) asked(q broker.Question) {
+	question := journal.Question{
+		Operation: q.Operation, Target: q.Target, Other: q.Other, Rule: q.Rule, PID: q.PID, Comm: q.Comm,
+	}
+	raw, err := journal.EncodeQuestion(question)
+	if err != nil {
+		w.lines.Say("a call that needs a person cannot be asked about and waits: %v", err)
+		return
+	}
+	w.line.send(&attend.WardenMessage{Asked: &attend.Asked{ID: q.ID, Question: raw, AskedBoottime: q.Asked}})
+	w.lines.Question(w.granted.AgentID, q.ID, question)
+}
+
+// askAgain tells a raypherd that may not know them which questions are open.
+func (w *warden) askAgain() {
+	for _, q := range w.broker.Questions() {
+		w.asked(q)
+	}
+}
+
+func (w *warden) withdrawn(id uint64) {
+	w.line.send(&attend.WardenMessage{Withdrawn: &attend.Withdrawn{ID: id}})
+}
+
+// Question prints that a call waits for a person, and the command that answers it.
+func (l *Lines) Question(agent string, number uint64, q journal.Question) {
+	id := broker.QuestionName(agent, number)
+	if l.json {
+		l.object(struct {
+			Event string `json:"event"`
+			ID    string `json:"id"`
+			journal.Question
+		}{"question", id, q})
+		return
+	}
+	target := printableTarget(journal.Verdict{Layer: "broker", Operation: q.Operation, Target: q.Target})
+	if q.Other != "" {
+		target += " " + printableTarget(journal.Verdict{Layer: "broker", Operation: q.Operation, Target: q.Other})
+	}
+	l.add("raypher: waiting for approval: " + q.Operation + " " + target + ": " + environment() + "raypher approvals approve " + id)
+}
+
+// environment is what the command for this raypherd begins with.
+func environment() string {
+	if run := os.Getenv(instance.RunVariable); run != "" && !strings.ContainsAny(run, " '\"\\$`\n") {
+		return instance.RunVariable + "=" + run + " "
+	}
+	return ""
+}
