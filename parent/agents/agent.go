@@ -48,7 +48,7 @@ type Agent struct {
 	secretHash   []byte // SHA-256 of what the warden must show when it reattaches
 	launchPermit *policy.Policy
 	launchVisa   []byte // on launchPermit
-	enclaveKey   []byte // PKIX DER
+	enclaveKey   []byte // PKIX DER, of the enclave that signed the visa of the launch
 	notes        []string
 	development  bool
 	tier         string
@@ -76,6 +76,7 @@ type Agent struct {
 type grant struct {
 	visa       []byte
 	visaID     []byte // cti
+	enclaveKey []byte // PKIX DER, of the enclave that signed it: another one than the launch's where the enclave was started anew since
 	policyHash []byte
 	permit     *policy.Policy
 	intent     []byte // canonical, what the guard follows; nil: the whole permit of the launch

@@ -313,14 +313,18 @@ func (a *Agent) mint(ctx context.Context, begun int64, intent []byte, asked *par
 		return grant{}, nil, fmt.Errorf("%w: its visa cannot be read: %w", ErrEnclave, err)
 	}
 	// What is asked for is kept in the record of the agent; what was granted at the launch binds, whatever it says.
+	var key []byte // of the launch: see fix
 	if a.launchPermit != nil {
 		if err := a.withinLaunch(permit); err != nil {
 			return grant{}, nil, fmt.Errorf("%w: %w", ErrEnclave, err)
 		}
+		if key, err = a.signer(ctx, reply.Visa); err != nil {
+			return grant{}, nil, fmt.Errorf("%w: who signed its visa: %w", ErrEnclave, err)
+		}
 	}
 	lifetime := time.Duration(reply.LifetimeSeconds) * time.Second
 	return grant{
-		visa: reply.Visa, visaID: claims.ID, policyHash: reply.PolicyHash, permit: permit, intent: intent,
+		visa: reply.Visa, visaID: claims.ID, enclaveKey: key, policyHash: reply.PolicyHash, permit: permit, intent: intent,
 		expires: reply.ExpiresUnix, lifetime: lifetime, deadline: begun + int64(lifetime),
 	}, reply, nil
 }
@@ -347,6 +351,7 @@ func (h *Host) fix(a *Agent, g grant, reply *enclavev1.MintReply, enclave descri
 		return fmt.Errorf("%w: %w", ErrEnclave, enclave.err)
 	}
 	a.subject, a.tier, a.development = claims.Subject, claims.Tier, enclave.Development
+	g.enclaveKey = enclave.PublicKey
 	a.grant, a.launchPermit = g, g.permit
 	a.launchVisa, a.enclaveKey = g.visa, enclave.PublicKey
 	a.notes = append(h.options.Cgroups.Notes(limits(g.permit)), h.options.Notes...)

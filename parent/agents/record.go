@@ -47,9 +47,10 @@ type record struct {
 	WardenPID     int
 	WardenStarted uint64 // clock ticks since boot
 
-	EnclaveKey      []byte // PKIX DER, of the enclave that signed both visas
+	EnclaveKey      []byte // PKIX DER, of the enclave that signed the visa of the launch
 	LaunchVisa      []byte
 	Visa            []byte
+	VisaKey         []byte // PKIX DER, of the enclave that signed the current visa; empty: EnclaveKey, as in records of earlier releases
 	VisaID          []byte
 	PolicyHash      []byte
 	Permit          []byte
@@ -95,7 +96,7 @@ func (a *Agent) save() error {
 		CgroupID: a.group.ID(), Begun: a.state != Launching, Blocked: a.blocked.Load(),
 		WardenPID: a.warden.PID(), WardenStarted: warden.Started,
 		EnclaveKey: a.enclaveKey, LaunchVisa: a.launchVisa,
-		Visa: a.grant.visa, VisaID: a.grant.visaID, PolicyHash: a.grant.policyHash,
+		Visa: a.grant.visa, VisaKey: a.grant.enclaveKey, VisaID: a.grant.visaID, PolicyHash: a.grant.policyHash,
 		Permit: a.grant.permit.Canonical(), Intent: a.grant.intent,
 		ExpiresUnix: a.grant.expires, LifetimeSeconds: int64(a.grant.lifetime / time.Second), Deadline: a.grant.deadline,
 	}
@@ -168,8 +169,11 @@ func (h *Host) revive(r *record) (*Agent, error) {
 		return nil, fmt.Errorf("its permit: %w", err)
 	}
 	a.grant = grant{
-		visa: r.Visa, visaID: r.VisaID, policyHash: r.PolicyHash, intent: r.Intent, expires: r.ExpiresUnix,
+		visa: r.Visa, visaID: r.VisaID, enclaveKey: r.VisaKey, policyHash: r.PolicyHash, intent: r.Intent, expires: r.ExpiresUnix,
 		lifetime: time.Duration(r.LifetimeSeconds) * time.Second, deadline: r.Deadline,
+	}
+	if len(r.VisaKey) == 0 {
+		a.grant.enclaveKey = r.EnclaveKey
 	}
 	if a.grant.permit, err = policy.ParseCanonical(r.Permit); err != nil {
 		return nil, fmt.Errorf("its permit: %w", err)

@@ -2,8 +2,10 @@ package agents
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/raypher/raypher/journal"
@@ -15,23 +17,27 @@ import (
 var errForged = errors.New("its record does not agree with what the enclave signed: the agent is ended rather than trusted with it")
 
 // signed checks what a record says of an agent against its visas, of which the first and the current one are kept: permits,
-// subject, user, key and program are in them, under the signature of the enclave that this raypherd pinned.
+// subject, user, key and program are in them, under the signature of an enclave that this raypherd pinned: the one that it has now, or one
+// that this one came after by its measurements.
 func (h *Host) signed(a *Agent) error {
-	key, err := journal.ParseKey(a.enclaveKey)
-	if err != nil {
-		return fmt.Errorf("%w: the enclave's key: %w", errForged, err)
-	}
-	pinned, err := h.options.EnclaveKey()
+	pinned, err := h.options.EnclaveKeys()
 	if err != nil {
 		return fmt.Errorf("its record cannot be checked: %w", err)
 	}
-	if key.ID() != pinned {
-		return fmt.Errorf("%w: its visa is signed with key %s, this raypherd's enclave has %x", errForged, key, pinned)
+	of := func(der, encoded []byte, permit *policy.Policy) (*visa.Claims, error) {
+		key, err := journal.ParseKey(der)
+		if err != nil {
+			return nil, fmt.Errorf("the enclave's key: %w", err)
+		}
+		if !slices.Contains(pinned, key.ID()) {
+			return nil, fmt.Errorf("it is signed with key %s, which this raypherd's enclaves did not have", key)
+		}
+		return a.claimed(key, encoded, permit)
 	}
-	if _, err := a.claimed(key, a.launchVisa, a.launchPermit); err != nil {
-		return fmt.Errorf("%w: the launch: %w", errForged, err)
+	if _, err := of(a.enclaveKey, a.launchVisa, a.launchPermit); err != nil {
+		return fmt.Errorf("%w: the visa of the launch: %w", errForged, err)
 	}
-	current, err := a.claimed(key, a.grant.visa, a.grant.permit)
+	current, err := of(a.grant.enclaveKey, a.grant.visa, a.grant.permit)
 	if err != nil {
 		return fmt.Errorf("%w: the current visa: %w", errForged, err)
 	}
@@ -58,16 +64,46 @@ func (a *Agent) withinLaunch(permit *policy.Policy) error {
 	return nil
 }
 
-// claimed verifies one visa of the agent and that it is the one on this permit. When it ends is not looked at: an agent whose
-// visa has ended is found again too, closed.
-func (a *Agent) claimed(key *journal.Key, encoded []byte, permit *policy.Policy) (*visa.Claims, error) {
+// signer is the key of the enclave that signed a visa which came just now: that of the visa before, or that of an enclave that was started anew
+// and pinned since.
+func (a *Agent) signer(ctx context.Context, encoded []byte) ([]byte, error) {
+	a.mu.Lock()
+	known := a.grant.enclaveKey
+	a.mu.Unlock()
+	if signedBy(known, encoded) == nil {
+		return known, nil
+	}
+	enclave, err := a.host.options.Enclave.Describe(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return enclave.PublicKey, signedBy(enclave.PublicKey, encoded)
+}
+
+func signedBy(der, encoded []byte) error {
+	key, err := journal.ParseKey(der)
+	if err != nil {
+		return err
+	}
+	_, err = verifiedBy(key, encoded)
+	return err
+}
+
+// verifiedBy verifies a visa at the time of its issue.
+func verifiedBy(key *journal.Key, encoded []byte) (*visa.Claims, error) {
 	said, err := visa.Read(encoded)
 	if err != nil {
 		return nil, err
 	}
-	claims, err := visa.Verify(encoded, visa.Options{
+	return visa.Verify(encoded, visa.Options{
 		Keys: []*journal.Key{key}, Now: time.Unix(said.IssuedAt, 0), AllowSoftware: true, Audience: said.Audience,
 	})
+}
+
+// claimed verifies one visa of the agent and that it is the one on this permit. When it ends is not looked at: an agent whose
+// visa has ended is found again too, closed.
+func (a *Agent) claimed(key *journal.Key, encoded []byte, permit *policy.Policy) (*visa.Claims, error) {
+	claims, err := verifiedBy(key, encoded)
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"time"
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
@@ -263,7 +264,7 @@ func (d *daemon) openAgents(context.Context) error {
 	}
 	d.agents = agents.NewHost(agents.Options{
 		Paths: d.options.Paths, Cgroups: d.cgroups, Enclave: d.enclave, Guard: d.guard, Events: d.hub, Approvals: d.desk,
-		EnclaveKey:  func() ([32]byte, error) { return pinnedKey(d.options.Paths) },
+		EnclaveKeys: func() ([][32]byte, error) { return link.Pins(filepath.Join(d.options.Paths.Keys, link.PinFile)) },
 		FleetPolicy: d.fleetPolicy(),
 		Policy:      d.policy, PolicyPath: d.options.Policy, Signers: d.options.Signers, DryRun: d.options.DryRun,
 		Backend: backend, Hostname: hostname, Notes: d.notes, Log: d.log, Gone: d.gone,

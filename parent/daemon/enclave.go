@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/raypher/raypher/parent/audit"
 	"github.com/raypher/raypher/parent/events"
-	"github.com/raypher/raypher/parent/instance"
 	"github.com/raypher/raypher/parent/link"
 	"github.com/raypher/raypher/parent/nitrotpm"
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
@@ -260,19 +258,6 @@ func (e *enclave) Reachable() error {
 		return err
 	}
 	return l.Reachable()
-}
-
-// pinnedKey reads the identifier of the one key that this raypherd's enclave may sign with.
-func pinnedKey(p instance.Paths) ([32]byte, error) {
-	text, err := os.ReadFile(filepath.Join(p.Keys, link.PinFile))
-	if err != nil {
-		return [32]byte{}, fmt.Errorf("read the enclave's key: %w", err)
-	}
-	hash, err := startconf.ParseKeyHash(string(bytes.TrimSpace(text)))
-	if err != nil {
-		return [32]byte{}, fmt.Errorf("read the enclave's key: %w", err)
-	}
-	return hash, nil
 }
 
 // recordApproval is what the desk of questions calls.

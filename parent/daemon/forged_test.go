@@ -48,6 +48,7 @@ func TestForgedRecordsGrantNothing(t *testing.T) {
 		"confirmation key": func(r, other fields) { r["Confirmation"] = other["Confirmation"] },
 		"user":             func(r, _ fields) { r["UID"] = 12345 },
 		"enclave key":      func(r, _ fields) { r["EnclaveKey"] = []byte("none") },
+		"visa's key":       func(r, _ fields) { r["VisaKey"] = []byte("none") },
 		"no visa":          func(r, _ fields) { r["Visa"] = nil },
 	}
 	open := p.run("mode: enforce\nnetwork: {default_action: allow}\n", "sleep 1000")

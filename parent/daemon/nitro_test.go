@@ -99,7 +99,8 @@ func (p *pair) status() *parentv1.StatusReply {
 }
 
 // An enclave that ends and is started anew, with another key, serves again without anybody's help: raypherd knows it by its document, its
-// journal goes on, the newest ceiling is in force, and runs that began under the earlier one go on. One of another image is not taken.
+// journal goes on, the newest ceiling is in force, and runs that began under the earlier one go on, also when raypherd is started anew after
+// that. One of another image is not taken.
 func TestEnclaveIsStartedAnew(t *testing.T) {
 	t.Parallel()
 	measured := eif.Measurements{PCR0: eif.PCR{1}, PCR1: eif.PCR{2}, PCR2: eif.PCR{3}}
@@ -124,6 +125,11 @@ func TestEnclaveIsStartedAnew(t *testing.T) {
 		t.Fatalf("%v", before)
 	}
 	w := p.run(plain, "sleep 1000")
+	asks := filepath.Join(p.dir, "asks")
+	renewed := p.run(plain, fmt.Sprintf(`while [ ! -e %s ]; do sleep 0.1; done; "$ASK" %s narrow ''; sleep 1000`, asks, p.address()))
+	for _, agent := range []*warden{w, renewed} {
+		p.eventually("the agent runs", func() bool { return p.state(agent.grant().AgentID) == "running" })
+	}
 
 	first.Close()
 	if err := p.reachable(); err == nil {
@@ -147,8 +153,16 @@ func TestEnclaveIsStartedAnew(t *testing.T) {
 		t.Error("an older ceiling was installed after the restart")
 	}
 	p.run(plain, "sleep 1000").grant()
-	if p.state(w.grant().AgentID) != "running" && p.state(w.grant().AgentID) != "starting" {
-		t.Errorf("the agent of before is %s", p.state(w.grant().AgentID))
+	if err := os.WriteFile(asks, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	renewed.printed("permit") // under a visa that the new enclave has signed
+	p.end(syscall.SIGTERM)
+	p.start()
+	for what, agent := range map[string]*warden{"with the visa of the ended enclave": w, "with a visa of each": renewed} {
+		if state := p.state(agent.grant().AgentID); state != "waiting" && state != "running" {
+			t.Errorf("an agent %s is %s after raypherd was started anew", what, state)
+		}
 	}
 	p.end(syscall.SIGTERM)
 	second.Close()

@@ -1,7 +1,6 @@
 package link
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -15,6 +14,8 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -26,7 +27,7 @@ import (
 // Names of files in the link's folder.
 const (
 	CallerFile = "parent.key"  // PKCS #8 in PEM, 0600
-	PinFile    = "enclave.pin" // sha256:<hex> of the enclave's signing key
+	PinFile    = "enclave.pin" // sha256:<hex> of the enclave's signing key, and in further lines of those that it replaced, newest first
 )
 
 // Caller is the key with which the parent proves to the enclave who it is.
@@ -120,8 +121,42 @@ func makeCaller(path string) error {
 type pin struct {
 	file string
 
-	mu    sync.Mutex
-	known *[32]byte
+	mu     sync.Mutex
+	known  *[32]byte
+	before [][32]byte // keys that it replaced, newest first
+}
+
+// maxReplaced is how many replaced keys are remembered. Agents that began under an older one do not outlive raypherd.
+const maxReplaced = 15
+
+// Pins reads a file of the enclave's key: that key, and those that it replaced, newest first. Whoever removes the file has all of them
+// forgotten.
+func Pins(file string) ([][32]byte, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("read the enclave's key: %w", err)
+	}
+	var keys [][32]byte
+	for line := range strings.Lines(string(text)) {
+		hash, err := startconf.ParseKeyHash(strings.TrimSpace(line))
+		if err != nil || len(keys) > maxReplaced {
+			return nil, fmt.Errorf("%s: not 1 to %d lines of sha256:<hexadecimal>: %w", file, 1+maxReplaced, err)
+		}
+		keys = append(keys, hash)
+	}
+	if len(keys) == 0 {
+		return nil, fmt.Errorf("%s: empty: remove it if the next enclave that answers is to be taken", file)
+	}
+	return keys, nil
+}
+
+// content is the file's.
+func content(keys [][32]byte) []byte {
+	var b []byte
+	for _, key := range keys {
+		b = append(append(b, startconf.KeyHash(key).String()...), '\n')
+	}
+	return b
 }
 
 func openPin(given *[32]byte, file string) (*pin, error) {
@@ -131,19 +166,14 @@ func openPin(given *[32]byte, file string) (*pin, error) {
 	if file == "" {
 		return nil, errors.New("link: neither the enclave's key nor a file to remember it in was given")
 	}
-	text, err := os.ReadFile(file)
+	keys, err := Pins(file)
 	if errors.Is(err, os.ErrNotExist) {
 		return &pin{file: file}, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the enclave's key: %w", err)
+		return nil, err
 	}
-	hash, err := startconf.ParseKeyHash(string(bytes.TrimSpace(text)))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	known := [32]byte(hash)
-	return &pin{file: file, known: &known}, nil
+	return &pin{file: file, known: &keys[0], before: keys[1:]}, nil
 }
 
 func (p *pin) hash() *[32]byte {
@@ -162,7 +192,7 @@ func (p *pin) check(hash [32]byte) error {
 		}
 		return nil
 	}
-	made, err := statefile.Create(filepath.Dir(p.file), filepath.Base(p.file), []byte(startconf.KeyHash(hash).String()+"\n"))
+	made, err := statefile.Create(filepath.Dir(p.file), filepath.Base(p.file), content([][32]byte{hash}))
 	if err != nil {
 		return fmt.Errorf("remember the enclave's key: %w", err)
 	}
@@ -173,19 +203,24 @@ func (p *pin) check(hash [32]byte) error {
 	return nil
 }
 
-// replace makes a key the pin, whatever was there before.
+// replace makes a key the pin, whatever was there before, and remembers that.
 func (p *pin) replace(hash [32]byte) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.known != nil && *p.known == hash {
 		return nil
 	}
+	before := slices.DeleteFunc(slices.Clone(p.before), func(key [32]byte) bool { return key == hash })
+	if p.known != nil {
+		before = slices.Insert(before, 0, *p.known)
+	}
+	before = before[:min(len(before), maxReplaced)]
 	if p.file != "" {
-		if err := statefile.Write(filepath.Dir(p.file), filepath.Base(p.file), []byte(startconf.KeyHash(hash).String()+"\n")); err != nil {
+		if err := statefile.Write(filepath.Dir(p.file), filepath.Base(p.file), content(slices.Insert(slices.Clone(before), 0, hash))); err != nil {
 			return fmt.Errorf("remember the enclave's key: %w", err)
 		}
 	}
-	p.known = &hash
+	p.known, p.before = &hash, before
 	return nil
 }
 
