@@ -17,6 +17,7 @@ var builders = []struct {
 	{"attest", attestCommand},
 	{"events", eventsCommand},
 	{"agents", agentsCommand},
+	{"approvals", approvalsCommand},
 	{"status", statusCommand},
 	{"ceiling", ceilingCommand},
 	{"eif", eifCommand},
