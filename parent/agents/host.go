@@ -66,13 +66,14 @@ type NetworkGuard interface {
 
 // Options say what the agents of a host are made with.
 type Options struct {
-	Paths      instance.Paths
-	Cgroups    *cgroup.Parent
-	Enclave    Enclave
-	EnclaveKey func() ([32]byte, error) // identifier of the pinned key of the enclave, also while that is away
-	Guard      NetworkGuard
-	Events     *events.Hub
-	Approvals  *approvals.Desk // where calls that wait for a person are asked about
+	Paths   instance.Paths
+	Cgroups *cgroup.Parent
+	Enclave Enclave
+	// EnclaveKeys are the identifiers of the pinned key of the enclave and of those that it replaced, also while the enclave is away.
+	EnclaveKeys func() ([][32]byte, error)
+	Guard       NetworkGuard
+	Events      *events.Hub
+	Approvals   *approvals.Desk // where calls that wait for a person are asked about
 	// FleetPolicy is a policy of the controller for an agent, whose subject it asks for; nil: no controller is configured.
 	FleetPolicy func(name string, subject func(*policy.Policy) string) (*release.Release, error)
 	Policy      []byte   // of the host, for a launch without one; nil: there is none
