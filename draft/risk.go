@@ -1,0 +1,185 @@
+package draft
+
+import (
+	"path"
+	"slices"
+	"strings"
+)
+
+// Grade is how much a rule deserves a thought.
+type Grade string
+
+// The grades. A note is granted and explained; what is risky is withheld unless somebody asks for it (Risky).
+const (
+	GradeNone  Grade = ""
+	GradeNote  Grade = "note"
+	GradeRisky Grade = "risky"
+)
+
+// Reasons.
+const (
+	whySecret      = "holds keys or credentials"
+	whyStartup     = "is run or trusted by other programs"
+	whyShell       = "a shell: it runs whatever it is told"
+	whyInterpreter = "an interpreter: it runs whatever it is given to read"
+	whyPackages    = "a package manager: it brings in code and runs it"
+	whyPrivilege   = "gains rights elsewhere; inside an agent it gains none"
+	whyControl     = "the service behind it acts with other rights than the agent's"
+	whyAgent       = "signs and decrypts with keys of the user"
+	whyProcesses   = "of other processes"
+	whyDevice      = "a device"
+	whyMetadata    = "a cloud's metadata service, which hands out credentials"
+)
+
+// secretFolders hold secrets alone, but for what secretExcept names.
+var secretFolders = []string{
+	"~/.ssh", "~/.aws", "~/.gnupg", "~/.kube", "~/.azure", "~/.config/gcloud", "~/.config/gh", "~/.password-store", "~/.local/share/keyrings",
+	"~/.mozilla", "~/.config/google-chrome", "~/.config/chromium", "~/.thunderbird", "/run/secrets", "/var/run/secrets", "/etc/ssl/private", "/etc/letsencrypt",
+	"/etc/raypher", "/root/.ssh", "/etc/wireguard", "/etc/sudoers.d",
+}
+
+// secretExcept are files there that every program may know.
+var secretExcept = []string{"known_hosts", "config", "known_hosts.old"}
+
+// secretNames are files that hold secrets wherever they lie.
+var secretNames = []string{
+	"id_rsa", "id_ed25519", "id_ecdsa", "id_dsa", ".netrc", ".git-credentials", ".npmrc", ".pypirc", ".pgpass", ".my.cnf", ".vault-token",
+	".dockerconfigjson", "credentials", "credentials.json", ".credentials.json", "auth.json", ".env", "service-account.json", "kubeconfig", ".bash_history",
+	".zsh_history", ".python_history", "shadow", "shadow-", "gshadow", "gshadow-", "sudoers", "secrets.yaml", "secrets.yml", "secrets.json",
+	"secring.gpg", "master.key", "token", ".htpasswd",
+}
+
+// secretEndings end names of keys.
+var secretEndings = []string{".pem", ".key", ".p12", ".pfx", ".kdbx", ".jks", ".keystore", "_key", ".ovpn", ".gpg", ".asc"}
+
+// startupPaths are what others run or trust, when it is written.
+var startupPaths = []string{
+	"~/.bashrc", "~/.bash_profile", "~/.bash_login", "~/.profile", "~/.zshrc", "~/.zprofile", "~/.zshenv", "~/.gitconfig", "~/.config/git/config", "~/.vimrc",
+	"~/.ssh/authorized_keys", "~/.ssh/config", "~/.local/bin", "~/bin", "~/.config/autostart", "~/.config/systemd", "~/.config/fish", "~/.cargo/bin",
+	"/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/boot", "/opt", "/var/spool/cron",
+}
+
+var shells = []string{"sh", "bash", "dash", "ash", "zsh", "ksh", "mksh", "fish", "csh", "tcsh", "busybox", "rbash"}
+
+// interpreters are known by the beginning of their names, with a version behind it.
+var interpreters = []string{
+	"python", "pypy", "perl", "ruby", "node", "nodejs", "bun", "deno", "php", "lua", "luajit", "tclsh", "awk", "gawk", "mawk", "java", "Rscript", "guile",
+	"env", "xargs", "find", "ed", "make", "gdb", "ssh", "socat", "nc", "ncat",
+}
+
+var packageManagers = []string{
+	"apt", "apt-get", "aptitude", "dpkg", "dnf", "yum", "rpm", "zypper", "pacman", "apk", "snap", "flatpak", "brew", "nix", "nix-env", "pip", "pip3",
+	"pipx", "uv", "uvx", "conda", "mamba", "poetry", "npm", "npx", "yarn", "pnpm", "pnpx", "gem", "bundle", "cargo", "go", "composer", "cpan", "luarocks",
+}
+
+var privileged = []string{"sudo", "su", "doas", "pkexec", "mount", "umount", "newgrp", "chsh", "passwd", "docker", "podman", "nsenter", "unshare", "systemctl"}
+
+// harmlessDevices do nothing to anybody.
+var harmlessDevices = []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx", "/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev"}
+
+// risk says what to think of a list's path, in which ~ is the home folder.
+func risk(list, p string) (Grade, string) {
+	switch list {
+	case ListExec:
+		return programRisk(p)
+	case ListWrite:
+		if isStartup(p) {
+			return GradeRisky, whyStartup
+		}
+	}
+	if isSecret(p) {
+		return GradeRisky, whySecret
+	}
+	switch {
+	case strings.HasPrefix(p, "/dev/") && !slices.Contains(harmlessDevices, p) && !strings.HasPrefix(p, "/dev/shm/") && !strings.HasPrefix(p, "/dev/pts/"):
+		return GradeRisky, whyDevice
+	case strings.HasPrefix(p, "/proc/"):
+		return processRisk(p)
+	}
+	return GradeNone, ""
+}
+
+// processRisk is about files of other processes that show more than what runs.
+func processRisk(p string) (Grade, string) {
+	names := strings.Split(strings.TrimPrefix(p, "/proc/"), "/")
+	if strings.Trim(names[0], "0123456789") != "" || len(names) < 2 {
+		return GradeNone, ""
+	}
+	if slices.Contains([]string{"environ", "mem", "maps", "smaps", "auxv", "fd", "root", "cwd", "map_files", "stack"}, names[1]) {
+		return GradeRisky, "environment, memory or files " + whyProcesses
+	}
+	return GradeNote, whyProcesses
+}
+
+func isSecret(p string) bool {
+	name := path.Base(p)
+	for _, folder := range secretFolders {
+		if p != folder && strings.HasPrefix(p, folder+"/") {
+			return !slices.Contains(secretExcept, name) && !strings.HasSuffix(name, ".pub")
+		}
+	}
+	if _, library := libraryTree(p); library {
+		return false // certificates, test data of packages
+	}
+	if p == "~/.docker/config.json" || strings.HasPrefix(name, ".env.") && name != ".env.example" || slices.Contains(secretNames, name) {
+		return true
+	}
+	return slices.ContainsFunc(secretEndings, func(end string) bool { return strings.HasSuffix(name, end) })
+}
+
+func isStartup(p string) bool {
+	if strings.Contains(p, "/.git/hooks/") && !strings.HasSuffix(p, ".sample") {
+		return true
+	}
+	if p == "/etc/mtab" {
+		return false
+	}
+	return slices.ContainsFunc(startupPaths, func(start string) bool { return p == start || strings.HasPrefix(p, start+"/") })
+}
+
+func programRisk(p string) (Grade, string) {
+	name := path.Base(p)
+	plain := strings.TrimRight(name, "0123456789.")
+	switch {
+	case slices.Contains(shells, name):
+		return GradeNote, whyShell
+	case slices.Contains(packageManagers, name) || slices.Contains(packageManagers, plain):
+		return GradeNote, whyPackages
+	case slices.Contains(interpreters, name) || slices.Contains(interpreters, strings.TrimSuffix(plain, "-")):
+		return GradeNote, whyInterpreter
+	case slices.Contains(privileged, name):
+		return GradeNote, whyPrivilege
+	}
+	return GradeNone, ""
+}
+
+// controlSockets are services that act for whoever asks.
+var controlSockets = []string{"docker.sock", "containerd.sock", "podman.sock", "crio.sock", "libvirt-sock", "system_bus_socket", "private", "snapd.socket", "lxd.socket"}
+
+// unixRule is the rule for a socket.
+func unixRule(pattern, p string) Rule {
+	r := Rule{List: ListUnix, Pattern: pattern, Example: p}
+	name := path.Base(p)
+	switch {
+	case slices.Contains(controlSockets, name) || strings.HasPrefix(p, "/run/systemd/") || strings.HasPrefix(p, "/run/user/") && name == "bus":
+		r.Grade, r.Why = GradeRisky, whyControl
+	case strings.Contains(p, "ssh-") && strings.HasPrefix(name, "agent") || strings.Contains(name, "gpg-agent") || strings.Contains(p, "/keyring/"):
+		r.Grade, r.Why = GradeRisky, whyAgent
+	}
+	return r
+}
+
+// foldRisk is about patterns that stand for more than was done.
+func foldRisk(pattern string) (Grade, string) {
+	folder, last := path.Split(pattern)
+	folder = strings.TrimSuffix(folder, "/")
+	switch {
+	case pattern == "/proc/self/**":
+		return GradeNone, ""
+	case strings.HasPrefix(pattern, "/proc/*/"):
+		return GradeNote, whyProcesses
+	case last != "" && strings.Trim(last, "?*") == "" && wide(folder):
+		return GradeNote, "wide: everything of such a name in " + folder
+	}
+	return GradeNone, ""
+}
