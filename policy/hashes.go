@@ -25,7 +25,13 @@ func (d decoder) execItems(f *Filesystem) strictyaml.Items {
 		var path, sum string
 		d.Fields(at, n, map[string]func(location, *strictyaml.Node){
 			"path":   func(at location, n *strictyaml.Node) { d.Text(at, n, &path) },
-			"sha256": func(at location, n *strictyaml.Node) { d.Text(at, n, &sum) },
+			"sha256": func(at location, n *strictyaml.Node) {
+				if tag := n.ShortTag(); tag == "!!int" || tag == "!!float" { // 64 digits without a letter, or with one e
+					sum = n.Value
+					return
+				}
+				d.Text(at, n, &sum)
+			},
 		})
 		if path == "" || sum == "" {
 			return "", faultf(hashedFix, "a program with a hash needs path and sha256")

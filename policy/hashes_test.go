@@ -52,6 +52,11 @@ func TestHashesAreChecked(t *testing.T) {
 			t.Errorf("%s: got %v, want %q", name, err, c.want)
 		}
 	}
+	for _, digits := range []string{strings.Repeat("0", 64), "1e" + strings.Repeat("2", 62)} { // numbers to YAML
+		if _, err := Parse("p.yaml", []byte("filesystem: {exec: [{path: /b, sha256: "+digits+"}]}")); err != nil {
+			t.Error(err)
+		}
+	}
 	for name, text := range map[string]string{
 		"upper case":  `{"filesystem":{"exec":[{"path":"/b","sha256":"` + strings.ToUpper(sumA) + `"}]}}`,
 		"unknown key": `{"filesystem":{"exec":[{"path":"/b","sha256":"` + sumA + `","x":1}]}}`,

@@ -48,7 +48,7 @@ func TestRefusedCalls(t *testing.T) {
 	type line struct{ name, call, want, report string }
 	var table []line
 	for _, r := range floor.Refusals() {
-		if slices.Contains([]string{"unshare", "clone", "prlimit64", "ioctl", "socket", "setsockopt"}, r.Name) {
+		if slices.Contains([]string{"unshare", "clone", "prlimit64", "ioctl", "socket", "setsockopt", "personality"}, r.Name) {
 			continue // refused with some arguments only: below, and in the table of conformance
 		}
 		number, ok := syscallNumber(t, r.Name)
@@ -69,6 +69,8 @@ func TestRefusedCalls(t *testing.T) {
 		{"clone", " 0x40000011", "EPERM", "syscall clone"}, // CLONE_NEWNET
 		{"prlimit64", " 1 7 4096 0", "EPERM", "syscall prlimit64"},
 		{"prlimit64", " 0 7 0 0", "ok", ""},
+		{"personality", " 0x400000", "EPERM", "syscall personality"}, // READ_IMPLIES_EXEC
+		{"personality", " 0xffffffff", "ok", ""},
 		{"prctl", " 4 0", "EPERM", ""}, // PR_SET_DUMPABLE
 		{"prctl", " 4 1", "ok", ""},
 	} {
@@ -81,6 +83,7 @@ func TestRefusedCalls(t *testing.T) {
 	}
 	if runtime.GOARCH == "amd64" {
 		table = append(table, line{"x32 getpid", strconv.Itoa(0x40000000 | 39), "ENOSYS", ""})
+		table = append(table, line{"a call of a newer kernel", strconv.Itoa(policy.LastSyscall(runtime.GOARCH) + 1), "ENOSYS", ""})
 	}
 	asUsers(t, func(t *testing.T, uid int) {
 		a := newAgent(t, uid, bypassPolicy)

@@ -105,3 +105,38 @@ func describe(g Grant, name string) string {
 	}
 	return text
 }
+
+// TestFixedPrograms: the floor lets a program with a hash be executed only with that content, and never be written: a thread that
+// changes the path of a call after the warden's decision gets no further than that.
+func TestFixedPrograms(t *testing.T) {
+	root := tree(t, "bin/right", "bin/wrong", "bin/free", "w/right", "w/beside")
+	const empty, other = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", "ff"
+	files := &policy.Filesystem{
+		Write: []string{root + "/w/**"},
+		Exec:  []string{root + "/bin/**", root + "/w/right", root + "/bin/right", root + "/bin/wrong"},
+		Hashes: map[string]string{
+			root + "/bin/right": empty, root + "/w/right": empty, root + "/bin/wrong": strings.Repeat(other, 32),
+		},
+	}
+	plan, err := Compile(&policy.Policy{Mode: policy.Enforce, Filesystem: files}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	granted := Covers(plan.Grants, false)
+	for _, tt := range []struct {
+		path   string
+		access policy.Access
+		want   bool
+	}{
+		{"bin/right", policy.Exec, true}, {"bin/wrong", policy.Exec, false}, {"bin/free", policy.Exec, true},
+		{"w/right", policy.Exec, true}, {"w/right", policy.Write, false}, {"w/beside", policy.Write, true}, {"w", policy.Write, false},
+	} {
+		path := root + "/" + tt.path
+		if got := granted.Object(path, 0, 0, tt.access); got != tt.want {
+			t.Errorf("%s: access %d is granted: %v, want %v", tt.path, tt.access, got, tt.want)
+		}
+	}
+	if notes := strings.Join(plan.Notes, "\n"); !strings.Contains(notes, "bin/wrong cannot be executed") || strings.Contains(notes, "right") {
+		t.Errorf("notes %q", notes)
+	}
+}
