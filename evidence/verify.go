@@ -69,9 +69,10 @@ type Proven struct {
 	Head     *journal.Head
 	Index    uint64
 	Key      *journal.Key
-	Pinned   bool             // Key is one of Options.Keys
-	Verdict  *journal.Verdict // for entries of type verdict
-	Visa     *visa.Claims     // of the visa in the bundle, proven too; its times are not judged
+	Pinned   bool              // Key is one of Options.Keys
+	Verdict  *journal.Verdict  // for entries of type verdict
+	Approval *journal.Approval // for entries of type approval
+	Visa     *visa.Claims      // of the visa in the bundle, proven too; its times are not judged
 	KeyTrust *Attested
 }
 
@@ -97,6 +98,11 @@ func (b *Bundle) Verify(o Options) (*Proven, error) {
 			return nil, fmt.Errorf("%w: %v", ErrMalformed, err)
 		}
 		p.Verdict = &v
+	}
+	if p.Entry.Type == journal.TypeApproval {
+		if p.Approval, err = journal.DecodeApproval(p.Entry.Payload); err != nil {
+			return nil, fmt.Errorf("%w: %v", ErrMalformed, err)
+		}
 	}
 	if p.Entry.Type == journal.TypeVisa {
 		if p.Visa, err = visa.DecodeClaims(p.Entry.Payload); err != nil {
@@ -177,10 +183,27 @@ func (a *Attested) agreesWith(head *journal.Head) error {
 	return nil
 }
 
-// verifyVisa proves the visa and compares it with the verdict that names it.
+// named is what an entry says of the agent that it is about.
+type named struct {
+	visa           []byte
+	subject, agent string
+}
+
+func (p *Proven) named() (named, error) {
+	switch {
+	case p.Verdict != nil:
+		return named{p.Verdict.VisaID, p.Verdict.Subject, p.Verdict.AgentID}, nil
+	case p.Approval != nil:
+		return named{p.Approval.VisaID, p.Approval.Subject, p.Approval.AgentID}, nil
+	}
+	return named{}, fmt.Errorf("%w: an entry of type %s names no visa", ErrVisa, p.Entry.Type)
+}
+
+// verifyVisa proves the visa and compares it with the verdict or approval that names it.
 func (b *Bundle) verifyVisa(p *Proven, o Options) (*visa.Claims, error) {
-	if p.Verdict == nil {
-		return nil, fmt.Errorf("%w: an entry of type %s names no visa", ErrVisa, p.Entry.Type)
+	about, err := p.named()
+	if err != nil {
+		return nil, err
 	}
 	entry, receipt, claims, err := visa.Split(b.Visa)
 	if err != nil {
@@ -197,10 +220,10 @@ func (b *Bundle) verifyVisa(p *Proven, o Options) (*visa.Claims, error) {
 	switch {
 	case claims.Tier != proven.Head.Tier || !bytes.Equal(claims.Epoch, proven.Head.Epoch[:]) || !bytes.Equal(claims.ConfigurationHash, proven.Head.ConfigurationHash[:]):
 		return nil, fmt.Errorf("%w: its claims and its signed tree head differ", ErrVisa)
-	case !bytes.Equal(claims.ID, p.Verdict.VisaID):
-		return nil, fmt.Errorf("%w: visa %x, the entry names %x", ErrVisa, claims.ID, p.Verdict.VisaID)
-	case claims.Subject != p.Verdict.Subject || claims.Asserted.AgentID != p.Verdict.AgentID:
-		return nil, fmt.Errorf("%w: visa of %s (agent %s), entry about %s (agent %s)", ErrVisa, claims.Subject, claims.Asserted.AgentID, p.Verdict.Subject, p.Verdict.AgentID)
+	case !bytes.Equal(claims.ID, about.visa):
+		return nil, fmt.Errorf("%w: visa %x, the entry names %x", ErrVisa, claims.ID, about.visa)
+	case claims.Subject != about.subject || claims.Asserted.AgentID != about.agent:
+		return nil, fmt.Errorf("%w: visa of %s (agent %s), entry about %s (agent %s)", ErrVisa, claims.Subject, claims.Asserted.AgentID, about.subject, about.agent)
 	}
 	return claims, nil
 }

@@ -31,12 +31,13 @@ users ask raypherd, and so does root where RAYPHER_RUN_DIR names another than th
 	return c
 }
 
-// listItem is one verdict and its place.
+// listItem is one verdict, or one answer of a person as if it were one, and its place.
 type listItem struct {
 	Epoch string `json:"epoch"`
 	Index uint64 `json:"index"`
 	journal.Verdict
-	VisaID string `json:"visa_id,omitempty"` // in hexadecimal; hides the field of the verdict
+	VisaID   string            `json:"visa_id,omitempty"` // in hexadecimal; hides the field of the verdict
+	Approval *journal.Approval `json:"approval,omitempty"`
 }
 
 func (i *listItem) name() string { return fmt.Sprintf("%.8s:%d", i.Epoch, i.Index) }
@@ -60,7 +61,7 @@ func evidenceListCommand() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "list",
-		Short: "List the verdicts in the journals of this host",
+		Short: "List the verdicts and the answers of people in the journals of this host",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			var items []listItem
@@ -101,12 +102,16 @@ func listStored(journals *journalFlags, filter *listFilter) ([]listItem, error) 
 func verdictsIn(stores []storedJournal, filter *listFilter) ([]listItem, error) {
 	var items []listItem
 	for _, store := range stores {
-		selected := audit.Filter{Types: []journal.Type{journal.TypeVerdict}, Since: filter.start()}
+		selected := audit.Filter{Types: []journal.Type{journal.TypeVerdict, journal.TypeApproval}, Since: filter.start()}
 		for record, err := range store.Entries(selected) {
 			if err != nil {
 				return nil, err
 			}
-			item, err := newListItem(record.Epoch.String(), record.Index, record.Entry.Payload)
+			newItem := newListItem
+			if record.Entry.Type == journal.TypeApproval {
+				newItem = newApprovalItem
+			}
+			item, err := newItem(record.Epoch.String(), record.Index, record.Entry.Payload)
 			if err != nil {
 				return nil, err
 			}
@@ -123,6 +128,23 @@ func newListItem(epoch string, index uint64, verdict []byte) (listItem, error) {
 		return listItem{}, fmt.Errorf("entry %s:%d: %w", epoch, index, err)
 	}
 	return listItem{Epoch: epoch, Index: index, Verdict: v, VisaID: hex.EncodeToString(v.VisaID)}, nil
+}
+
+// newApprovalItem shows who answered as the layer.
+func newApprovalItem(epoch string, index uint64, approval []byte) (listItem, error) {
+	a, err := journal.DecodeApproval(approval)
+	if err != nil {
+		return listItem{}, fmt.Errorf("entry %s:%d: %w", epoch, index, err)
+	}
+	q := a.Question
+	v := journal.Verdict{
+		Time: a.Time, AgentID: a.AgentID, Subject: a.Subject, PID: q.PID, Comm: q.Comm, Decision: a.Decision,
+		Layer: journal.LayerApproval, Operation: q.Operation, Target: q.Target, Rule: q.Rule, Count: 1, VisaID: a.VisaID,
+	}
+	if a.Who != nil {
+		v.Layer = "user " + a.Who.User
+	}
+	return listItem{Epoch: epoch, Index: index, Verdict: v, VisaID: hex.EncodeToString(v.VisaID), Approval: a}, nil
 }
 
 func printLines(out io.Writer, items []listItem) error {

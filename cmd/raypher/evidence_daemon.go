@@ -86,7 +86,11 @@ func listFromDaemon(ctx context.Context, filter *listFilter) ([]listItem, error)
 			if err != nil {
 				return err
 			}
-			item, err := newListItem(hex.EncodeToString(received.Epoch), received.Index, received.Verdict)
+			newItem, payload := newListItem, received.Verdict
+			if len(received.Approval) > 0 {
+				newItem, payload = newApprovalItem, received.Approval
+			}
+			item, err := newItem(hex.EncodeToString(received.Epoch), received.Index, payload)
 			if err != nil {
 				return err
 			}

@@ -31,6 +31,10 @@ func (r *Record) AgentID() string {
 		if v, err := journal.DecodeVerdict(r.Entry.Payload); err == nil {
 			return v.AgentID
 		}
+	case journal.TypeApproval:
+		if a, err := journal.DecodeApproval(r.Entry.Payload); err == nil {
+			return a.AgentID
+		}
 	case journal.TypeVisa:
 		if c, err := visa.DecodeClaims(r.Entry.Payload); err == nil {
 			return c.Asserted.AgentID
@@ -217,6 +221,22 @@ func (s *Store) Receipt(id journal.EpochID, index uint64) (*journal.Receipt, []b
 	return nil, nil, fmt.Errorf("%w: entry %d of epoch %s", ErrNotFound, index, id)
 }
 
+// namedVisa is the visa that an entry names, nil where it names none.
+func namedVisa(entry journal.Entry) ([]byte, error) {
+	switch entry.Type {
+	case journal.TypeVerdict:
+		v, err := journal.DecodeVerdict(entry.Payload)
+		return v.VisaID, err
+	case journal.TypeApproval:
+		a, err := journal.DecodeApproval(entry.Payload)
+		if err != nil {
+			return nil, err
+		}
+		return a.VisaID, nil
+	}
+	return nil, nil
+}
+
 // Export returns the evidence of one entry, with the visa that it names where the journal holds it.
 func (s *Store) Export(id journal.EpochID, index uint64) (*evidence.Bundle, error) {
 	receipt, raw, err := s.Receipt(id, index)
@@ -228,14 +248,11 @@ func (s *Store) Export(id journal.EpochID, index uint64) (*evidence.Bundle, erro
 	if err != nil {
 		return nil, err
 	}
-	if entry.Type != journal.TypeVerdict {
-		return b, nil
-	}
-	v, err := journal.DecodeVerdict(entry.Payload)
-	if err != nil || len(v.VisaID) == 0 {
+	visaID, err := namedVisa(entry)
+	if err != nil || len(visaID) == 0 {
 		return b, err
 	}
-	granted, at, err := s.Visa(v.VisaID)
+	granted, at, err := s.Visa(visaID)
 	if errors.Is(err, ErrNotFound) {
 		return b, nil
 	}

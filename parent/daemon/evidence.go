@@ -13,14 +13,20 @@ import (
 // evidence reads the audit store for operators.
 type evidence struct{ store *audit.Store }
 
-// List sends every recorded verdict of an agent, or of all.
+// List sends every recorded verdict and approval of an agent, or of all.
 func (e evidence) List(ctx context.Context, agent string, each func(*parentv1.EvidenceItem) error) error {
-	for r, err := range e.store.Entries(audit.Filter{Types: []journal.Type{journal.TypeVerdict}, Agent: agent}) {
+	for r, err := range e.store.Entries(audit.Filter{Types: []journal.Type{journal.TypeVerdict, journal.TypeApproval}, Agent: agent}) {
 		if err == nil {
 			err = ctx.Err()
 		}
 		if err == nil {
-			err = each(&parentv1.EvidenceItem{Epoch: r.Epoch[:], Index: r.Index, Verdict: r.Entry.Payload})
+			item := &parentv1.EvidenceItem{Epoch: r.Epoch[:], Index: r.Index}
+			if r.Entry.Type == journal.TypeApproval {
+				item.Approval = r.Entry.Payload
+			} else {
+				item.Verdict = r.Entry.Payload
+			}
+			err = each(item)
 		}
 		if err != nil {
 			return err

@@ -1630,7 +1630,8 @@ type EvidenceItem struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Epoch         []byte                 `protobuf:"bytes,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Index         uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
-	Verdict       []byte                 `protobuf:"bytes,3,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	Verdict       []byte                 `protobuf:"bytes,3,opt,name=verdict,proto3" json:"verdict,omitempty"`   // CBOR of a journal verdict; empty: it is an approval
+	Approval      []byte                 `protobuf:"bytes,4,opt,name=approval,proto3" json:"approval,omitempty"` // CBOR of a journal approval
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1682,6 +1683,13 @@ func (x *EvidenceItem) GetIndex() uint64 {
 func (x *EvidenceItem) GetVerdict() []byte {
 	if x != nil {
 		return x.Verdict
+	}
+	return nil
+}
+
+func (x *EvidenceItem) GetApproval() []byte {
+	if x != nil {
+		return x.Approval
 	}
 	return nil
 }
@@ -2567,11 +2575,12 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\x05epoch\x18\x02 \x01(\fR\x05epoch\x12\x14\n" +
 	"\x05index\x18\x03 \x01(\x04R\x05index\"0\n" +
 	"\x13ListEvidenceRequest\x12\x19\n" +
-	"\bagent_id\x18\x01 \x01(\tR\aagentId\"T\n" +
+	"\bagent_id\x18\x01 \x01(\tR\aagentId\"p\n" +
 	"\fEvidenceItem\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\fR\x05epoch\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x18\n" +
-	"\averdict\x18\x03 \x01(\fR\averdict\"C\n" +
+	"\averdict\x18\x03 \x01(\fR\averdict\x12\x1a\n" +
+	"\bapproval\x18\x04 \x01(\fR\bapproval\"C\n" +
 	"\x15ExportEvidenceRequest\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\fR\x05epoch\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\"(\n" +
