@@ -19,7 +19,7 @@ PREFIX ?= /usr/local
 UNITS ?= /usr/lib/systemd/system
 
 .DEFAULT_GOAL := build
-.PHONY: build programs help deps demo demo-nitro demo-openclaw test test-vm bench fuzz generate arm64 enclave install uninstall clean
+.PHONY: build programs help deps demo demo-nitro demo-agents demo-openclaw test test-vm bench fuzz generate arm64 enclave install uninstall clean
 
 build: programs ## build all programs into bin/ (the default)
 
@@ -46,9 +46,12 @@ demo-nitro: build ## the demonstration with an enclave of tier nitro in the labo
 	$(BUILD) -o $(BIN)/demo-agent ./examples/demo/agent
 	scripts/demo-nitro.sh $(BIN) $(DEMO)
 
-demo-openclaw: build ## the same with the real OpenClaw from npm (root)
-	$(BUILD) -o $(BIN)/demo-openclaw ./examples/openclaw
-	scripts/demo-openclaw.sh $(BIN)/demo-openclaw $(DEMO)
+demo-agents: build ## the same with OpenClaw, Codex, opencode and Claude Code from npm, as a plain user (root)
+	$(BUILD) -o $(BIN)/demo-agents ./examples/agents
+	scripts/demo-agents.sh $(BIN)/demo-agents $(DEMO) $(AGENTS)
+
+demo-openclaw: ## the same with OpenClaw alone (root)
+	$(MAKE) --no-print-directory demo-agents AGENTS=openclaw
 
 test: ## install what is needed and run every check and test (root)
 	scripts/test.sh

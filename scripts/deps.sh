@@ -19,6 +19,7 @@ need node nodejs
 need npm npm
 need curl curl
 need perl perl-base
+need ssh openssh-client; need nc netcat-openbsd # what agents are not to run
 need gcc gcc              # the race detector
 need cpio cpio            # a second reader of enclave ramdisks
 need swtpm swtpm; need swtpm_setup swtpm-tools; need tpm2_create tpm2-tools # TPMs in tests

@@ -17,10 +17,10 @@ step() { printf '\n=== %s (at %ss)\n' "$1" "$(($(date +%s) - began))"; }
 step "dependencies"
 scripts/deps.sh
 
-# npm takes its time, so OpenClaw comes while the rest is built. What this attempt does not get, the demonstration asks for
+# npm takes its time, so the agents come while the rest is built. What this attempt does not get, their demonstration asks for
 # again, and says why it could not.
-scripts/openclaw.sh >/dev/null 2>&1 &
-openclaw=$!
+scripts/agents.sh >/dev/null 2>&1 &
+agents=$!
 
 step "build, for this machine and for arm64"
 make --no-print-directory build arm64
@@ -66,8 +66,8 @@ make --no-print-directory demo
 step "demonstration with an enclave of tier nitro"
 scripts/demo-nitro.sh bin || [ $? = 3 ] # 3: it cannot be had here, which was said
 
-step "demonstration with OpenClaw"
-wait "$openclaw" || true
-make --no-print-directory demo-openclaw
+step "real agents under the guard"
+wait "$agents" || true
+make --no-print-directory demo-agents
 
 step "done"

@@ -23,13 +23,17 @@ func main() {
 		Flags: func(flags *flag.FlagSet) {
 			flags.StringVar(&laboratory, "nitro", "", "folder of an enclave that scripts/nitro-lab has booted just now, with measurements.json: tier nitro instead of software")
 		},
-		Scene: func(p stage.Places) *stage.Scene { return scene(p, laboratory) },
+		Scenes: func(p stage.Places, _ []string) ([]*stage.Scene, error) {
+			return []*stage.Scene{scene(p, laboratory)}, nil
+		},
 	}.Main())
 }
 
 func scene(p stage.Places, laboratory string) *stage.Scene {
 	s := &stage.Scene{
-		Title: "An agent with real tools, and a model that was told to steal",
+		Title:  "An agent with real tools, and a model that was told to steal",
+		Folder: p.Folder,
+		Name:   "demo",
 		Furnish: func(home *stage.Home) (func() error, error) {
 			return func() error { return nil }, install(filepath.Join(p.Programs, "demo-agent"), home.Path("bin", "agent"))
 		},

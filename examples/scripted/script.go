@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"strings"
 	"text/template"
@@ -26,6 +27,7 @@ type Step struct {
 	Name         string         `json:"name"`          // for the table: what is tried
 	Tool         string         `json:"tool"`          // name of the agent's tool
 	Arguments    map[string]any `json:"arguments"`     // of the tool
+	Command      string         `json:"command"`       // instead of both: for the agent's tool that runs commands; see UseTool
 	Injected     bool           `json:"injected"`      // what an injected model would do; ungoverned it must succeed
 	GovernedOnly bool           `json:"governed_only"` // has no meaning without the guard, left out of the control run
 	Expect       Expect         `json:"expect"`
@@ -40,6 +42,13 @@ type Expect struct {
 	Target     string   `json:"target"`     // text that the evidence's target must contain
 	Arrives    string   `json:"arrives"`    // text that reaches the attacker's host when nothing holds it
 	Gone       string   `json:"gone"`       // path that no longer exists when nothing holds it
+	Planted    Planted  `json:"planted"`    // what a file holds when nothing holds the step
+}
+
+// Planted is a file that a step makes or changes.
+type Planted struct {
+	Path string `json:"path"`
+	Text string `json:"text"` // that the file then contains; empty: that it is there is enough
 }
 
 // The verdicts of Expect.
@@ -84,8 +93,8 @@ func Fill(name, text string, values map[string]string) (string, error) {
 func (s *Script) check(path string) error {
 	for i, step := range s.Steps {
 		switch {
-		case step.Tool == "" || step.Name == "":
-			return fmt.Errorf("script: %s: step %d has no name or no tool", path, i+1)
+		case step.Name == "" || (step.Tool == "") == (step.Command == ""):
+			return fmt.Errorf("script: %s: step %d has no name, or not either a tool or a command", path, i+1)
 		case step.Expect.Verdict != Allow && step.Expect.Verdict != Block:
 			return fmt.Errorf("script: %s: step %d (%s): verdict %q: say allow or block", path, i+1, step.Name, step.Expect.Verdict)
 		}
@@ -102,4 +111,17 @@ func (s *Script) Ungoverned() *Script {
 		}
 	}
 	return control
+}
+
+// UseTool says which of the agent's tools runs commands, and which of its arguments is the command: it fills in the steps that
+// name a command alone. fixed are the tool's other arguments; it may be nil.
+func (s *Script) UseTool(tool, argument string, fixed map[string]any) {
+	for i := range s.Steps {
+		step := &s.Steps[i]
+		if step.Command == "" {
+			continue
+		}
+		step.Tool, step.Arguments = tool, map[string]any{argument: step.Command}
+		maps.Copy(step.Arguments, fixed)
+	}
 }

@@ -3,17 +3,22 @@ package scripted
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
-	"time"
 )
 
 // maxBody bounds a request of the agent, in bytes. Agents send their whole history with every turn.
 const maxBody = 16 << 20
 
-// Server serves one script to one agent. Which step comes next is read from the request (how many of the calls that this
-// server issued have a result in it), so a request that is sent again gets the same answer.
+// atOnce is how many injected steps one message of the model may hold. Some agents take seconds for a message, whatever it asks.
+const atOnce = 8
+
+// Server serves one script to one agent. Which steps come next is read from the request (how many of the calls that this
+// server issued have a result in it), so a request that is sent again gets the same answer. Honest steps come one by one, injected
+// ones several at a time, which an agent may carry out in any order.
 type Server struct {
 	script *Script
 
@@ -49,62 +54,98 @@ func (s *Server) Tools() []string {
 	return append([]string(nil), s.tools...)
 }
 
-// chatRequest is the part of a chat completions request that the script needs.
-type chatRequest struct {
-	Model    string        `json:"model"`
-	Stream   bool          `json:"stream"`
-	Messages []chatMessage `json:"messages"`
-	Tools    []struct {
-		Function struct {
-			Name string `json:"name"`
-		} `json:"function"`
-	} `json:"tools"`
+// turn is what the script needs of a request, in whichever API it came.
+type turn struct {
+	model   string
+	stream  bool
+	tools   []string
+	results []result
 }
 
-type chatMessage struct {
-	Role       string          `json:"role"`
-	ToolCallID string          `json:"tool_call_id"`
-	Content    json.RawMessage `json:"content"` // a string, or parts with a text
+// result is what an agent reports of one tool call.
+type result struct {
+	callID string
+	text   string
 }
 
-// ServeHTTP answers /v1/chat/completions and /v1/models.
+// reply is one message of the model: a text, or tool calls.
+type reply struct {
+	text  string
+	calls []call
+}
+
+type call struct {
+	id, tool  string
+	arguments string // a JSON object
+}
+
+// dialect is one API in which agents talk to their models.
+type dialect struct {
+	path   string // how the URL's path ends
+	decode func(body []byte) (turn, error)
+	write  func(w http.ResponseWriter, model string, r *reply)
+	stream func(w *events, model string, r *reply)
+}
+
+var dialects = []dialect{
+	{"/chat/completions", decodeChat, writeChat, streamChat},
+	{"/responses", decodeResponses, writeResponses, streamResponses},
+	{"/messages", decodeMessages, writeMessages, streamMessages},
+}
+
+// ServeHTTP answers /v1/chat/completions, /v1/responses, /v1/messages and /v1/models.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case strings.HasSuffix(r.URL.Path, "/models"):
 		writeJSON(w, map[string]any{"object": "list", "data": []any{map[string]any{"id": "scripted", "object": "model"}}})
-	case r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/chat/completions"):
-		var request chatRequest
-		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(&request); err != nil {
-			http.Error(w, `{"error":{"message":"malformed request"}}`, http.StatusBadRequest)
+		return
+	case strings.HasSuffix(r.URL.Path, "/messages/count_tokens"):
+		writeJSON(w, map[string]any{"input_tokens": 100})
+		return
+	}
+	for _, d := range dialects {
+		if r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, d.path) {
+			s.converse(w, r, &d)
 			return
 		}
-		next := s.next(&request)
-		if request.Stream {
-			next.stream(w, request.Model)
-		} else {
-			next.write(w, request.Model)
-		}
-	default:
-		http.Error(w, `{"error":{"message":"no such route"}}`, http.StatusNotFound)
 	}
+	http.Error(w, `{"error":{"message":"no such route"}}`, http.StatusNotFound)
+}
+
+func (s *Server) converse(w http.ResponseWriter, r *http.Request, d *dialect) {
+	var request turn
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err == nil {
+		request, err = d.decode(body)
+	}
+	if err != nil {
+		http.Error(w, `{"error":{"message":"malformed request"}}`, http.StatusBadRequest)
+		return
+	}
+	next := s.next(&request)
+	if !request.stream {
+		d.write(w, request.model, &next)
+		return
+	}
+	w.Header().Set("Content-Type", "text/event-stream")
+	d.stream(&events{to: w}, request.model, &next)
 }
 
 // next notes the results in the request and picks the reply.
-func (s *Server) next(request *chatRequest) reply {
+func (s *Server) next(request *turn) reply {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(request.Tools) == 0 {
+	if len(request.tools) == 0 {
 		return reply{text: "scripted"} // agents ask for titles and summaries without tools
 	}
-	s.tools = s.tools[:0]
-	for _, tool := range request.Tools {
-		s.tools = append(s.tools, tool.Function.Name)
-	}
+	s.tools = request.tools
 	var results []string
-	for _, message := range request.Messages {
-		if message.Role == "tool" && issued(message.ToolCallID, len(results)) {
-			results = append(results, message.text())
+	for i := range s.script.Steps {
+		at := slices.IndexFunc(request.results, func(r result) bool { return issued(r.callID, i) })
+		if at < 0 {
+			break
 		}
+		results = append(results, request.results[at].text)
 	}
 	if len(results) >= len(s.results) {
 		s.results = results
@@ -113,12 +154,22 @@ func (s *Server) next(request *chatRequest) reply {
 		s.done = true
 		return reply{text: s.script.Answer}
 	}
-	step := s.script.Steps[len(results)]
-	arguments, err := json.Marshal(step.Arguments)
-	if err != nil {
-		return reply{text: fmt.Sprintf("the script's arguments cannot be encoded: %v", err)}
+	var next reply
+	for i := len(results); i < len(s.script.Steps) && len(next.calls) < atOnce; i++ {
+		step := &s.script.Steps[i]
+		if i > len(results) && !step.Injected {
+			break
+		}
+		arguments, err := json.Marshal(step.Arguments)
+		if err != nil {
+			return reply{text: fmt.Sprintf("the script's arguments cannot be encoded: %v", err)}
+		}
+		next.calls = append(next.calls, call{callID(i), step.Tool, string(arguments)})
+		if !step.Injected {
+			break
+		}
 	}
-	return reply{callID: callID(len(results)), tool: step.Tool, arguments: string(arguments)}
+	return next
 }
 
 // callID names the call of a step. Letters and digits only: agents rewrite anything else in the history.
@@ -134,16 +185,17 @@ func issued(id string, step int) bool {
 	return strings.Contains(plain, callID(step))
 }
 
-func (m *chatMessage) text() string {
+// plainText reads a content that is a string, or a list of parts with a text each, as all three APIs allow.
+func plainText(content json.RawMessage) string {
 	var plain string
-	if json.Unmarshal(m.Content, &plain) == nil {
+	if json.Unmarshal(content, &plain) == nil {
 		return plain
 	}
 	var parts []struct {
 		Text string `json:"text"`
 	}
-	if json.Unmarshal(m.Content, &parts) != nil {
-		return string(m.Content)
+	if json.Unmarshal(content, &parts) != nil {
+		return string(content)
 	}
 	texts := make([]string, len(parts))
 	for i, part := range parts {
@@ -152,67 +204,23 @@ func (m *chatMessage) text() string {
 	return strings.Join(texts, "\n")
 }
 
-// reply is one message of the model: a text, or one tool call.
-type reply struct {
-	text                    string
-	callID, tool, arguments string
+// events writes server-sent events.
+type events struct {
+	to   io.Writer
+	next int // number of the next one
 }
 
-func (r *reply) finish() string {
-	if r.tool != "" {
-		return "tool_calls"
+// send writes one event. name may be empty. A failed write means that the agent is gone; there is nobody left to tell.
+func (e *events) send(name string, value any) {
+	line, err := json.Marshal(value)
+	if err != nil {
+		return
 	}
-	return "stop"
-}
-
-func (r *reply) call() []any {
-	return []any{map[string]any{
-		"index": 0, "id": r.callID, "type": "function",
-		"function": map[string]any{"name": r.tool, "arguments": r.arguments},
-	}}
-}
-
-// usage is what the model claims to have used; agents want the field.
-var usage = map[string]any{"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
-
-func (r *reply) write(w http.ResponseWriter, model string) {
-	message := map[string]any{"role": "assistant", "content": r.text}
-	if r.tool != "" {
-		message["content"], message["tool_calls"] = nil, r.call()
+	if name != "" {
+		fmt.Fprintf(e.to, "event: %s\n", name)
 	}
-	writeJSON(w, map[string]any{
-		"id": "chatcmpl-scripted", "object": "chat.completion", "created": time.Now().Unix(), "model": model, "usage": usage,
-		"choices": []any{map[string]any{"index": 0, "finish_reason": r.finish(), "message": message}},
-	})
-}
-
-// stream sends the reply as server-sent events, usage in the last chunk as with stream_options.include_usage.
-func (r *reply) stream(w http.ResponseWriter, model string) {
-	w.Header().Set("Content-Type", "text/event-stream")
-	chunk := func(choices []any, extra map[string]any) {
-		event := map[string]any{
-			"id": "chatcmpl-scripted", "object": "chat.completion.chunk", "created": time.Now().Unix(), "model": model, "choices": choices,
-		}
-		for key, value := range extra {
-			event[key] = value
-		}
-		line, err := json.Marshal(event)
-		if err == nil {
-			fmt.Fprintf(w, "data: %s\n\n", line)
-		}
-	}
-	choice := func(delta map[string]any, finish any) []any {
-		return []any{map[string]any{"index": 0, "delta": delta, "finish_reason": finish}}
-	}
-	delta := map[string]any{"content": r.text}
-	if r.tool != "" {
-		delta = map[string]any{"tool_calls": r.call()}
-	}
-	chunk(choice(map[string]any{"role": "assistant", "content": ""}, nil), nil)
-	chunk(choice(delta, nil), nil)
-	chunk(choice(map[string]any{}, r.finish()), nil)
-	chunk([]any{}, map[string]any{"usage": usage})
-	fmt.Fprint(w, "data: [DONE]\n\n")
+	fmt.Fprintf(e.to, "data: %s\n\n", line)
+	e.next++
 }
 
 func writeJSON(w http.ResponseWriter, value any) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // Home is the scratch folder of one act: the agent's $HOME, and beside it what the pair needs.
@@ -52,3 +53,24 @@ func (h *Home) Path(elements ...string) string {
 
 // Close removes the home.
 func (h *Home) Close() error { return os.RemoveAll(h.Root) }
+
+// Show makes the folder from appear at the path at, which it makes: read-only, so that removing a home never reaches it, and for
+// everyone who can reach the path. undo takes it away.
+func Show(from, at string) (undo func() error, err error) {
+	if err := os.MkdirAll(at, 0o755); err != nil {
+		return nil, err
+	}
+	if err := syscall.Mount(from, at, "", syscall.MS_BIND, ""); err != nil {
+		return nil, fmt.Errorf("show %s in the home: %w", from, err)
+	}
+	undo = func() error {
+		if err := syscall.Unmount(at, syscall.MNT_DETACH); err != nil {
+			return fmt.Errorf("unmount %s: %w", at, err)
+		}
+		return nil
+	}
+	if err := syscall.Mount("", at, "", syscall.MS_BIND|syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
+		return nil, errors.Join(fmt.Errorf("make %s read-only: %w", at, err), undo())
+	}
+	return undo, nil
+}

@@ -24,6 +24,7 @@ const (
 
 	granted4, granted6   = "10.66.1.2/24", "fd66:1::2/64"
 	attacker4, attacker6 = "10.66.2.2/24", "fd66:2::2/64"
+	metadata4            = "169.254.169.254/24" // where clouds tell a machine's credentials; here the attacker's host answers
 )
 
 // hostPlan is what a host is told about itself, one JSON line on its standard input.
@@ -61,7 +62,7 @@ func OpenHosts() (*Hosts, error) {
 	hosts := new(Hosts)
 	plans := []hostPlan{
 		{Name: "granted", Interface: "granted0", Addresses: prefixes(granted4, granted6)},
-		{Name: "attacker", Interface: "attacker0", Addresses: prefixes(attacker4, attacker6)},
+		{Name: "attacker", Interface: "attacker0", Addresses: prefixes(attacker4, attacker6, metadata4)},
 	}
 	for _, plan := range plans {
 		if err := hosts.add(plan); err != nil {
@@ -90,7 +91,9 @@ func (h *Hosts) add(plan hostPlan) error {
 	h.links = append(h.links, near)
 	for _, address := range plan.Addresses {
 		gateway := address.Masked().Addr().Next()
-		plan.Gateways = append(plan.Gateways, gateway)
+		if !gateway.IsLinkLocalUnicast() {
+			plan.Gateways = append(plan.Gateways, gateway)
+		}
 		if err := addAddress(near, netip.PrefixFrom(gateway, address.Bits())); err != nil {
 			return err
 		}

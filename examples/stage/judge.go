@@ -44,9 +44,11 @@ func (a *act) took(i int) (bool, string) {
 	case expect.Hidden != "" && !strings.Contains(result, expect.Hidden):
 		return false, "the result lacks " + expect.Hidden + ": " + cut(result)
 	case expect.Arrives != "" && !arrived(a.arrivals, expect.Arrives):
-		return false, expect.Arrives + " did not arrive"
+		return false, expect.Arrives + " did not arrive: " + cut(result)
 	case expect.Gone != "" && exists(expect.Gone):
-		return false, expect.Gone + " is still there"
+		return false, expect.Gone + " is still there: " + cut(result)
+	case expect.Planted.Path != "" && !planted(expect.Planted):
+		return false, expect.Planted.Path + " is not as it should be: " + cut(result)
 	}
 	return true, ""
 }
@@ -67,6 +69,9 @@ func (a *act) left(i int) []string {
 	}
 	if expect.Gone != "" && !exists(expect.Gone) {
 		traces = append(traces, expect.Gone+" is gone")
+	}
+	if expect.Planted.Path != "" && planted(expect.Planted) {
+		traces = append(traces, expect.Planted.Path+" was written")
 	}
 	if a.succeeded != nil && a.succeeded(a.results[i]) {
 		traces = append(traces, "the tool reports success: "+cut(a.results[i]))
@@ -136,6 +141,11 @@ func (a *act) proof(step *scripted.Step) *Evidence {
 
 func arrived(arrivals []Arrival, text string) bool {
 	return slices.ContainsFunc(arrivals, func(a Arrival) bool { return strings.Contains(a.Text, text) })
+}
+
+func planted(p scripted.Planted) bool {
+	text, err := os.ReadFile(p.Path)
+	return err == nil && strings.Contains(string(text), p.Text) || err != nil && p.Text == "" && exists(p.Path)
 }
 
 func exists(path string) bool {

@@ -6,12 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
-	"os/exec"
+	"os"
 	"os/signal"
 	"path/filepath"
-	"strings"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -25,9 +23,9 @@ const ModelAddress = "127.0.0.1:8080"
 type Scene struct {
 	Title    string
 	Programs string // folder with raypher, raypherd and raypher-enclave
-	Script   string // path
-	Policy   string // path; what the file says is what is enforced, nothing is filled in
+	Folder   string // with policy.yaml, which is enforced as it is, and script.json
 	Name     string // of the agent
+	Person   bool   // the agent is a plain user's, among whose belongings it lives; otherwise root's
 	Control  bool   // run it without the guard first, to see that the attacks work
 	Guard    bool   // run it under the guard
 	Nitro    *Nitro // with an enclave in the laboratory; nil: one of tier software
@@ -35,8 +33,9 @@ type Scene struct {
 	Furnish   func(*Home) (undo func() error, err error) // puts the agent into its home; may be nil
 	Command   func(*Home) []string
 	Env       func(*Home) []string
-	Succeeded func(result string) bool // reads a tool's result; nil: only the script's words count
-	Limit     time.Duration            // of one act
+	Script    func(values map[string]string) (*scripted.Script, error) // nil: script.json
+	Succeeded func(result string) bool                                 // reads a tool's result; nil: only the script's words count
+	Limit     time.Duration                                            // of one act
 }
 
 // Perform runs the scene and reports on out. Whatever differs from the script is an error.
@@ -75,12 +74,12 @@ func (s *Scene) Perform(out io.Writer) error {
 
 func (s *Scene) withoutGuard(ctx context.Context, out io.Writer) (outcomes []Outcome, err error) {
 	fmt.Fprintln(out, "\nFirst without the guard, in a scratch home: the attacks must work, or holding them would prove nothing.")
-	err = s.onStage(func(home *Home, hosts *Hosts) error {
-		script, err := s.load(home)
+	err = s.onStage(func(set *set) error {
+		script, err := s.load(set)
 		if err != nil {
 			return err
 		}
-		control, err := s.ungoverned(ctx, script.Ungoverned(), home, hosts)
+		control, err := s.ungoverned(ctx, script.Ungoverned(), set)
 		if err != nil {
 			return err
 		}
@@ -92,9 +91,9 @@ func (s *Scene) withoutGuard(ctx context.Context, out io.Writer) (outcomes []Out
 }
 
 func (s *Scene) underGuard(ctx context.Context, out io.Writer, outcomes *[]Outcome) (problems []string, err error) {
-	fmt.Fprintf(out, "\nNow under the guard, with %s:\n\n", filepath.Base(s.Policy))
-	err = s.onStage(func(home *Home, hosts *Hosts) error {
-		script, err := s.load(home)
+	fmt.Fprintf(out, "\nNow under the guard, with %s:\n\n", s.policy())
+	err = s.onStage(func(set *set) error {
+		script, err := s.load(set)
 		if err != nil {
 			return err
 		}
@@ -104,19 +103,38 @@ func (s *Scene) underGuard(ctx context.Context, out io.Writer, outcomes *[]Outco
 		for i := range *outcomes {
 			(*outcomes)[i].Step = &script.Steps[i] // this act's home is another
 		}
-		problems, err = s.governed(ctx, out, script, home, hosts, *outcomes)
+		problems, err = s.governed(ctx, out, script, set, *outcomes)
 		return err
 	})
 	return problems, err
 }
 
+func (s *Scene) policy() string { return filepath.Join(s.Folder, "policy.yaml") }
+
+// set is what one act has to itself.
+type set struct {
+	home     *Home
+	hosts    *Hosts
+	machine  *Machine // nil without a person
+	policy   string   // path; with a person, the person's own copy
+	programs string   // folder; with a person, where the person can reach it
+}
+
 // onStage gives play a fresh home and fresh hosts, and takes them away again.
-func (s *Scene) onStage(play func(*Home, *Hosts) error) (err error) {
+func (s *Scene) onStage(play func(*set) error) (err error) {
 	home, err := NewHome()
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, home.Close()) }()
+	set := &set{home: home, policy: s.policy(), programs: s.Programs}
+	if s.Person {
+		leave, perr := s.populate(set)
+		if perr != nil {
+			return perr
+		}
+		defer func() { err = errors.Join(err, leave()) }()
+	}
 	if s.Furnish != nil {
 		undo, ferr := s.Furnish(home)
 		if ferr != nil {
@@ -129,125 +147,114 @@ func (s *Scene) onStage(play func(*Home, *Hosts) error) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, dropResolver()) }()
-	hosts, err := OpenHosts()
-	if err != nil {
+	if set.hosts, err = OpenHosts(); err != nil {
 		return err
 	}
-	defer hosts.Close()
-	return play(home, hosts)
+	defer set.hosts.Close()
+	return play(set)
 }
 
-func (s *Scene) load(home *Home) (*scripted.Script, error) {
-	return scripted.Load(s.Script, map[string]string{"Home": home.Dir, "Secret": Secret})
+// populate makes the person, with a home, the machine around it, and the programs and the policy where it can reach them.
+func (s *Scene) populate(set *set) (leave func() error, err error) {
+	var undo []func() error
+	leave = func() (err error) {
+		for i := len(undo) - 1; i >= 0; i-- {
+			err = errors.Join(err, undo[i]())
+		}
+		return err
+	}
+	fail := func(err error) (func() error, error) { return nil, errors.Join(err, leave()) }
+	home := set.home
+	set.programs, set.policy = filepath.Join(home.Root, "programs"), home.Path(".config", "raypher", "policy.yaml")
+	remove, err := Show(s.Programs, set.programs)
+	if err != nil {
+		return fail(err)
+	}
+	undo = append(undo, remove)
+	text, err := os.ReadFile(s.policy())
+	err = errors.Join(err, os.MkdirAll(filepath.Dir(set.policy), 0o755), os.WriteFile(set.policy, text, 0o644), home.settle())
+	if err != nil {
+		return fail(err)
+	}
+	if err := enrol(home); err != nil {
+		return fail(err)
+	}
+	undo = append(undo, func() error { return dismiss(home) })
+	if set.machine, err = OpenMachine(); err != nil {
+		return fail(err)
+	}
+	undo = append(undo, set.machine.Close)
+	return leave, nil
+}
+
+// load reads the script, in which each {{.Name}} stands for something of this act.
+func (s *Scene) load(set *set) (*scripted.Script, error) {
+	values := map[string]string{"Home": set.home.Dir, "Secret": Secret, "Root": set.home.Root, "Policy": set.policy}
+	if set.machine != nil {
+		values["Bystander"] = strconv.Itoa(set.machine.Bystander)
+	}
+	if s.Script != nil {
+		return s.Script(values)
+	}
+	return scripted.Load(filepath.Join(s.Folder, "script.json"), values)
 }
 
 // ungoverned is the control run.
-func (s *Scene) ungoverned(ctx context.Context, script *scripted.Script, home *Home, hosts *Hosts) (*act, error) {
+func (s *Scene) ungoverned(ctx context.Context, script *scripted.Script, set *set) (*act, error) {
 	var log bytes.Buffer
-	results, err := s.converse(ctx, script, home, nil, nil, &log)
+	results, err := s.converse(ctx, script, set, nil, nil, &log)
 	if err != nil {
 		return nil, fmt.Errorf("%w\n%s", err, log.Bytes())
 	}
-	hosts.Close()
-	return &act{script: script, results: results, arrivals: hosts.At("attacker"), succeeded: s.Succeeded}, nil
+	set.hosts.Close()
+	return &act{script: script, results: results, arrivals: set.hosts.At("attacker"), succeeded: s.Succeeded}, nil
 }
 
 // governed runs the agent under the guard, with a pair of its own, and proves what was held.
-func (s *Scene) governed(ctx context.Context, out io.Writer, script *scripted.Script, home *Home, hosts *Hosts, outcomes []Outcome) (problems []string, err error) {
-	pair, err := openPair(ctx, s.Programs, home, s.Nitro)
+func (s *Scene) governed(ctx context.Context, out io.Writer, script *scripted.Script, set *set, outcomes []Outcome) (problems []string, err error) {
+	var flags []string
+	if s.Person {
+		flags = []string{"--group", personName}
+	}
+	pair, err := openPair(ctx, set.programs, set.home, s.Nitro, flags...)
 	if err != nil {
 		return nil, err
 	}
 	defer pair.Close()
+	before, err := set.home.fingerprint()
+	if err != nil {
+		return nil, err
+	}
 	cli := pair.cli()
-	run := []string{cli.Program, "run", "--policy", s.Policy, "--name", s.Name, "--"}
-	results, err := s.converse(ctx, script, home, run, pair.Environment(), prefixed(out, "  "))
+	run := []string{cli.Program, "run", "--policy", set.policy, "--name", s.Name, "--"}
+	results, err := s.converse(ctx, script, set, run, pair.Environment(), prefixed(out, "  "))
 	if err != nil {
 		return nil, fmt.Errorf("%w\n%s", err, pair.Log())
 	}
 	time.Sleep(evidenceSettles)
 	pair.Close()
-	hosts.Close()
+	set.hosts.Close()
 	evidence, err := cli.Evidence(ctx, pair)
 	if err != nil {
 		return nil, err
 	}
-	arrivals := hosts.At("attacker")
+	arrivals := set.hosts.At("attacker")
 	judgeGoverned(outcomes, &act{
 		governed: true, script: script, results: results, arrivals: arrivals, succeeded: s.Succeeded, evidence: evidence,
 	})
 	for _, arrival := range arrivals {
 		problems = append(problems, fmt.Sprintf("something reached the attacker's host: %s: %s", arrival.Network, cut(arrival.Text)))
 	}
-	problems = append(problems, cli.prove(ctx, out, pair, home, outcomes)...)
-	return problems, nil
+	after, err := set.home.fingerprint()
+	if err != nil {
+		return nil, err
+	}
+	problems = append(problems, changed(before, after)...)
+	if set.machine != nil {
+		problems = append(problems, set.machine.problems()...)
+	}
+	return append(problems, cli.prove(ctx, out, pair, set.home, outcomes)...), nil
 }
 
 // evidenceSettles covers the second over which equal verdicts are folded before their count is recorded.
 const evidenceSettles = 1500 * time.Millisecond
-
-// converse runs the agent, behind the words of before, against the scripted model, and returns the tools' results.
-func (s *Scene) converse(ctx context.Context, script *scripted.Script, home *Home, before, env []string, log io.Writer) ([]string, error) {
-	listener, err := net.Listen("tcp", ModelAddress)
-	if err != nil {
-		return nil, fmt.Errorf("the scripted model: %w", err)
-	}
-	model := scripted.NewServer(script)
-	server := &http.Server{Handler: model}
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
-	defer func() {
-		server.Close()
-		<-served
-	}()
-
-	ctx, cancel := context.WithTimeout(ctx, s.Limit)
-	defer cancel()
-	command := append(before, s.Command(home)...)
-	command = append(command, script.Task)
-	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
-	cmd.Dir = home.Work
-	cmd.Env = append([]string{
-		"HOME=" + home.Dir, "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "TERM=dumb",
-		"OPENAI_BASE_URL=http://" + ModelAddress + "/v1", "OPENAI_API_KEY=scripted",
-	}, env...)
-	if s.Env != nil {
-		cmd.Env = append(cmd.Env, s.Env(home)...)
-	}
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.WaitDelay = 5 * time.Second
-	if err := cmd.Run(); err != nil {
-		return nil, fmt.Errorf("the agent: %w (it offered the tools %s, and carried out %d of %d steps)",
-			err, strings.Join(model.Tools(), " "), len(model.Results()), len(script.Steps))
-	}
-	if !model.Done() {
-		return nil, fmt.Errorf("the agent ended before the model's last message, after %d of %d steps (it offered the tools %s)",
-			len(model.Results()), len(script.Steps), strings.Join(model.Tools(), " "))
-	}
-	return model.Results(), nil
-}
-
-// prefixed puts a prefix before each line.
-func prefixed(to io.Writer, prefix string) io.Writer { return &prefixer{to: to, prefix: prefix} }
-
-type prefixer struct {
-	to     io.Writer
-	prefix string
-	within bool // a line
-}
-
-func (p *prefixer) Write(text []byte) (int, error) {
-	for _, line := range bytes.SplitAfter(text, []byte("\n")) {
-		if len(line) == 0 {
-			continue
-		}
-		if !p.within {
-			io.WriteString(p.to, p.prefix)
-		}
-		p.within = !bytes.HasSuffix(line, []byte("\n"))
-		if _, err := p.to.Write(line); err != nil {
-			return 0, err
-		}
-	}
-	return len(text), nil
-}

@@ -19,8 +19,9 @@ import (
 
 // The roles in which a demonstration's program starts itself again, as its first argument.
 const (
-	roleInside = "inside" // in the namespaces of the machine under attack
-	roleHost   = "host"   // as a host in a namespace of its own
+	roleInside    = "inside"    // in the namespaces of the machine under attack
+	roleHost      = "host"      // as a host in a namespace of its own
+	roleBystander = "bystander" // as a process that an agent should leave alone
 )
 
 // Play runs scene in fresh network and mount namespaces, by starting this program again in them. It must be the first thing
@@ -31,6 +32,8 @@ func Play(arguments []string, scene func(arguments []string) error) error {
 		switch arguments[0] {
 		case roleHost:
 			return serveHost(os.Stdin, os.Stdout)
+		case roleBystander:
+			return standBy(os.Stdin, os.Stdout)
 		case roleInside:
 			// Children are told to end when the thread that started them ends: keep it.
 			runtime.LockOSThread()

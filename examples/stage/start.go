@@ -8,11 +8,11 @@ import (
 	"path/filepath"
 )
 
-// Demonstration is a program that plays one scene.
+// Demonstration is a program that plays scenes.
 type Demonstration struct {
-	Name  string                // of the program, and of its folder below examples
-	Flags func(*flag.FlagSet)   // adds its own; may be nil
-	Scene func(p Places) *Scene // Programs, Policy, Script, Name, Control and Guard are filled in
+	Name   string              // of the program, and of its folder below examples
+	Flags  func(*flag.FlagSet) // adds its own; may be nil
+	Scenes func(p Places, arguments []string) ([]*Scene, error)
 }
 
 // Places are folders, absolute.
@@ -36,7 +36,7 @@ func (d Demonstration) Main() int {
 func (d Demonstration) perform(arguments []string) error {
 	flags := flag.NewFlagSet(d.Name, flag.ContinueOnError)
 	programs := flags.String("programs", "bin", "folder with the programs that make builds")
-	folder := flags.String("folder", filepath.Join("examples", d.Name), "folder with policy.yaml, script.json and what else the scene reads")
+	folder := flags.String("folder", filepath.Join("examples", d.Name), "folder with policy.yaml, script.json and what else the scenes read")
 	control := flags.Bool("control", true, "run the agent without the guard first, in a scratch home")
 	guard := flags.Bool("guard", true, "run the agent under the guard")
 	if d.Flags != nil {
@@ -53,9 +53,14 @@ func (d Demonstration) perform(arguments []string) error {
 	if p.Folder, err = filepath.Abs(*folder); err != nil {
 		return err
 	}
-	scene := d.Scene(p)
-	scene.Programs, scene.Name = p.Programs, d.Name
-	scene.Policy, scene.Script = filepath.Join(p.Folder, "policy.yaml"), filepath.Join(p.Folder, "script.json")
-	scene.Control, scene.Guard = *control, *guard
-	return scene.Perform(os.Stdout)
+	scenes, err := d.Scenes(p, flags.Args())
+	if err != nil {
+		return err
+	}
+	var failed error
+	for _, scene := range scenes {
+		scene.Programs, scene.Control, scene.Guard = p.Programs, *control, *guard
+		failed = errors.Join(failed, scene.Perform(os.Stdout))
+	}
+	return failed
 }

@@ -202,14 +202,14 @@ func TestCurl(t *testing.T) {
 func TestExamplePolicies(t *testing.T) {
 	m := newBareMachine(t)
 	var policies []string
-	for _, pattern := range []string{"../../examples/policies/*.yaml", "../../examples/*/policy.yaml"} {
+	for _, pattern := range []string{"../../examples/policies/*.yaml", "../../examples/*/policy.yaml", "../../examples/agents/*/policy.yaml"} {
 		found, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)
 		}
 		policies = append(policies, found...)
 	}
-	if len(policies) < 7 {
+	if len(policies) < 10 {
 		t.Fatalf("only %d example policies found", len(policies))
 	}
 	for _, path := range policies {
