@@ -84,6 +84,7 @@ type ParentMessage struct {
 	Seen     *Seen     `json:"seen,omitempty"`
 	Observed *Observed `json:"observed,omitempty"`
 	Answered *Answered `json:"answered,omitempty"`
+	Armed    *Armed    `json:"armed,omitempty"`
 	End      *End      `json:"end,omitempty"`
 	Refused  *Refused  `json:"refused,omitempty"`
 }
@@ -105,6 +106,8 @@ func (m *ParentMessage) Kind() string {
 		return "seen"
 	case m.Answered != nil:
 		return fmt.Sprint("answered ", m.Answered.ID)
+	case m.Armed != nil:
+		return "armed"
 	case m.End != nil:
 		return "end"
 	case m.Refused != nil:
@@ -120,11 +123,15 @@ type Terms struct {
 	Permit      []byte   `json:"permit"`                 // canonical form; the floor is built from this
 	AgentSocket string   `json:"agent_socket"`           // unix socket of the Agent service, reached through the warden
 	ClosedPaths []string `json:"closed_paths,omitempty"` // absolute: this daemon's run and state folders, which no agent may open
+	// FilesHeld says that programs of BPF LSM decide what the agent does with files, from the moment that Armed tells. Then Landlock
+	// holds none, and of the calls on files only those are notified that may need a person.
+	FilesHeld bool `json:"files_held,omitempty"`
 }
 
 // Equal says whether two terms are the same.
 func (t *Terms) Equal(other *Terms) bool {
-	return bytes.Equal(t.Permit, other.Permit) && t.AgentSocket == other.AgentSocket && slices.Equal(t.ClosedPaths, other.ClosedPaths)
+	return bytes.Equal(t.Permit, other.Permit) && t.AgentSocket == other.AgentSocket && slices.Equal(t.ClosedPaths, other.ClosedPaths) &&
+		t.FilesHeld == other.FilesHeld
 }
 
 // Granted is what an agent is granted.
@@ -179,6 +186,9 @@ type Answered struct {
 	// UntilBoottimeNs is how long equal calls are granted too: 0, only those that wait; the largest number, the agent's life.
 	UntilBoottimeNs int64 `json:"until_boottime_ns,omitempty"`
 }
+
+// Armed answers Started where Terms.FilesHeld: the agent's rules are in force in the kernel, and its program may be executed.
+type Armed struct{}
 
 // End says that raypherd ends the agent.
 type End struct {

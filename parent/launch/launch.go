@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -30,6 +31,10 @@ type Options struct {
 	Quiet           bool // no bound line and no lines for verdicts
 	JSON            bool
 	Argv            []string
+	ReportPath      string // takes what mode audit would have refused; empty: nothing
+	// TraceFD is an inherited descriptor that takes the trace of a run in mode audit, which is then demanded; 0: none. The program
+	// does not get it.
+	TraceFD int
 
 	// Socket of raypherd; empty: found, or a private pair is started.
 	Socket string
@@ -51,6 +56,7 @@ type runner struct {
 	limits    floor.Options // without what the terms close
 	granted   *attend.Granted
 	ready     *ready
+	report    int // descriptor of the report; 0: none
 }
 
 // Run starts the agent in place of this process. It returns only when that failed.
@@ -74,6 +80,9 @@ func (r *runner) run() (err error) {
 		return err
 	}
 	if r.terminals, err = checkStandard(); err != nil {
+		return err
+	}
+	if err := r.openReport(); err != nil {
 		return err
 	}
 	request, err := r.read()
@@ -156,6 +165,19 @@ func (r *runner) read() (*attend.Launch, error) {
 	return l, nil
 }
 
+// openReport opens the report as the user who asked for it, while nothing is given up yet.
+func (r *runner) openReport() error {
+	if r.options.ReportPath == "" {
+		return nil
+	}
+	fd, err := unix.Open(r.options.ReportPath, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return fmt.Errorf("report %s: %w", r.options.ReportPath, err)
+	}
+	r.report = fd
+	return nil
+}
+
 // startWarden starts the warden with nothing of ours but the standard error and its end of the conversation.
 func (r *runner) startWarden() error {
 	own, theirs, err := warden.NewConversation()
@@ -182,9 +204,20 @@ func (r *runner) startWarden() error {
 	if r.options.Quiet || unix.Fstat(2, &st) != nil {
 		output = int(null.Fd())
 	}
+	files := []int{int(null.Fd()), int(null.Fd()), output, theirs.FD()}
+	for _, more := range []struct {
+		flag string
+		fd   int
+	}{{"--trace-fd", r.options.TraceFD}, {"--report-fd", r.report}} {
+		if more.fd > 0 {
+			argv = append(argv, more.flag, strconv.Itoa(len(files)))
+			files = append(files, more.fd)
+			defer unix.CloseOnExec(more.fd)
+		}
+	}
 	_, err = command{
 		path: path, argv: argv, env: os.Environ(),
-		files: []int{int(null.Fd()), int(null.Fd()), output, theirs.FD()},
+		files: files,
 		plain: true,
 	}.start()
 	if err != nil {
@@ -286,7 +319,7 @@ func (r *runner) become() error {
 // visaFile returns the path at which the agent finds its visa. Where opens are not notified it is a file in memory that the
 // program inherits.
 func (r *runner) visaFile() (path string, files []int, err error) {
-	if r.ready.permit.Filesystem != nil {
+	if r.ready.permit.Filesystem != nil && !r.granted.FilesHeld {
 		return r.granted.VisaPath, nil, nil
 	}
 	fd, err := warden.VisaFile(r.granted.Visa)

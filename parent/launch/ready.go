@@ -60,6 +60,7 @@ func (r *runner) prepare(terms attend.Terms) (*ready, error) {
 	}
 	n := &ready{terms: terms, permit: floor.Resolved(permit), limits: r.limits}
 	n.limits.Closed = slices.Concat(r.limits.Closed, r.limits.Mounts.Everywhere(terms.ClosedPaths))
+	n.limits.FilesHeld = terms.FilesHeld
 	slices.Sort(n.limits.Closed)
 	n.limits.Closed = slices.Compact(n.limits.Closed)
 	if err := r.program.granted(n.permit); err != nil {
@@ -71,7 +72,8 @@ func (r *runner) prepare(terms attend.Terms) (*ready, error) {
 	n.plan.Notes = append(n.plan.Notes, r.ownRules(n.permit)...)
 	n.filter, err = floor.Filter{
 		Permit: n.permit, AllConnects: floor.NeedsAllConnects(n.permit, terms.AgentSocket),
-		Signals: r.options.signals || !floor.SignalsHeld(),
+		Observed: n.permit.Mode == policy.Audit,
+		Signals:  r.options.signals || !floor.SignalsHeld(), FilesHeld: terms.FilesHeld,
 	}.Assemble()
 	return n, err
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/raypher/raypher/parent/guard/floor"
 	"github.com/raypher/raypher/parent/relay"
 	"github.com/raypher/raypher/policy"
+	"github.com/raypher/raypher/trace"
 	"github.com/raypher/raypher/visa"
 )
 
@@ -47,6 +48,8 @@ type Options struct {
 	Output  *os.File      // where lines for the person go; nil: nowhere
 	JSON    bool
 	Color   bool
+	Trace   *os.File // takes the trace of a run in mode audit, which any other mode then refuses; nil: none is kept
+	Report  *os.File // takes what enforce would have refused, in mode audit, as JSON; nil: nothing
 }
 
 // warden is the state of one run.
@@ -71,7 +74,10 @@ type warden struct {
 	end        sync.Mutex // of the next two and what they say of the freezer
 	deadline   int64      // the visa's end, nanoseconds of CLOCK_BOOTTIME
 	frozen     bool
+	recorder   *trace.Recorder // of a run in mode audit; nil: another mode
+	home       string
 	ready      chan struct{} // closed when broker is set
+	armed      chan struct{} // one slot: the kernel holds the agent's rules for files
 	broker     *broker.Broker
 }
 
@@ -80,7 +86,7 @@ type warden struct {
 func Run(ctx context.Context, o Options) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	w := &warden{options: o, ready: make(chan struct{})}
+	w := &warden{options: o, ready: make(chan struct{}), armed: make(chan struct{}, 1)}
 	var out io.Writer = io.Discard
 	if o.Output != nil {
 		out = o.Output
@@ -93,7 +99,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return w.fail(err)
 	}
-	if err := w.prepare(); err != nil {
+	if err := errors.Join(w.prepare(), w.observe(launch)); err != nil {
 		return w.fail(err)
 	}
 	defer w.freezer.close()
@@ -112,15 +118,41 @@ func Run(ctx context.Context, o Options) error {
 	go w.releaseTerminal(ctx, int(launch.RunnerPID))
 	served := make(chan error, 1)
 	go func() { served <- w.broker.Serve(ctx) }()
+	if err := w.awaitArmed(ctx, served); err != nil {
+		return w.fail(err)
+	}
 	if err := o.Runner.Send(Serving, nil); err != nil {
 		return err
 	}
 	o.Runner.Close()
 	err = <-served
+	w.awaitLast()
 	if lost := w.line.end(); lost > 0 {
 		w.lines.Say("%d verdicts did not reach raypherd", lost)
 	}
+	w.endTrace()
 	return err
+}
+
+// armedWait is how long raypherd may take to arm the guard of files. It writes a few maps.
+const armedWait = 30 * time.Second
+
+// awaitArmed waits until the kernel holds the agent's rules for files, where it does: before that, nothing may be executed.
+func (w *warden) awaitArmed(ctx context.Context, served chan error) error {
+	if !w.granted.FilesHeld {
+		return nil
+	}
+	select {
+	case <-w.armed:
+		return nil
+	case err := <-served:
+		served <- err
+		return errors.New("the agent ended before its rules were in force")
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(armedWait):
+		return errors.New("raypherd did not put the rules for files in force: the program is not executed")
+	}
 }
 
 // fail tells the runner why the agent cannot start.
@@ -274,7 +306,7 @@ func (w *warden) receiveFloor() error {
 		Closed: f.Closed, Sealed: f.Sealed, Devices: f.Devices, Cgroup: w.cgroup,
 		VisaPath: w.granted.VisaPath, Visa: w.pass.get, AgentSocket: w.granted.AgentSocket,
 		Relay: w.options.Relay, Relayed: w.relayed,
-		Report: w.report, Count: w.count, Kill: w.kill, Ask: w.asked, Withdraw: w.withdrawn,
+		Observe: w.observer(), Report: w.verdict, Count: w.count, Kill: w.kill, Ask: w.asked, Withdraw: w.withdrawn,
 	})
 	return err
 }
@@ -312,12 +344,19 @@ func (w *warden) hear(m *attend.ParentMessage) {
 		err = w.renew(m.Renewed.Visa, m.Renewed.ExpiresBoottimeNs)
 	case m.Narrowed != nil:
 		err = errors.Join(w.narrow(m.Narrowed.Permit), w.renew(m.Narrowed.Visa, m.Narrowed.ExpiresBoottimeNs))
+	case m.Observed != nil:
+		w.hearObserved(m.Observed)
 	case m.Seen != nil:
 		if v, decodeErr := journal.DecodeVerdict(m.Seen.Verdict); decodeErr == nil {
 			w.lines.Verdict(v)
 		}
 	case m.Answered != nil:
 		w.broker.Answer(m.Answered.ID, broker.Answer{Approved: m.Answered.Approved, Until: m.Answered.UntilBoottimeNs})
+	case m.Armed != nil:
+		select {
+		case w.armed <- struct{}{}:
+		default:
+		}
 	case m.End != nil:
 		w.lines.Say("raypherd ends the agent: %s", m.End.Reason)
 	}
@@ -331,6 +370,7 @@ func (w *warden) away(err error) {
 	if w.broker.Over() || w.freezer.empty(w.granted.Cgroup) {
 		return
 	}
+	w.observedAway()
 	but := ""
 	if w.relayed {
 		but = ", but new programs are refused until it is back (kernel.yama.ptrace_scope)"
@@ -402,8 +442,8 @@ func withinLaunch(launch *policy.Policy, raw []byte) (*policy.Policy, error) {
 	return permit, nil
 }
 
-// report takes a verdict of the broker.
-func (w *warden) report(v journal.Verdict) {
+// verdict takes a verdict of the broker.
+func (w *warden) verdict(v journal.Verdict) {
 	v.AgentID, v.Subject = w.granted.AgentID, w.granted.Subject
 	if id := w.visaID.Load(); id != nil {
 		v.VisaID = *id
@@ -444,6 +484,10 @@ func (w *warden) releaseTerminal(ctx context.Context, program int) {
 			break
 		}
 	}
+	if w.recorder != nil {
+		time.Sleep(reportGrace)
+		w.sayReport()
+	}
 	time.Sleep(foldGrace)
 	w.lines.Rest()
 	null, err := nullFile()
@@ -456,3 +500,6 @@ func (w *warden) releaseTerminal(ctx context.Context, program int) {
 
 // foldGrace is how long after the program's end its last verdicts may still be printed.
 const foldGrace = 20 * time.Millisecond
+
+// reportGrace is how long after the program's end what the network guard saw last may take to be in the report.
+const reportGrace = 100 * time.Millisecond

@@ -23,6 +23,8 @@ type Filter struct {
 	Observed bool
 	// Signals notifies every signal: Landlock does not keep them inside here.
 	Signals bool
+	// FilesHeld: programs of BPF LSM hold files and signals. Calls on files are notified only where the permit may ask a person.
+	FilesHeld bool
 }
 
 // SignalsHeld reports whether Landlock keeps signals inside the agent (ABI 6, Linux 6.12).
@@ -108,12 +110,15 @@ func (f Filter) rules() map[string]fragment {
 		}
 	}
 	maps.Copy(rules, ofOthers(retNotify))
-	if f.Signals {
+	if f.Signals && !f.FilesHeld {
 		for _, name := range SignalCalls {
 			rules[name] = ret(retNotify)
 		}
 	}
-	maps.Copy(rules, settingID(retNotify))
+	files := f.files()
+	if files || f.Permit.Filesystem == nil && !f.FilesHeld {
+		maps.Copy(rules, settingID(retNotify))
+	}
 	rules["connect"] = f.connects()
 	if f.Observed && f.Permit.Filesystem != nil {
 		rules["bind"] = ret(retNotify)
@@ -122,9 +127,11 @@ func (f Filter) rules() map[string]fragment {
 	rules["prctl"] = when(0, anyBits, unix.PR_SET_DUMPABLE, when(1, anyBits, 0, ret(retErrno|uint32(unix.EPERM))))
 	if f.Permit.Filesystem != nil {
 		rules[MapCall] = executableMappings(retNotify)
-		rules["memfd_create"] = ifNoBit(1, MemfdNoExec, ret(retNotify))
-		for _, name := range FileCalls {
-			rules[name] = ret(retNotify)
+		if files {
+			rules["memfd_create"] = ifNoBit(1, MemfdNoExec, ret(retNotify))
+			for _, name := range FileCalls {
+				rules[name] = ret(retNotify)
+			}
 		}
 		for _, name := range attributeReads {
 			if !lenient(f.Permit) {
@@ -153,6 +160,12 @@ func (f Filter) kernelAnswers(name string, rule fragment) fragment {
 		return rule
 	}
 	return nil
+}
+
+// files reports whether calls on files are notified.
+func (f Filter) files() bool {
+	fs := f.Permit.Filesystem
+	return fs != nil && (!f.FilesHeld || len(fs.RequireApproval) > 0)
 }
 
 // refusedAlways reports whether the base filter already refuses a call without being notified of it.

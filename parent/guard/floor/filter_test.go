@@ -282,6 +282,29 @@ func TestRefusesByArguments(t *testing.T) {
 	}
 }
 
+// Where programs of BPF LSM hold files, no call on a file is notified, unless a person may have to be asked. What they do not
+// hold is notified all the same.
+func TestFilterWhereFilesAreHeld(t *testing.T) {
+	plain := &policy.Policy{Filesystem: &policy.Filesystem{Read: []string{"/**"}}}
+	asking := &policy.Policy{Filesystem: &policy.Filesystem{Read: []string{"/**"}, RequireApproval: []string{"/a"}}}
+	none := &policy.Policy{}
+	number := func(name string) int { n, _ := policy.SyscallNumber("amd64", name); return n }
+	for _, name := range append([]string{"memfd_create"}, FileCalls...) {
+		for permit, want := range map[*policy.Policy]uint32{plain: retAllow, asking: retNotify, none: retAllow} {
+			f := Filter{Permit: permit, FilesHeld: true}
+			if got := answerOf(t, f, "amd64", auditArch["amd64"], number(name), 0, 0, SetID, SetID); got != want {
+				t.Errorf("%s under %+v: %#x, want %#x", name, permit.Filesystem, got, want)
+			}
+		}
+	}
+	f := Filter{Permit: plain, FilesHeld: true, Signals: true}
+	for name, want := range map[string]uint32{"kill": retAllow, "sched_setaffinity": retNotify, "ptrace": retNotify, "connect": retNotify} {
+		if got := answerOf(t, f, "amd64", auditArch["amd64"], number(name), 17, 0); got != want {
+			t.Errorf("%s: %#x, want %#x", name, got, want)
+		}
+	}
+}
+
 func TestFileCallsAreKnown(t *testing.T) {
 	known := policy.Syscalls()
 	for _, name := range FileCalls {

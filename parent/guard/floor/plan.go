@@ -46,6 +46,8 @@ type Options struct {
 	Devices []string
 	// Mounts are those that the caller has read already; nil: Compile reads them.
 	Mounts Mounts
+	// FilesHeld says that programs of BPF LSM hold files, and signals too, for this agent: Landlock keeps only what lies in its scopes.
+	FilesHeld bool
 	// Root says that the agent runs as uid 0, which owns files that could end the guard.
 	Root bool
 }
@@ -71,6 +73,10 @@ func Compile(permit *policy.Policy, o Options) (*Plan, error) {
 	abi, err := ABI()
 	if err != nil {
 		return nil, err
+	}
+	if o.FilesHeld {
+		c.plan.Open, c.plan.scoped = true, true
+		return c.plan, nil
 	}
 	if c.mounts = o.Mounts; c.mounts == nil {
 		if c.mounts, err = ReadMounts(); err != nil {
