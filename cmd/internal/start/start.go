@@ -25,7 +25,10 @@ func RunFlags(set *pflag.FlagSet, o *launch.Options) {
 	set.StringVar(&o.ManifestPath, "manifest", "", "skill whose clawmanifest.json narrows the policy: its folder, or that file")
 	set.StringVar(&o.ManifestSigners, "signers", "", "folder with the keys of those whose manifests are trusted (default: the host's)")
 	set.StringVar(&o.Name, "name", "", "name of the agent (default: the program's)")
-	set.BoolVar(&o.DryRun, "dry-run", false, "refuse nothing, report what would have been refused")
+	set.BoolVar(&o.DryRun, "dry-run", false, "refuse nothing, report what would have been refused, and which rules would allow it")
+	set.StringVar(&o.ReportPath, "report", "", "in mode audit, and with --dry-run: write what would have been refused to this file, as JSON")
+	set.IntVar(&o.TraceFD, "trace-fd", 0, "descriptor that takes the trace of a run in mode audit")
+	_ = set.MarkHidden("trace-fd") // for raypher learn
 	set.BoolVar(&o.Quiet, "quiet", false, "print neither the first line nor refused actions")
 	set.BoolVar(&o.JSON, "json", false, "print them as one JSON object a line")
 }
@@ -63,12 +66,16 @@ const conversationFD = 3
 type WardenFlags struct {
 	Socket string // of raypherd
 	JSON   bool
+	Trace  int // descriptors; 0: none
+	Report int
 }
 
 // Define defines the flags of warden.
 func (f *WardenFlags) Define(set *pflag.FlagSet) {
 	set.StringVar(&f.Socket, "socket", "", "socket of raypherd")
 	set.BoolVar(&f.JSON, "json", false, "print events as JSON")
+	set.IntVar(&f.Trace, "trace-fd", 0, "descriptor for the trace")
+	set.IntVar(&f.Report, "report-fd", 0, "descriptor for the report")
 }
 
 // ErrTold is an error of which the runner, or the person at the terminal, was told.
@@ -85,7 +92,8 @@ func Warden(f WardenFlags) error {
 	err := warden.Run(context.Background(), warden.Options{
 		Runner: warden.Inherited(conversationFD), Connect: warden.Dial(f.Socket), Output: os.Stderr,
 		Relay: relay.NewClient(instance.RelayBeside(f.Socket)),
-		JSON:  f.JSON, Color: term.IsTerminal(int(os.Stderr.Fd())) && os.Getenv("NO_COLOR") == "",
+		Trace: warden.InheritedFile(f.Trace, "trace"), Report: warden.InheritedFile(f.Report, "report"),
+		JSON: f.JSON, Color: term.IsTerminal(int(os.Stderr.Fd())) && os.Getenv("NO_COLOR") == "",
 	})
 	if err != nil {
 		return ErrTold

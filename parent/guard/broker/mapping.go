@@ -46,7 +46,7 @@ func mapCall(w *worker, n *notification, r *ruling) answer {
 		return goOn
 	}
 	if rule, mapped := w.mayMap(n, r, o, n.Args[3]&unix.MAP_TYPE == unix.MAP_PRIVATE); !mapped {
-		return w.refuse(n, r, event{operation: "map-exec", target: o.path, rule: rule, errno: unix.EACCES, access: policy.Exec})
+		return w.refuse(n, r, event{operation: "map-exec", target: o.path, rule: rule, errno: unix.EACCES, access: missingToMap(o, rule)})
 	}
 	return goOn
 }
@@ -73,6 +73,14 @@ func (w *worker) mayMap(n *notification, r *ruling, o *object, private bool) (ru
 		return ruleProgram, false
 	}
 	return "", true
+}
+
+// missingToMap is the access that a mapping lacks: to read a library suffices.
+func missingToMap(o *object, rule string) policy.Access {
+	if rule == "" && (o.stat().Mode&0o111 == 0 || namedAsLibrary(o.path)) {
+		return policy.Read
+	}
+	return policy.Exec
 }
 
 // namedAsLibrary reports whether a path is named as what is loaded and not started: on some systems libraries have the mode of

@@ -77,7 +77,7 @@ func (w *worker) refuse(n *notification, r *ruling, e event) answer {
 
 // note reports a verdict, or counts it in mode permissive.
 func (w *worker) note(n *notification, r *ruling, decision string, e event) {
-	if w.options.Observe != nil && (decision == journal.WouldBlock || decision == journal.WouldAsk) {
+	if w.options.Observe != nil && decision == journal.WouldBlock {
 		w.observe(n, e)
 	}
 	if r.permit.Mode == policy.Permissive {
