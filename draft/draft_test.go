@@ -20,6 +20,8 @@ func did(t *testing.T, lines ...string) *trace.Trace {
 			all.Entries = append(all.Entries, trace.Entry{Operation: trace.Rename, Access: "w", Path: words[1], To: words[2], Folder: words[0] == "mvdir"})
 		case "ln":
 			all.Entries = append(all.Entries, trace.Entry{Operation: trace.Link, Access: "w", Path: words[1], To: words[2]})
+		case "map":
+			all.Entries = append(all.Entries, trace.Entry{Operation: trace.MapExec, Access: "r", Path: words[1]})
 		case "unix":
 			all.Entries = append(all.Entries, trace.Entry{Operation: trace.Unix, Path: words[1]})
 		case "socket":
@@ -99,6 +101,8 @@ func TestFolding(t *testing.T) {
 		{"what is moved among many", append(many(8, "r /srv/app/d/%s"), "mv /srv/app/y /srv/app/d/a"), "read /srv/app/d/*\nread /srv/app/y\nwrite /srv/app/d/a\nwrite /srv/app/y"},
 		{"what is linked needs no right to write", []string{"r /srv/app/a", "ln /srv/app/a /srv/app/b"}, "read /srv/app/a\nwrite /srv/app/a\nwrite /srv/app/b"},
 		{"a folder is moved", []string{"w /srv/app/a", "w /srv/app/a/x", "mvdir /srv/app/a /srv/app/b", "r /srv/app/b/x"}, "read /srv/app/**\nwrite /srv/app/**"},
+		{"a library that is loaded", []string{"map /usr/lib/a.so", "map /srv/app/b.so"}, "read /srv/app/b.so\nread /usr/lib/**"},
+		{"a library that is made and loaded", []string{"w /srv/app/b.so", "map /srv/app/b.so"}, "read /srv/app/b.so\nwrite /srv/app/b.so\nexec /srv/app/b.so note"},
 		{"a socket", []string{"socket /srv/app/run/x.sock"}, "write /srv/app/run/** note"},
 		{"a socket in a wide folder", []string{"socket /tmp/x.sock"}, "write /tmp/** risky"},
 		{"never everything", []string{"socket /x.sock", "socket /home/u/x.sock", "r /", "r /home/u"}, "read /\nread ~"},

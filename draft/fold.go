@@ -21,7 +21,8 @@ import (
 //     used is folder/**. Never a wide folder (wide).
 //  7. What is renamed or linked may be used under its old name in every way in which it is used under the new one: the guard refuses
 //     moves that widen. A folder that is renamed makes both names part of one tree.
-//  8. A socket that is made needs the whole folder: the kernel alone decides on it, and knows no names.
+//  8. A library that is written too needs an exec rule of its own.
+//  9. A socket that is made needs the whole folder: the kernel alone decides on it, and knows no names.
 
 // files are the paths of a draft.
 type files struct {
@@ -30,6 +31,7 @@ type files struct {
 	access  map[string]policy.Access
 	special map[string]bool
 	pairs   []pair
+	mapped  map[string]bool // for execution, as libraries are
 	sockets map[string]bool // folders in which one is made
 	fanOuts map[string]bool
 	beyond  []string
@@ -45,7 +47,7 @@ func newFiles(home string, many int) *files {
 	if home == "/" || !path.IsAbs(home) {
 		home = ""
 	}
-	return &files{home: home, many: many, access: map[string]policy.Access{}, special: map[string]bool{}, sockets: map[string]bool{}, fanOuts: map[string]bool{}}
+	return &files{home: home, many: many, access: map[string]policy.Access{}, special: map[string]bool{}, sockets: map[string]bool{}, mapped: map[string]bool{}, fanOuts: map[string]bool{}}
 }
 
 func (f *files) add(e trace.Entry) {
@@ -64,6 +66,9 @@ func (f *files) add(e trace.Entry) {
 	}
 	if e.Operation != trace.Link || e.To == "" { // what is linked is not changed
 		f.access[e.Path] |= a
+	}
+	if e.Operation == trace.MapExec {
+		f.mapped[e.Path] = true
 	}
 	if e.Special {
 		f.special[e.Path] = true
@@ -173,7 +178,7 @@ func (f *files) moveFolders(lists map[string]*node) {
 	}
 }
 
-// socketRules are those of rule 8.
+// socketRules are those of rule 9.
 func (f *files) socketRules() []Rule {
 	var rules []Rule
 	for _, folder := range sortedKeys(f.sockets) {
@@ -286,6 +291,12 @@ func (f *files) keepPairs(rules []Rule) []Rule {
 					rule.Pattern = f.written(pair.from)
 				}
 				rules, missing = append(rules, rule), true
+			}
+		}
+		for _, p := range sortedKeys(f.mapped) {
+			if compiled.Decide(p, policy.Write).Verdict == policy.VerdictAllow && compiled.Decide(p, policy.Exec).Verdict != policy.VerdictAllow {
+				rules = append(rules, Rule{List: ListExec, Pattern: f.written(p), Example: p, Grade: GradeNote, Why: whyWritten})
+				missing = true
 			}
 		}
 		if !missing {

@@ -28,6 +28,7 @@ const (
 	whyAgent       = "signs and decrypts with keys of the user"
 	whyProcesses   = "of other processes"
 	whyDevice      = "a device"
+	whyWritten     = "it is written too: the agent executes what it makes"
 	whyMetadata    = "a cloud's metadata service, which hands out credentials"
 )
 

@@ -52,6 +52,7 @@ const (
 const (
 	Rename   = "rename"
 	Link     = "link"
+	MapExec  = "map-exec"  // mapping for execution, as a loader does with libraries
 	Unix     = "unix"      // connecting to the socket at Path
 	BindUnix = "bind-unix" // making the socket at Path
 	Connect  = "connect"   // to Address, also by datagrams without a connection

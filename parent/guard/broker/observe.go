@@ -17,6 +17,7 @@ import (
 // unchangeable are the rules that no policy overrules.
 var unchangeable = []string{
 	ruleClosed, ruleNeverWritten, ruleNotItsOwn, ruleSetID, ruleDevice, ruleCutting, ruleAway, ruleFixed,
+	ruleNameless, ruleHash,
 }
 
 // observe hands on what is not granted.
