@@ -12,9 +12,10 @@ import (
 	"github.com/raypher/raypher/parent/guard/floor"
 )
 
-// Calls that act on other processes by number: scheduling always, signals where Landlock does not hold them. They may only meet
-// the agent's own. The numbers are values, not memory: no thread can change them after the decision, and the call goes on in the
-// kernel. The warden runs as the same user as its agent; without this the agent could starve it.
+// Calls that act on other processes by number: scheduling always, signals all where Landlock does not hold them, and to single
+// processes where it does, to tell what it refuses. They may only meet the agent's own. The numbers are values, not memory: no thread
+// can change them after the decision, and the call goes on in the kernel. The warden runs as the same user as its agent; without this
+// the agent could starve it.
 
 // Rules of refusals that no policy holds.
 const (

@@ -3,6 +3,7 @@ package floor
 import (
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -220,6 +221,14 @@ func (r Refusal) Refuses(args [6]uint64) (unix.Errno, bool) {
 		return unix.Errno(answer & 0xffff), true
 	}
 	return r.Errno, true
+}
+
+// toldSignals are the calls by which programs signal one process. Landlock keeps signals inside without a word: they are notified so
+// that a refusal is told and recorded. Groups are left to Landlock, which leaves out of them who is not the agent's; so are threads,
+// which runtimes signal all the time.
+func toldSignals(answer uint32) map[string]fragment {
+	one := ifBetween(0, 1, math.MaxInt32, ret(answer))
+	return map[string]fragment{"kill": one, "tkill": one, "rt_sigqueueinfo": one}
 }
 
 // SignalCalls send signals. The warden decides them where Landlock does not keep signals inside (SignalsHeld).

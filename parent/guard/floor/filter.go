@@ -110,10 +110,14 @@ func (f Filter) rules() map[string]fragment {
 		}
 	}
 	maps.Copy(rules, ofOthers(retNotify))
-	if f.Signals && !f.FilesHeld {
+	switch {
+	case f.FilesHeld: // what the programs refuse they tell
+	case f.Signals:
 		for _, name := range SignalCalls {
 			rules[name] = ret(retNotify)
 		}
+	default:
+		maps.Copy(rules, toldSignals(retNotify))
 	}
 	files := f.files()
 	if files || f.Permit.Filesystem == nil && !f.FilesHeld {

@@ -180,7 +180,10 @@ func TestFilter(t *testing.T) {
 		{noFiles, "setpriority", []uint64{unix.PRIO_USER, 0, 5}, retNotify},
 		{noFiles, "ioprio_set", []uint64{1, 0, 5}, retAllow},
 		{noFiles, "ioprio_set", []uint64{3, 0, 5}, retNotify},
-		{noFiles, "kill", []uint64{77, 9}, retAllow}, // Landlock decides, or Signals is set
+		{noFiles, "kill", []uint64{77, 9}, retNotify}, // Landlock decides too, without telling
+		{noFiles, "kill", []uint64{0, 9}, retAllow},   // Landlock alone, or Signals is set
+		{noFiles, "kill", []uint64{0xffffffff, 9}, retAllow},
+		{noFiles, "tgkill", []uint64{77, 77, 9}, retAllow},
 
 		{noFiles, "fchmod", []uint64{3, 0o755}, retAllow},
 		{noFiles, "fchmod", []uint64{3, 0o4755}, retNotify},
