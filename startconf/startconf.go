@@ -392,3 +392,35 @@ func Write(dir string, c *Configuration) error {
 	}
 	return nil
 }
+
+// Differences names the keys of the file in which two configurations differ, apart from caller_key, by which hosts are told apart.
+func (c *Configuration) Differences(other *Configuration) []string {
+	a, b := *c, *other
+	a.Defaults()
+	b.Defaults()
+	var names []string
+	for _, key := range []struct {
+		name string
+		take func(into, from *Configuration)
+	}{
+		{"trust_domain", func(into, from *Configuration) { into.TrustDomain = from.TrustDomain }},
+		{"ttl_seconds", func(into, from *Configuration) { into.TTLSeconds = from.TTLSeconds }},
+		{"operator_key", func(into, from *Configuration) { into.OperatorKeys = from.OperatorKeys }},
+		{"predecessor", func(into, from *Configuration) { into.Predecessors = from.Predecessors }},
+		{"visas_per_second", func(into, from *Configuration) { into.Rate = from.Rate }},
+		{"visas_per_second_per_agent", func(into, from *Configuration) { into.AgentRate = from.AgentRate }},
+		{"nitro_root", func(into, from *Configuration) { into.NitroRoots = from.NitroRoots }},
+		{"controller", func(into, from *Configuration) { into.Controller = from.Controller }},
+		{"controller_key", func(into, from *Configuration) { into.ControllerKeys = from.ControllerKeys }},
+		{"controller_result_key", func(into, from *Configuration) { into.ResultKeys = from.ResultKeys }},
+		{"kms_secret", func(into, from *Configuration) { into.KMSSecrets = from.KMSSecrets }},
+	} {
+		var one, two Configuration // nothing but this key
+		key.take(&one, &a)
+		key.take(&two, &b)
+		if one.Hash() != two.Hash() {
+			names = append(names, key.name)
+		}
+	}
+	return names
+}

@@ -189,3 +189,29 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// Each key of the file is one in which configurations can differ, but for the caller key.
+func TestDifferences(t *testing.T) {
+	fields := reflect.TypeFor[Configuration]()
+	for i := range fields.NumField() {
+		var a, b Configuration
+		field := reflect.ValueOf(&b).Elem().Field(i)
+		switch field.Kind() {
+		case reflect.String:
+			field.SetString("x")
+		case reflect.Uint32:
+			field.SetUint(77)
+		case reflect.Slice:
+			field.Set(reflect.MakeSlice(field.Type(), 1, 1))
+		default:
+			t.Fatalf("%s: a kind that this test does not know", fields.Field(i).Name)
+		}
+		want := 1
+		if fields.Field(i).Name == "CallerKeys" {
+			want = 0
+		}
+		if got := a.Differences(&b); len(got) != want {
+			t.Errorf("%s: %q", fields.Field(i).Name, got)
+		}
+	}
+}

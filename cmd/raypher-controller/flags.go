@@ -26,6 +26,7 @@ const (
 type flags struct {
 	controller.Options
 	operators, goldenKeys, ceilingKeys, verifyKeys, otherTLSKeys []string
+	configurations                                               []string
 	nitroRoot                                                    string
 }
 
@@ -42,6 +43,7 @@ func (f *flags) add(set *pflag.FlagSet) {
 	set.StringArrayVar(&f.operators, "operator", nil, "sha256:HEX of the TLS key of an operator, or the file of its public key (may be repeated; needed)")
 	set.StringArrayVar(&f.goldenKeys, "golden-key", nil, "public key, PEM, that may sign golden measurements (may be repeated)")
 	set.StringArrayVar(&f.ceilingKeys, "ceiling-key", nil, "public key, PEM, that may sign ceilings and policies: the configuration of an enclave may name no other operator_key (may be repeated)")
+	set.StringArrayVar(&f.configurations, "configuration", nil, "start configuration (ibev.conf) that enclaves may have: each other one is refused, also for its ttl_seconds, rates, predecessor or kms_secret. Its caller_key is not looked at, as each host has its own (may be repeated)")
 	set.StringVar(&f.nitroRoot, "nitro-root", "", "PEM of roots that are trusted INSTEAD of the AWS root: another partition's, or a laboratory's, which protects nothing")
 	set.StringVar(&f.TPMRoots, "tpm-roots", "", "folder of the certificates of TPM makers; without it tier tpm is refused")
 	set.BoolVar(&f.AllowSoftware, "allow-software", false, "take tier software too, whose evidence proves nothing about the place of a key")
@@ -88,6 +90,13 @@ func (f *flags) options() (*controller.Options, error) {
 			return nil, fmt.Errorf("--verify-key %s: %w", f.verifyKeys[i], err)
 		}
 		o.VerifyKeys = append(o.VerifyKeys, key)
+	}
+	for _, name := range f.configurations {
+		c, err := startconf.Read(name)
+		if err != nil {
+			return nil, fmt.Errorf("--configuration: %w", err)
+		}
+		o.Configurations = append(o.Configurations, c)
 	}
 	if f.nitroRoot != "" {
 		text, err := os.ReadFile(f.nitroRoot)

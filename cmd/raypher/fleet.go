@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,8 +14,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/raypher/raypher/attest/golden"
 	"github.com/raypher/raypher/controller/connection"
@@ -134,19 +131,33 @@ func fleetStatusCommand(with withController) *cobra.Command {
 		Use: "status", Short: "List the hosts: what their evidence said last, and what they report", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return with(c, func(conn grpc.ClientConnInterface) error {
-				reply, err := controllerv1.NewFleetClient(conn).Hosts(c.Context(), &controllerv1.HostsRequest{})
+				hosts, err := allHosts(c.Context(), conn)
 				if err != nil {
 					return err
 				}
 				if asJSON {
-					return printMessage(c.OutOrStdout(), reply)
+					return printJSON(c.OutOrStdout(), jsonOf(hosts, hostLine))
 				}
-				return printHosts(c.OutOrStdout(), reply.GetHosts(), time.Now())
+				return printHosts(c.OutOrStdout(), hosts, time.Now())
 			})
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON, with everything that is known")
 	return c
+}
+
+// allHosts asks for one page after the other.
+func allHosts(ctx context.Context, conn grpc.ClientConnInterface) (hosts []*controllerv1.Host, err error) {
+	for request := (&controllerv1.HostsRequest{}); ; {
+		reply, err := controllerv1.NewFleetClient(conn).Hosts(ctx, request)
+		if err != nil {
+			return nil, err
+		}
+		hosts = append(hosts, reply.GetHosts()...)
+		if request.After = reply.GetNext(); request.After == "" {
+			return hosts, nil
+		}
+	}
 }
 
 func printHosts(out io.Writer, hosts []*controllerv1.Host, now time.Time) error {
@@ -276,7 +287,7 @@ func fleetAuditCommand(with withController) *cobra.Command {
 					return err
 				}
 				if asJSON {
-					return printMessage(c.OutOrStdout(), reply)
+					return printJSON(c.OutOrStdout(), jsonOf(reply.GetEntries(), entryLine))
 				}
 				w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
 				fmt.Fprintln(w, "NUMBER\tTIME\tACTION\tSUBJECT\tOUTCOME\tBY")
@@ -291,21 +302,4 @@ func fleetAuditCommand(with withController) *cobra.Command {
 	c.Flags().Uint32Var(&request.Limit, "limit", 0, "how many, at most and by default 1000")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
-}
-
-// printMessage prints a message as JSON, with the names of the .proto file and empty fields.
-func printMessage(out io.Writer, m proto.Message) error {
-	text, err := (protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}).Marshal(m)
-	if err != nil {
-		return err
-	}
-	var value any // protojson varies its spaces on purpose
-	if err := json.Unmarshal(text, &value); err != nil {
-		return err
-	}
-	if text, err = json.MarshalIndent(value, "", "  "); err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(out, "%s\n", text)
-	return err
 }

@@ -28,8 +28,19 @@ type hostsOnly struct {
 	hosts []*controllerv1.Host
 }
 
-func (h *hostsOnly) Hosts(context.Context, *controllerv1.HostsRequest) (*controllerv1.HostsReply, error) {
-	return &controllerv1.HostsReply{Hosts: h.hosts}, nil
+// Hosts gives them one by one, as a fleet of many comes in pages.
+func (h *hostsOnly) Hosts(_ context.Context, r *controllerv1.HostsRequest) (*controllerv1.HostsReply, error) {
+	for i, host := range h.hosts {
+		if host.GetName() <= r.GetAfter() {
+			continue
+		}
+		reply := &controllerv1.HostsReply{Hosts: h.hosts[i : i+1]}
+		if i+1 < len(h.hosts) {
+			reply.Next = host.GetName()
+		}
+		return reply, nil
+	}
+	return &controllerv1.HostsReply{}, nil
 }
 
 // operatorOf serves a controller's secrets and releases on a fresh database, to an operator.
@@ -191,7 +202,7 @@ func TestFleetRelease(t *testing.T) {
 			t.Errorf("%s %s version %d is on %q, want %q", listed[i].Kind, listed[i].Name, listed[i].Version, got, want)
 		}
 	}
-	if out := mustCall(t, fleetReleaseCommand(with), "list"); !strings.Contains(out, "policy   coder  2        *        50 %") || !strings.Contains(out, "2 hosts") {
+	if out := mustCall(t, fleetReleaseCommand(with), "list"); !strings.Contains(out, "policy   coder  2        *        50 %") || !strings.Contains(out, "1 host\n") || !strings.Contains(out, "2 hosts") {
 		t.Error(out)
 	}
 	for name, c := range map[string]struct {

@@ -165,14 +165,14 @@ func fleetReleaseListCommand(with withController) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				hosts, err := controllerv1.NewFleetClient(conn).Hosts(c.Context(), &controllerv1.HostsRequest{})
+				hosts, err := allHosts(c.Context(), conn)
 				if err != nil {
 					return err
 				}
 				lines := make([]releaseJSON, 0, len(reply.GetReleases()))
 				for _, r := range reply.GetReleases() {
 					line := releaseLine(r)
-					for _, h := range hosts.GetHosts() {
+					for _, h := range hosts {
 						if line.isOn(h) {
 							line.On = append(line.On, h.GetName())
 						}
@@ -220,7 +220,7 @@ func printReleases(out io.Writer, lines []releaseJSON) error {
 		if r.Kind == "ceiling" {
 			name, agents = "-", "-"
 		}
-		fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%s\t%s\t%d hosts\n", r.Kind, name, r.Version, strings.Join(r.Hosts, " "), agents, r.Put.Format(time.RFC3339), len(r.On))
+		fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%s\t%s\t%s\n", r.Kind, name, r.Version, strings.Join(r.Hosts, " "), agents, r.Put.Format(time.RFC3339), counted(len(r.On), "host"))
 	}
 	return table.Flush()
 }

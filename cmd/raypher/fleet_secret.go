@@ -161,10 +161,7 @@ func secretLine(s *controllerv1.SecretState) secretJSON {
 	if line.Held == nil {
 		line.Held = map[string]uint64{}
 	}
-	if s.GetExpiresUnix() != 0 {
-		ends := time.Unix(s.GetExpiresUnix(), 0).UTC()
-		line.Ends = &ends
-	}
+	line.Ends = timeOf(s.GetExpiresUnix())
 	return line
 }
 
@@ -176,14 +173,18 @@ func fleetSecretListCommand(with withController) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return with(c, func(conn grpc.ClientConnInterface) error {
-				reply, err := controllerv1.NewSecretsClient(conn).List(c.Context(), &controllerv1.ListSecretsRequest{})
-				if err != nil {
-					return err
+				var secrets []*controllerv1.SecretState
+				for request := (&controllerv1.ListSecretsRequest{}); ; {
+					reply, err := controllerv1.NewSecretsClient(conn).List(c.Context(), request)
+					if err != nil {
+						return err
+					}
+					secrets = append(secrets, reply.GetSecrets()...)
+					if request.After = reply.GetNext(); request.After == "" {
+						break
+					}
 				}
-				lines := make([]secretJSON, 0, len(reply.GetSecrets()))
-				for _, s := range reply.GetSecrets() {
-					lines = append(lines, secretLine(s))
-				}
+				lines := jsonOf(secrets, secretLine)
 				if asJSON {
 					return printJSON(c.OutOrStdout(), lines)
 				}

@@ -142,10 +142,11 @@ func TestFleet(t *testing.T) {
 		})
 	}
 	out, err := fleetRun(append([]string{"fleet", "audit", "--json"}, flags...)...)
-	var audit struct {
-		Entries []struct{ Action, Subject string }
-	}
-	if err != nil || json.Unmarshal([]byte(out), &audit) != nil || len(audit.Entries) != 4 || audit.Entries[0].Action != "host.add" {
+	var audit []entryJSON
+	if err != nil || json.Unmarshal([]byte(out), &audit) != nil || len(audit) != 4 || audit[0].Action != "host.add" || audit[0].Number != 1 || time.Since(audit[0].Time) > time.Hour {
 		t.Errorf("%s %v", out, err)
+	}
+	if out, err := fleetRun(append([]string{"fleet", "status", "--json"}, flags...)...); err != nil || out != "[]\n" { // the host was removed
+		t.Errorf("%q %v", out, err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/raypher/raypher/attest"
@@ -192,7 +193,28 @@ func (s *Service) configuration(text []byte, hash journal.Hash) (startconf.KeyHa
 			return none, attest.Refuse(CheckConfiguration, "its nitro_root %s is none of --nitro-root", root)
 		}
 	}
-	return c.CallerKeys[0], s.onlyThisController(c)
+	if err := s.onlyThisController(c); err != nil {
+		return none, err
+	}
+	return c.CallerKeys[0], s.listed(c)
+}
+
+// listed refuses a configuration that is none of a list, where there is one. It names what is different in the one that is most like it.
+func (s *Service) listed(c *startconf.Configuration) error {
+	var least []string
+	for i, listed := range s.Configurations {
+		differences := listed.Differences(c)
+		if len(differences) == 0 {
+			return nil
+		}
+		if i == 0 || len(differences) < len(least) {
+			least = differences
+		}
+	}
+	if len(least) > 0 {
+		return attest.Refuse(CheckConfiguration, "it is none of --configuration: %s differ", strings.Join(least, ", "))
+	}
+	return nil
 }
 
 // onlyThisController refuses a configuration by which the enclave would believe another controller too: that one could say for ever that the

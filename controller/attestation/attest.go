@@ -94,7 +94,7 @@ func (s *Service) bind(ctx context.Context, request *controllerv1.AttestRequest,
 			return err
 		}
 		reply = &controllerv1.AttestReply{Result: token, ExpiresUnix: r.Expires.Unix()}
-		return tx.Audit(store.Entry{Actor: p.Key.String(), Action: action, Subject: h.Name, Outcome: store.OK})
+		return tx.AuditOf(h.Name, store.Entry{Actor: p.Key.String(), Action: action, Subject: h.Name, Outcome: store.OK})
 	})
 	if err != nil {
 		return nil, err

@@ -77,6 +77,47 @@ func TestConfigurationNamesThisController(t *testing.T) {
 	}
 }
 
+// With a list of configurations each other one is refused, by the keys that differ; the caller key is the host's own.
+func TestListedConfigurations(t *testing.T) {
+	const listed = "ttl_seconds = 60\nvisas_per_second = 100\npredecessor = sha256:" + "0000000000000000000000000000000000000000000000000000000000000001" + "\n"
+	parse := func(text string) *startconf.Configuration {
+		c, err := startconf.Parse("listed", []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	w := newWorld(t, t.TempDir()+"/db", func(o *attestation.Options) {
+		o.Configurations = []*startconf.Configuration{parse("caller_key = " + callerOf("rack-9").String() + "\n" + listed), parse("ttl_seconds = 90\n")}
+	})
+	mine := "caller_key = " + callerOf("rack-1").String() + "\n"
+	for _, c := range []struct{ name, text, want string }{
+		{"the first", listed, ""},
+		{"the second", "ttl_seconds = 90\n", ""},
+		{"the second, with a default in words", "ttl_seconds = 90\nvisas_per_second = 50000\n", ""},
+		{"visas of another life", strings.Replace(listed, "60", "3600", 1), "ttl_seconds differ"},
+		{"another rate", strings.Replace(listed, "= 100", "= 1000", 1), "visas_per_second differ"},
+		{"another predecessor", strings.Replace(listed, "01\n", "02\n", 1), "predecessor differ"},
+		{"one more", listed + "predecessor = sha256:" + strings.Repeat("ab", 32) + "\n", "predecessor differ"},
+		{"a secret of KMS", listed + "kms_secret = llm arn:aws:kms:eu-central-1:111122223333:key/0 AAAA\n", "kms_secret differ"},
+		{"none of them", "", "ttl_seconds differ"},
+	} {
+		e := w.enclave(t, "rack-1")
+		e.configuration = mine + c.text
+		_, err := w.Attest(e.ctx(), w.good(t, e, w.nonce(t, e)))
+		if c.want == "" {
+			if err != nil {
+				t.Errorf("%s: %v", c.name, err)
+			}
+			continue
+		}
+		refusedBy(t, c.name, "configuration", err)
+		if !strings.Contains(err.Error(), ": "+c.want) {
+			t.Errorf("%s: %v, want %q", c.name, err, c.want)
+		}
+	}
+}
+
 // One table of everything that can be wrong with Nitro evidence. Each refusal names its check, gives no result, uses the nonce up, and leaves the
 // host's enclave as it was.
 func TestRefusals(t *testing.T) {

@@ -8,7 +8,7 @@
 //	(evidence)     the checks of attest/nitro or attest/tpm, each by its own name, with the golden measurements in force
 //	caller         the key of the evidence is the one that the caller's TLS handshake proved
 //	configuration  the text is the configuration that the evidence names; it names one caller key, this controller's trust domain, and only
-//	               operator keys, roots and keys of controllers that this one knows
+//	               operator keys, roots and keys of controllers that this one knows, or but for the caller key it is one that was listed
 //	host           an operator has named a host with that caller key
 //	tier           the host is of the tier that the evidence is of
 //	identity       the evidence is of the identity to which earlier evidence bound the host
@@ -74,6 +74,8 @@ type Options struct {
 	// ControllerKeys are keys of this controller's TLS certificate that the configuration of a host may name, beside the keys of results in Keys:
 	// what a stranger's controller says, an enclave would believe of its leases and of its attestation.
 	ControllerKeys []startconf.KeyHash
+	// Configurations are those that hosts may have, each with the caller key of its own host; none: whatever the other options allow.
+	Configurations []*startconf.Configuration
 	TrustDomain    string
 	Issuer         string // in results
 	Build          string // the same

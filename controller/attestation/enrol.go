@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"database/sql"
 	"errors"
+	"fmt"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -34,17 +35,8 @@ func (s *Service) BeginEnrolment(ctx context.Context, request *controllerv1.Begi
 		if err := tx.Exec(`DELETE FROM enrolments WHERE expires <= ? OR caller = ?`, store.Millis(now), p.Key.String()); err != nil {
 			return err
 		}
-		h, err := host.Named(tx, request.GetHost())
-		if errors.Is(err, host.ErrUnknown) {
-			return attest.Refuse(CheckHost, "there is no host %.140q: an operator adds it with `raypher fleet add`", request.GetHost())
-		}
+		h, err := s.enrolable(tx, request.GetHost(), identity)
 		if err != nil {
-			return err
-		}
-		if h.Tier != journal.TierTPM {
-			return attest.Refuse(CheckTier, "host %s is of tier %s", h.Name, h.Tier)
-		}
-		if err := checkIdentity(h, identity); err != nil {
 			return err
 		}
 		var waiting int
@@ -61,6 +53,26 @@ func (s *Service) BeginEnrolment(ctx context.Context, request *controllerv1.Begi
 		return nil, refused(err)
 	}
 	return &controllerv1.BeginEnrolmentReply{Enrolment: id, Challenge: challenge.Message()}, nil
+}
+
+// enrolable is the host of a name that a TPM may be enrolled as. Whoever owns any TPM may ask, so one answer stands for all that is not: which
+// names there are, of which tier, and bound to which machine, is in the log.
+func (s *Service) enrolable(tx *store.Tx, name, identity string) (*host.Host, error) {
+	h, err := host.Named(tx, name)
+	if err != nil && !errors.Is(err, host.ErrUnknown) {
+		return nil, err
+	}
+	if err == nil && h.Tier != journal.TierTPM {
+		err = attest.Refuse(CheckTier, "host %s is of tier %s", h.Name, h.Tier)
+	}
+	if err == nil {
+		err = checkIdentity(h, identity)
+	}
+	if err != nil {
+		s.Log.Warn("enrolment refused", "host", fmt.Sprintf("%.140q", name), "why", err)
+		return nil, attest.Refuse(CheckHost, "this TPM cannot be enrolled as %.140q: an operator adds a host of tier tpm with `raypher fleet add`, with --reset where another machine had its name", name)
+	}
+	return h, nil
 }
 
 // credential checks an identity and makes the challenge for it.
@@ -119,7 +131,7 @@ func (s *Service) EndEnrolment(ctx context.Context, request *controllerv1.EndEnr
 func (s *Service) enrolled(tx *store.Tx, name, actor string, wrong error) error {
 	e := store.Entry{Actor: actor, Action: "enrol", Subject: name, Outcome: store.OK}
 	if wrong == nil {
-		return tx.Audit(e)
+		return tx.AuditOf(name, e)
 	}
 	var refusal *attest.Refusal
 	if !errors.As(wrong, &refusal) {

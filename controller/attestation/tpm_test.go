@@ -122,7 +122,7 @@ func TestTPM(t *testing.T) {
 
 		second := w.machine(t, ca, "metal")
 		_, err = w.BeginEnrolment(second.ctx(), &controllerv1.BeginEnrolmentRequest{Host: "metal", Identity: second.identity(t)})
-		refusedBy(t, "enrolment of a second TPM", "identity", err)
+		refusedBy(t, "enrolment of a second TPM", "host", err)
 
 		// The second TPM gets its record under another name; it does not serve for this host.
 		w.add(t, "spare", journal.TierTPM, callerOf("spare"), false)
@@ -210,8 +210,12 @@ func TestTPMRefusals(t *testing.T) {
 		refusedBy(t, "a TPM of a foreign maker", "endorsement", err)
 		_, err = begin(m, "nowhere", m.identity(t))
 		refusedBy(t, "a host that nobody named", "host", err)
+		unknown := err.Error()
 		_, err = begin(m, "rack-1", m.identity(t))
-		refusedBy(t, "a host of another tier", "tier", err)
+		refusedBy(t, "a host of another tier", "host", err)
+		if got := strings.ReplaceAll(err.Error(), "rack-1", "nowhere"); got != unknown {
+			t.Errorf("who may not know it is told which hosts there are: %q, and %q", got, unknown)
+		}
 		_, err = begin(m, "metal", []byte("x"))
 		refusedBy(t, "no identity", "format", err)
 

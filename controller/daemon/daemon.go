@@ -55,12 +55,14 @@ type Options struct {
 	NitroRoots    Roots
 	TPMRoots      string // folder; empty: no TPM is trusted
 	AllowSoftware bool
-	TrustDomain   string
-	Issuer        string
-	Lifetime      time.Duration // of results
-	Offline       time.Duration // for which hosts work on without the controller
-	Version       string
-	Log           *slog.Logger
+	// Configurations are those that hosts may have, but for their caller keys; none: whatever the other options allow.
+	Configurations []*startconf.Configuration
+	TrustDomain    string
+	Issuer         string
+	Lifetime       time.Duration // of results
+	Offline        time.Duration // for which hosts work on without the controller
+	Version        string
+	Log            *slog.Logger
 	// Ready is told the addresses that are served; nil: nobody is.
 	Ready func(rpc, web net.Addr)
 }
@@ -148,7 +150,7 @@ func newServices(ctx context.Context, o *Options, db *store.DB, keys *keys) (*se
 	}
 	s.attestation, err = attestation.New(attestation.Options{
 		DB: db, Keys: keys.results, References: references, NitroRoots: o.NitroRoots, TPMRoots: tpmRoots, AllowSoftware: o.AllowSoftware,
-		CeilingKeys: o.CeilingKeys, ControllerKeys: append([]startconf.KeyHash{keys.tls}, o.OtherTLSKeys...), TrustDomain: o.TrustDomain, Issuer: o.Issuer, Build: o.Version, Lifetime: o.Lifetime, Log: o.Log,
+		CeilingKeys: o.CeilingKeys, ControllerKeys: append([]startconf.KeyHash{keys.tls}, o.OtherTLSKeys...), Configurations: o.Configurations, TrustDomain: o.TrustDomain, Issuer: o.Issuer, Build: o.Version, Lifetime: o.Lifetime, Log: o.Log,
 	})
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ package fleet
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/raypher/raypher/attest"
 	"github.com/raypher/raypher/attest/golden"
@@ -31,6 +33,9 @@ const (
 	MaxVersion  = 128 // bytes, in a report
 	MaxName     = 128 // bytes, of a policy in a report
 	MaxEntries  = 1000
+	MaxPage     = 500 // hosts in a reply
+	// maxPageBytes bounds them too: a host that reports many policies takes some tens of KiB.
+	maxPageBytes = 2 << 20
 )
 
 // Options of a service.
@@ -161,28 +166,36 @@ func (s *Service) RemoveHost(ctx context.Context, request *controllerv1.RemoveHo
 	return &controllerv1.RemoveHostReply{}, nil
 }
 
-// Hosts lists every host.
-func (s *Service) Hosts(ctx context.Context, _ *controllerv1.HostsRequest) (*controllerv1.HostsReply, error) {
+// Hosts lists the hosts by name, in pages.
+func (s *Service) Hosts(ctx context.Context, request *controllerv1.HostsRequest) (*controllerv1.HostsReply, error) {
 	if _, err := s.Callers.Operator(ctx); err != nil {
 		return nil, err
 	}
+	limit := int(min(request.GetLimit(), MaxPage))
+	if limit == 0 {
+		limit = MaxPage
+	}
 	reply := &controllerv1.HostsReply{}
 	err := s.DB.View(ctx, func(tx *store.Tx) error {
-		counters := map[string]uint64{}
-		if err := tx.Each(func(scan func(...any) error) error {
-			var name string
+		hosts, err := host.After(tx, request.GetAfter(), limit+1)
+		if err != nil {
+			return err
+		}
+		size := 0
+		for i, h := range hosts {
 			var counter uint64
-			err := scan(&name, &counter)
-			counters[name] = counter
-			return err
-		}, `SELECT host, counter FROM lease_counters`); err != nil {
-			return err
+			err := tx.Get([]any{&counter}, `SELECT counter FROM lease_counters WHERE host = ?`, h.Name)
+			if err != nil && !errors.Is(err, sql.ErrNoRows) {
+				return err
+			}
+			m := message(h, counter)
+			if size += proto.Size(m); i == limit || i > 0 && size > maxPageBytes {
+				reply.Next = hosts[i-1].Name
+				break
+			}
+			reply.Hosts = append(reply.Hosts, m)
 		}
-		hosts, err := host.All(tx)
-		for _, h := range hosts {
-			reply.Hosts = append(reply.Hosts, message(h, counters[h.Name]))
-		}
-		return err
+		return nil
 	})
 	if err != nil {
 		return nil, err

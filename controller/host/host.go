@@ -94,10 +94,10 @@ func Taken(tx *store.Tx, name, machine, key string) (string, error) {
 	return h.Name, nil
 }
 
-// All returns every host by name.
-func All(tx *store.Tx) (all []*Host, err error) {
-	err = each(tx, func(h *Host) { all = append(all, h) }, `ORDER BY name`)
-	return all, err
+// After returns hosts by name, from the first one behind a name on; empty: from the beginning.
+func After(tx *store.Tx, name string, limit int) (hosts []*Host, err error) {
+	err = each(tx, func(h *Host) { hosts = append(hosts, h) }, `WHERE name > ? ORDER BY name LIMIT ?`, name, limit)
+	return hosts, err
 }
 
 // Save writes a host, new or not. An error of two hosts with one parent key is for the caller to prevent, by OfParent.
@@ -115,11 +115,16 @@ func (h *Host) Save(tx *store.Tx) error {
 		store.Millis(h.ResultExpires), h.Measurements, h.Configuration, int64(h.CeilingVersion), store.Millis(h.Seen), int64(h.Agents), h.Version, h.Policies)
 }
 
-// Remove takes a host away: from then on its enclave's results count for nothing here.
+// Remove takes a host away, with what is known of the secrets that it holds: from then on its enclave's results count for nothing here.
 func Remove(tx *store.Tx, name string) error {
 	n, err := tx.Change(`DELETE FROM hosts WHERE name = ?`, name)
 	if err == nil && n == 0 {
 		err = fmt.Errorf("%w: %s", ErrUnknown, name)
+	}
+	for _, statement := range []string{`DELETE FROM secrets_held WHERE host = ?`, `DELETE FROM host_budgets WHERE host = ?`} {
+		if err == nil {
+			err = tx.Exec(statement, name)
+		}
 	}
 	return err
 }

@@ -195,7 +195,7 @@ func (c *counter) keep(tx *store.Tx, request []byte) error {
 	if err := tx.Exec(`DELETE FROM lease_requests WHERE host = ? AND counter <= ?`, c.host, int64(c.value)-Retained); err != nil {
 		return err
 	}
-	return tx.Audit(store.Entry{Actor: c.actor, Action: "lease.take", Subject: fmt.Sprintf("%s counter %d", c.host, c.value), Outcome: store.OK})
+	return tx.AuditOf(c.host, store.Entry{Actor: c.actor, Action: "lease.take", Subject: fmt.Sprintf("%s counter %d", c.host, c.value), Outcome: store.OK})
 }
 
 func (c *counter) write(tx *store.Tx) error {

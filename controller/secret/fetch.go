@@ -61,7 +61,7 @@ func (s *Service) Fetch(ctx context.Context, request *controllerv1.FetchSecretsR
 				return err
 			}
 			reply.Secrets = append(reply.Secrets, sealed)
-			if err := tx.Audit(store.Entry{
+			if err := tx.AuditOf(enclave.Host, store.Entry{
 				Actor: enclave.Actor, Action: "secret.fetch", Subject: versioned(r.Name, r.Version) + " for " + enclave.Host, Outcome: store.OK,
 			}); err != nil {
 				return err
@@ -109,7 +109,7 @@ func (s *Service) refused(ctx context.Context, err error) error {
 		return err
 	}
 	if err := s.DB.Update(ctx, func(tx *store.Tx) error {
-		return tx.Audit(store.Entry{Actor: r.enclave.Actor, Action: "secret.fetch", Subject: r.enclave.Host, Outcome: status.Convert(r.err).Message()})
+		return tx.AuditOf(r.enclave.Host, store.Entry{Actor: r.enclave.Actor, Action: "secret.fetch", Subject: r.enclave.Host, Outcome: status.Convert(r.err).Message()})
 	}); err != nil {
 		return err
 	}

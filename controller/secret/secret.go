@@ -17,7 +17,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -25,6 +24,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/raypher/raypher/controller/caller"
 	"github.com/raypher/raypher/controller/pattern"
@@ -108,7 +108,8 @@ func live(tx *store.Tx) (rows []row, err error) {
 		var r row
 		defer func() { rows = append(rows, r) }()
 		return scan(r.dest()...)
-	}, `SELECT `+columns+` FROM secrets WHERE value IS NOT NULL ORDER BY name`)
+	}, `SELECT `+columns+` FROM secrets WHERE value IS NOT NULL`)
+	slices.SortFunc(rows, func(a, b row) int { return strings.Compare(a.Name, b.Name) }) // each database has an order of its own
 	return rows, err
 }
 
@@ -242,39 +243,50 @@ func (s *Service) Delete(ctx context.Context, request *controllerv1.DeleteSecret
 	return &controllerv1.DeleteSecretReply{}, nil
 }
 
-// List says what exists and who has which version. For operators.
-func (s *Service) List(ctx context.Context, _ *controllerv1.ListSecretsRequest) (*controllerv1.ListSecretsReply, error) {
+// List says what exists and who has which version, by name, in pages. For operators.
+func (s *Service) List(ctx context.Context, request *controllerv1.ListSecretsRequest) (*controllerv1.ListSecretsReply, error) {
 	if _, err := s.Callers.Operator(ctx); err != nil {
 		return nil, err
 	}
 	reply := &controllerv1.ListSecretsReply{}
 	err := s.DB.View(ctx, func(tx *store.Tx) error {
-		held := map[string]map[string]uint64{} // name, host
-		err := tx.Each(func(scan func(...any) error) error {
-			var host, name string
-			var version uint64
-			if err := scan(&host, &name, &version); err != nil {
-				return err
-			}
-			if held[name] == nil {
-				held[name] = map[string]uint64{}
-			}
-			held[name][host] = version
-			return nil
-		}, `SELECT host, name, version FROM secrets_held`)
+		rows, err := live(tx)
 		if err != nil {
 			return err
 		}
-		rows, err := live(tx)
-		for _, r := range rows {
-			reply.Secrets = append(reply.Secrets, r.state(maps.Clone(held[r.Name])))
+		rows = slices.DeleteFunc(rows, func(r row) bool { return r.Name <= request.GetAfter() })
+		size := 0
+		for i, r := range rows {
+			held, err := heldBy(tx, r.Name)
+			if err != nil {
+				return err
+			}
+			state := r.state(held)
+			if size += proto.Size(state); i > 0 && (size > MaxReply || i == int(request.GetLimit())) {
+				reply.Next = rows[i-1].Name
+				return nil
+			}
+			reply.Secrets = append(reply.Secrets, state)
 		}
-		return err
+		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
 	return reply, nil
+}
+
+// heldBy are the versions of a secret that hosts have acknowledged.
+func heldBy(tx *store.Tx, name string) (map[string]uint64, error) {
+	held := map[string]uint64{}
+	err := tx.Each(func(scan func(...any) error) error {
+		var host string
+		var version uint64
+		err := scan(&host, &version)
+		held[host] = version
+		return err
+	}, `SELECT host, version FROM secrets_held WHERE name = ?`, name)
+	return held, err
 }
 
 // versioned is how an audit names a version of a secret.

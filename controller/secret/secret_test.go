@@ -18,6 +18,7 @@ import (
 	"github.com/raypher/raypher/controller/caller/callertest"
 	"github.com/raypher/raypher/controller/secret"
 	"github.com/raypher/raypher/controller/store"
+	"github.com/raypher/raypher/controller/store/storetest"
 	"github.com/raypher/raypher/journal"
 	controllerv1 "github.com/raypher/raypher/proto/controller/v1"
 	"github.com/raypher/raypher/recipient"
@@ -381,6 +382,55 @@ func TestList(t *testing.T) {
 		acknowledge(&controllerv1.HeldSecret{Name: "key", Version: 3})
 		if s := list(); len(s.GetHeld()) != 0 {
 			b.Errorf("%v", s)
+		}
+	})
+}
+
+// TestListInPages: secrets come by name, each once, however many hosts hold them.
+func TestListInPages(t *testing.T) {
+	each(t, func(b *bench) {
+		const secrets, hosts = 20, 2000
+		for i := range secrets {
+			b.put(fmt.Sprintf("s%d", i), value, "*")
+		}
+		db := storetest.Open(b, b.url)
+		err := db.Update(b.Context(), func(tx *store.Tx) error {
+			for i := range secrets {
+				err := tx.Exec(`WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)
+					INSERT INTO secrets_held (host, name, version) SELECT CAST(? AS TEXT) || i, CAST(? AS TEXT), 1 FROM n`, hosts, strings.Repeat("h", 50), fmt.Sprintf("s%d", i))
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, limit := range []uint32{0, 3} {
+			var names []string
+			pages := 0
+			for request := (&controllerv1.ListSecretsRequest{Limit: limit}); ; {
+				reply, err := b.List(callertest.Operator(b.Context()), request)
+				if err != nil {
+					b.Fatal(err)
+				}
+				for _, s := range reply.GetSecrets() {
+					names = append(names, s.GetName())
+					if len(s.GetHeld()) != hosts {
+						b.Errorf("%s is held by %d hosts", s.GetName(), len(s.GetHeld()))
+					}
+				}
+				if pages++; limit != 0 && len(reply.GetSecrets()) > int(limit) {
+					b.Errorf("%d secrets in a page of %d", len(reply.GetSecrets()), limit)
+				}
+				if request.After = reply.GetNext(); request.After == "" {
+					break
+				}
+			}
+			if len(names) != secrets || !slices.IsSorted(names) || len(slices.Compact(names)) != secrets || pages < 2 {
+				b.Errorf("limit %d: %d pages with %q", limit, pages, names)
+			}
 		}
 	})
 }

@@ -8,8 +8,10 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/raypher/raypher/controller/peer"
@@ -68,21 +70,23 @@ func (s *Server) authenticated(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p, err := peer.FromTLS(*r.TLS)
 		if err != nil {
-			refuse(w, http.StatusUnauthorized, err.Error()+": show the certificate of an operator's, a parent's or an enclave's key")
+			refuse(w, http.StatusUnauthorized, codes.Unauthenticated, err.Error()+": show the certificate of an operator's, a parent's or an enclave's key")
 			return
 		}
 		// A browser sends a certificate along with what another site made it ask; none can send this type without being asked for leave.
 		if r.Method != http.MethodGet && r.Method != http.MethodDelete && !strings.HasPrefix(r.Header.Get("Content-Type"), "application/json") {
-			refuse(w, http.StatusUnsupportedMediaType, "the body must be application/json")
+			refuse(w, http.StatusUnsupportedMediaType, codes.InvalidArgument, "the body must be application/json")
 			return
 		}
+		in := s.arriving.begin(func() { http.NewResponseController(w).SetReadDeadline(time.Now()) })
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 2*MaxReceive)) // base64 needs a third more
+		in()
 		if err != nil {
-			refuse(w, http.StatusRequestEntityTooLarge, "the body was cut off, or it has more than "+strconv.Itoa(2*MaxReceive)+" bytes")
+			refuse(w, http.StatusRequestEntityTooLarge, codes.ResourceExhausted, "the body was cut off, or it has more than "+strconv.Itoa(2*MaxReceive)+" bytes")
 			return
 		}
 		if bytes.Count(body, []byte("{"))+bytes.Count(body, []byte(",")) > MaxFields { // no name of anything has either
-			refuse(w, http.StatusBadRequest, "a request of more than "+strconv.Itoa(MaxFields)+" fields")
+			refuse(w, http.StatusBadRequest, codes.InvalidArgument, "a request of more than "+strconv.Itoa(MaxFields)+" fields")
 			return
 		}
 		r.Body = io.NopCloser(bytes.NewReader(body))
@@ -94,7 +98,7 @@ func (s *Server) health(w http.ResponseWriter, r *http.Request) {
 	if s.opts.Healthy != nil {
 		if err := s.opts.Healthy(r.Context()); err != nil {
 			s.opts.Log.Warn("not healthy", "error", err)
-			refuse(w, http.StatusServiceUnavailable, "the database does not answer")
+			refuse(w, http.StatusServiceUnavailable, codes.Unavailable, "the database does not answer")
 			return
 		}
 	}
@@ -108,10 +112,11 @@ func text(kind string, body []byte) http.HandlerFunc {
 	}
 }
 
-func refuse(w http.ResponseWriter, code int, message string) {
+// refuse answers in the form of the services' own errors: the code of gRPC, words, and no details.
+func refuse(w http.ResponseWriter, status int, code codes.Code, message string) {
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(code)
-	json.NewEncoder(w).Encode(map[string]any{"message": message})
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(map[string]any{"code": code, "message": message, "details": []any{}})
 }
 
 func hardened(next http.Handler) http.Handler {

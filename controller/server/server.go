@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"golang.org/x/net/netutil"
+	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -64,6 +65,9 @@ type Server struct {
 	grpc  *grpc.Server
 	http  *http.Server
 	local *local
+
+	arriving arriving
+	room     *semaphore.Weighted // of MaxLarge
 }
 
 // New prepares everything up to the listeners.
@@ -71,7 +75,7 @@ func New(opts Options) (*Server, error) {
 	if opts.callTimeout == 0 {
 		opts.callTimeout = CallTimeout
 	}
-	s := &Server{opts: opts, local: &local{}}
+	s := &Server{opts: opts, local: &local{}, room: semaphore.NewWeighted(MaxLarge)}
 	s.grpc = grpc.NewServer(
 		grpc.Creds(credentials.NewTLS(s.tls(tls.RequireAnyClientCert, "h2"))),
 		grpc.MaxRecvMsgSize(MaxReceive), grpc.MaxSendMsgSize(MaxSend),
@@ -162,15 +166,18 @@ func refuseStream(any, grpc.ServerStream, *grpc.StreamServerInfo, grpc.StreamHan
 	return status.Error(codes.Unimplemented, "there are no streams")
 }
 
-// begin bounds a call in time from its headers on: gRPC reads the request, as slowly as the caller sends it, before any interceptor runs.
+// begin bounds a call in time from its headers on, and counts it as arriving: gRPC reads the request, as slowly as the caller sends it, before
+// any interceptor runs.
 func (s *Server) begin(ctx context.Context, _ *tap.Info) (context.Context, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.callTimeout)
-	context.AfterFunc(ctx, cancel) // gRPC ends the context above with the call
-	return ctx, nil
+	in := s.arriving.begin(cancel)
+	context.AfterFunc(ctx, func() { in(); cancel() }) // gRPC ends the context above with the call
+	return context.WithValue(ctx, inKey{}, in), nil
 }
 
 // unary authenticates a call over gRPC.
 func (s *Server) unary(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	arrived(ctx)
 	from, ok := grpcpeer.FromContext(ctx)
 	if !ok {
 		return nil, status.Error(codes.Unauthenticated, "no connection")
@@ -194,6 +201,11 @@ func (s *Server) answer(ctx context.Context, request any, info *grpc.UnaryServer
 			reply, err = nil, status.Error(codes.Internal, "internal error: see the controller's log")
 		}
 	}()
+	give, err := takeRoom(s.room, request)
+	if err != nil {
+		return nil, err
+	}
+	defer give()
 	ctx, cancel := context.WithTimeout(ctx, s.opts.callTimeout)
 	defer cancel()
 	reply, err = handler(ctx, request)
@@ -210,7 +222,7 @@ func (s *Server) asStatus(method string, err error) error {
 	message := err.Error()
 	code := codes.Internal
 	switch {
-	case errors.Is(err, store.ErrFull):
+	case errors.Is(err, store.ErrFull), errors.Is(err, store.ErrBudget):
 		code = codes.ResourceExhausted
 	case errors.Is(err, store.ErrUnavailable):
 		code = codes.Unavailable

@@ -1,6 +1,13 @@
 package store
 
-import "time"
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// ErrBudget: a host asks for more than is put on record of it.
+var ErrBudget = errors.New("too much to put on record")
 
 // Outcome of an audited action that was done. Any other outcome is the check that failed, in words.
 const OK = "ok"
@@ -25,6 +32,28 @@ func (tx *Tx) Audit(e Entry) error {
 	return tx.Exec(`INSERT INTO audit (number, time, actor, action, subject, outcome)
 		SELECT COALESCE(MAX(number), 0) + 1, CAST(? AS BIGINT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT) FROM audit`,
 		Millis(time.Now()), clean(e.Actor), clean(e.Action), clean(e.Subject), clean(e.Outcome))
+}
+
+// MaxHostEntries is how many entries of one action a host may cause in an hour: many times what one that works needs, and no more than its
+// part of a disk.
+const MaxHostEntries = 2000
+
+// AuditOf appends an entry that a host's enclave caused by what it asked for. ErrBudget: the host has caused MaxHostEntries of this action in
+// this hour, so what is recorded must not be done either.
+func (tx *Tx) AuditOf(host string, e Entry) error {
+	var entries int
+	err := tx.Get([]any{&entries}, `INSERT INTO host_budgets (host, action, hour, entries) VALUES (?, ?, ?, 1)
+		ON CONFLICT (host, action) DO UPDATE SET
+		entries = CASE WHEN excluded.hour > host_budgets.hour THEN 1 ELSE host_budgets.entries + 1 END,
+		hour = CASE WHEN excluded.hour > host_budgets.hour THEN excluded.hour ELSE host_budgets.hour END
+		RETURNING entries`, host, e.Action, time.Now().Unix()/3600)
+	if err != nil {
+		return err
+	}
+	if entries > MaxHostEntries {
+		return fmt.Errorf("%w: %s caused %d entries of %s in this hour: it goes on with the next one", ErrBudget, host, MaxHostEntries, e.Action)
+	}
+	return tx.Audit(e)
 }
 
 // Entries returns at most limit entries from a number on, oldest first.

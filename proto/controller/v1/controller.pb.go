@@ -946,6 +946,8 @@ func (*DeleteSecretReply) Descriptor() ([]byte, []int) {
 
 type ListSecretsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	After         string                 `protobuf:"bytes,1,opt,name=after,proto3" json:"after,omitempty"`  // the next of the reply before; empty: from the beginning
+	Limit         uint32                 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"` // of secrets in the reply; 0: as many as it takes
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -978,6 +980,20 @@ func (x *ListSecretsRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use ListSecretsRequest.ProtoReflect.Descriptor instead.
 func (*ListSecretsRequest) Descriptor() ([]byte, []int) {
 	return file_controller_v1_controller_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ListSecretsRequest) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+func (x *ListSecretsRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
 }
 
 type SecretState struct {
@@ -1074,7 +1090,8 @@ func (x *SecretState) GetHeld() map[string]uint64 {
 
 type ListSecretsReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Secrets       []*SecretState         `protobuf:"bytes,1,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	Secrets       []*SecretState         `protobuf:"bytes,1,rep,name=secrets,proto3" json:"secrets,omitempty"` // by name
+	Next          string                 `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`       // empty: that was all
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1114,6 +1131,13 @@ func (x *ListSecretsReply) GetSecrets() []*SecretState {
 		return x.Secrets
 	}
 	return nil
+}
+
+func (x *ListSecretsReply) GetNext() string {
+	if x != nil {
+		return x.Next
+	}
+	return ""
 }
 
 type ReadLeaseRequest struct {
@@ -2122,6 +2146,8 @@ func (*RemoveHostReply) Descriptor() ([]byte, []int) {
 
 type HostsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	After         string                 `protobuf:"bytes,1,opt,name=after,proto3" json:"after,omitempty"`  // the next of the reply before; empty: from the beginning
+	Limit         uint32                 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"` // of hosts in the reply; 0: as many as it takes
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2154,6 +2180,20 @@ func (x *HostsRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use HostsRequest.ProtoReflect.Descriptor instead.
 func (*HostsRequest) Descriptor() ([]byte, []int) {
 	return file_controller_v1_controller_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *HostsRequest) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+func (x *HostsRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
 }
 
 type Host struct {
@@ -2322,7 +2362,8 @@ func (x *Host) GetLeaseCounter() uint64 {
 
 type HostsReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Hosts         []*Host                `protobuf:"bytes,1,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	Hosts         []*Host                `protobuf:"bytes,1,rep,name=hosts,proto3" json:"hosts,omitempty"` // by name
+	Next          string                 `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`   // empty: that was all
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2362,6 +2403,13 @@ func (x *HostsReply) GetHosts() []*Host {
 		return x.Hosts
 	}
 	return nil
+}
+
+func (x *HostsReply) GetNext() string {
+	if x != nil {
+		return x.Next
+	}
+	return ""
 }
 
 type PutMeasurementsRequest struct {
@@ -2802,8 +2850,10 @@ const file_controller_v1_controller_proto_rawDesc = "" +
 	"\fexpires_unix\x18\x05 \x01(\x03R\vexpiresUnix\")\n" +
 	"\x13DeleteSecretRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x13\n" +
-	"\x11DeleteSecretReply\"\x14\n" +
-	"\x12ListSecretsRequest\"\xa0\x02\n" +
+	"\x11DeleteSecretReply\"@\n" +
+	"\x12ListSecretsRequest\x12\x14\n" +
+	"\x05after\x18\x01 \x01(\tR\x05after\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\rR\x05limit\"\xa0\x02\n" +
 	"\vSecretState\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x14\n" +
@@ -2814,9 +2864,10 @@ const file_controller_v1_controller_proto_rawDesc = "" +
 	"\x04held\x18\a \x03(\v2,.raypher.controller.v1.SecretState.HeldEntryR\x04held\x1a7\n" +
 	"\tHeldEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"P\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"d\n" +
 	"\x10ListSecretsReply\x12<\n" +
-	"\asecrets\x18\x01 \x03(\v2\".raypher.controller.v1.SecretStateR\asecrets\"*\n" +
+	"\asecrets\x18\x01 \x03(\v2\".raypher.controller.v1.SecretStateR\asecrets\x12\x12\n" +
+	"\x04next\x18\x02 \x01(\tR\x04next\"*\n" +
 	"\x10ReadLeaseRequest\x12\x16\n" +
 	"\x06result\x18\x01 \x01(\tR\x06result\"e\n" +
 	"\x10TakeLeaseRequest\x12\x16\n" +
@@ -2877,8 +2928,10 @@ const file_controller_v1_controller_proto_rawDesc = "" +
 	"\x05reset\x18\x04 \x01(\bR\x05reset\"'\n" +
 	"\x11RemoveHostRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x11\n" +
-	"\x0fRemoveHostReply\"\x0e\n" +
-	"\fHostsRequest\"\xa2\x04\n" +
+	"\x0fRemoveHostReply\":\n" +
+	"\fHostsRequest\x12\x14\n" +
+	"\x05after\x18\x01 \x01(\tR\x05after\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\rR\x05limit\"\xa2\x04\n" +
 	"\x04Host\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04tier\x18\x02 \x01(\tR\x04tier\x12\x1d\n" +
@@ -2898,10 +2951,11 @@ const file_controller_v1_controller_proto_rawDesc = "" +
 	"\x06agents\x18\r \x01(\rR\x06agents\x12\x18\n" +
 	"\aversion\x18\x0e \x01(\tR\aversion\x12@\n" +
 	"\bpolicies\x18\x0f \x03(\v2$.raypher.controller.v1.PolicyVersionR\bpolicies\x12#\n" +
-	"\rlease_counter\x18\x10 \x01(\x04R\fleaseCounter\"?\n" +
+	"\rlease_counter\x18\x10 \x01(\x04R\fleaseCounter\"S\n" +
 	"\n" +
 	"HostsReply\x121\n" +
-	"\x05hosts\x18\x01 \x03(\v2\x1b.raypher.controller.v1.HostR\x05hosts\",\n" +
+	"\x05hosts\x18\x01 \x03(\v2\x1b.raypher.controller.v1.HostR\x05hosts\x12\x12\n" +
+	"\x04next\x18\x02 \x01(\tR\x04next\",\n" +
 	"\x16PutMeasurementsRequest\x12\x12\n" +
 	"\x04list\x18\x01 \x01(\fR\x04list\"0\n" +
 	"\x14PutMeasurementsReply\x12\x18\n" +
