@@ -24,3 +24,6 @@ compile Netguard netguard/netguard.bpf.c \
 	fold_key fold event statistic operation layer reason mode
 compile Walker walker/walker.bpf.c \
 	asked said
+compile Lsmguard lsmguard/lsmguard.bpf.c \
+	agent object_key hash_key hash permit_key permit counters event \
+	operation hook reason mode
