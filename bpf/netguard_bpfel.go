@@ -144,10 +144,14 @@ type NetguardPeerKey struct {
 type NetguardReason uint8
 
 const (
-	NetguardReasonREASON_NOT_GRANTED   NetguardReason = 0
-	NetguardReasonREASON_EXPIRED       NetguardReason = 1
-	NetguardReasonREASON_UNKNOWN_AGENT NetguardReason = 2
-	NetguardReasonREASON_UNREADABLE    NetguardReason = 3
+	NetguardReasonREASON_NOT_GRANTED    NetguardReason = 0
+	NetguardReasonREASON_EXPIRED        NetguardReason = 1
+	NetguardReasonREASON_UNKNOWN_AGENT  NetguardReason = 2
+	NetguardReasonREASON_UNREADABLE     NetguardReason = 3
+	NetguardReasonREASON_NO_HELLO       NetguardReason = 4
+	NetguardReasonREASON_SPLIT_HELLO    NetguardReason = 5
+	NetguardReasonREASON_NO_SERVER_NAME NetguardReason = 6
+	NetguardReasonREASON_SERVER_NAME    NetguardReason = 7
 )
 
 type NetguardRuleKey struct {
@@ -157,6 +161,12 @@ type NetguardRuleKey struct {
 	Zero      uint8
 	Port      uint16
 	Addr      [4]uint32
+}
+
+type NetguardServerKey struct {
+	_      structs.HostLayout
+	Cgroup uint64
+	Name   [256]int8
 }
 
 type NetguardStatistic uint32
@@ -177,10 +187,12 @@ const (
 	NetguardMapCounts          = "counts"
 	NetguardMapEvents          = "events"
 	NetguardMapFolds           = "folds"
+	NetguardMapHellos          = "hellos"
 	NetguardMapNames           = "names"
 	NetguardMapPeers           = "peers"
 	NetguardMapReplies         = "replies"
 	NetguardMapReported        = "reported"
+	NetguardMapServers         = "servers"
 	NetguardMapSlots           = "slots"
 	NetguardMapSockets         = "sockets"
 	NetguardMapStatistics      = "statistics"
@@ -278,10 +290,12 @@ type NetguardMapSpecs struct {
 	Counts     *ebpf.MapSpec `ebpf:"counts"`
 	Events     *ebpf.MapSpec `ebpf:"events"`
 	Folds      *ebpf.MapSpec `ebpf:"folds"`
+	Hellos     *ebpf.MapSpec `ebpf:"hellos"`
 	Names      *ebpf.MapSpec `ebpf:"names"`
 	Peers      *ebpf.MapSpec `ebpf:"peers"`
 	Replies    *ebpf.MapSpec `ebpf:"replies"`
 	Reported   *ebpf.MapSpec `ebpf:"reported"`
+	Servers    *ebpf.MapSpec `ebpf:"servers"`
 	Slots      *ebpf.MapSpec `ebpf:"slots"`
 	Sockets    *ebpf.MapSpec `ebpf:"sockets"`
 	Statistics *ebpf.MapSpec `ebpf:"statistics"`
@@ -323,10 +337,12 @@ type NetguardMaps struct {
 	Counts     *ebpf.Map `ebpf:"counts"`
 	Events     *ebpf.Map `ebpf:"events"`
 	Folds      *ebpf.Map `ebpf:"folds"`
+	Hellos     *ebpf.Map `ebpf:"hellos"`
 	Names      *ebpf.Map `ebpf:"names"`
 	Peers      *ebpf.Map `ebpf:"peers"`
 	Replies    *ebpf.Map `ebpf:"replies"`
 	Reported   *ebpf.Map `ebpf:"reported"`
+	Servers    *ebpf.Map `ebpf:"servers"`
 	Slots      *ebpf.Map `ebpf:"slots"`
 	Sockets    *ebpf.Map `ebpf:"sockets"`
 	Statistics *ebpf.Map `ebpf:"statistics"`
@@ -338,10 +354,12 @@ func (m *NetguardMaps) Close() error {
 		m.Counts,
 		m.Events,
 		m.Folds,
+		m.Hellos,
 		m.Names,
 		m.Peers,
 		m.Replies,
 		m.Reported,
+		m.Servers,
 		m.Slots,
 		m.Sockets,
 		m.Statistics,

@@ -10,6 +10,7 @@ missing=
 need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
 
 need clang clang          # the check of BPF objects against their source
+[ -n "$(ls /usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*.a 2>/dev/null)" ] || missing="$missing libclang-rt-14-dev" # libFuzzer
 need llvm-strip llvm
 need protoc protobuf-compiler
 need ip iproute2

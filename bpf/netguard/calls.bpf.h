@@ -150,6 +150,8 @@ static __noinline int answer_call(struct bpf_sock_addr *ctx, struct call *c)
 		__builtin_memset(&s->refused, 0, sizeof(s->refused));
 	if (!grant)
 		return refuse_call(c, id, REASON_NOT_GRANTED, a, s);
+	if (c->operation == OP_CONNECT)
+		s->hello = grant == GRANT_NAME && is_tls_port(c->flow.port) ? HELLO_AWAITED : HELLO_NONE;
 	hold(s, id, a->generation, &c->flow);
 	return ANSWER_PASS;
 }

@@ -94,15 +94,36 @@ static __always_inline bool in_rules(const struct question *q)
 	return in_trie(q->slot, &key);
 }
 
+/* Ports on which a stream begins with a TLS hello (IANA, and 8443 by habit). */
+static __always_inline bool is_tls_port(__be16 port)
+{
+	switch (bpf_ntohs(port)) {
+	case 443: case 465: case 563: case 636: case 853: case 989: case 990: case 992: case 993: case 994: case 995:
+	case 5061: case 8443:
+		return true;
+	}
+	return false;
+}
+
+#define PORT_DOT 853	/* DNS over TLS, RFC 7858 */
+
+/*
+ * Names open what can be held to a name: on the ports of TLS streams alone, since nothing reads QUIC, and DNS over TLS only
+ * where a rule names its port.
+ */
 static __always_inline bool in_names(const struct question *q)
 {
 	struct name_key key = { .cgroup = q->cgroup, .port = q->flow.port, .family = q->flow.family };
 	struct name_grant *g;
 
+	if (q->flow.proto != IPPROTO_TCP && is_tls_port(q->flow.port))
+		return false;
 	__builtin_memcpy(key.addr, q->flow.addr, sizeof(key.addr));
 	g = bpf_map_lookup_elem(&names, &key);
 	if (g && (q->open || q->now < g->expires))
 		return true;
+	if (q->flow.port == bpf_htons(PORT_DOT))
+		return false;
 	key.port = 0;
 	g = bpf_map_lookup_elem(&names, &key);
 	return g && (q->open || q->now < g->expires);

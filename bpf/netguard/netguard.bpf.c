@@ -20,6 +20,7 @@
 #include "event.h"
 #include "decide.h"
 #include "packet.h"
+#include "tls.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 

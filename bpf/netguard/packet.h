@@ -11,6 +11,7 @@
 struct packet {
 	struct flow source;
 	struct flow destination;
+	__u32 transport;	/* offset of its TCP or UDP header */
 	bool opens;		/* TCP: SYN without ACK */
 };
 
@@ -118,6 +119,7 @@ static __always_inline bool read_plain(struct __sk_buff *skb, struct packet *p)
 	p->source.proto = p->destination.proto = proto;
 	p->source.port = ports->source;
 	p->destination.port = ports->destination;
+	p->transport = (void *)ports - data;
 	if (proto == IPPROTO_TCP) {
 		__u8 *flags = (void *)ports + TCP_FLAGS;
 
@@ -152,6 +154,7 @@ static __always_inline bool read_packet(struct __sk_buff *skb, struct packet *p)
 		return false;
 	p->source.port = ports[0];
 	p->destination.port = ports[1];
+	p->transport = offset;
 	if (p->destination.proto == IPPROTO_TCP) {
 		if (bpf_skb_load_bytes(skb, offset + TCP_FLAGS, &flags, 1))
 			return false;

@@ -50,6 +50,100 @@ static __noinline int refuse_packet(const struct packet *p, __u64 cgroup, enum r
 	return r.error ? REFUSE : DROP_SILENTLY;
 }
 
+/* A stream of an agent on its way out. */
+struct stream {
+	struct __sk_buff *skb;
+	const struct packet *packet;
+	__u64 cgroup;
+	struct agent *agent;
+	struct bpf_sock *sk;
+	struct sock_state *state;
+};
+
+/* Refuses the first bytes of a stream, or lets them by its agent's mode. name: what they asked for; NULL: nothing. */
+static __noinline int refuse_hello(struct stream *st, enum reason reason, const char *name)
+{
+	struct sock_state *s = st->state;
+	struct refusal r = {};
+
+	if (flow_equal(&s->refused, &st->packet->destination))
+		return DROP_SILENTLY;
+	r.what.cgroup = st->cgroup;
+	r.what.flow = st->packet->destination;
+	r.what.operation = OP_CONNECT;
+	r.what.layer = LAYER_EGRESS;
+	r.what.reason = reason;
+	r.what.mode = st->agent->mode;
+	r.pid = s->pid;
+	__builtin_memcpy(r.comm, s->comm, sizeof(r.comm));
+	if (name) {
+		int i;
+
+		for (i = 0; i < PATH_BYTES; i++)
+			r.what.path = r.what.path * 31 + name[i];
+	}
+	report_path(&r, name, name ? PATH_BYTES : 0);
+	if (st->agent->mode != MODE_ENFORCE) {
+		s->hello = HELLO_GRANTED;
+		return PASS;
+	}
+	s->refused = st->packet->destination;
+	return DROP_SILENTLY;
+}
+
+#define TCP_SEQUENCE 4		/* RFC 9293 section 3.1 */
+#define TCP_OFFSET 12
+
+/*
+ * A packet of a stream whose hello is awaited. An address that a name opened may be shared with other names, so the first
+ * bytes must ask for one that was resolved for this agent. Until they did, no other bytes leave. What is sent again is what
+ * was read: the kernel copied it from the program, but where the program sends pages (sendfile, splice, MSG_ZEROCOPY).
+ */
+static __noinline int await_hello(struct stream *st)
+{
+	struct sock_state *s = st->state;
+	struct __sk_buff *skb = st->skb;
+	struct server_key *key;
+	__be32 sequence;
+	__u32 offset = st->packet->transport;
+	__u8 words;
+
+	if (bpf_skb_load_bytes(skb, offset + TCP_SEQUENCE, &sequence, sizeof(sequence)) ||
+	    bpf_skb_load_bytes(skb, offset + TCP_OFFSET, &words, sizeof(words)))
+		return REFUSE;
+	if (st->packet->opens)
+		s->first = bpf_ntohl(sequence) + 1;
+	offset += (words >> 4) * 4;
+	if (offset >= skb->len)
+		return PASS;
+	if (!st->packet->opens && bpf_ntohl(sequence) != s->first) /* behind a hello that did not leave */
+		return st->agent->mode == MODE_ENFORCE ? DROP_SILENTLY : PASS;
+	key = bpf_sk_storage_get(&hellos, st->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!key)
+		return refuse_hello(st, REASON_UNREADABLE, NULL);
+	__builtin_memset(key, 0, sizeof(*key));
+	key->cgroup = st->cgroup;
+	switch (tls_read(skb, offset, skb->len, key->name)) {
+	case TLS_NAME:
+		if (!bpf_map_lookup_elem(&servers, key))
+			return refuse_hello(st, REASON_SERVER_NAME, key->name);
+		s->hello = HELLO_GRANTED;
+		bpf_sk_storage_delete(&hellos, st->sk);
+		return PASS;
+	case TLS_NO_NAME:
+		return refuse_hello(st, REASON_NO_SERVER_NAME, NULL);
+	case TLS_SPLIT:
+		/* What is sent again is joined with what was written meanwhile, as far as one segment holds it. */
+		if (s->hello == HELLO_AWAITED && st->agent->mode == MODE_ENFORCE) {
+			s->hello = HELLO_HELD;
+			return DROP_SILENTLY;
+		}
+		return refuse_hello(st, REASON_SPLIT_HELLO, NULL);
+	default:
+		return refuse_hello(st, REASON_NO_HELLO, NULL);
+	}
+}
+
 static __always_inline void ask(struct question *q, const struct flow *f, const struct agent *a, __u64 cgroup, __u64 now)
 {
 	q->cgroup = cgroup;
@@ -124,6 +218,11 @@ int on_egress(struct __sk_buff *skb)
 	if (!readable)
 		return refuse_packet(&p, id, REASON_UNREADABLE, a, s);
 	h = held(s, id, a->generation, &p.destination);
+	if (h == HELD && p.destination.proto == IPPROTO_TCP && (s->hello == HELLO_AWAITED || s->hello == HELLO_HELD)) {
+		struct stream st = { skb, &p, id, a, sk, s };
+
+		return await_hello(&st);
+	}
 	if (h == HELD && p.destination.proto == IPPROTO_TCP && !p.opens)
 		return PASS;
 	own = s && is_own(&p.destination, s->netns);
@@ -141,8 +240,22 @@ int on_egress(struct __sk_buff *skb)
 		s = bpf_sk_storage_get(&sockets, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!grant)
 		return refuse_packet(&p, id, REASON_NOT_GRANTED, a, s);
-	if (s)
+	if (!s)
+		return PASS;
+	if (grant != GRANT_NAME) {
+		s->hello = HELLO_NONE;
+	} else if (p.destination.proto == IPPROTO_TCP && is_tls_port(p.destination.port) && s->hello != HELLO_GRANTED) {
+		struct stream st = { skb, &p, id, a, sk, s };
+
+		/* A rule that is gone granted it, or it began before it was an agent's: what it asked for was not read. */
+		if (!p.opens && s->hello == HELLO_NONE)
+			return refuse_packet(&p, id, REASON_NO_HELLO, a, s);
+		if (s->hello == HELLO_NONE)
+			s->hello = HELLO_AWAITED;
 		hold(s, id, a->generation, &p.destination);
+		return await_hello(&st);
+	}
+	hold(s, id, a->generation, &p.destination);
 	return PASS;
 }
 

@@ -100,6 +100,9 @@ struct reply_key {
 	__u8 reserved[2];
 };
 
+/* Whether a stream to a name's address has to say, in its first bytes, for which name. */
+enum hello { HELLO_NONE = 0, HELLO_AWAITED, HELLO_HELD /* a piece of it came */, HELLO_GRANTED } BYTE;
+
 /*
  * What is known of one socket of an agent, where there is something to know. Accepted sockets begin with a copy of their
  * listener's.
@@ -115,7 +118,15 @@ struct sock_state {
 	struct flow refused;	/* reported by a call's hook already: its packets are only counted */
 	struct flow asked;	/* the DNS server that the agent meant */
 	struct flow source;	/* of its peer entry; port 0: none */
+	__u32 first;		/* sequence number of the first byte that it sends, host order */
 	__u8 passive;		/* a granted SYN came in to it or its listener */
+	enum hello hello;
+};
+
+/* A name that was resolved for an agent, which a TLS hello may then ask for. In lower case, zeros behind it. */
+struct server_key {
+	__u64 cgroup;
+	char name[NAME_BYTES];
 };
 
 struct counters {
@@ -135,7 +146,8 @@ enum layer {
 
 enum operation { OP_CONNECT = 1, OP_SENDTO, OP_SEND, OP_BIND, OP_SOCKET, OP_CONNECT_UNIX, OP_SENDTO_UNIX } BYTE;
 
-enum reason { REASON_NOT_GRANTED = 0, REASON_EXPIRED, REASON_UNKNOWN_AGENT, REASON_UNREADABLE } BYTE;
+enum reason { REASON_NOT_GRANTED = 0, REASON_EXPIRED, REASON_UNKNOWN_AGENT, REASON_UNREADABLE,
+	REASON_NO_HELLO, REASON_SPLIT_HELLO, REASON_NO_SERVER_NAME, REASON_SERVER_NAME } BYTE;
 
 /* What is the same in equal events. */
 struct fold_key {
@@ -165,7 +177,7 @@ struct event {
 	__s32 error;		/* errno that the program gets; 0: silence */
 	char comm[16];
 	__u32 path_length;
-	char path[PATH_BYTES];	/* as in sun_path: an abstract one begins with a zero byte */
+	char path[PATH_BYTES];	/* as in sun_path: an abstract one begins with a zero byte; or a server's name, cut */
 };
 
 enum statistic { STAT_EVENTS, STAT_FOLDED, STAT_CARRIED, STAT_LOST, STATS };
@@ -206,6 +218,23 @@ struct {
 	__type(key, struct name_key);
 	__type(value, struct name_grant);
 } names SEC(".maps");
+
+/* The value: when the last answer ends, as in name_grant; for raypherd, which forgets the name some time later. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_NAMES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct server_key);
+	__type(value, __u64);
+} servers SEC(".maps");
+
+/* Room for the name in a socket's hello, while it is awaited. The socket's lock is held wherever it is used. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct server_key);
+} hellos SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

@@ -139,6 +139,8 @@ func reportedByWarden(e netguard.Event) bool {
 
 func networkTarget(e netguard.Event) string {
 	switch {
+	case e.Reason == netguard.ServerName && e.Path != "":
+		return e.Destination.String() + "/" + e.Protocol + " " + strconv.Quote(e.Path)
 	case e.Path != "":
 		return e.Path
 	case e.Reason == netguard.Flood:
@@ -168,6 +170,14 @@ func reasonRule(r netguard.Reason) string {
 		return "the cgroup is not armed"
 	case netguard.Unreadable:
 		return "a packet that cannot be read"
+	case netguard.NoHello:
+		return "a stream to a name's address on a port of TLS that does not begin with a TLS hello"
+	case netguard.SplitHello:
+		return "a TLS hello in several pieces: its server name cannot be read"
+	case netguard.NoServerName:
+		return "a TLS hello without a server name, to an address that a name opened"
+	case netguard.ServerName:
+		return "the TLS server name is not granted"
 	}
 	return ""
 }

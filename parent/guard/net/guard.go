@@ -50,6 +50,10 @@ const (
 	Expired                    // the deadline of the agent's visa has passed
 	UnknownAgent               // the cgroup has no entry
 	Unreadable                 // a packet that the guard cannot read: fragments, options, unknown protocols
+	NoHello                    // a stream to a name's address on a port of TLS begins with something else
+	SplitHello                 // its hello lies in several packets or records: the whole of it cannot be read
+	NoServerName               // its hello names no server
+	ServerName                 // its hello names a server that was not resolved for the agent; Event.Path is that name
 	Flood                      // stands for Count events that were not recorded one by one
 )
 
@@ -64,7 +68,7 @@ type Event struct {
 	Layer       string // the hook that held it: cgroup/connect4, cgroup_skb/egress ...
 	Protocol    string // tcp, udp, icmp, ... or its number; empty for unix sockets
 	Destination netip.AddrPort
-	Path        string // of a unix socket, "@" in front of an abstract one; empty where the kernel does not tell
+	Path        string // of a unix socket, "@" in front of an abstract one, or the name of ServerName; empty where the kernel does not tell
 	Reason      Reason
 	Mode        policy.Mode
 	Errno       int32 // what the program got; 0: silence

@@ -51,11 +51,43 @@ func (g *Guard) GrantName(cgroupID uint64, name string, addr netip.Addr, port ui
 	default:
 		g.names[cgroupID]++
 	}
+	if err := g.grantServer(cgroupID, grant); err != nil {
+		return err
+	}
 	return explain("network guard: granting a name's address", g.maps.Names.Put(key, grant))
 }
 
-// dropNames removes the addresses of an agent's names that keep does not want, and says how many.
+// grantServer lets the agent's TLS streams to addresses of names ask for this one.
+func (g *Guard) grantServer(cgroupID uint64, grant bpf.NetguardNameGrant) error {
+	key := bpf.NetguardServerKey{Cgroup: cgroupID, Name: grant.Name}
+	var before uint64
+	err := g.maps.Servers.Lookup(key, &before)
+	switch {
+	case errors.Is(err, ebpf.ErrKeyNotExist) && g.servers[cgroupID] >= maxNames:
+		if err := g.dropExpiredServers(cgroupID, 0); err != nil {
+			return err
+		}
+		if g.servers[cgroupID] >= maxNames {
+			return fmt.Errorf("network guard: %w: %d names for one agent", ErrFull, maxNames)
+		}
+		g.servers[cgroupID]++
+	case errors.Is(err, ebpf.ErrKeyNotExist):
+		g.servers[cgroupID]++
+	case err != nil:
+		return explain("network guard: granting a name", err)
+	}
+	return explain("network guard: granting a name", g.maps.Servers.Put(key, max(before, grant.Expires)))
+}
+
+// dropNames removes an agent's names, and their addresses, that keep does not want, and says how many addresses that were.
 func (g *Guard) dropNames(cgroupID uint64, keep func(name string) bool) (int, error) {
+	if g.servers[cgroupID] > 0 {
+		if err := g.dropServers(func(k bpf.NetguardServerKey, _ uint64) bool {
+			return k.Cgroup == cgroupID && !keep(text(k.Name[:]))
+		}); err != nil {
+			return 0, err
+		}
+	}
 	if g.names[cgroupID] == 0 {
 		return 0, nil
 	}
@@ -67,6 +99,9 @@ func (g *Guard) dropNames(cgroupID uint64, keep func(name string) bool) (int, er
 // dropExpired removes what expired longer than kept ago; cgroupID 0 is every agent.
 func (g *Guard) dropExpired(cgroupID uint64, kept time.Duration) (int, error) {
 	now := bootTime()
+	if err := g.dropExpiredServers(cgroupID, kept); err != nil {
+		return 0, err
+	}
 	return g.dropWhere(func(k bpf.NetguardNameKey, v bpf.NetguardNameGrant) bool {
 		return (cgroupID == 0 || k.Cgroup == cgroupID) && int64(v.Expires)+kept.Nanoseconds() < now
 	})
@@ -96,8 +131,47 @@ func (g *Guard) dropWhere(drop func(bpf.NetguardNameKey, bpf.NetguardNameGrant) 
 	return len(old), nil
 }
 
+// dropExpiredServers is dropExpired for the names themselves.
+func (g *Guard) dropExpiredServers(cgroupID uint64, kept time.Duration) error {
+	now := bootTime()
+	return g.dropServers(func(k bpf.NetguardServerKey, expires uint64) bool {
+		return (cgroupID == 0 || k.Cgroup == cgroupID) && int64(expires)+kept.Nanoseconds() < now
+	})
+}
+
+// dropServers is dropWhere for the names themselves.
+func (g *Guard) dropServers(drop func(k bpf.NetguardServerKey, expires uint64) bool) error {
+	var k bpf.NetguardServerKey
+	var expires uint64
+	var old []bpf.NetguardServerKey
+	it := g.maps.Servers.Iterate()
+	for it.Next(&k, &expires) {
+		if drop(k, expires) {
+			old = append(old, k)
+		}
+	}
+	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
+		return explain("network guard: reading names", err)
+	}
+	for _, k := range old {
+		if err := g.maps.Servers.Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return explain("network guard: removing a name", err)
+		}
+		if g.servers[k.Cgroup]--; g.servers[k.Cgroup] <= 0 {
+			delete(g.servers, k.Cgroup)
+		}
+	}
+	return nil
+}
+
 // countNames finds the names that an earlier raypherd left in the pinned map.
 func (g *Guard) countNames() error {
+	if err := g.dropServers(func(k bpf.NetguardServerKey, _ uint64) bool {
+		g.servers[k.Cgroup]++
+		return false
+	}); err != nil {
+		return err
+	}
 	_, err := g.dropWhere(func(k bpf.NetguardNameKey, _ bpf.NetguardNameGrant) bool {
 		g.names[k.Cgroup]++
 		return false

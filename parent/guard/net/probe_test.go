@@ -164,6 +164,8 @@ func (s *probeState) act(a action) (string, error) {
 		return lookUp(a)
 	case "raw-open", "raw-send":
 		return s.raw(a)
+	case "pieces", "pieces-fastopen":
+		return pieces(a)
 	case "burst":
 		return burst(a)
 	case "bench-connect", "bench-send":
