@@ -112,7 +112,7 @@ func made(extensions ...extension) []byte {
 	}
 	body := append([]byte{3, 3}, make([]byte, 32)...) // legacy_version, random
 	body = append(body, 32)
-	body = append(body, make([]byte, 32)...)         // legacy_session_id
+	body = append(body, make([]byte, 32)...)          // legacy_session_id
 	body = append(body, 0, 4, 0x13, 1, 0x13, 2, 1, 0) // suites, compression
 	body = binary.BigEndian.AppendUint16(body, uint16(len(all)))
 	body = append(body, all...)
@@ -128,6 +128,9 @@ const granted = "api.example.com"
 
 const arrives = Flood // no reason of a packet
 
+// longest is a name of 253 bytes.
+var longest = strings.Repeat(strings.Repeat("a", 63)+".", 3) + strings.Repeat("d", 61)
+
 // TestServerNames: what an address may be used for that a name opened, when it speaks TLS. Nothing of a refused hello arrives.
 func TestServerNames(t *testing.T) {
 	w := newWorld(t)
@@ -135,17 +138,16 @@ func TestServerNames(t *testing.T) {
 		w.serve(t, w.far, mustAddr(a))
 	}
 	g := w.load(t, Options{})
-	a := w.newAgent(t, "agent")
-	arm(t, g, a, &policy.Network{Egress: []string{granted, "10.77.1.2/32:443"}}, policy.Enforce)
 	events := record(t, g)
-	grant := func(name, addr string) {
-		t.Helper()
-		must(t, g.GrantName(a.id, name, netip.MustParseAddr(addr), 0, time.Hour))
+	newAgent := func(t *testing.T, name string) (agent, *probe) {
+		a := w.newAgent(t, name)
+		arm(t, g, a, &policy.Network{Egress: []string{granted, "10.77.1.2/32:443"}}, policy.Enforce)
+		for _, name := range []string{granted, longest} {
+			must(t, g.GrantName(a.id, name, far4, 0, time.Hour))
+			must(t, g.GrantName(a.id, name, far6, 0, time.Hour))
+		}
+		return a, w.startProbe(t, a.fd)
 	}
-	grant(granted, "10.77.0.2")
-	grant(granted, "fd77::2")
-	grant(strings.Repeat("a", 63)+"."+strings.Repeat("b", 63)+"."+strings.Repeat("c", 63)+"."+strings.Repeat("d", 61), "10.77.0.2")
-	p := w.startProbe(t, a.fd)
 
 	whole := func(b []byte) string { return hex.EncodeToString(b) }
 	cut := func(b []byte, at ...int) string {
@@ -157,7 +159,7 @@ func TestServerNames(t *testing.T) {
 	}
 	big := extension{51, make([]byte, 1600)} // a key share of a post-quantum group
 	grease := extension{0x1a1a, nil}
-	for _, c := range []struct {
+	cases := []struct {
 		name   string
 		to     string
 		data   string
@@ -167,7 +169,7 @@ func TestServerNames(t *testing.T) {
 		{"over IPv6", "[fd77::2]:443", whole(hello(t, &tls.Config{ServerName: granted})), arrives},
 		{"TLS 1.2 alone", "10.77.0.2:443", whole(hello(t, &tls.Config{ServerName: granted, MaxVersion: tls.VersionTLS12})), arrives},
 		{"in capitals", "10.77.0.2:443", whole(made(serverName("API.Example.COM"))), arrives},
-		{"the longest name", "10.77.0.2:443", whole(made(serverName(strings.Repeat("a", 63) + "." + strings.Repeat("b", 63) + "." + strings.Repeat("c", 63) + "." + strings.Repeat("D", 61)))), arrives},
+		{"the longest name", "10.77.0.2:443", whole(made(serverName(strings.ToUpper(longest)))), arrives},
 		{"behind 1.6 KB", "10.77.0.2:443", whole(made(grease, big, serverName(granted))), arrives},
 		{"before 1.6 KB", "10.77.0.2:443", whole(made(serverName(granted), big, grease)), arrives},
 		{"with an encrypted hello inside, as browsers pretend", "10.77.0.2:443", whole(made(extension{0xfe0d, make([]byte, 200)}, serverName(granted))), arrives},
@@ -198,33 +200,47 @@ func TestServerNames(t *testing.T) {
 		{"an SSLv2 hello", "10.77.0.2:443", whole(append([]byte{0x80, 0x2e, 1, 3, 1, 0, 21, 0, 0, 0, 16}, make([]byte, 37)...)), NoHello},
 		{"an alert first", "10.77.0.2:443", whole(append([]byte{21, 3, 1, 0, 2, 1, 0}, made(serverName(granted))...)), NoHello},
 		{"a TLS message that is no hello", "10.77.0.2:443", whole(record22([]byte{2, 0, 0, 0})), NoHello},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			for _, do := range []string{"pieces", "pieces-fastopen"} {
-				w.forget()
-				events.forget()
-				o := p.do(action{Do: do, To: mustAddr(c.to), Data: c.data})
-				arrived, _ := w.forget()
-				if c.reason == arrives {
-					if o.Err != "" || len(events.of(a)) != 0 {
-						t.Errorf("%s: got %q, arrived %.100q, events %+v", do, o.Err, arrived, events.of(a))
-					}
-					continue
-				}
-				if o.Err != "timeout" {
-					t.Errorf("%s: got %+v", do, o)
-				}
-				for _, line := range arrived {
-					if !strings.HasSuffix(line, " connected") {
-						t.Errorf("%s: arrived: %.100q", do, line)
-					}
-				}
-				e := events.wait(t, "of the refused hello", func(e Event) bool { return e.CgroupID == a.id && e.Reason == c.reason })
-				if e.Destination != mustAddr(c.to) || e.PID != uint32(p.cmd.Process.Pid) || c.reason == ServerName && do == "pieces" && e.Path == "" {
-					t.Errorf("%s: reported as %+v", do, e)
+	}
+	ways := []string{"pieces", "pieces-fastopen"}
+	t.Run("granted", func(t *testing.T) {
+		a, p := newAgent(t, "granted")
+		for _, c := range cases {
+			if c.reason != arrives {
+				continue
+			}
+			for _, do := range ways {
+				if o := p.do(action{Do: do, To: mustAddr(c.to), Data: c.data}); o.Err != "" || len(events.of(a)) != 0 {
+					t.Errorf("%s, %s: got %q, events %+v", c.name, do, o.Err, events.of(a))
 				}
 			}
-		})
+		}
+	})
+	w.forget()
+	t.Run("refused", func(t *testing.T) {
+		for i, c := range cases {
+			if c.reason == arrives {
+				continue
+			}
+			t.Run(c.name, func(t *testing.T) {
+				t.Parallel()
+				a, p := newAgent(t, fmt.Sprint("refused-", i))
+				for _, do := range ways {
+					if o := p.do(action{Do: do, To: mustAddr(c.to), Data: c.data}); o.Err != "timeout" {
+						t.Errorf("%s: got %+v", do, o)
+					}
+					e := events.wait(t, "of the refused hello", func(e Event) bool { return e.CgroupID == a.id })
+					if e.Reason != c.reason || e.Destination != mustAddr(c.to) || e.PID != uint32(p.cmd.Process.Pid) || c.reason == ServerName && e.Path == "" {
+						t.Errorf("%s: reported as %+v", do, e)
+					}
+				}
+			})
+		}
+	})
+	arrived, _ := w.forget()
+	for _, line := range arrived {
+		if !strings.HasSuffix(line, " connected") {
+			t.Errorf("arrived: %.200q", line)
+		}
 	}
 }
 
@@ -329,8 +345,9 @@ func TestRealClients(t *testing.T) {
 	a := w.newAgent(t, "agent")
 	arm(t, g, a, &policy.Network{Egress: []string{granted + ":443"}}, policy.Enforce)
 	must(t, g.GrantName(a.id, granted, far4, 443, time.Hour))
-	program := func(name string, command ...string) {
+	program := func(t *testing.T, name string, command ...string) {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			if _, err := exec.LookPath(command[0]); err != nil {
 				t.Skipf("%s is not installed", command[0])
 			}
@@ -347,17 +364,19 @@ func TestRealClients(t *testing.T) {
 			}
 		})
 	}
-	program("curl", "curl", "-sk", "--max-time", "2", "--connect-to", "::10.77.0.2:443", "https://SERVER/")
-	program("openssl", "sh", "-c", `printf 'GET / HTTP/1.0\r\n\r\n' | timeout 2 openssl s_client -quiet -connect 10.77.0.2:443 -servername SERVER 2>&1`)
-	program("openssl, many groups", "sh", "-c", `printf 'GET / HTTP/1.0\r\n\r\n' | timeout 2 openssl s_client -quiet -groups P-521:P-384:X25519:X448:P-256 -connect 10.77.0.2:443 -servername SERVER 2>&1`)
-	program("python", "python3", "-c", `
+	t.Run("programs", func(t *testing.T) {
+		program(t, "curl", "curl", "-sk", "--max-time", "2", "--connect-to", "::10.77.0.2:443", "https://SERVER/")
+		program(t, "openssl", "sh", "-c", `printf 'GET / HTTP/1.0\r\n\r\n' | timeout 2 openssl s_client -quiet -connect 10.77.0.2:443 -servername SERVER 2>&1`)
+		program(t, "openssl, many groups", "sh", "-c", `printf 'GET / HTTP/1.0\r\n\r\n' | timeout 2 openssl s_client -quiet -groups P-521:P-384:X25519:X448:P-256 -connect 10.77.0.2:443 -servername SERVER 2>&1`)
+		program(t, "python", "python3", "-c", `
 import socket, ssl
 c = ssl.create_default_context(); c.check_hostname = False; c.verify_mode = ssl.CERT_NONE
 s = c.wrap_socket(socket.create_connection(("10.77.0.2", 443), 2), server_hostname="SERVER")
 s.sendall(b"GET / HTTP/1.0\r\n\r\n"); print(s.recv(1000).decode(), s.recv(1000).decode())`)
-	program("node", "node", "-e", `
+		program(t, "node", "node", "-e", `
 const s = require("tls").connect({host: "10.77.0.2", port: 443, servername: "SERVER", rejectUnauthorized: false}, () => s.write("GET / HTTP/1.0\r\n\r\n"));
 s.on("data", d => process.stdout.write(d)); setTimeout(() => process.exit(), 2000); s.on("end", () => process.exit());`)
+	})
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, name := range *seen {
