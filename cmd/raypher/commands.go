@@ -9,6 +9,7 @@ var builders = []struct {
 }{
 	{"run", runCommand},
 	{"warden", wardenCommand},
+	{"learn", learnCommand},
 	{"policy", policyCommand},
 	{"manifest", manifestCommand},
 	{"doctor", doctorCommand},
