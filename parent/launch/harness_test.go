@@ -108,6 +108,7 @@ type fileSession struct {
 	answers chan *attend.ParentMessage
 	once    sync.Once
 	failed  error // the answer to the launch
+	person  *person
 }
 
 func newFileSession(path string) (*fileSession, error) {
@@ -137,6 +138,8 @@ func (s *fileSession) Send(m *attend.WardenMessage) error {
 		line, _ := json.Marshal(v)
 		_, err = s.file.Write(append(line, '\n'))
 		return err
+	case m.Asked != nil, m.Withdrawn != nil:
+		return s.ask(m)
 	}
 	return nil
 }
