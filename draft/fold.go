@@ -16,7 +16,7 @@ import (
 //  2. A name in the home folder begins with ~.
 //  3. Reading in /proc/self is /proc/self/**; the number of another process is *. What a process writes there stays the path that it is.
 //  4. Reading in a tree of libraries (libraryTrees), or below a folder of packages (packageFolders), is that whole tree.
-//  5. What of a name looks made up is a * (names.go); a folder of two hexadecimal digits above a made-up name is ??.
+//  5. What of a name looks made up is a * (names.go), and a short name that is nothing else as many ?; a folder of two hexadecimal digits above a made-up name is ??.
 //  6. A folder in which so many entries were used (Options.Many) is folder/*; one in which entries of so many of its folders were
 //     used is folder/**. Never a wide folder (wide).
 //  7. What is renamed or linked may be used under its old name in every way in which it is used under the new one: the guard refuses
@@ -224,14 +224,17 @@ func (f *files) pattern(list, p string) []string {
 		switch made := generalise(names[i+offset], slices.Contains(temporaryFolders, above)); {
 		case f.fanOuts[here]:
 			out[i] = "??"
-		case made == "*" && wide(f.written(above)):
-			out[i] = strings.Repeat("?", len([]rune(names[i+offset])))
+		case made == "*" && (wide(f.written(above)) || shortName(names[i+offset])):
+			out[i] = strings.Repeat("?", len([]rune(names[i+offset]))) // a * would be the whole folder
 		default:
 			out[i] = made
 		}
 	}
 	return out
 }
+
+// shortName reports whether a made-up name has a length of its own that is worth writing.
+func shortName(name string) bool { return len(name) <= 16 && strings.Trim(name, "0123456789") != "" }
 
 // split is a pattern by components. The first of an absolute one is empty, so that joining gives it back.
 func split(pattern string) []string {
