@@ -12,11 +12,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"maps"
+	"github.com/raypher/raypher/test/probe"
 )
 
 func init() {
-	maps.Copy(actionTable, map[string]func([]string) error{
+	probe.Add(map[string]func([]string) error{
 		"appenders":    appenders,
 		"child-killed": childKilled,
 		"alarmed":      alarmed,
@@ -25,7 +25,7 @@ func init() {
 
 // appenders adds a byte to each of several files (prefix, number of files), by several threads for each at once (number).
 func appenders(a []string) error {
-	files, each := number(a[1]), number(a[2])
+	files, each := probe.Number(a[1]), probe.Number(a[2])
 	var wait sync.WaitGroup
 	failed := make([]error, files*each)
 	for i := range failed {
@@ -65,5 +65,5 @@ func alarmed(a []string) error {
 		return err
 	}
 	defer unix.Setitimer(unix.ITIMER_REAL, unix.Itimerval{})
-	return do(a)
+	return probe.Do(a)
 }

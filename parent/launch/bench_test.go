@@ -7,22 +7,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
-
-func init() {
-	actionTable["times"] = func(a []string) error { // count, path: open and close
-		for range number(a[0]) {
-			fd, err := unix.Open(a[1], unix.O_RDONLY, 0)
-			if err != nil {
-				return err
-			}
-			unix.Close(fd)
-		}
-		return nil
-	}
-}
 
 // BenchmarkOpen is the cost of open and close for an agent: without a guard, where its files are not governed, where the floor
 // allows the access and the warden only decides, and where the warden opens the file and injects it. Compare within one run.

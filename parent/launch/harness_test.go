@@ -26,6 +26,7 @@ import (
 	"github.com/raypher/raypher/parent/relay"
 	"github.com/raypher/raypher/parent/warden"
 	"github.com/raypher/raypher/policy"
+	"github.com/raypher/raypher/test/probe"
 )
 
 // The test binary plays every part: with one of these as its name or first argument it is a warden without raypherd, a runner,
@@ -43,11 +44,9 @@ func TestMain(m *testing.M) {
 	case len(os.Args) > 1 && os.Args[1] == roleRunner:
 		os.Exit(playRunner(os.Args[2:]))
 	case len(os.Args) > 1 && os.Args[1] == roleProbe:
-		os.Exit(playProbe(os.Args[2:]))
-	case len(os.Args) > 1 && os.Args[1] == roleProbe+"-lines":
-		os.Exit(playLines())
-	case len(os.Args) > 1 && os.Args[1] == roleProbe+"-i386":
-		os.Exit(playI386())
+		os.Exit(probe.Main(os.Args[2:]))
+	case len(os.Args) > 1 && strings.HasPrefix(os.Args[1], roleProbe+"-"): // a part of it: lines, i386
+		os.Exit(probe.Main([]string{strings.TrimPrefix(os.Args[1], roleProbe+"-")}))
 	}
 	os.Exit(m.Run())
 }

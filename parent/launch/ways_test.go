@@ -1,50 +1,16 @@
 package launch
 
 import (
-	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // Ways around a rule that once led to what it does not grant, or could.
-
-func init() {
-	maps.Copy(actionTable, map[string]func([]string) error{
-		"until-made": func(a []string) (err error) {
-			for range 100 {
-				var fd int
-				if fd, err = unix.Open(a[0], unix.O_CREAT|unix.O_WRONLY, 0o600); err == nil {
-					return unix.Close(fd)
-				}
-				time.Sleep(10 * time.Millisecond)
-			}
-			return err
-		},
-		"openat2-in": func(a []string) error { // folder, path, flags, resolve
-			folder, err := unix.Open(a[0], unix.O_PATH, 0)
-			if err != nil {
-				return err
-			}
-			defer unix.Close(folder)
-			return closed(unix.Openat2(folder, a[1], &unix.OpenHow{Flags: uint64(flagsOf(a[2])), Resolve: uint64(number(a[3]))}))
-		},
-		"past-thread": func(a []string) error { // path: relative to /proc, through the folder of this very thread
-			folder, err := unix.Open("/proc", unix.O_PATH, 0)
-			if err != nil {
-				return err
-			}
-			defer unix.Close(folder)
-			return closed(unix.Openat(folder, fmt.Sprintf("self/task/%d/../../../%s", unix.Gettid(), a[0]), unix.O_RDONLY, 0))
-		},
-	})
-}
 
 // TestRenamesRaceForNothing: the warden renames and links by itself, so that names which change meanwhile widen nothing.
 func TestRenamesRaceForNothing(t *testing.T) {

@@ -33,6 +33,7 @@ type Case struct {
 	without outcome
 	user    who
 	arch    string // as GOARCH; empty: all
+	scoped  bool   // needs scopes of Landlock (Linux 6.12)
 }
 
 // outcome is what happens under the backend that does not hold a case.
@@ -90,6 +91,15 @@ type Setting struct {
 	Sections []Section
 	Decision string // of the verdicts; empty: block
 	Dies     bool   // the agent is killed by its first case
+	needs    func(uid int) string
+}
+
+// Missing says in words what this host lacks for a setting to be played as a user; empty: nothing.
+func (s Setting) Missing(uid int) string {
+	if s.needs == nil {
+		return ""
+	}
+	return s.needs(uid)
 }
 
 // Count is how many cases a setting has.
@@ -99,3 +109,7 @@ func (s Setting) Count() (n int) {
 	}
 	return n
 }
+
+// held612 marks what Landlock holds since Linux 6.12. Before, the warden decides signals (package launch tries that), and abstract
+// sockets are not held; the case is left out there.
+func held612(c Case) Case { c.scoped = true; return c }

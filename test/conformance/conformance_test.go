@@ -1,6 +1,7 @@
 package conformance_test
 
 import (
+	"errors"
 	"os/exec"
 	"testing"
 
@@ -17,6 +18,9 @@ func TestConformance(t *testing.T) {
 		t.Run(setting.Name, func(t *testing.T) {
 			for name, uid := range map[string]int{"as root": 0, "as a user": governed.UserID} {
 				t.Run(name, func(t *testing.T) {
+					if missing := setting.Missing(uid); missing != "" {
+						t.Skip(missing)
+					}
 					err := conformance.Play(guard{m}, setting, uid, m.Folder, governed.Probe(), func(c conformance.Case, what string) {
 						t.Errorf("%s: %s", c.Name, what)
 					})
@@ -45,4 +49,11 @@ func (g guard) Launch(policy string, uid int, folder string, argv []string) (con
 type run struct{ *governed.Agent }
 
 func (r run) Command() *exec.Cmd { return r.Cmd }
-func (r run) Close() error       { return nil }
+
+// Close says why an agent was not started.
+func (r run) Close() error {
+	if r.Cmd.ProcessState.ExitCode() > 0 {
+		return errors.New(r.Said())
+	}
+	return nil
+}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/raypher/raypher/journal"
+	"github.com/raypher/raypher/parent/guard/floor"
 	"github.com/raypher/raypher/test/probe"
 )
 
@@ -114,7 +115,7 @@ func (a *attempt) applies(c Case) bool {
 	if c.arch != "" && c.arch != runtime.GOARCH || c.user == root && a.world.uid != 0 || c.user == plain && a.world.uid == 0 {
 		return false
 	}
-	return true
+	return !c.scoped || a.backend == LSM || floor.SignalsHeld()
 }
 
 func (a *attempt) cases() error {

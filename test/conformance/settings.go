@@ -1,6 +1,8 @@
 package conformance
 
+import "slices"
+
 // Settings is the whole table.
 func Settings() []Setting {
-	return []Setting{files}
+	return slices.Concat([]Setting{files, programs, sockets, calls, globs(), audit(), permissive(), byName, limits}, kills())
 }

@@ -271,7 +271,7 @@ func lookAtProcess(pid int) map[string]string {
 	for line := range strings.Lines(string(raw)) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), ":")
 		switch key {
-		case "State", "TracerPid", "SigPnd", "ShdPnd", "Cpus_allowed":
+		case "State", "TracerPid", "Cpus_allowed":
 			one[key] = strings.TrimSpace(value)
 		}
 	}

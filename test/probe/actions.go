@@ -46,11 +46,11 @@ func Closed(fd int, err error) error {
 
 var times = []unix.Timespec{{Sec: 1}, {Sec: 2}}
 
-// actions are the actions; x/sys/unix makes the system calls without further ado.
-var actions = map[string]func([]string) error{}
+// Actions are what can be done, by name; tests may add more before they run Main. x/sys/unix makes the system calls without further ado.
+var Actions = map[string]func([]string) error{}
 
 func init() {
-	maps.Copy(actions, map[string]func([]string) error{
+	maps.Copy(Actions, map[string]func([]string) error{
 		"open": func(a []string) error { return Closed(unix.Open(a[0], Flags(a[1]), 0o644)) },
 		"content": func(a []string) error {
 			path := a[0]

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"runtime"
@@ -23,12 +24,8 @@ type Action []string
 // Self are the arguments with which this program is the probe, where it is something else without them.
 var Self []string
 
-// Add makes more actions known.
-func Add(more map[string]func([]string) error) {
-	for name, do := range more {
-		actions[name] = do
-	}
-}
+// Add makes more actions known, before Main.
+func Add(more map[string]func([]string) error) { maps.Copy(Actions, more) }
 
 // Main plays one part and returns the exit status:
 //
@@ -131,7 +128,7 @@ func Answer(err error) string {
 
 // Do does one action.
 func Do(a Action) error {
-	f, ok := actions[a[0]]
+	f, ok := Actions[a[0]]
 	if !ok {
 		return fmt.Errorf("no action %q", a[0])
 	}

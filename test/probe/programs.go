@@ -2,6 +2,7 @@ package probe
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
@@ -12,7 +13,7 @@ import (
 )
 
 func init() {
-	Add(map[string]func([]string) error{
+	maps.Copy(Actions, map[string]func([]string) error{
 		"in-child":      inChild,
 		"become":        func(a []string) error { return syscall.Exec(a[0], a, os.Environ()) },
 		"become-fd":     becomeDescriptor, // flags of open, program, arguments

@@ -16,11 +16,11 @@ import (
 const raceTries = 2000
 
 func init() {
-	actions["race-pointer"] = racePointer
-	actions["race-link"] = raceLink
-	actions["race-folder"] = raceFolder
-	actions["race-rename"] = raceRename
-	actions["until-refused"] = func(a []string) error {
+	Actions["race-pointer"] = racePointer
+	Actions["race-link"] = raceLink
+	Actions["race-folder"] = raceFolder
+	Actions["race-rename"] = raceRename
+	Actions["until-refused"] = func(a []string) error {
 		for range 500 {
 			fd, err := unix.Open(a[0], unix.O_RDONLY, 0)
 			if err == unix.EACCES {
@@ -31,7 +31,7 @@ func init() {
 		}
 		return errors.New("it was never refused")
 	}
-	actions["pipe"] = func([]string) error {
+	Actions["pipe"] = func([]string) error {
 		r, w, err := os.Pipe()
 		if err != nil {
 			return err

@@ -14,8 +14,8 @@ import (
 )
 
 func init() {
-	actions["raw"] = raw
-	actions["missing"] = func(a []string) error { // is a call missing on this architecture?
+	Actions["raw"] = raw
+	Actions["missing"] = func(a []string) error { // is a call missing on this architecture?
 		if _, ok := policy.SyscallNumber(runtime.GOARCH, a[0]); ok {
 			return fmt.Errorf("%s exists", a[0])
 		}
@@ -114,4 +114,17 @@ func argument(text string) (value uintptr, keep any, done func(), err error) {
 		return uintptr(unsafe.Pointer(&list[0])), list, done, nil
 	}
 	return 0, nil, done, fmt.Errorf("argument %q has no meaning", text)
+}
+
+func init() {
+	Actions["descriptors"] = func(a []string) error { // has so many open at once
+		for range Number(a[0]) {
+			fd, err := unix.Dup(0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+		}
+		return nil
+	}
 }

@@ -2,13 +2,14 @@ package probe
 
 import (
 	"fmt"
+	"maps"
 	"os"
 
 	"golang.org/x/sys/unix"
 )
 
 func init() {
-	Add(map[string]func([]string) error{
+	maps.Copy(Actions, map[string]func([]string) error{
 		"connect-abstract": func(a []string) error { return dial(unix.SOCK_STREAM, "@"+a[0]) },
 		"bind-abstract":    func(a []string) error { return bind("@" + a[0]) },
 		"bind":             func(a []string) error { return bind(a[0]) },
