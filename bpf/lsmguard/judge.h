@@ -218,8 +218,7 @@ static __always_inline bool answer(__u32 number, struct agent *a, struct query *
 	return q->flags & QUERY_MAP && room && library(room, a, s);
 }
 
-/* decide answers one question: 0, or the negative errno that the hook returns. */
-__noinline int decide(struct query *q)
+__noinline int decide_query(struct query *q)
 {
 	enum reason why = REASON_NOT_GRANTED, unused;
 	struct view v = {};
@@ -266,6 +265,9 @@ out:
 	leave_room(v.place.room);
 	return error;
 }
+
+/* decide answers one question: 0, or the negative errno that the hook returns. */
+static __always_inline int decide(struct query *q) { return returned(decide_query(q)); }
 
 /* Two entries of folders, of which one becomes the other. */
 struct pair {
@@ -331,8 +333,7 @@ static __always_inline int settle(struct agent *a, struct pair *pair, struct vie
 	return 0;
 }
 
-/* decide_pair answers for a link or a rename. */
-__noinline int decide_pair(struct pair *pair)
+__noinline int decide_both(struct pair *pair)
 {
 	struct standing from, to;
 	struct view v = {};
@@ -381,5 +382,8 @@ out:
 	leave_room(v.place.room);
 	return error > 0 ? 0 : error; /* 1: refused, and let pass by the mode */
 }
+
+/* decide_pair answers for a link or a rename. */
+static __always_inline int decide_pair(struct pair *pair) { return returned(decide_both(pair)); }
 
 #endif
