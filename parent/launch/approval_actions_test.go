@@ -43,10 +43,10 @@ func appenders(a []string) error {
 	return errors.Join(failed...)
 }
 
-// childKilled has a child read a file and expects that it is killed over that.
+// childKilled has a child do an action and expects that it is killed over that.
 func childKilled(a []string) error {
 	child := exec.Command("/proc/self/exe", roleProbe)
-	child.Stdin = strings.NewReader(`[["content", "` + a[0] + `", "text"]]`)
+	child.Stdin = strings.NewReader(`[["` + strings.Join(a, `", "`) + `"]]`)
 	err := child.Run()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.Sys() != nil && !exit.Exited() {

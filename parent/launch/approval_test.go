@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/raypher/raypher/journal"
-	"github.com/raypher/raypher/parent/attend"
 	"github.com/raypher/raypher/parent/guard/broker"
 )
 
@@ -26,7 +25,7 @@ filesystem:
   read: [LIBRARIES, SELF, FOLDER/w/**]
   write: [FOLDER/w/**]
   exec: [SELF]
-  require_approval: [FOLDER/w/ask/**, FOLDER/other/file]
+  require_approval: [FOLDER/w/ask/**, FOLDER/other/**]
 `
 
 // approvalTable is an action that asks: what is asked, and what it answers when a person said yes.
@@ -43,6 +42,7 @@ var approvalTable = []struct {
 	{"create", action{"put", "w/ask/new", "w,creat,excl", "x"}, "create w/ask/new", "ok"},
 	{"list", action{"open", "w/ask/folder", "r,dir"}, "open-read w/ask/folder", "ok"},
 	{"what no other list names", action{"content", "other/file", "text"}, "open-read other/file", "ok"},
+	{"execute", action{"exec", "FOLDER/other/program", roleProbe, "exit"}, "exec other/program", "ok"},
 	{"through a link", action{"content", "w/link", "text"}, "open-read w/ask/linked", "ok"},
 	{"unlink", action{"unlink", "w/ask/gone"}, "unlink w/ask/gone", "ok"},
 	{"rmdir", action{"rmdir", "w/ask/gonefolder"}, "rmdir w/ask/gonefolder", "ok"},
@@ -63,6 +63,9 @@ func approvalFiles(a *agent) {
 	} {
 		a.write(name, "text")
 	}
+	program, err := os.ReadFile(a.self)
+	a.must(err)
+	a.must(os.Chmod(a.write("other/program", string(program)), 0o755))
 	a.mkdir("w/ask/folder")
 	a.mkdir("w/ask/gonefolder")
 	a.must(os.Symlink("ask/linked", filepath.Join(a.folder, "w/link")))
@@ -100,7 +103,11 @@ func TestApprovals(t *testing.T) {
 			desk := a.openDesk()
 			var actions []action
 			for _, c := range approvalTable {
-				actions = append(actions, c.do)
+				one := slices.Clone(c.do)
+				for i := range one {
+					one[i] = a.expand(one[i])
+				}
+				actions = append(actions, one)
 			}
 			_, results := a.begin(actions)
 			for _, c := range approvalTable {
@@ -237,16 +244,15 @@ func TestManyApprovals(t *testing.T) {
 	}
 }
 
-// TestKilledWhileWaiting: of an agent that ends while its call waits nothing is left, and nothing happens by a late answer.
+// TestKilledWhileWaiting: of an agent that ends while its call waits nothing is left.
 func TestKilledWhileWaiting(t *testing.T) {
 	needLandlock(t)
 	a := newAgent(t, os.Getuid(), approvalPolicy)
 	approvalFiles(a)
 	desk := a.openDesk()
 	cmd, _ := a.begin([]action{{"unlink", "w/ask/gone"}})
-	q := desk.next()
+	desk.next()
 	cmd.Process.Kill()
-	desk.conn.Encode(attend.Answered{ID: q.ID, Approved: true}) // at once, or to a warden that is gone
 	_ = cmd.Wait()
 	a.waitForWarden()
 	if _, err := os.Stat(filepath.Join(a.folder, "w/ask/gone")); err != nil {
@@ -254,13 +260,13 @@ func TestKilledWhileWaiting(t *testing.T) {
 	}
 }
 
-// TestChildKilledWhileWaiting: the question is withdrawn, and the agent goes on.
+// TestChildKilledWhileWaiting: the question is withdrawn, nothing happens by a late answer, and the agent goes on.
 func TestChildKilledWhileWaiting(t *testing.T) {
 	needLandlock(t)
 	a := newAgent(t, os.Getuid(), approvalPolicy)
 	approvalFiles(a)
 	desk := a.openDesk()
-	_, results := a.begin([]action{{"child-killed", "w/ask/file"}, {"content", "w/ask/linked", "text"}})
+	_, results := a.begin([]action{{"child-killed", "unlink", "w/ask/gone"}, {"content", "w/ask/linked", "text"}})
 	q := desk.next()
 	a.must(unix.Kill(int(q.PID), unix.SIGKILL))
 	later := desk.next() // the agent lives on
@@ -272,9 +278,13 @@ func TestChildKilledWhileWaiting(t *testing.T) {
 	case <-time.After(60 * time.Second):
 		t.Error("the question stays")
 	}
+	desk.answer(q, true, 0)
 	desk.answer(later, true, 0)
 	if got := results(); got[0] != "ok" || got[1] != "ok" {
 		t.Error(got)
+	}
+	if _, err := os.Stat(filepath.Join(a.folder, "w/ask/gone")); err != nil {
+		t.Errorf("it was removed for nobody: %v", err)
 	}
 }
 

@@ -207,7 +207,7 @@ func (c *compiler) split(root string, excluded []string, access policy.Access) {
 // could match anywhere in it: programs, the files of processes, devices. That pattern is decided at each call there.
 func (c *compiler) kernelOnly(root string, excluded []string, access policy.Access) {
 	if access&policy.Exec != 0 {
-		c.programs(root, -1)
+		c.programs(root, -1, policy.VerdictAllow)
 		return
 	}
 	for _, tree := range []string{"/proc", "/dev"} {
@@ -228,16 +228,38 @@ func (c *compiler) glob(g policy.FloorGlob) {
 	if g.Access&policy.Exec == 0 {
 		return
 	}
-	depth := -1
-	if !strings.Contains(g.Rule, "**") {
-		depth = strings.Count(g.Rule, "/") - strings.Count(strings.TrimSuffix(g.Root, "/"), "/")
-	}
-	c.programs(g.Root, depth)
+	c.programs(g.Root, depthOf(g.Rule, g.Root), policy.VerdictAllow)
 }
 
-// programs grants each file at and below root that is a program and that the rules let the agent execute. depth limits how far
-// down it looks; -1: no limit.
-func (c *compiler) programs(root string, depth int) {
+// depthOf is how far below root a pattern can match; -1: at any depth.
+func depthOf(pattern, root string) int {
+	if strings.Contains(pattern, "**") {
+		return -1
+	}
+	return strings.Count(pattern, "/") - strings.Count(strings.TrimSuffix(root, "/"), "/")
+}
+
+// askedPrograms grants the programs for which a person is asked: only the kernel can execute them once somebody agreed. It is the
+// warden that asks before; the floor does not hold that, so a thread that changes the path of a call after the warden has decided
+// on another program can execute one of these without the question.
+func (c *compiler) askedPrograms(patterns []string) {
+	before := len(c.plan.Grants)
+	for _, pattern := range patterns {
+		root, _ := splitPattern(pattern)
+		if root == "/" || root == "" {
+			c.plan.Notes = append(c.plan.Notes, fmt.Sprintf("programs that require_approval %s names anywhere cannot be executed: name their folder", pattern))
+			continue
+		}
+		c.programs(root, depthOf(pattern, root), policy.VerdictApproval)
+	}
+	if len(c.plan.Grants) > before {
+		c.plan.Notes = append(c.plan.Notes, "require_approval on programs is asked at the call; landlock does not hold it")
+	}
+}
+
+// programs grants each file at and below root that is a program and on whose execution the rules have that verdict. depth limits
+// how far down it looks; -1: no limit.
+func (c *compiler) programs(root string, depth int, verdict policy.Verdict) {
 	base := strings.Count(strings.TrimSuffix(root, "/"), "/")
 	walked := 0
 	filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
@@ -255,7 +277,7 @@ func (c *compiler) programs(root string, depth int) {
 			}
 			return nil
 		}
-		if !entry.Type().IsRegular() || c.rules.Decide(path, policy.Exec).Verdict != policy.VerdictAllow {
+		if !entry.Type().IsRegular() || c.rules.Decide(path, policy.Exec).Verdict != verdict {
 			return nil
 		}
 		if info, err := entry.Info(); err == nil && info.Mode()&0o111 != 0 && !c.closed(path, policy.Read|policy.Exec) {

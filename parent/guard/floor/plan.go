@@ -108,6 +108,7 @@ func Compile(permit *policy.Policy, o Options) (*Plan, error) {
 	for _, glob := range split.Globs {
 		c.glob(glob)
 	}
+	c.askedPrograms(permit.Filesystem.RequireApproval)
 	c.grantLoaders()
 	return c.plan, nil
 }
