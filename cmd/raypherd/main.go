@@ -19,6 +19,7 @@ import (
 	"github.com/raypher/raypher/parent/daemon"
 	"github.com/raypher/raypher/parent/egress"
 	"github.com/raypher/raypher/parent/instance"
+	"github.com/raypher/raypher/parent/doctor"
 )
 
 // version is set by the linker (-X main.version=...).
@@ -48,6 +49,9 @@ func main() {
 		fmt.Fprintln(os.Stderr, "raypherd:", err)
 		os.Exit(1)
 	}
+		if hint := doctor.Explain(err); hint != "" {
+			fmt.Fprintln(os.Stderr, "raypherd:", hint)
+		}
 }
 
 const usage = `raypherd: the parent daemon of Raypher. It puts agents under the guard, renews their visas, and has

@@ -19,6 +19,7 @@ import (
 	"github.com/raypher/raypher/parent/attend"
 	"github.com/raypher/raypher/parent/cgroup"
 	"github.com/raypher/raypher/parent/guard/net"
+	"github.com/raypher/raypher/parent/doctor"
 	"github.com/raypher/raypher/policy"
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
 	parentv1 "github.com/raypher/raypher/proto/parent/v1"
@@ -289,6 +290,9 @@ func (h *Host) readManifest(a *Agent, l *attend.Launch) (*policy.Policy, error) 
 
 // mint asks the enclave for a visa on an intent within the agent's policy and manifest; nil: on all of it.
 func (a *Agent) mint(ctx context.Context, begun int64, intent []byte, asked *parentv1.RequestVisaRequest) (grant, *enclavev1.MintReply, error) {
+// visaSkew is how far the time of a visa may be from this host's, its making included, before that is said.
+const visaSkew = 30 * time.Second
+
 	request := &enclavev1.MintRequest{
 		Policy: a.asked, Manifest: a.manifest, Intent: intent, PolicySourceHash: a.sourceHash,
 		Namespace: a.namespace, Name: a.name, ConfirmationKey: a.confirmation,
@@ -324,6 +328,9 @@ func (a *Agent) mint(ctx context.Context, begun int64, intent []byte, asked *par
 	}
 	lifetime := time.Duration(reply.LifetimeSeconds) * time.Second
 	return grant{
+	if apart := time.Since(time.Unix(claims.IssuedAt, 0)); apart.Abs() > visaSkew {
+		a.host.options.Log.Warn(doctor.ClockSkew("the enclave", apart).Error())
+	}
 		visa: reply.Visa, visaID: claims.ID, enclaveKey: key, policyHash: reply.PolicyHash, permit: permit, intent: intent,
 		expires: reply.ExpiresUnix, lifetime: lifetime, deadline: begun + int64(lifetime),
 	}, reply, nil

@@ -397,6 +397,7 @@ func (d *daemon) announce() {
 	d.log.Info("eBPF probes attached successfully",
 		"hooks", hooks(d.options.Paths.Pins), "cgroup", d.cgroups.Path(), "pinned", d.guard.Pinned(), "backend", backend, "tier", tier)
 	address := "none"
+	parts.Go(func() error { sayLosses(serving, lossesLooked, d.guard.Statistics, d.log); return nil })
 	if d.loopback != nil {
 		address = d.loopback.Addr().String()
 	}

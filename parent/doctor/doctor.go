@@ -2,7 +2,7 @@
 // how to mend what is missing.
 //
 // Look asks the kernel and changes nothing that outlives the call. Interpret turns what it found into a Report and touches
-// nothing. Explain gives raypherd and the network guard the same words for the errors that they meet.
+// nothing. Explain gives raypherd the same words for the errors that end it.
 package doctor
 
 // Status is the outcome of one check.
@@ -52,6 +52,7 @@ func Interpret(f *Findings) *Report {
 		}
 		r.Checks = append(r.Checks, c)
 	}
+	r.Checks = append(r.Checks, checkFleet(f)...)
 	r.Checks = append(r.Checks, checkTPM(f)...) // never Fail: the guard runs without one
 	return r
 }

@@ -227,3 +227,36 @@ The guard cannot run here: BTF.
 		t.Errorf("got %q", text)
 	}
 }
+
+// A host of a fleet says how it stands with its controller; another one has no line about it.
+func TestController(t *testing.T) {
+	at := func(h int) int64 { return time.Date(2026, 11, 23, h, 0, 0, 0, time.UTC).Unix() }
+	for _, c := range []struct {
+		name   string
+		fleet  *parentv1.OperatorFleetStatus
+		status Status
+		want   []string
+	}{
+		{"an earlier raypherd", nil, "", nil},
+		{"none is configured", &parentv1.OperatorFleetStatus{}, "", nil},
+		{"well", &parentv1.OperatorFleetStatus{Controller: "c:1", Result: "x", ResultExpiresUnix: at(4)}, OK, []string{"c:1, attested until 2026-11-23T04:00:00Z"}},
+		{"not attested yet", &parentv1.OperatorFleetStatus{Controller: "c:1"}, Warn, []string{"not attested", "no secrets"}},
+		{"away", &parentv1.OperatorFleetStatus{Controller: "c:1", Result: "x", ResultExpiresUnix: at(4), Error: "no\nanswer", PoliciesUntilUnix: at(9)}, Warn,
+			[]string{"attested until", "not reached: no answer", "policies until 2026-11-23T09:00:00Z", "controller_key"}},
+		{"away for raypherd", &parentv1.OperatorFleetStatus{Controller: "c:1", Result: "x", PoliciesError: "refused"}, Warn, []string{"not reached: refused"}},
+	} {
+		checks := checkFleet(&Findings{Daemon: Daemon{Fleet: c.fleet}})
+		if c.want == nil {
+			if len(checks) != 0 {
+				t.Errorf("%s: %+v", c.name, checks)
+			}
+			continue
+		}
+		text := fmt.Sprint(checks)
+		for _, want := range c.want {
+			if len(checks) != 1 || checks[0].Status != c.status || !strings.Contains(text, want) {
+				t.Errorf("%s: %s, want %q", c.name, text, want)
+			}
+		}
+	}
+}

@@ -40,15 +40,6 @@ func RingBufferFull(lost uint64) *Hint {
 	}
 }
 
-// MapFull says that the table name, of size entries, takes no more.
-func MapFull(name string, size uint32, err error) *Hint {
-	return &Hint{
-		Problem: fmt.Sprintf("the kernel table %s is full with %d entries, so the rule was not installed and what it would grant stays refused", name, size),
-		Fix:     "write fewer or wider rules, or end agents that are not needed",
-		Err:     err,
-	}
-}
-
 // ClockSkew says that two clocks that must agree are apart by d. what names the other one.
 func ClockSkew(what string, d time.Duration) *Hint {
 	return &Hint{

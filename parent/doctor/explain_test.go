@@ -48,7 +48,6 @@ func TestExplain(t *testing.T) {
 		{"daemon absent", status.Error(codes.Unavailable, `connection error: desc = "transport: Error while dialing: dial unix /run/raypher/raypherd.sock: connect: no such file or directory"`), "raypherd is not running"},
 		{"daemon forbidden", status.Error(codes.Unavailable, `dial unix /run/raypher/raypherd.sock: connect: permission denied`), "usermod -aG raypher"},
 		{"ring buffer full", fmt.Errorf("events: %w", RingBufferFull(7)), "7 events were not recorded"},
-		{"map full", MapFull("egress4", 1024, syscall.ENOSPC), "egress4 is full with 1024 entries"},
 		{"clock skew", ClockSkew("the enclave", -90*time.Second), "the enclave are 1m30s apart"},
 	}
 	for _, tt := range tests {
@@ -62,7 +61,7 @@ func TestExplain(t *testing.T) {
 }
 
 func TestHintKeepsTheCause(t *testing.T) {
-	err := fmt.Errorf("arm: %w", MapFull("egress4", 8, syscall.ENOSPC))
+	err := fmt.Errorf("arm: %w", NotMounted("bpf", syscall.ENOSPC))
 	if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "no space left") {
 		t.Errorf("got %v", err)
 	}

@@ -90,6 +90,7 @@ type Daemon struct {
 	Socket string
 	Status *parentv1.StatusReply // nil: no answer
 	Err    error
+	Fleet  *parentv1.OperatorFleetStatus // nil: no answer, as of an earlier release
 }
 
 // Bits of linux/capability.h.

@@ -273,5 +273,10 @@ func (f *Findings) lookAtDaemon(ctx context.Context, socket string) {
 	defer conn.Close()
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	f.Daemon.Status, f.Daemon.Err = parentv1.NewOperatorClient(conn).Status(ctx, &parentv1.StatusRequest{})
+	operator := parentv1.NewOperatorClient(conn)
+	if f.Daemon.Status, f.Daemon.Err = operator.Status(ctx, &parentv1.StatusRequest{}); f.Daemon.Err == nil {
+		if fleet, err := operator.DescribeFleet(ctx, &parentv1.OperatorDescribeFleetRequest{}); err == nil {
+			f.Daemon.Fleet = fleet
+		}
+	}
 }
