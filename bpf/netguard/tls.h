@@ -136,12 +136,13 @@ static __always_inline enum tls_hello tls_read(tls_packet *packet, __u32 offset,
 		return TLS_NO_HELLO;
 	if (!r.names)
 		return TLS_NO_NAME;
-	length = r.name_length;
-#ifdef __bpf__
-	asm volatile("" : "+r"(length)); /* the bounds that follow are the verifier's too */
-#endif
-	if (!length || length > TLS_NAME_MAX)
+	length = r.name_length - 1;
+	if (length >= TLS_NAME_MAX)
 		return TLS_NO_HELLO;
+#ifdef __bpf__
+	asm volatile("" : "+r"(length)); /* what follows is the verifier's: that of Linux 6.1 does not see that none is zero */
+#endif
+	length = (length & (TLS_NAME_BYTES - 1)) + 1;
 	if (tls_load(packet, r.name_at, name, length))
 		return TLS_NO_HELLO;
 	tls_loop(TLS_NAME_MAX, tls_lower, &r);
