@@ -40,6 +40,14 @@ func (h *Host) Adopt() error {
 			problems = errors.Join(problems, h.options.Guard.Disarm(id))
 		}
 	}
+	if h.options.Files == nil {
+		return problems
+	}
+	for _, id := range h.options.Files.Agents() {
+		if _, ok := h.ByCgroup(id); !ok {
+			problems = errors.Join(problems, h.options.Files.Disarm(id))
+		}
+	}
 	return problems
 }
 
@@ -70,6 +78,9 @@ func (h *Host) adopt(r *record, boot string, armed []uint64) error {
 		if err != nil {
 			return errors.Join(fmt.Errorf("arming the network guard: %w", err), a.warden.Close())
 		}
+	}
+	if err := a.findAgain(); err != nil {
+		return errors.Join(err, a.warden.Close())
 	}
 	empty, err := group.Empty()
 	if err != nil {

@@ -47,8 +47,10 @@ type Agent struct {
 	confirmation []byte // cnf
 	secretHash   []byte // SHA-256 of what the warden must show when it reattaches
 	launchPermit *policy.Policy
-	launchVisa   []byte // on launchPermit
-	enclaveKey   []byte // PKIX DER, of the enclave that signed the visa of the launch
+	launchVisa   []byte   // on launchPermit
+	enclaveKey   []byte   // PKIX DER, of the enclave that signed the visa of the launch
+	backend      string   // Broker or LSM
+	terminals    []string // on the standard descriptors of its first process
 	notes        []string
 	development  bool
 	tier         string

@@ -55,7 +55,12 @@ func (a *Agent) mayBeGranted() error {
 var errWardenAway = errors.New("its warden is not connected: it asks again when it is back")
 
 // release ends a question at the warden. The answer is on record.
-func (a *Agent) release(_ journal.Question, number uint64, approved bool, until int64) error {
+func (a *Agent) release(q journal.Question, number uint64, approved bool, until int64) error {
+	if approved {
+		if err := a.permitted(q, until); err != nil {
+			return fmt.Errorf("agent %s: the answer is on record: %w", a.id, err)
+		}
+	}
 	a.mu.Lock()
 	line := a.line
 	a.mu.Unlock()

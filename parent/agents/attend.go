@@ -13,18 +13,13 @@ import (
 func (a *Agent) granted() *attend.Granted {
 	g, o := a.current(), a.host.options
 	return &attend.Granted{
-		Terms:   o.terms(g.permit.Canonical()),
-		AgentID: a.id, Subject: a.subject, Tier: a.tier, Backend: o.Backend,
+		Terms:   a.terms(g.permit.Canonical()),
+		AgentID: a.id, Subject: a.subject, Tier: a.tier, Backend: a.backend,
 		PolicyHash: g.policyHash, Visa: g.visa,
 		ExpiresUnix: g.expires, ExpiresBoottimeNs: g.deadline,
 		Cgroup: a.group.Path(), VisaPath: o.Paths.Visa,
 		Notes: a.notes, Development: a.development,
 	}
-}
-
-// terms are those of a permit on this host.
-func (o *Options) terms(permit []byte) attend.Terms {
-	return attend.Terms{Permit: permit, AgentSocket: o.Paths.AgentSocket, ClosedPaths: o.Paths.Closed()}
 }
 
 // Reattach gives an agent back to its warden, which a restart of raypherd or a broken connection took from it. The warden

@@ -72,6 +72,7 @@ type Options struct {
 	// EnclaveKeys are the identifiers of the pinned key of the enclave and of those that it replaced, also while the enclave is away.
 	EnclaveKeys func() ([][32]byte, error)
 	Guard       NetworkGuard
+	Files       FileGuard // nil: the broker holds the files of all agents
 	Events      *events.Hub
 	Approvals   *approvals.Desk // where calls that wait for a person are asked about
 	// FleetPolicy is a policy of the controller for an agent, whose subject it asks for; nil: no controller is configured.
@@ -80,7 +81,6 @@ type Options struct {
 	PolicyPath  string   // for messages
 	Signers     string   // folder of trusted manifest signers
 	DryRun      bool     // every agent runs in mode audit
-	Backend     string   // broker | lsm
 	Hostname    string   // asserted in visas
 	Notes       []string // what this host does not provide, in words, for every agent
 	Log         *slog.Logger

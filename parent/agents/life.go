@@ -213,16 +213,16 @@ func (o *owner) renewed(r renewal) {
 		o.renewAt = boottime() // the guard follows another intent by now
 		return
 	}
-	if err := o.host.options.Guard.Renew(o.group.ID(), r.grant.deadline); err != nil {
-		o.host.options.Log.Error("the network guard does not take the renewal", "agent", o.id, "error", err)
+	if err := errors.Join(o.host.options.Guard.Renew(o.group.ID(), r.grant.deadline), o.extendFiles(r.grant)); err != nil {
+		o.host.options.Log.Error("the guard does not take the renewal", "agent", o.id, "error", err)
 		o.renewAt = boottime() + int64(o.retry)
 		o.retry = min(2*o.retry, maxRetry)
 		return
 	}
 	if r.grant.permit.Hash() != o.current().permit.Hash() { // there is another ceiling since
-		if err := o.host.options.Guard.Replace(o.group.ID(), r.grant.permit.Network); err != nil {
-			o.host.options.Log.Error("the network guard does not take the permit of the renewal", "agent", o.id, "error", err)
-			o.kill("the network guard could not follow its renewed visa")
+		if err := errors.Join(o.host.options.Guard.Replace(o.group.ID(), r.grant.permit.Network), o.reloadFiles(r.grant)); err != nil {
+			o.host.options.Log.Error("the guard does not take the permit of the renewal", "agent", o.id, "error", err)
+			o.kill("the guard could not follow its renewed visa")
 			return
 		}
 		o.take(r.grant)
@@ -259,8 +259,16 @@ func (o *owner) running() {
 	if o.state != Launching {
 		return
 	}
+	if err := o.hold(); err != nil {
+		o.host.options.Log.Error("the agent cannot begin", "agent", o.id, "error", err)
+		o.kill("its rules for files could not be put in force: " + err.Error())
+		return
+	}
 	o.setState(Running)
 	o.deadline.Stop()
+	if o.backend == LSM {
+		o.tell(&attend.ParentMessage{Armed: &attend.Armed{}})
+	}
 	if err := o.save(); err != nil {
 		o.host.options.Log.Error("the agent's record is not written: it will not survive a restart of raypherd", "agent", o.id, "error", err)
 	}
@@ -333,7 +341,7 @@ func (o *owner) kill(reason string) {
 func (o *owner) end() {
 	o.setState(Ending)
 	o.host.options.Approvals.Forget(o.id)
-	err := errors.Join(o.host.options.Guard.Disarm(o.group.ID()), o.group.Remove(), o.forget())
+	err := errors.Join(o.host.options.Guard.Disarm(o.group.ID()), o.host.dismiss(o.group.ID()), o.group.Remove(), o.forget())
 	if err != nil {
 		o.host.options.Log.Error("something of an ended agent is left", "agent", o.id, "error", err)
 	}

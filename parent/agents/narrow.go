@@ -2,6 +2,7 @@ package agents
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -122,6 +123,9 @@ func (o *owner) narrow(n *narrowing) error {
 	}
 	if err := o.host.options.Guard.Renew(o.group.ID(), n.grant.deadline); err != nil {
 		return fmt.Errorf("network guard: %w", err)
+	}
+	if err := errors.Join(o.reloadFiles(n.grant), o.extendFiles(n.grant)); err != nil {
+		return err
 	}
 	o.take(n.grant)
 	o.tell(narrowed(n.grant))

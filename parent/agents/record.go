@@ -36,6 +36,8 @@ type record struct {
 	Confirmation []byte
 	SecretHash   []byte
 	LaunchPermit []byte
+	Backend      string // empty: Broker, as in records of earlier releases
+	Terminals    []string
 	Notes        []string
 	Development  bool
 	Tier         string
@@ -92,7 +94,7 @@ func (a *Agent) save() error {
 		Program: a.program, Argv: a.argv, RunnerPID: a.runnerPID, Digest: a.digest,
 		Asked: a.asked, Manifest: a.manifest, SourceHash: a.sourceHash,
 		Confirmation: a.confirmation, SecretHash: a.secretHash, LaunchPermit: a.launchPermit.Canonical(),
-		Notes: a.notes, Development: a.development, Tier: a.tier, Started: a.started,
+		Backend: a.backend, Terminals: a.terminals, Notes: a.notes, Development: a.development, Tier: a.tier, Started: a.started,
 		CgroupID: a.group.ID(), Begun: a.state != Launching, Blocked: a.blocked.Load(),
 		WardenPID: a.warden.PID(), WardenStarted: warden.Started,
 		EnclaveKey: a.enclaveKey, LaunchVisa: a.launchVisa,
@@ -160,8 +162,11 @@ func (h *Host) revive(r *record) (*Agent, error) {
 		program: r.Program, argv: r.Argv, runnerPID: r.RunnerPID, digest: r.Digest,
 		asked: r.Asked, manifest: r.Manifest, sourceHash: r.SourceHash,
 		confirmation: r.Confirmation, secretHash: r.SecretHash, enclaveKey: r.EnclaveKey, launchVisa: r.LaunchVisa,
-		notes: r.Notes, development: r.Development, tier: r.Tier, started: r.Started,
+		backend: r.Backend, terminals: r.Terminals, notes: r.Notes, development: r.Development, tier: r.Tier, started: r.Started,
 		state: Waiting,
+	}
+	if a.backend == "" {
+		a.backend = Broker
 	}
 	a.blocked.Store(r.Blocked)
 	var err error

@@ -103,7 +103,7 @@ func TestExpected(t *testing.T) {
 		w := p.run(policy, "exit 0")
 		expected := w.expected()
 		if expected == nil || round > 0 && !expected.Equal(&w.grant().Terms) {
-			t.Errorf("round %d: expected %s, granted %s", round, expected, w.grant().Terms)
+			t.Errorf("round %d: expected %+v, granted %+v", round, expected, w.grant().Terms)
 		}
 	}
 }

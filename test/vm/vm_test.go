@@ -51,6 +51,36 @@ func TestGuests(t *testing.T) {
 	}
 }
 
+// heldKernelsVariable names the kernels of TestFilesHeldInGuests, separated by colons.
+const heldKernelsVariable = "RAYPHER_TEST_LSM_KERNELS"
+
+// heldLine has the kernel take programs of BPF LSM: Debian's leaves bpf out of its list.
+const heldLine = "lsm=landlock,lockdown,yama,integrity,bpf raypher.backend=lsm"
+
+// TestFilesHeldInGuests: the same checks where programs of BPF LSM hold files, under the oldest and a newer kernel; and what only they do:
+// they hold while raypherd is away, follow a permit that is narrowed, and kill before a call has an effect.
+func TestFilesHeldInGuests(t *testing.T) {
+	kernels := os.Getenv(heldKernelsVariable)
+	if kernels == "" {
+		t.Skip(heldKernelsVariable + " names no kernels: run scripts/vm.sh")
+	}
+	image := filepath.Join(t.TempDir(), "initramfs")
+	if err := os.WriteFile(image, build(t, "amd64", nil), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, kernel := range strings.Split(kernels, ":") {
+		kind := kindOf(kernel)
+		qemu, err := exec.LookPath(kind.qemu)
+		if err != nil {
+			t.Skipf("%v: run scripts/vm.sh", err)
+		}
+		// One after the other: each has the host's processors to itself.
+		t.Run(strings.TrimPrefix(filepath.Base(kernel), "vmlinuz-"), func(t *testing.T) {
+			boot(t, append([]string{qemu}, kind.arguments...), kind.console+" "+heldLine, kernel, image)
+		})
+	}
+}
+
 // kernelVariable names the kernel of TestVsockGuest.
 const kernelVariable = "RAYPHER_TEST_KERNEL"
 

@@ -22,8 +22,12 @@ const maxLinks = 40
 //
 // A link that the permit itself lets the agent replace is not followed, or an agent could point it elsewhere for the next
 // run; deny and require_approval follow every link.
-func Resolved(permit *policy.Policy) *policy.Policy {
-	rules := permit.FileRules()
+func Resolved(permit *policy.Policy) *policy.Policy { return ResolvedWithin(permit, permit) }
+
+// ResolvedWithin is Resolved for a permit that an agent gets while it runs: what the one of its launch lets it replace, it may
+// have replaced by now.
+func ResolvedWithin(permit, launch *policy.Policy) *policy.Policy {
+	rules := launch.FileRules()
 	agentMayReplace := func(link string) bool {
 		return rules.Governed() && rules.Decide(link, policy.Write).Verdict == policy.VerdictAllow
 	}

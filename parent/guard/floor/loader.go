@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/raypher/raypher/policy"
 )
 
 // knownLoaders are where the ELF specifications of the C libraries put the dynamic loader.
@@ -81,6 +83,19 @@ func elfLoader(program io.ReaderAt) string {
 		return string(bytes.TrimRight(name, "\x00"))
 	}
 	return ""
+}
+
+// Loaders are the dynamic loaders of an agent's program and of the programs that its permit names one by one.
+func Loaders(permit *policy.Policy, program string) []string {
+	paths := []string{program}
+	if f := permit.Filesystem; f != nil {
+		for _, pattern := range f.Exec {
+			if path, rest := splitPattern(pattern); rest == "" {
+				paths = append(paths, path)
+			}
+		}
+	}
+	return loadersOf(paths, maxProgramsRead)
 }
 
 // loadersOf returns the loaders that the programs among paths need, with their links resolved, and those of the usual C

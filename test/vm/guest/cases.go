@@ -11,6 +11,8 @@ import (
 	"os/exec"
 	"strings"
 	"time"
+
+	"github.com/raypher/raypher/parent/agents"
 )
 
 // What the machine holds.
@@ -46,7 +48,7 @@ network:
 // cases are the whole test. Each governed run prints its own failures. Loading the network guard is what takes time in an emulated
 // machine, so raypherd is started as seldom as the cases allow.
 func (m *machine) cases() {
-	if err := m.startDaemon(); err != nil {
+	if err := m.startDaemon("--backend", agents.Broker); err != nil {
 		m.fail("%v", err)
 		return
 	}
@@ -69,7 +71,10 @@ func (m *machine) cases() {
 func (m *machine) governed(scope, uid int, by string) {
 	began := time.Now()
 	name := fmt.Sprintf("scope %d, user %d, by %s", scope, uid, by)
-	out := m.command(uid, "/bin/raypher", "run", "--policy", policyPath, "--", program, "checks")
+	out := m.command(uid, "/bin/raypher", "run", "--policy", policyPath, "--", program, "checks", backend())
+	if !strings.Contains(out.stderr, "backend "+backend()) {
+		m.fail("%s: not under backend %s:\n%s", name, backend(), out.stderr)
+	}
 	lines := 0
 	for line := range strings.Lines(out.stdout) {
 		line = strings.TrimSpace(line)
@@ -116,7 +121,7 @@ func (m *machine) restart() {
 	replies := bufio.NewScanner(answers)
 	// A child reads the notes: a process that raypherd has not been asked of.
 	read := func() string {
-		_, _ = io.WriteString(ask, "read\n")
+		_, _ = io.WriteString(ask, "child read notes\n")
 		if !replies.Scan() {
 			return "no answer"
 		}
@@ -129,7 +134,7 @@ func (m *machine) restart() {
 	if got := read(); !strings.Contains(got, "permission denied") {
 		m.fail("a child while raypherd is away: %s", got)
 	}
-	if err := m.startDaemon(); err != nil {
+	if err := m.startDaemon("--backend", agents.Broker); err != nil {
 		m.fail("restart: %v", err)
 	}
 	if got := read(); got != "the notes" {
