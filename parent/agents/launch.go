@@ -10,7 +10,6 @@ import (
 	"os/user"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,7 +18,6 @@ import (
 	"github.com/raypher/raypher/parent/agents/task"
 	"github.com/raypher/raypher/parent/attend"
 	"github.com/raypher/raypher/parent/cgroup"
-	"github.com/raypher/raypher/parent/doctor"
 	"github.com/raypher/raypher/parent/guard/net"
 	"github.com/raypher/raypher/policy"
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
@@ -78,7 +76,7 @@ func (h *Host) Launch(ctx context.Context, caller Caller, l *attend.Launch, expe
 	go func() { entered <- errors.Join(h.enter(a, runner), h.retire(caller.Task)) }()
 	described := make(chan description, 1)
 	go func() { described <- h.askDescription(ctx) }()
-	expect(a.terms(h.expected.of(a)))
+	expect(h.options.terms(h.expected.of(a)))
 	g, reply, err := a.mint(ctx, begun, nil, nil)
 	if err == nil {
 		h.expected.keep(a, reply.Permit)
@@ -201,7 +199,6 @@ func (h *Host) readRules(ctx context.Context, a *Agent, l *attend.Launch) error 
 		return fmt.Errorf("%w: %s: %w", ErrInvalid, name, err)
 	}
 	a.asked = asked.Canonical()
-	h.chooseBackend(a, asked)
 	if len(l.Manifest) == 0 {
 		return nil
 	}
@@ -290,9 +287,6 @@ func (h *Host) readManifest(a *Agent, l *attend.Launch) (*policy.Policy, error) 
 	return permissions.Expand(a.policyHome)
 }
 
-// visaSkew is how far the time of a visa may be from this host's, its making included, before that is said.
-const visaSkew = 30 * time.Second
-
 // mint asks the enclave for a visa on an intent within the agent's policy and manifest; nil: on all of it.
 func (a *Agent) mint(ctx context.Context, begun int64, intent []byte, asked *parentv1.RequestVisaRequest) (grant, *enclavev1.MintReply, error) {
 	request := &enclavev1.MintRequest{
@@ -300,7 +294,7 @@ func (a *Agent) mint(ctx context.Context, begun int64, intent []byte, asked *par
 		Namespace: a.namespace, Name: a.name, ConfirmationKey: a.confirmation,
 		Asserted: &enclavev1.Asserted{
 			AgentId: a.id, Uid: a.uid, User: a.user, Home: a.home, Pid: int32(a.runnerPID),
-			BinarySha256: a.digest, Backend: a.backend, Host: a.host.options.Hostname,
+			BinarySha256: a.digest, Backend: a.host.options.Backend, Host: a.host.options.Hostname,
 		},
 	}
 	if asked != nil {
@@ -327,9 +321,6 @@ func (a *Agent) mint(ctx context.Context, begun int64, intent []byte, asked *par
 		if key, err = a.signer(ctx, reply.Visa); err != nil {
 			return grant{}, nil, fmt.Errorf("%w: who signed its visa: %w", ErrEnclave, err)
 		}
-	}
-	if apart := time.Since(time.Unix(claims.IssuedAt, 0)); apart.Abs() > visaSkew {
-		a.host.options.Log.Warn(doctor.ClockSkew("the enclave", apart).Error())
 	}
 	lifetime := time.Duration(reply.LifetimeSeconds) * time.Second
 	return grant{
@@ -363,7 +354,7 @@ func (h *Host) fix(a *Agent, g grant, reply *enclavev1.MintReply, enclave descri
 	g.enclaveKey = enclave.PublicKey
 	a.grant, a.launchPermit = g, g.permit
 	a.launchVisa, a.enclaveKey = g.visa, enclave.PublicKey
-	a.notes = slices.Concat(h.options.Cgroups.Notes(limits(g.permit)), h.options.Notes, a.notes)
+	a.notes = append(h.options.Cgroups.Notes(limits(g.permit)), h.options.Notes...)
 	return nil
 }
 
@@ -392,9 +383,6 @@ func (h *Host) enter(a *Agent, runner *task.Task) (err error) {
 		return err
 	}
 	a.group = group
-	if err := h.admit(group.ID()); err != nil {
-		return err
-	}
 	if !runner.Alive() {
 		return fmt.Errorf("%w: launch: process %d: %w", ErrInvalid, runner.PID(), task.ErrGone)
 	}
@@ -429,7 +417,7 @@ func (a *Agent) leave() error {
 	if a.group == nil {
 		return nil
 	}
-	return errors.Join(a.group.Evict(a.cameFrom), a.host.dismiss(a.group.ID()), a.group.Remove())
+	return errors.Join(a.group.Evict(a.cameFrom), a.group.Remove())
 }
 
 // install bounds the agent, arms the guard for it and makes it known. On an error only the cgroup is left.
@@ -456,7 +444,6 @@ func (h *Host) install(a *Agent, caller Caller, runner *task.Task) (err error) {
 	if err != nil {
 		return fmt.Errorf("arming the network guard: %w", err)
 	}
-	a.terminals = terminalsOf(runner)
 	if err := a.become(caller); err != nil {
 		return errors.Join(err, h.options.Guard.Disarm(a.group.ID()))
 	}
