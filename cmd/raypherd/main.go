@@ -17,6 +17,7 @@ import (
 
 	"github.com/raypher/raypher/journal"
 	"github.com/raypher/raypher/parent/daemon"
+	"github.com/raypher/raypher/parent/doctor"
 	"github.com/raypher/raypher/parent/egress"
 	"github.com/raypher/raypher/parent/instance"
 )
@@ -46,6 +47,9 @@ func main() {
 	defer stop()
 	if err := daemon.Run(ctx, *options); err != nil {
 		fmt.Fprintln(os.Stderr, "raypherd:", err)
+		if hint := doctor.Explain(err); hint != "" {
+			fmt.Fprintln(os.Stderr, "raypherd:", hint)
+		}
 		os.Exit(1)
 	}
 }

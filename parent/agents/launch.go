@@ -18,6 +18,7 @@ import (
 	"github.com/raypher/raypher/parent/agents/task"
 	"github.com/raypher/raypher/parent/attend"
 	"github.com/raypher/raypher/parent/cgroup"
+	"github.com/raypher/raypher/parent/doctor"
 	"github.com/raypher/raypher/parent/guard/net"
 	"github.com/raypher/raypher/policy"
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
@@ -287,6 +288,9 @@ func (h *Host) readManifest(a *Agent, l *attend.Launch) (*policy.Policy, error) 
 	return permissions.Expand(a.policyHome)
 }
 
+// visaSkew is how far the time of a visa may be from this host's, its making included, before that is said.
+const visaSkew = 30 * time.Second
+
 // mint asks the enclave for a visa on an intent within the agent's policy and manifest; nil: on all of it.
 func (a *Agent) mint(ctx context.Context, begun int64, intent []byte, asked *parentv1.RequestVisaRequest) (grant, *enclavev1.MintReply, error) {
 	request := &enclavev1.MintRequest{
@@ -321,6 +325,9 @@ func (a *Agent) mint(ctx context.Context, begun int64, intent []byte, asked *par
 		if key, err = a.signer(ctx, reply.Visa); err != nil {
 			return grant{}, nil, fmt.Errorf("%w: who signed its visa: %w", ErrEnclave, err)
 		}
+	}
+	if apart := time.Since(time.Unix(claims.IssuedAt, 0)); apart.Abs() > visaSkew {
+		a.host.options.Log.Warn(doctor.ClockSkew("the enclave", apart).Error())
 	}
 	lifetime := time.Duration(reply.LifetimeSeconds) * time.Second
 	return grant{

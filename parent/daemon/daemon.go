@@ -354,6 +354,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	parts, serving := errgroup.WithContext(serving)
 	parts.Go(func() error { return d.server.Serve(serving) })
 	parts.Go(func() error { return d.relay.Serve(serving) })
+	parts.Go(func() error { sayLosses(serving, lossesLooked, d.guard.Statistics, d.log); return nil })
 	if d.fleet != nil {
 		parts.Go(func() error { d.fleet.Run(serving); return nil })
 	}
