@@ -12,10 +12,12 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 
 	"github.com/raypher/raypher/journal"
+	"github.com/raypher/raypher/parent/agents"
 	"github.com/raypher/raypher/parent/daemon"
 	"github.com/raypher/raypher/parent/doctor"
 	"github.com/raypher/raypher/parent/egress"
@@ -108,6 +110,7 @@ func parse(args []string, out io.Writer) (*daemon.Options, error) {
 	flags.StringVar(&o.Listen, "listen", instance.AgentAddress, "loopback address of the Agent service; empty: none")
 	flags.UintVar(&dnsPort, "dns-port", 0, "port of the DNS forwarder on loopback; 0: one that is free")
 	flags.StringVar(&dns, "dns-upstream", "", "resolvers as address or address:port, separated by commas (default: those of /etc/resolv.conf)")
+	flags.StringVar(&o.Backend, "backend", daemon.Auto, "what holds agents' files and programs: lsm (programs of BPF LSM), broker (Landlock, seccomp and a warden), or auto: lsm where this kernel takes it")
 	flags.StringVar(&o.Group, "group", instance.Group, "group whose members run agents and operate raypherd")
 	flags.StringVar(&private, "private", "", "serve the one run with this id and end with it; no TCP listener")
 	flags.IntVar(&o.KeepRuns, "keep-runs", daemon.KeptRuns, "how many private runs keep their journals; those of the last 30 days always do")
@@ -129,6 +132,9 @@ func parse(args []string, out io.Writer) (*daemon.Options, error) {
 	var err error
 	if o.Log, err = logger(format, out); err != nil {
 		return nil, err
+	}
+	if !slices.Contains([]string{daemon.Auto, agents.LSM, agents.Broker}, o.Backend) {
+		return nil, fmt.Errorf("--backend %q: use auto, lsm or broker", o.Backend)
 	}
 	if o.KeepRuns < 0 {
 		return nil, fmt.Errorf("--keep-runs %d: give a number from 0", o.KeepRuns)

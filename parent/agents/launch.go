@@ -10,6 +10,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -77,7 +78,7 @@ func (h *Host) Launch(ctx context.Context, caller Caller, l *attend.Launch, expe
 	go func() { entered <- errors.Join(h.enter(a, runner), h.retire(caller.Task)) }()
 	described := make(chan description, 1)
 	go func() { described <- h.askDescription(ctx) }()
-	expect(h.options.terms(h.expected.of(a)))
+	expect(a.terms(h.expected.of(a)))
 	g, reply, err := a.mint(ctx, begun, nil, nil)
 	if err == nil {
 		h.expected.keep(a, reply.Permit)
@@ -200,6 +201,7 @@ func (h *Host) readRules(ctx context.Context, a *Agent, l *attend.Launch) error 
 		return fmt.Errorf("%w: %s: %w", ErrInvalid, name, err)
 	}
 	a.asked = asked.Canonical()
+	h.chooseBackend(a, asked)
 	if len(l.Manifest) == 0 {
 		return nil
 	}
@@ -298,7 +300,7 @@ func (a *Agent) mint(ctx context.Context, begun int64, intent []byte, asked *par
 		Namespace: a.namespace, Name: a.name, ConfirmationKey: a.confirmation,
 		Asserted: &enclavev1.Asserted{
 			AgentId: a.id, Uid: a.uid, User: a.user, Home: a.home, Pid: int32(a.runnerPID),
-			BinarySha256: a.digest, Backend: a.host.options.Backend, Host: a.host.options.Hostname,
+			BinarySha256: a.digest, Backend: a.backend, Host: a.host.options.Hostname,
 		},
 	}
 	if asked != nil {
@@ -361,7 +363,7 @@ func (h *Host) fix(a *Agent, g grant, reply *enclavev1.MintReply, enclave descri
 	g.enclaveKey = enclave.PublicKey
 	a.grant, a.launchPermit = g, g.permit
 	a.launchVisa, a.enclaveKey = g.visa, enclave.PublicKey
-	a.notes = append(h.options.Cgroups.Notes(limits(g.permit)), h.options.Notes...)
+	a.notes = slices.Concat(h.options.Cgroups.Notes(limits(g.permit)), h.options.Notes, a.notes)
 	return nil
 }
 
@@ -390,6 +392,9 @@ func (h *Host) enter(a *Agent, runner *task.Task) (err error) {
 		return err
 	}
 	a.group = group
+	if err := h.admit(group.ID()); err != nil {
+		return err
+	}
 	if !runner.Alive() {
 		return fmt.Errorf("%w: launch: process %d: %w", ErrInvalid, runner.PID(), task.ErrGone)
 	}
@@ -424,7 +429,7 @@ func (a *Agent) leave() error {
 	if a.group == nil {
 		return nil
 	}
-	return errors.Join(a.group.Evict(a.cameFrom), a.group.Remove())
+	return errors.Join(a.group.Evict(a.cameFrom), a.host.dismiss(a.group.ID()), a.group.Remove())
 }
 
 // install bounds the agent, arms the guard for it and makes it known. On an error only the cgroup is left.
@@ -451,6 +456,7 @@ func (h *Host) install(a *Agent, caller Caller, runner *task.Task) (err error) {
 	if err != nil {
 		return fmt.Errorf("arming the network guard: %w", err)
 	}
+	a.terminals = terminalsOf(runner)
 	if err := a.become(caller); err != nil {
 		return errors.Join(err, h.options.Guard.Disarm(a.group.ID()))
 	}

@@ -17,6 +17,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
@@ -30,6 +31,7 @@ import (
 	"github.com/raypher/raypher/parent/dns"
 	"github.com/raypher/raypher/parent/events"
 	"github.com/raypher/raypher/parent/fleet"
+	"github.com/raypher/raypher/parent/guard/lsm"
 	"github.com/raypher/raypher/parent/guard/net"
 	"github.com/raypher/raypher/parent/instance"
 	"github.com/raypher/raypher/parent/link"
@@ -37,8 +39,8 @@ import (
 	"github.com/raypher/raypher/parent/server"
 )
 
-// backend is the only one there is so far; the name is the one of the visa's claim.
-const backend = "broker"
+// Auto takes the backend lsm where this kernel does, and the broker elsewhere.
+const Auto = "auto"
 
 // Options of one raypherd.
 type Options struct {
@@ -66,6 +68,7 @@ type Options struct {
 	DNSPort       uint16 // 0: one that is free
 	DNSUpstreams  []string
 	Group         string // of operators
+	Backend       string // Auto, agents.LSM or agents.Broker; empty: Auto
 	KeepRuns      int    // old private runs whose journals are kept
 	DryRun        bool
 	Version       string
@@ -86,6 +89,7 @@ type daemon struct {
 	loopback net.Listener
 	dns      *dns.Server
 	guard    *netguard.Guard
+	files    *lsm.Guard // nil: the broker holds files
 	hub      *events.Hub
 	desk     *approvals.Desk
 	agents   *agents.Host
@@ -226,11 +230,42 @@ func (d *daemon) attachGuard(context.Context) (err error) {
 	}
 	d.later(d.guard.Close)
 	d.notes = d.guard.Notes()
+	if err := d.attachFiles(); err != nil {
+		return err
+	}
 	if root := d.options.NitroRoot; root != "" {
 		d.notes = append(d.notes[:len(d.notes):len(d.notes)], fmt.Sprintf(testRoot, root))
 	}
 	d.later(d.leaveNothing)
 	return nil
+}
+
+// attachFiles loads the file guard where the kernel takes it. Which backend that leaves is said at the start.
+func (d *daemon) attachFiles() error {
+	if d.options.Backend == agents.Broker {
+		return nil
+	}
+	files, err := lsm.Load(lsm.Options{CgroupPath: d.cgroups.Path(), PinDir: filepath.Join(d.options.Paths.Pins, "files")})
+	switch {
+	case err == nil:
+	case d.options.Backend == agents.LSM:
+		return fmt.Errorf("--backend lsm: %w", err)
+	default:
+		d.log.Info("the broker holds files and programs: programs of BPF LSM cannot", "reason", err)
+		return nil
+	}
+	d.files = files
+	d.notes = slices.Concat(d.notes, files.Notes())
+	d.later(files.Close)
+	return nil
+}
+
+// backend is what holds files and programs, where an agent's rules let it.
+func (d *daemon) backend() string {
+	if d.files != nil {
+		return agents.LSM
+	}
+	return agents.Broker
 }
 
 // leaveNothing takes pins and cgroup away where no agent needs them any more. One that ended while raypherd did may still have its
@@ -240,7 +275,10 @@ func (d *daemon) leaveNothing() error {
 	if err != nil || lives {
 		return err
 	}
-	return errors.Join(d.guard.Unpin(), d.cgroups.Remove())
+	if d.files != nil {
+		err = d.files.Unpin()
+	}
+	return errors.Join(err, d.guard.Unpin(), d.cgroups.Remove())
 }
 
 // inhabited says whether a process lives in any agent.
@@ -262,12 +300,17 @@ func (d *daemon) openAgents(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("name of this host: %w", err)
 	}
+	var files agents.FileGuard
+	if d.files != nil {
+		files = d.files
+	}
 	d.agents = agents.NewHost(agents.Options{
+		Files: files,
 		Paths: d.options.Paths, Cgroups: d.cgroups, Enclave: d.enclave, Guard: d.guard, Events: d.hub, Approvals: d.desk,
 		EnclaveKeys: func() ([][32]byte, error) { return link.Pins(filepath.Join(d.options.Paths.Keys, link.PinFile)) },
 		FleetPolicy: d.fleetPolicy(),
 		Policy:      d.policy, PolicyPath: d.options.Policy, Signers: d.options.Signers, DryRun: d.options.DryRun,
-		Backend: backend, Hostname: hostname, Notes: d.notes, Log: d.log, Gone: d.gone,
+		Hostname: hostname, Notes: d.notes, Log: d.log, Gone: d.gone,
 	})
 	d.later(func() error { d.agents.Detach(); return nil })
 	d.dns.Bind(d.whoAsked, d.guard.GrantName)
@@ -315,7 +358,7 @@ func (d *daemon) openServer(context.Context) (err error) {
 	d.server, err = server.New(server.Options{
 		Paths: d.options.Paths, Agents: d.agents, Events: d.hub, Approvals: d.desk, Enclave: d.enclave, Fleet: d.fleet, Evidence: evidence{d.store},
 		Peer: d.guard.Peer, Counters: d.counters, Group: d.group, Loopback: d.loopback,
-		Version: d.options.Version, Backend: backend, Notes: d.notes, Log: d.log,
+		Version: d.options.Version, Backend: d.backend(), Notes: d.notes, Log: d.log,
 	})
 	return err
 }
@@ -359,6 +402,9 @@ func (d *daemon) serve(ctx context.Context) error {
 		parts.Go(func() error { d.fleet.Run(serving); return nil })
 	}
 	parts.Go(func() error { return unlessDone(serving, d.guard.Run(serving, d.agents.NetworkEvent)) })
+	if d.files != nil {
+		parts.Go(func() error { return unlessDone(serving, d.files.Run(serving, d.agents.FileEvent)) })
+	}
 	parts.Go(func() error { return unlessDone(serving, d.dns.Serve(serving)) })
 	if d.options.Paths.Private {
 		parts.Go(func() error { d.untilEmpty(serving); cancel(); return nil })
@@ -396,7 +442,7 @@ func (d *daemon) announce() {
 		tier = description.Tier
 	}
 	d.log.Info("eBPF probes attached successfully",
-		"hooks", hooks(d.options.Paths.Pins), "cgroup", d.cgroups.Path(), "pinned", d.guard.Pinned(), "backend", backend, "tier", tier)
+		"hooks", hooks(d.options.Paths.Pins), "cgroup", d.cgroups.Path(), "pinned", d.guard.Pinned(), "backend", d.backend(), "tier", tier)
 	address := "none"
 	if d.loopback != nil {
 		address = d.loopback.Addr().String()
