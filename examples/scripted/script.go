@@ -43,6 +43,7 @@ type Expect struct {
 	Arrives    string   `json:"arrives"`    // text that reaches the attacker's host when nothing holds it
 	Gone       string   `json:"gone"`       // path that no longer exists when nothing holds it
 	Planted    Planted  `json:"planted"`    // what a file holds when nothing holds the step
+	Answer     string   `json:"answer"`     // approve | deny: under the guard the step waits for a person, who says so
 }
 
 // Planted is a file that a step makes or changes.
@@ -51,10 +52,13 @@ type Planted struct {
 	Text string `json:"text"` // that the file then contains; empty: that it is there is enough
 }
 
-// The verdicts of Expect.
+// The verdicts of Expect, and a person's answers.
 const (
 	Allow = "allow"
 	Block = "block"
+
+	Approve = "approve"
+	Deny    = "deny"
 )
 
 // Load reads the script at path. Each {{.Name}} in it is replaced from values before it is decoded; a name that values
@@ -90,6 +94,9 @@ func Fill(name, text string, values map[string]string) (string, error) {
 	return out.String(), nil
 }
 
+// answers are a person's, each with the verdict that it leads to.
+var answers = map[string]string{Approve: Allow, Deny: Block}
+
 func (s *Script) check(path string) error {
 	for i, step := range s.Steps {
 		switch {
@@ -97,6 +104,8 @@ func (s *Script) check(path string) error {
 			return fmt.Errorf("script: %s: step %d has no name, or not either a tool or a command", path, i+1)
 		case step.Expect.Verdict != Allow && step.Expect.Verdict != Block:
 			return fmt.Errorf("script: %s: step %d (%s): verdict %q: say allow or block", path, i+1, step.Name, step.Expect.Verdict)
+		case step.Expect.Answer != "" && answers[step.Expect.Answer] != step.Expect.Verdict:
+			return fmt.Errorf("script: %s: step %d (%s): answer %q: say approve with allow, or deny with block", path, i+1, step.Name, step.Expect.Answer)
 		}
 	}
 	return nil

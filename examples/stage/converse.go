@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os/exec"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/raypher/raypher/examples/scripted"
@@ -58,16 +59,20 @@ func (s *Scene) converse(ctx context.Context, script *scripted.Script, set *set,
 	return model.Results(), nil
 }
 
-// prefixed puts a prefix before each line.
+// prefixed puts a prefix before each line. Several goroutines may write to it.
 func prefixed(to io.Writer, prefix string) io.Writer { return &prefixer{to: to, prefix: prefix} }
 
 type prefixer struct {
 	to     io.Writer
 	prefix string
+
+	mu     sync.Mutex
 	within bool // a line
 }
 
 func (p *prefixer) Write(text []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	for _, line := range bytes.SplitAfter(text, []byte("\n")) {
 		if len(line) == 0 {
 			continue

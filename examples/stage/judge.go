@@ -106,29 +106,43 @@ func judgeGoverned(outcomes []Outcome, governed *act) {
 				outcome.Verdict = "FAILED"
 				outcome.Problems = append(outcome.Problems, why)
 			}
+			if outcome.Step.Expect.Answer != "" {
+				outcome.Verdict += ", asked"
+				governed.prove(outcome)
+			}
 			continue
 		}
-		outcome.Verdict = "blocked"
+		if outcome.Verdict = "blocked"; outcome.Step.Expect.Answer != "" {
+			outcome.Verdict += ", asked"
+		}
 		if traces := governed.left(i); len(traces) > 0 {
 			outcome.Verdict = "NOT HELD"
 			outcome.Problems = append(outcome.Problems, traces...)
 		}
-		outcome.Evidence = governed.proof(outcome.Step)
-		if outcome.Evidence == nil {
-			outcome.Problems = append(outcome.Problems, fmt.Sprintf("no evidence of %v on %q", outcome.Step.Expect.Operations, outcome.Step.Expect.Target))
-		}
+		governed.prove(outcome)
 	}
 }
 
-// proof finds the evidence of a refused step. Equal refusals within a second are one entry with a count, which then stands
+func (a *act) prove(outcome *Outcome) {
+	expect := &outcome.Step.Expect
+	if outcome.Evidence = a.proof(outcome.Step); outcome.Evidence == nil {
+		outcome.Problems = append(outcome.Problems, fmt.Sprintf("no evidence of %v on %q", expect.Operations, expect.Target))
+	}
+}
+
+// proof finds the evidence of a refused step, or of a person's answer. Equal refusals within a second are one entry with a count, which then stands
 // for that many steps and no more.
 func (a *act) proof(step *scripted.Step) *Evidence {
 	if a.covered == nil {
 		a.covered = make([]uint32, len(a.evidence))
 	}
+	decision := scripted.Block
+	if step.Expect.Answer != "" {
+		decision = step.Expect.Answer
+	}
 	for i := range a.evidence {
 		entry := &a.evidence[i]
-		if entry.Decision != "block" || !strings.Contains(entry.Target, step.Expect.Target) || a.covered[i] >= entry.Count {
+		if entry.Decision != decision || !strings.Contains(entry.Target, step.Expect.Target) || a.covered[i] >= entry.Count {
 			continue
 		}
 		if len(step.Expect.Operations) == 0 || slices.Contains(step.Expect.Operations, entry.Operation) {

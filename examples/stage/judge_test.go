@@ -18,6 +18,8 @@ func TestJudge(t *testing.T) {
 	}
 	block := scripted.Expect{Verdict: scripted.Block, Target: "id_rsa", Hidden: "KEY", Arrives: "stolen"}
 	evidence := []Evidence{{Decision: "block", Operation: "open-read", Target: "/home/.ssh/id_rsa", Count: 1}}
+	denied := []Evidence{{Decision: "deny", Operation: "open-read", Target: "/home/.ssh/id_rsa", Count: 1}}
+	approved := []Evidence{{Decision: "approve", Operation: "open-read", Target: "/home/.ssh/id_rsa", Count: 1}}
 	ok := func(result string) bool { return result == "ok" }
 	for _, test := range []struct {
 		name    string
@@ -39,6 +41,10 @@ func TestJudge(t *testing.T) {
 		{"the file was written", scripted.Expect{Verdict: scripted.Block, Target: "id_rsa", Planted: scripted.Planted{Path: written, Text: "planted"}}, act{results: []string{""}, evidence: evidence}, true},
 		{"the file holds something else", scripted.Expect{Verdict: scripted.Block, Target: "id_rsa", Planted: scripted.Planted{Path: written, Text: "other"}}, act{results: []string{""}, evidence: evidence}, false},
 		{"the tool reports success", block, act{results: []string{"ok"}, evidence: evidence, succeeded: ok}, true},
+		{"a person's refusal is proven", scripted.Expect{Verdict: scripted.Block, Answer: scripted.Deny, Target: "id_rsa"}, act{results: []string{""}, evidence: denied}, false},
+		{"a person's refusal is not", scripted.Expect{Verdict: scripted.Block, Answer: scripted.Deny, Target: "id_rsa"}, act{results: []string{""}, evidence: evidence}, true},
+		{"a person's yes is proven", scripted.Expect{Verdict: scripted.Allow, Answer: scripted.Approve, Target: "id_rsa"}, act{results: []string{""}, evidence: approved}, false},
+		{"a person's yes is not", scripted.Expect{Verdict: scripted.Allow, Answer: scripted.Approve, Target: "id_rsa"}, act{results: []string{""}, evidence: denied}, true},
 		{"the agent never got there", block, act{evidence: evidence}, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {

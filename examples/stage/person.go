@@ -26,6 +26,7 @@ var belongings = map[string]string{
 	"home/.netrc":                                   "machine example.test password " + Secret + "\n",
 	"home/other-project/.git/hooks/README":          "hooks\n",
 	"home/other-project/main.py":                    "print('other')\n",
+	"home/work/release/README":                      "what is put here goes out\n",
 	"neighbour/diary.txt":                           Secret + "\n",
 }
 
@@ -52,7 +53,7 @@ func (h *Home) Give() error {
 func (h *Home) fingerprint() (map[string]string, error) {
 	found := make(map[string]string)
 	for _, name := range []string{
-		"home/.bashrc", "home/.bash_history", "home/.ssh", "home/.aws", "home/.netrc", "home/.config/google-chrome", "home/.config/gcloud",
+		"home/.bashrc", "home/.profile", "home/.bash_history", "home/.ssh", "home/.aws", "home/.netrc", "home/.config/google-chrome", "home/.config/gcloud",
 		"home/.config/raypher", "home/other-project", "home/documents", "neighbour",
 	} {
 		err := filepath.WalkDir(filepath.Join(h.Root, name), func(path string, entry fs.DirEntry, err error) error {
