@@ -123,7 +123,7 @@ func TestHTTP(t *testing.T) {
 		{"keys of results", "GET", "/.well-known/jwks.json", "", "", nobody, 200, `"kty":"EC"`},
 		{"health", "GET", "/healthz", "", "", nobody, 200, `ok`},
 		{"OpenAPI", "GET", "/openapi.json", "", "", nobody, 200, `/v1/hosts/{name}`},
-		{"hosts by nobody", "GET", "/v1/hosts", "", "", nobody, 401, "certificate"},
+		{"hosts by nobody", "GET", "/v1/hosts", "", "", nobody, 401, `"code":16`},
 		{"hosts by an enclave", "GET", "/v1/hosts", "", "", client(e.Certificate), 403, "not the key of an operator"},
 		{"add by nobody", "POST", "/v1/hosts", "application/json", body, nobody, 401, "certificate"},
 		{"add as a form", "POST", "/v1/hosts", "application/x-www-form-urlencoded", body, operator, 415, "application/json"},

@@ -4,19 +4,18 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
+	"github.com/raypher/raypher/cmd/internal/usage"
 	controller "github.com/raypher/raypher/controller/daemon"
 )
 
@@ -38,42 +37,9 @@ func execute(ctx context.Context, args []string, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
-	var usage *usageError
-	if strings.HasPrefix(err.Error(), "unknown command") { // of which cobra asks nobody
-		err = &usageError{c, err}
-	}
+	err = usage.OfCobra(c, err)
 	fmt.Fprintln(stderr, "raypher-controller:", err)
-	if errors.As(err, &usage) {
-		return codeUsage
-	}
-	return 1
-}
-
-// codeUsage ends the program where its command line is wrong, as it does raypher.
-const codeUsage = 2
-
-// usageError is a mistake in the command line of a command.
-type usageError struct {
-	command *cobra.Command
-	error
-}
-
-func (e *usageError) Error() string {
-	return e.error.Error() + ": see " + e.command.CommandPath() + " --help"
-}
-
-func wrongUsage(c *cobra.Command, err error) error {
-	if err == nil {
-		return nil
-	}
-	return &usageError{c, err}
-}
-
-// explainUsage makes what is wrong with a command line a usageError.
-func explainUsage(c *cobra.Command) {
-	check := c.Args
-	c.Args = func(c *cobra.Command, given []string) error { return wrongUsage(c, check(c, given)) }
-	c.SetFlagErrorFunc(wrongUsage)
+	return usage.ExitCode(err)
 }
 
 func command() *cobra.Command {
@@ -104,9 +70,6 @@ With a SQLite database, the default, keys that are missing are made at the first
 	}
 	f.add(c.Flags())
 	c.AddCommand(keygenCommand(), renewCommand())
-	explainUsage(c)
-	for _, sub := range c.Commands() {
-		explainUsage(sub)
-	}
+	usage.Explain(c)
 	return c
 }

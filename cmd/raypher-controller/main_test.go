@@ -15,6 +15,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/raypher/raypher/cmd/internal/usage"
 	"github.com/raypher/raypher/controller/controllertest"
 )
 
@@ -55,11 +56,11 @@ func TestMistakes(t *testing.T) {
 		code int
 		want string
 	}{
-		{"a flag that is none", []string{"--nosuch"}, codeUsage, "see raypher-controller --help"},
-		{"a command that is none", []string{"nosuch"}, codeUsage, "see raypher-controller --help"},
-		{"no file", []string{"keygen"}, codeUsage, "see raypher-controller keygen --help"},
-		{"two files", []string{"keygen", "a", "b"}, codeUsage, "see raypher-controller keygen --help"},
-		{"a duration that is none", []string{"--offline", "x"}, codeUsage, "see raypher-controller --help"},
+		{"a flag that is none", []string{"--nosuch"}, usage.Code, "usage: raypher-controller --operator KEY"},
+		{"a command that is none", []string{"nosuch"}, usage.Code, "see raypher-controller --help"},
+		{"no file", []string{"keygen"}, usage.Code, "usage: raypher-controller keygen"},
+		{"two files", []string{"keygen", "a", "b"}, usage.Code, "usage: raypher-controller keygen"},
+		{"a duration that is none", []string{"--offline", "x"}, usage.Code, "usage: raypher-controller --operator KEY"},
 		{"nobody operates it", started, 1, "give --operator"},
 		{"the secret half of a key", append([]string{"--operator", key}, started...), 1, "operator.key.pub"},
 		{"a trust domain that is none", append([]string{"--operator", key + ".pub", "--trust-domain", "A B"}, started...), 1, "--trust-domain"},

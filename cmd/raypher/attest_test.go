@@ -61,7 +61,7 @@ func TestAttestVerifyNitro(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		args []string
-		want attest.Check // empty: accepted; usage: an error that is no refusal
+		want attest.Check // empty: accepted; mistaken: an error that is no refusal
 	}{
 		{"as made", good, ""},
 		{"a wanted nonce", with("--nonce", hex.EncodeToString([]byte("nonce"))), ""},
@@ -84,24 +84,24 @@ func TestAttestVerifyNitro(t *testing.T) {
 		{"revoked", with("--crl", ofRoot, "--crl", revoked), nitro.CheckRevocation},
 		{"a list missing", with("--crl", ofRoot), nitro.CheckRevocation},
 
-		{"no document", []string{"--json"}, usage},
-		{"a document that is not there", with("--nitro", folder+"/none"), usage},
-		{"an empty nonce", with("--nonce", ""), usage},
-		{"a nonce that is not hexadecimal", with("--nonce", "xy"), usage},
-		{"an empty time", with("--at", ""), usage},
-		{"a time of another form", with("--at", "yesterday"), usage},
-		{"the zero time", with("--at", "0001-01-01T00:00:00Z"), usage},
-		{"no age", with("--max-age", "0"), usage},
-		{"a negative age", with("--max-age", "-5m"), usage},
-		{"an empty PCR", with("--pcr", "0="), usage},
-		{"a PCR without a value", with("--pcr", "0"), usage},
-		{"PCR32", with("--pcr", "32="+pcr0), usage},
-		{"a negative PCR", with("--pcr", "-1="+pcr0), usage},
-		{"a PCR twice", with("--pcr", "0="+pcr0, "--pcr", "00="+pcr0), usage},
-		{"a root that is not there", with("--root", folder+"/none"), usage},
-		{"a root that is no certificate", with("--root", document), usage},
-		{"a list that is none", with("--crl", noList), usage},
-		{"an argument", with("more"), usage},
+		{"no document", []string{"--json"}, mistaken},
+		{"a document that is not there", with("--nitro", folder+"/none"), mistaken},
+		{"an empty nonce", with("--nonce", ""), mistaken},
+		{"a nonce that is not hexadecimal", with("--nonce", "xy"), mistaken},
+		{"an empty time", with("--at", ""), mistaken},
+		{"a time of another form", with("--at", "yesterday"), mistaken},
+		{"the zero time", with("--at", "0001-01-01T00:00:00Z"), mistaken},
+		{"no age", with("--max-age", "0"), mistaken},
+		{"a negative age", with("--max-age", "-5m"), mistaken},
+		{"an empty PCR", with("--pcr", "0="), mistaken},
+		{"a PCR without a value", with("--pcr", "0"), mistaken},
+		{"PCR32", with("--pcr", "32="+pcr0), mistaken},
+		{"a negative PCR", with("--pcr", "-1="+pcr0), mistaken},
+		{"a PCR twice", with("--pcr", "0="+pcr0, "--pcr", "00="+pcr0), mistaken},
+		{"a root that is not there", with("--root", folder+"/none"), mistaken},
+		{"a root that is no certificate", with("--root", document), mistaken},
+		{"a list that is none", with("--crl", noList), mistaken},
+		{"an argument", with("more"), mistaken},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			out, err := verifyAttestation(nil, c.args...)
@@ -115,14 +115,14 @@ func TestAttestVerifyNitro(t *testing.T) {
 			if err == nil || out != "" || strings.Contains(err.Error(), "\n") {
 				t.Fatalf("got %q on standard output, %v", out, err)
 			}
-			if c.want == usage && errors.As(err, &refusal) || c.want != usage && !strings.HasPrefix(err.Error(), "attest verify: "+string(c.want)+": ") {
+			if c.want == mistaken && errors.As(err, &refusal) || c.want != mistaken && !strings.HasPrefix(err.Error(), "attest verify: "+string(c.want)+": ") {
 				t.Errorf("got %v, want %q", err, c.want)
 			}
 		})
 	}
 }
 
-const usage attest.Check = "usage"
+const mistaken attest.Check = "usage"
 
 func TestAttestVerifyNitroOutput(t *testing.T) {
 	at := time.Date(2026, 11, 1, 12, 0, 0, 123e6, time.UTC)

@@ -120,7 +120,7 @@ func TestAttestTPM(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		args []string
-		want attest.Check // empty: accepted; usage: an error that is no refusal
+		want attest.Check // empty: accepted; mistaken: an error that is no refusal
 	}{
 		{"by the record", with("--activator", activator), ""},
 		{"by the verifier's own activation", with("--activated", hex.EncodeToString(name)), ""},
@@ -129,17 +129,17 @@ func TestAttestTPM(t *testing.T) {
 		{"other PCRs", with("--activator", activator, "--golden", golden("other", "01"+zero[2:]), "--golden-key", goldenPublic), attesttpm.CheckGolden},
 		{"golden PCRs by a stranger", with("--activator", activator, "--golden", filepath.Join(dir, "good.golden"), "--golden-key", file("stranger2.pem", stranger)), goldens.CheckSignature},
 		{"golden PCRs without a signature, and a key", with("--activator", activator, "--golden", filepath.Join(dir, "good.yaml"), "--golden-key", goldenPublic), goldens.CheckSignature},
-		{"golden PCRs, and nobody who may sign them", with("--activator", activator, "--golden", filepath.Join(dir, "good.golden")), usage},
-		{"a golden key alone", with("--activator", activator, "--golden-key", goldenPublic), usage},
-		{"an empty golden file's name", with("--activator", activator, "--golden", "", "--golden-key", goldenPublic), usage},
+		{"golden PCRs, and nobody who may sign them", with("--activator", activator, "--golden", filepath.Join(dir, "good.golden")), mistaken},
+		{"a golden key alone", with("--activator", activator, "--golden-key", goldenPublic), mistaken},
+		{"an empty golden file's name", with("--activator", activator, "--golden", "", "--golden-key", goldenPublic), mistaken},
 		{"a stranger's record", with("--activator", file("stranger.pem", stranger)), attesttpm.CheckActivation},
 		{"another nonce", with("--activator", activator, "--nonce", "00112233445566778899"), attesttpm.CheckNonce},
 		{"a log that explains nothing", with("--activator", activator, "--event-log", file("log", []byte("no log"))), attesttpm.CheckEventLog},
 		{"years later", with("--activator", activator, "--at", "2050-01-01T00:00:00Z"), attesttpm.CheckFreshness},
-		{"nobody has activated it", base, usage},
-		{"both documents", with("--nitro", "x"), usage},
-		{"PCRs as for Nitro", with("--activator", activator, "--pcr", "0="+zero), usage},
-		{"nonce and none", with("--activator", activator, "--without-nonce"), usage},
+		{"nobody has activated it", base, mistaken},
+		{"both documents", with("--nitro", "x"), mistaken},
+		{"PCRs as for Nitro", with("--activator", activator, "--pcr", "0="+zero), mistaken},
+		{"nonce and none", with("--activator", activator, "--without-nonce"), mistaken},
 	} {
 		out, err := attestRun(c.args...)
 		var refusal *attest.Refusal
@@ -151,7 +151,7 @@ func TestAttestTPM(t *testing.T) {
 			}
 		case err == nil || out != "":
 			t.Errorf("%s: accepted: %s", c.name, out)
-		case c.want == usage:
+		case c.want == mistaken:
 			if errors.As(err, &refusal) {
 				t.Errorf("%s: error %v, want one about the flags", c.name, err)
 			}

@@ -124,6 +124,7 @@ func TestFleet(t *testing.T) {
 		{"an address without a port", []string{"status", "--controller", "localhost"}, "host:port", true},
 		{"nobody there", []string{"status", "--controller", "127.0.0.1:1"}, "is it running", true},
 		{"no key", []string{"status", "--key", ""}, "raypher-controller keygen", true},
+		{"the public half of a key", []string{"status", "--key", goldenKey + ".pub"}, "name the file beside it, without .pub", true},
 		{"a stranger's key", []string{"status", "--key", goldenKey + ".other"}, "--operator", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {

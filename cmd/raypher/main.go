@@ -2,11 +2,12 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
+
+	"github.com/raypher/raypher/cmd/internal/usage"
 )
 
 // exitError ends the process with a code that is not 1, after its message was printed. An empty message prints nothing.
@@ -24,6 +25,9 @@ func (e *exitError) Error() string {
 
 func (e *exitError) Unwrap() error { return e.err }
 
+// ExitCode implements usage.Coded.
+func (e *exitError) ExitCode() int { return e.code }
+
 // version is set by the linker.
 var version = "unknown"
 
@@ -40,19 +44,14 @@ $RAYPHER_RUN_DIR names the run folder of a raypherd that was started with --run-
 host's, at /run/raypher.`,
 	}
 	root.AddCommand(commands(os.Args[1:])...)
-	explainUsage(root)
+	usage.Explain(root)
 	c, err := root.ExecuteC()
 	if err == nil {
 		return
 	}
-	err = ofCobra(c, err)
-	code := 1
-	var exit *exitError
-	if errors.As(err, &exit) {
-		code = exit.code
-	}
+	err = usage.OfCobra(c, err)
 	if msg := err.Error(); msg != "" {
 		fmt.Fprintln(os.Stderr, "raypher:", msg)
 	}
-	os.Exit(code)
+	os.Exit(usage.ExitCode(err))
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/raypher/raypher/cmd/internal/usage"
 	"github.com/raypher/raypher/policy"
 )
 
@@ -19,7 +19,7 @@ func policyCLI(t *testing.T, in string, args ...string) (out, problems string, c
 	t.Helper()
 	c := &cobra.Command{Use: "raypher"}
 	c.AddCommand(policyCommand())
-	explainUsage(c)
+	usage.Explain(c)
 	args = append([]string{"policy"}, args...)
 	var stdout, stderr bytes.Buffer
 	c.SetOut(&stdout)
@@ -29,11 +29,7 @@ func policyCLI(t *testing.T, in string, args ...string) (out, problems string, c
 	c.SilenceErrors, c.SilenceUsage = true, true
 	err := c.Execute()
 	if err != nil {
-		code = 1
-		var exit *exitError
-		if errors.As(err, &exit) {
-			code = exit.code
-		}
+		code = usage.ExitCode(err)
 		stderr.WriteString(err.Error())
 	}
 	return stdout.String(), stderr.String(), code

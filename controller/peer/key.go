@@ -41,16 +41,22 @@ func readKey(path string) (*ecdsa.PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 || info.Size() > 4096 {
-		return nil, fmt.Errorf("key %s: not a small regular file that only its owner can read: chmod 600", path)
+	if !info.Mode().IsRegular() || info.Size() > 4096 {
+		return nil, fmt.Errorf("key %s: not a small regular file", path)
 	}
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
 	block, _ := pem.Decode(text)
+	if block != nil && block.Type == "PUBLIC KEY" {
+		return nil, fmt.Errorf("key %s: it is the public half: name the file beside it, without .pub", path)
+	}
 	if block == nil {
 		return nil, fmt.Errorf("key %s: not PEM: `raypher-controller keygen` makes one", path)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("key %s: not a file that only its owner can read: chmod 600", path)
 	}
 	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
