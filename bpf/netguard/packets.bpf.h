@@ -58,11 +58,14 @@ struct stream {
 	struct agent *agent;
 	struct bpf_sock *sk;
 	struct sock_state *state;
+	const char *name;	/* that a refused hello asked for; NULL: none */
+	enum reason reason;	/* of the refusal */
 };
 
-/* Refuses the first bytes of a stream, or lets them by its agent's mode. name: what they asked for; NULL: nothing. */
-static __noinline int refuse_hello(struct stream *st, enum reason reason, const char *name)
+/* Refuses the first bytes of a stream, or lets them by its agent's mode. */
+static __noinline int refuse_hello(struct stream *st)
 {
+	const char *name = st->name;
 	struct sock_state *s = st->state;
 	struct refusal r = {};
 
@@ -72,7 +75,7 @@ static __noinline int refuse_hello(struct stream *st, enum reason reason, const 
 	r.what.flow = st->packet->destination;
 	r.what.operation = OP_CONNECT;
 	r.what.layer = LAYER_EGRESS;
-	r.what.reason = reason;
+	r.what.reason = st->reason;
 	r.what.mode = st->agent->mode;
 	r.pid = s->pid;
 	__builtin_memcpy(r.comm, s->comm, sizeof(r.comm));
@@ -93,6 +96,14 @@ static __noinline int refuse_hello(struct stream *st, enum reason reason, const 
 
 #define TCP_SEQUENCE 4		/* RFC 9293 section 3.1 */
 #define TCP_OFFSET 12
+
+/* What await_hello answers with: its caller refuses, because the kernel bounds the stacks of calls together (512 bytes). */
+static __always_inline int refused_hello(struct stream *st, enum reason reason, const char *name)
+{
+	st->reason = reason;
+	st->name = name;
+	return REFUSE;
+}
 
 /*
  * A packet of a stream whose hello is awaited. An address that a name opened may be shared with other names, so the first
@@ -120,28 +131,35 @@ static __noinline int await_hello(struct stream *st)
 		return st->agent->mode == MODE_ENFORCE ? DROP_SILENTLY : PASS;
 	key = bpf_sk_storage_get(&hellos, st->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!key)
-		return refuse_hello(st, REASON_UNREADABLE, NULL);
+		return refused_hello(st, REASON_UNREADABLE, NULL);
 	__builtin_memset(key, 0, sizeof(*key));
 	key->cgroup = st->cgroup;
 	switch (tls_read(skb, offset, skb->len, key->name)) {
 	case TLS_NAME:
 		if (!bpf_map_lookup_elem(&servers, key))
-			return refuse_hello(st, REASON_SERVER_NAME, key->name);
+			return refused_hello(st, REASON_SERVER_NAME, key->name);
 		s->hello = HELLO_GRANTED;
 		bpf_sk_storage_delete(&hellos, st->sk);
 		return PASS;
 	case TLS_NO_NAME:
-		return refuse_hello(st, REASON_NO_SERVER_NAME, NULL);
+		return refused_hello(st, REASON_NO_SERVER_NAME, NULL);
 	case TLS_SPLIT:
 		/* What is sent again is joined with what was written meanwhile, as far as one segment holds it. */
 		if (s->hello == HELLO_AWAITED && st->agent->mode == MODE_ENFORCE) {
 			s->hello = HELLO_HELD;
 			return DROP_SILENTLY;
 		}
-		return refuse_hello(st, REASON_SPLIT_HELLO, NULL);
+		return refused_hello(st, REASON_SPLIT_HELLO, NULL);
 	default:
-		return refuse_hello(st, REASON_NO_HELLO, NULL);
+		return refused_hello(st, REASON_NO_HELLO, NULL);
 	}
+}
+
+static __always_inline int judge_hello(struct stream *st)
+{
+	int verdict = await_hello(st);
+
+	return st->reason ? refuse_hello(st) : verdict;
 }
 
 static __always_inline void ask(struct question *q, const struct flow *f, const struct agent *a, __u64 cgroup, __u64 now)
@@ -219,9 +237,9 @@ int on_egress(struct __sk_buff *skb)
 		return refuse_packet(&p, id, REASON_UNREADABLE, a, s);
 	h = held(s, id, a->generation, &p.destination);
 	if (h == HELD && p.destination.proto == IPPROTO_TCP && (s->hello == HELLO_AWAITED || s->hello == HELLO_HELD)) {
-		struct stream st = { skb, &p, id, a, sk, s };
+		struct stream st = { skb, &p, id, a, sk, s, NULL, 0 };
 
-		return await_hello(&st);
+		return judge_hello(&st);
 	}
 	if (h == HELD && p.destination.proto == IPPROTO_TCP && !p.opens)
 		return PASS;
@@ -245,7 +263,7 @@ int on_egress(struct __sk_buff *skb)
 	if (grant != GRANT_NAME) {
 		s->hello = HELLO_NONE;
 	} else if (p.destination.proto == IPPROTO_TCP && is_tls_port(p.destination.port) && s->hello != HELLO_GRANTED) {
-		struct stream st = { skb, &p, id, a, sk, s };
+		struct stream st = { skb, &p, id, a, sk, s, NULL, 0 };
 
 		/* A rule that is gone granted it, or it began before it was an agent's: what it asked for was not read. */
 		if (!p.opens && s->hello == HELLO_NONE)
@@ -253,7 +271,7 @@ int on_egress(struct __sk_buff *skb)
 		if (s->hello == HELLO_NONE)
 			s->hello = HELLO_AWAITED;
 		hold(s, id, a->generation, &p.destination);
-		return await_hello(&st);
+		return judge_hello(&st);
 	}
 	hold(s, id, a->generation, &p.destination);
 	return PASS;
