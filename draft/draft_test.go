@@ -147,6 +147,7 @@ func TestRisks(t *testing.T) {
 		{"r /etc/passwd", GradeNone},
 		{"w /etc/passwd", GradeRisky},
 		{"r /usr/share/ca-certificates/x.pem", GradeNone},
+		{"r /home/u/venv/lib/site-packages/certifi/cacert.pem", GradeNone},
 		{"w /home/u/.bashrc", GradeRisky},
 		{"r /home/u/.bashrc", GradeNone},
 		{"w /home/u/.ssh/authorized_keys", GradeRisky},

@@ -34,6 +34,9 @@ type files struct {
 	mapped  map[string]bool // for execution, as libraries are
 	sockets map[string]bool // folders in which one is made
 	fanOuts map[string]bool
+	made    map[string]bool   // by one of the runs
+	removed map[string]bool   // by one of the runs
+	became  map[string]string // new names of what was made
 	beyond  []string
 }
 
@@ -47,7 +50,8 @@ func newFiles(home string, many int) *files {
 	if home == "/" || !path.IsAbs(home) {
 		home = ""
 	}
-	return &files{home: home, many: many, access: map[string]policy.Access{}, special: map[string]bool{}, sockets: map[string]bool{}, mapped: map[string]bool{}, fanOuts: map[string]bool{}}
+	return &files{home: home, many: many, access: map[string]policy.Access{}, special: map[string]bool{}, sockets: map[string]bool{}, mapped: map[string]bool{}, fanOuts: map[string]bool{},
+		made: map[string]bool{}, removed: map[string]bool{}, became: map[string]string{}}
 }
 
 func (f *files) add(e trace.Entry) {
@@ -67,6 +71,16 @@ func (f *files) add(e trace.Entry) {
 	if e.Operation != trace.Link || e.To == "" { // what is linked is not changed
 		f.access[e.Path] |= a
 	}
+	switch e.Operation {
+	case "create", "mkdir", "mknod", "symlink":
+		f.made[e.Path] = true
+	case "unlink", "rmdir":
+		f.removed[e.Path] = true
+	case trace.Rename:
+		if path.IsAbs(e.To) {
+			f.became[e.Path] = e.To
+		}
+	}
 	if e.Operation == trace.MapExec {
 		f.mapped[e.Path] = true
 	}
@@ -77,6 +91,19 @@ func (f *files) add(e trace.Entry) {
 		f.access[e.To] |= a
 		f.pairs = append(f.pairs, pair{e.Path, e.To, e.Folder})
 	}
+}
+
+// about is what the runs tell of a path's name.
+func (f *files) about(p string) about {
+	a := about{temporary: slices.Contains(temporaryFolders, path.Dir(p))}
+	if f.made[p] {
+		to, moved := f.became[p]
+		a.vanished = f.removed[p] || moved
+		if moved {
+			a.became = path.Base(to)
+		}
+	}
+	return a
 }
 
 // written is a path as a pattern for it alone.
@@ -142,7 +169,7 @@ func (f *files) findFanOuts() {
 	for p := range f.access {
 		folder, name := path.Split(p)
 		folder = strings.TrimSuffix(folder, "/")
-		if isFanOut(path.Base(folder)) && strings.Contains(generalise(name, false), "*") {
+		if isFanOut(path.Base(folder)) && strings.Contains(generalise(name, f.about(p)), "*") {
 			f.fanOuts[folder] = true
 		}
 	}
@@ -221,7 +248,7 @@ func (f *files) pattern(list, p string) []string {
 		}
 		above := "/" + strings.Join(names[:i+offset], "/")
 		here := path.Join(above, names[i+offset])
-		switch made := generalise(names[i+offset], slices.Contains(temporaryFolders, above)); {
+		switch made := generalise(names[i+offset], f.about(here)); {
 		case f.fanOuts[here]:
 			out[i] = "??"
 		case made == "*" && (wide(f.written(above)) || shortName(names[i+offset])):

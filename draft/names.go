@@ -8,21 +8,29 @@ import (
 //
 //   - a UUID; eight or more hexadecimal digits with one 0-9 among them; five or more decimal digits;
 //   - a version of three or more numbers: 1.22.3;
-//   - the random part of a temporary name: behind . - _ or at the end, six or more letters and digits with upper case, lower case and
-//     digits among them; in folders for temporary files, and in names with tmp or temp in them, two of the three are enough, and a
-//     number needs two digits.
+//   - a part of six or more letters and digits with upper case, lower case and digits among them, that does not read like a word;
+//   - the random part of a temporary name, by which evidence there is that it is one: what lies right in a folder for temporary files,
+//     has tmp or temp in its name, or was made and taken away again in the same run. It is the last part of the name but for an
+//     extension, and what follows the new name where it was renamed to the beginning of itself. The more evidence there is, the less
+//     random it must look.
 //
 // A program that is executed, and what is risky, keeps its name.
 
-// generalise returns the pattern of one name. temporary: it lies in a folder for temporary files.
-func generalise(name string, temporary bool) string {
-	lower := strings.ToLower(name)
-	temporary = temporary || strings.Contains(lower, "tmp") || strings.Contains(lower, "temp")
+// about is what is known of a name beside itself.
+type about struct {
+	temporary bool   // it lies right in a folder for temporary files
+	vanished  bool   // it was made and taken away in the same run
+	became    string // what it was renamed to after it had been made; empty: it was not
+}
+
+// generalise returns the pattern of one name.
+func generalise(name string, a about) string {
 	made := make([]bool, len(name))
 	markUUIDs(name, made)
 	markVersions(name, made)
-	markRuns(name, made, temporary)
-	markRandom(name, made, temporary)
+	markTemporary(name, made, a)
+	markRuns(name, made, a.temporary || called(name))
+	markRandom(name, made)
 	var b strings.Builder
 	for i := 0; i < len(name); {
 		end := i
@@ -37,6 +45,12 @@ func generalise(name string, temporary bool) string {
 		i = end
 	}
 	return b.String()
+}
+
+// called reports whether a name says that it is temporary.
+func called(name string) bool {
+	name = strings.ToLower(name)
+	return strings.Contains(name, "tmp") || strings.Contains(name, "temp")
 }
 
 func mark(made []bool, from, to int) {
@@ -122,40 +136,98 @@ func markRuns(name string, made []bool, temporary bool) {
 	})
 }
 
-// markRandom marks the random part of a temporary name: a run of letters and digits that is the last but for an extension, without
-// what a program puts before it (tmp, temp, sed).
-func markRandom(name string, made []bool, temporary bool) {
-	runs(name, func(c byte) bool { return isAlnum(c) || temporary && c == '_' }, func(from, to int) {
-		if temporary {
-			for _, before := range []string{"tmp", "temp", "Tmp", "Temp", "TMP"} {
-				if at := strings.LastIndex(name[from:to], before); at >= 0 && to-from-at-len(before) >= 6 {
-					from += at + len(before)
-					break
-				}
-			}
-			if at := strings.LastIndexByte(name[from:to], '_'); at >= 0 && to-from-at-1 >= 6 {
-				from += at + 1
-			}
-		}
-		if to-from < 6 || made[from] {
-			return
-		}
-		var digits, lowers, uppers int
-		for i := from; i < to; i++ {
-			switch c := name[i]; {
-			case isDigit(c):
-				digits = 1
-			case isLower(c):
-				lowers = 1
-			case isUpper(c):
-				uppers = 1
-			}
-		}
-		classes := digits + lowers + uppers
-		if (classes == 3 || temporary && classes == 2) && !word(name[from:to]) {
+// markRandom marks parts of letters and digits that nobody would type.
+func markRandom(name string, made []bool) {
+	runs(name, isAlnum, func(from, to int) {
+		if to-from >= 6 && !made[from] && classes(name[from:to]) == 3 && !word(name[from:to]) {
 			mark(made, from, to)
 		}
 	})
+}
+
+// markTemporary marks the random part of a temporary name.
+func markTemporary(name string, made []bool, a about) {
+	if rest, ok := strings.CutPrefix(name, a.became); ok && a.became != "" && len(rest) >= 5 && classes(rest) >= 2 {
+		mark(made, len(a.became), len(name))
+		return
+	}
+	evidence := 0
+	for _, one := range []bool{a.temporary, called(name), a.vanished, a.became != ""} {
+		if one {
+			evidence++
+		}
+	}
+	if evidence == 0 {
+		return
+	}
+	if a.temporary && a.vanished && len(name) == 8 && strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789_") == "" {
+		mark(made, 0, len(name)) // Python's tempfile, with _ among its letters
+		return
+	}
+	from, to, ok := lastPart(name)
+	if to < len(name) {
+		evidence = 1 // before an extension stands what a person may have written
+	}
+	if ok && random(name[from:to], from == 0, evidence) {
+		if whole := from == 0 && to-from > 8; whole {
+			from = to - 6 // mkstemp(3) puts six behind what it is given
+		}
+		mark(made, from, to)
+	}
+}
+
+// random reports whether the last part of a name looks random enough for the evidence. whole: it has no other part.
+func random(part string, whole bool, evidence int) bool {
+	usual := len(part) == 6 || len(part) == 8 || len(part) == 10 // mkstemp(3), Python's tempfile, mktemp(1)
+	mixed := classes(part) >= 2
+	switch {
+	case whole && len(part) > 8:
+		return evidence >= 2 || mixed && !word(part)
+	case usual && evidence >= 2:
+		return true
+	case usual && !whole:
+		return mixed
+	}
+	return mixed && !word(part)
+}
+
+// lastPart finds the last six or more letters and digits, before an extension or at the end, without a tmp in front of them.
+func lastPart(name string) (from, to int, ok bool) {
+	to = len(name)
+	for range 2 {
+		from = to
+		for from > 0 && isAlnum(name[from-1]) {
+			from--
+		}
+		if at := strings.LastIndex(name[:to], "tmp"); at >= 0 && to-at-3 >= 6 && strings.IndexFunc(name[at:to], func(r rune) bool { return r != '_' && (r > 0x7f || !isAlnum(byte(r))) }) < 0 &&
+			(to-at-3 == 8 || at+3 > from) && name[at+3] != '_' {
+			from = at + 3 // Python's random names have _ among their letters
+		}
+		if to-from >= 6 {
+			return from, to, true
+		}
+		if from == 0 || name[from-1] != '.' || from == to {
+			return 0, 0, false
+		}
+		to = from - 1
+	}
+	return 0, 0, false
+}
+
+// classes is how many of lower case, upper case and digits are in a text.
+func classes(text string) int {
+	var digits, lowers, uppers int
+	for i := range len(text) {
+		switch c := text[i]; {
+		case isDigit(c):
+			digits = 1
+		case isLower(c):
+			lowers = 1
+		case isUpper(c):
+			uppers = 1
+		}
+	}
+	return digits + lowers + uppers
 }
 
 // word reports whether letters and digits read like a word: one capital at most, in front, and digits only at the end.

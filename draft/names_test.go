@@ -4,47 +4,66 @@ import "testing"
 
 // TestGeneralise is the specification of what in a name counts as made up.
 func TestGeneralise(t *testing.T) {
+	in, gone, both := about{temporary: true}, about{vanished: true}, about{temporary: true, vanished: true}
 	for _, tt := range []struct {
-		name      string
-		temporary bool
-		want      string
+		name string
+		a    about
+		want string
 	}{
-		{"Makefile", false, "Makefile"},
-		{"README.md", false, "README.md"},
-		{"main_test.go", false, "main_test.go"},
-		{"sha256.go", false, "sha256.go"},
-		{"base64", false, "base64"},
-		{"x86_64-linux-gnu", false, "x86_64-linux-gnu"},
-		{"libssl.so.3", false, "libssl.so.3"},
-		{"python3.11", false, "python3.11"},
-		{"port8080", false, "port8080"},
-		{"2024", false, "2024"},
-		{"deadbeef", false, "deadbeef"},
-		{"a,b{c}[d]*?", false, `a\,b\{c\}\[d\]\*\?`},
-		{"line\nbreak", false, "line?break"},
+		{"Makefile", about{}, "Makefile"},
+		{"README.md", about{}, "README.md"},
+		{"main_test.go", about{}, "main_test.go"},
+		{"sha256.go", about{}, "sha256.go"},
+		{"base64", about{}, "base64"},
+		{"x86_64-linux-gnu", about{}, "x86_64-linux-gnu"},
+		{"libssl.so.3", about{}, "libssl.so.3"},
+		{"python3.11", about{}, "python3.11"},
+		{"port8080", about{}, "port8080"},
+		{"2024", about{}, "2024"},
+		{"deadbeef", about{}, "deadbeef"},
+		{"a,b{c}[d]*?", about{}, `a\,b\{c\}\[d\]\*\?`},
+		{"line\nbreak", about{}, "line?break"},
+		{"template.html", about{}, "template.html"},
+		{"tempfile.go", about{}, "tempfile.go"},
 
-		{"4b825dc642cb6eb9a060e54bf8d69288fbee4904", false, "*"},
-		{"pack-4b825dc642cb6eb9a060e54bf8d69288fbee4904.idx", false, "pack-*.idx"},
-		{"2f1acc6c-3d2a-4f3e-9a55-0a1b2c3d4e5f.json", false, "*.json"},
-		{"log-1732324215.txt", false, "log-*.txt"},
-		{"node-v22.11.0-linux", false, "node-v*-linux"},
-		{"v1.2", false, "v1.2"},
-		{"sedAbC12x", false, "*"},
-		{"x.cpython-311.pyc.140234567890", false, "x.cpython-311.pyc.*"},
-		{"tmp_obj_aB3dE9", false, "tmp_obj_*"},
-		{"file.Xy3kP9", false, "file.*"},
+		{"4b825dc642cb6eb9a060e54bf8d69288fbee4904", about{}, "*"},
+		{"pack-4b825dc642cb6eb9a060e54bf8d69288fbee4904.idx", about{}, "pack-*.idx"},
+		{"2f1acc6c-3d2a-4f3e-9a55-0a1b2c3d4e5f.json", about{}, "*.json"},
+		{"log-1732324215.txt", about{}, "log-*.txt"},
+		{"node-v22.11.0-linux", about{}, "node-v*-linux"},
+		{"v1.2", about{}, "v1.2"},
+		{"sedAbC12x", about{}, "*"},
+		{"x.cpython-311.pyc.140234567890", about{}, "x.cpython-311.pyc.*"},
+		{"file.Xy3kP9", about{}, "file.*"},
+		{"tmp_obj_aB3dE9", about{}, "tmp_obj_*"},
+		{"tmp_pack_aBcdEf", about{}, "tmp_pack_*"},
 
-		{"tmpq8w_3kd1", true, "tmp*"},
-		{"tmp.Qm3kPzAbCd", true, "tmp.*"},
-		{"tmp.QmXkPzAbCd", true, "tmp.*"},
-		{"build-812.log", true, "build-*.log"},
-		{"ccAbXy12.o", true, "*.o"},
-		{"results.txt", true, "results.txt"},
-		{"Report1.txt", true, "Report1.txt"},
-		{"template.html", false, "template.html"},
+		{"tmpq8w_3kd1", in, "tmp*"},
+		{"tmpqxwzokdl", in, "tmp*"},
+		{"tmp.Qm3kPzAbCd", in, "tmp.*"},
+		{"tmp.QmXkPzAbCd", in, "tmp.*"},
+		{"build-812.log", in, "build-*.log"},
+		{"ccAbXy12.o", in, "*.o"},
+		{"x-38B40x", in, "x-*"},
+		{"results.txt", in, "results.txt"},
+		{"Report1.txt", in, "Report1.txt"},
+
+		{"x-abcdef", both, "x-*"},
+		{"abcdefgh", both, "*"},
+		{"_22z7w_a", both, "*"},
+		{"results.json", both, "results.json"},
+		{"pre-commit.sample", gone, "pre-commit.sample"},
+		{"description", gone, "description"},
+		{"branches", gone, "branches"},
+		{"Makefile", gone, "Makefile"},
+		{"index.lock", about{vanished: true, became: "index"}, "index.lock"},
+		{"packs_abcdef", about{vanished: true, became: "packs"}, "packs_*"},
+		{"packs_r7BL8B", about{vanished: true, became: "packs"}, "packs*"},
+		{"sedabcdef", about{vanished: true, became: "final"}, "sed*"},
+		{"config.lock", about{vanished: true, became: "config.new"}, "config.lock"},
 	} {
-		if got := generalise(tt.name, tt.temporary); got != tt.want {
-			t.Errorf("%q (temporary %v) became %q, want %q", tt.name, tt.temporary, got, tt.want)
+		if got := generalise(tt.name, tt.a); got != tt.want {
+			t.Errorf("%q (%+v) became %q, want %q", tt.name, tt.a, got, tt.want)
 		}
 	}
 }

@@ -119,13 +119,18 @@ func isSecret(p string) bool {
 			return !slices.Contains(secretExcept, name) && !strings.HasSuffix(name, ".pub")
 		}
 	}
-	if _, library := libraryTree(p); library {
-		return false // certificates, test data of packages
+	if _, library := libraryTree(p); library || inPackages(p) {
+		return false // certificates, test data
 	}
 	if p == "~/.docker/config.json" || strings.HasPrefix(name, ".env.") && name != ".env.example" || slices.Contains(secretNames, name) {
 		return true
 	}
 	return slices.ContainsFunc(secretEndings, func(end string) bool { return strings.HasSuffix(name, end) })
+}
+
+// inPackages reports whether a path lies in what a package manager installed.
+func inPackages(p string) bool {
+	return slices.ContainsFunc(packageFolders, func(folder string) bool { return strings.Contains(p, "/"+folder+"/") })
 }
 
 func isStartup(p string) bool {
