@@ -227,3 +227,11 @@ func (a *Agent) Verdicts() ([]journal.Verdict, error) {
 	}
 	return all, nil
 }
+
+// As is how root starts something as a user.
+func As(uid int) *syscall.SysProcAttr {
+	if uid == 0 {
+		return nil
+	}
+	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
+}

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"errors"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -205,6 +206,9 @@ func (w *worker) widens(n *notification, r *ruling, from *entry, before, after s
 	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return "", false // the call itself will say so
 	}
+	if w.holdsClosed(before) {
+		return ruleHoldsClosed, true
+	}
 	f := r.permit.Filesystem
 	for _, patterns := range [][]string{f.Read, f.Write, f.Exec, f.Deny, f.RequireApproval} {
 		for _, pattern := range patterns {
@@ -214,6 +218,11 @@ func (w *worker) widens(n *notification, r *ruling, from *entry, before, after s
 		}
 	}
 	return "", false
+}
+
+// holdsClosed reports whether something lies in a folder that goes by its path and would be open under another one.
+func (w *worker) holdsClosed(folder string) bool {
+	return slices.ContainsFunc(slices.Concat(w.options.Closed, w.options.Sealed), func(path string) bool { return within(path, folder) })
 }
 
 // tellsApart reports whether a pattern may match something below one of two folders and not the same below the other.

@@ -19,6 +19,7 @@ const (
 	ruleWouldWiden   = "moving it would widen what may be done with it"
 	ruleAway         = "raypherd, which must look at the call under kernel.yama.ptrace_scope, does not answer"
 	ruleCutting      = "cutting a file without opening it for writing, before Linux 6.2"
+	ruleHoldsClosed  = "what is closed to every agent lies in it"
 	ruleTooLate      = "granted, but it was not there when the agent started"
 )
 
