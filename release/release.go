@@ -98,46 +98,29 @@ func Sign(r *Release, key crypto.Signer) ([]byte, error) {
 	return file, nil
 }
 
+// files are the signed ones.
+var files = sign1.Kind[*Release]{
+	Type: fileType, Limit: MaxFile, Malformed: ErrMalformed, Untrusted: ErrSignature, Make: "make one with `raypher policy release`", Decode: decode,
+}
+
 // Open verifies a signed file against operator keys (PKIX DER). Errors wrap ErrMalformed or ErrSignature. The signature is
 // checked before the payload is looked into. Whether it is over is the caller's to ask.
 func Open(file []byte, operatorKeys [][]byte) (*Release, error) {
-	m, err := parse(file)
-	if err != nil {
-		return nil, err
-	}
-	if err := m.Verify(operatorKeys); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrSignature, err)
-	}
-	return read(file, m)
+	return files.Open(file, operatorKeys)
 }
 
 // Read returns the release in a signed file and the SHA-256 of the key that it names, without verifying the signature: what it
 // returns is a claim.
-func Read(file []byte) (*Release, [32]byte, error) {
-	m, err := parse(file)
-	if err != nil {
-		return nil, [32]byte{}, err
-	}
-	r, err := read(file, m)
-	return r, m.KeyID, err
-}
+func Read(file []byte) (*Release, [32]byte, error) { return files.Read(file) }
 
-func parse(file []byte) (*sign1.Message, error) {
-	m, err := sign1.Parse(fileType, file, MaxFile)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w: make one with `raypher policy release`", ErrMalformed, err)
-	}
-	return m, nil
-}
-
-func read(file []byte, m *sign1.Message) (*Release, error) {
+func decode(file, payload []byte) (*Release, error) {
 	var w wire
-	if err := strictcbor.Decode(m.Payload, MaxFile, &w); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+	if err := strictcbor.Decode(payload, MaxFile, &w); err != nil {
+		return nil, err
 	}
 	r, err := w.release()
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+		return nil, err
 	}
 	r.Hash = sha256.Sum256(file)
 	return r, nil

@@ -142,52 +142,33 @@ func (g *Grant) wire() wireGrant {
 	return wireGrant{g.Version, g.Period, g.Namespace, g.Unit, g.Cap, g.Lease, g.Anchor, g.Baseline, g.NotBefore, g.NotAfter}
 }
 
+// grants are the signed ones.
+var grants = sign1.Kind[*Grant]{
+	Type: grantType, Limit: journal.MaxGrantSize, Malformed: ErrMalformed, Untrusted: ErrSignature, Make: "sign one with `raypher grant sign`",
+	Trust:  "add its operator_key line to the start configuration, or sign with a listed key",
+	Decode: decodeGrant,
+}
+
 // Open verifies a signed grant against operator keys (PKIX DER). Errors wrap ErrMalformed or ErrSignature. The signature is
 // checked before the payload is looked into.
 func Open(signed []byte, operatorKeys [][]byte) (*Grant, error) {
-	m, err := parse(signed)
-	if err != nil {
-		return nil, err
-	}
-	err = m.Verify(operatorKeys)
-	if errors.Is(err, sign1.ErrUnknownKey) {
-		return nil, fmt.Errorf("%w: %w: add its operator_key line to the start configuration, or sign with a listed key", ErrSignature, err)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrSignature, err)
-	}
-	return read(signed, m)
+	return grants.Open(signed, operatorKeys)
 }
 
 // Read returns a grant and the SHA-256 of the key that it names, without verifying the signature: what it returns is a claim.
-func Read(signed []byte) (*Grant, [32]byte, error) {
-	m, err := parse(signed)
-	if err != nil {
-		return nil, [32]byte{}, err
-	}
-	g, err := read(signed, m)
-	return g, m.KeyID, err
-}
+func Read(signed []byte) (*Grant, [32]byte, error) { return grants.Read(signed) }
 
-func parse(signed []byte) (*sign1.Message, error) {
-	m, err := sign1.Parse(grantType, signed, journal.MaxGrantSize)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w: sign one with `raypher grant sign`", ErrMalformed, err)
-	}
-	return m, nil
-}
-
-func read(signed []byte, m *sign1.Message) (*Grant, error) {
+func decodeGrant(signed, payload []byte) (*Grant, error) {
 	var w wireGrant
-	if err := strictcbor.Decode(m.Payload, journal.MaxGrantSize, &w); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+	if err := strictcbor.Decode(payload, journal.MaxGrantSize, &w); err != nil {
+		return nil, err
 	}
 	g := &Grant{
 		Version: w.Version, Period: w.Period, Namespace: w.Namespace, Unit: w.Unit, Cap: w.Cap, Lease: w.Lease, Anchor: w.Anchor,
 		Baseline: w.Baseline, NotBefore: w.NotBefore, NotAfter: w.NotAfter, Hash: sha256.Sum256(signed), signed: signed,
 	}
 	if err := g.check(); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+		return nil, err
 	}
 	return g, nil
 }
