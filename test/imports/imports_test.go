@@ -33,7 +33,7 @@ var promises = []struct {
 	},
 	{
 		"the nouns that outsiders import know neither side",
-		[]string{"policy", "visa", "evidence", "journal", "manifest", "attest", "release", "recipient"},
+		[]string{"policy", "trace", "draft", "visa", "evidence", "journal", "manifest", "attest", "release", "recipient"},
 		[]string{"parent", "enclave", "bpf", "cmd", "client"},
 	},
 	{
@@ -58,7 +58,7 @@ var promises = []struct {
 	},
 	{
 		"nothing depends on demonstrations, tests and the laboratory",
-		[]string{"policy", "visa", "evidence", "journal", "manifest", "attest", "parent", "enclave", "bpf", "client", "cmd", "proto", "controller"},
+		[]string{"policy", "trace", "draft", "visa", "evidence", "journal", "manifest", "attest", "parent", "enclave", "bpf", "client", "cmd", "proto", "controller"},
 		[]string{"examples", "test", "lab"},
 	},
 }
