@@ -66,6 +66,7 @@ func (p *Policy) normalised() *Policy {
 			Exec:            normalList(f.Exec, cleanPattern),
 			Deny:            normalList(f.Deny, cleanPattern),
 			RequireApproval: normalList(f.RequireApproval, cleanPattern),
+			Static:          f.Static,
 			Hashes:          spellHashes(f.Hashes, cleanPattern),
 		}
 	}
@@ -140,6 +141,9 @@ func (p *Policy) encode() []byte {
 		section.items("exec", f.execList())
 		section.list("read", f.Read)
 		section.list("require_approval", f.RequireApproval)
+		if f.Static {
+			section.raw("static", []byte("true"))
+		}
 		section.list("write", f.Write)
 		o.raw("filesystem", section.close())
 	}

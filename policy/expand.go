@@ -30,6 +30,7 @@ func (p *Policy) Expand(home string) (*Policy, error) {
 			Exec:            expandAll(f.Exec, quoted),
 			Deny:            expandAll(f.Deny, quoted),
 			RequireApproval: expandAll(f.RequireApproval, quoted),
+			Static:          f.Static,
 			Hashes:          spellHashes(f.Hashes, func(path string) string { return expandAll([]string{path}, quoted)[0] }),
 		}
 	}

@@ -84,6 +84,9 @@ func (e *Explanation) files(f *Filesystem) {
 	if len(f.Exec) > 0 {
 		e.say("execute", saysRefused, "all others")
 	}
+	if f.Static {
+		e.say("refusals of files", "not recorded", "where Landlock alone decides (static)")
+	}
 	e.each("any access", saysRefused, f.Deny, "", "")
 	e.each("any granted access", saysAsks, f.RequireApproval, "", "")
 }

@@ -24,7 +24,7 @@ func (d decoder) execItems(f *Filesystem) strictyaml.Items {
 	items.Mapping = func(at location, n *strictyaml.Node) (string, *fault) {
 		var path, sum string
 		d.Fields(at, n, map[string]func(location, *strictyaml.Node){
-			"path":   func(at location, n *strictyaml.Node) { d.Text(at, n, &path) },
+			"path": func(at location, n *strictyaml.Node) { d.Text(at, n, &path) },
 			"sha256": func(at location, n *strictyaml.Node) {
 				if tag := n.ShortTag(); tag == "!!int" || tag == "!!float" { // 64 digits without a letter, or with one e
 					sum = n.Value

@@ -130,3 +130,30 @@ func TestHashedPrograms(t *testing.T) {
 		t.Errorf("got %x", got)
 	}
 }
+
+// TestStaticNarrows: recording less is a grant too.
+func TestStaticNarrows(t *testing.T) {
+	section := map[bool]string{true: "filesystem: {static: true, read: [/a]}", false: "filesystem: {static: false, read: [/a]}"}
+	for _, tt := range []struct{ outer, inner, static, beyond bool }{
+		{true, true, true, false}, {true, false, false, false}, {false, false, false, false}, {false, true, false, true},
+	} {
+		outer, err := Parse("outer", []byte(section[tt.outer]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		inner, err := Parse("inner", []byte(section[tt.inner]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := Narrow(outer, inner)
+		if (err != nil) != tt.beyond {
+			t.Errorf("%+v: %v", tt, err)
+		}
+		if err == nil && got.Filesystem.Static != tt.static {
+			t.Errorf("%+v: got %s", tt, got.Canonical())
+		}
+		if again, err := ParseCanonical(inner.Canonical()); err != nil || again.Filesystem.Static != tt.inner {
+			t.Errorf("%s: %v", inner.Canonical(), err)
+		}
+	}
+}

@@ -56,6 +56,9 @@ func narrowFilesystem(outer, inner *Filesystem) (*Filesystem, []Beyond) {
 			c.check(l, text)
 		}
 	}
+	if inner.Static && !outer.Static {
+		c.beyond = append(c.beyond, Beyond{"filesystem.static", "true", "the policy above wants each refusal recorded"})
+	}
 	carried := c.carryApprovals()
 	exec, hashes := c.carryHashes()
 	return &Filesystem{
@@ -64,6 +67,7 @@ func narrowFilesystem(outer, inner *Filesystem) (*Filesystem, []Beyond) {
 		Exec:            exec,
 		Deny:            sortedUnion(inner.Deny, outer.Deny),
 		RequireApproval: sortedUnion(inner.RequireApproval, carried),
+		Static:          inner.Static,
 		Hashes:          hashes,
 	}, c.beyond
 }

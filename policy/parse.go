@@ -127,6 +127,7 @@ func (d decoder) filesystem(at location, n *strictyaml.Node, f *Filesystem) {
 		"exec":             func(at location, n *strictyaml.Node) { d.List(at, n, &f.Exec, d.execItems(f)) },
 		"deny":             func(at location, n *strictyaml.Node) { d.List(at, n, &f.Deny, paths) },
 		"require_approval": func(at location, n *strictyaml.Node) { d.List(at, n, &f.RequireApproval, paths) },
+		"static":           func(at location, n *strictyaml.Node) { d.Truth(at, n, &f.Static) },
 	})
 }
 

@@ -59,6 +59,9 @@ type Filesystem struct {
 	Exec            []string `json:"exec,omitempty"`
 	Deny            []string `json:"deny,omitempty"`
 	RequireApproval []string `json:"require_approval,omitempty"`
+	// Static leaves to Landlock what it can hold alone: such calls cost nothing, cannot be narrowed during the run, and are not
+	// recorded one by one when they are refused.
+	Static bool `json:"static,omitempty"`
 	// Hashes are the SHA-256 sums, in hex, that files must have to be executed, by their paths, each of which Exec names too.
 	Hashes map[string]string `json:"-"`
 }

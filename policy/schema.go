@@ -23,6 +23,7 @@ var schemaTexts = map[string]string{
 	"approval.timeout":            "How long, from 1s to 24h, like 5m.",
 	"approval.on_timeout":         "deny fails the call then; wait waits for ever, without a timeout.",
 	"network.require_approval":    "Destinations for which a person is asked, spelled like egress, which must not grant them.",
+	"filesystem.static":           "Leave to Landlock what it holds alone: no cost, no change during the run, refusals not recorded one by one.",
 	"network":                     "Destinations that the agent may reach. Without this section it reaches nothing.",
 	"network.default_action":      "What happens to a destination that no rule names.",
 	"network.on_deny":             "How a refused flow looks: blackhole is silence, reject an error at once.",
@@ -96,6 +97,8 @@ func schemaOf(t reflect.Type, at string) map[string]any {
 		if at == "namespace" {
 			schema["pattern"] = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 		}
+	case reflect.Bool:
+		schema["type"] = "boolean"
 	case reflect.Uint64:
 		schema["type"], schema["minimum"], schema["maximum"] = "integer", 1, schemaLimits[at]
 	}

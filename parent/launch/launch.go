@@ -311,7 +311,7 @@ func (r *runner) become() error {
 	}
 	body, err := json.Marshal(warden.Floor{
 		Task: unix.Gettid(), Grants: r.ready.plan.Grants, Open: r.ready.plan.Open, Devices: r.ready.limits.Devices, Closed: r.ready.limits.Closed, Sealed: r.ready.limits.Sealed,
-		VisaFile: len(files) > 0,
+		VisaFile: len(files) > 0, Static: r.ready.plan.Static,
 	})
 	if err != nil {
 		return err
@@ -338,7 +338,7 @@ func (r *runner) become() error {
 // visaFile returns the path at which the agent finds its visa. Where opens are not notified it is a file in memory that the
 // program inherits.
 func (r *runner) visaFile() (path string, files []int, err error) {
-	if r.ready.permit.Filesystem != nil && !r.granted.FilesHeld {
+	if r.ready.permit.Filesystem != nil && !r.granted.FilesHeld && !r.ready.plan.Static {
 		return r.granted.VisaPath, nil, nil
 	}
 	fd, err := warden.VisaFile(r.granted.Visa)

@@ -40,6 +40,7 @@ func ResolvedWithin(permit, launch *policy.Policy) *policy.Policy {
 			Exec:            withAliases(f.Exec, agentMayReplace),
 			Deny:            withAliases(f.Deny, never),
 			RequireApproval: withAliases(f.RequireApproval, never),
+			Static:          f.Static,
 			Hashes:          hashesWithAliases(f.Hashes),
 		}
 	}

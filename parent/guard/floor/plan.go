@@ -27,6 +27,8 @@ type Plan struct {
 	Grants []Grant
 	// Open is set when files are not restricted at all: the permit does not govern them, or does not enforce.
 	Open bool
+	// Static is set when Landlock alone decides on files: what it can decide is not to be notified.
+	Static bool
 	// Notes says in words what the plan could not hold or had to leave to the warden.
 	Notes []string
 
@@ -110,6 +112,7 @@ func Compile(permit *policy.Policy, o Options) (*Plan, error) {
 	}
 	c.askedPrograms(permit.Filesystem.RequireApproval)
 	c.grantLoaders()
+	c.decideStatic(permit, split, abi)
 	return c.plan, nil
 }
 
