@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"maps"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/raypher/raypher/evidence"
 	parentv1 "github.com/raypher/raypher/proto/parent/v1"
+	"github.com/raypher/raypher/startconf"
 )
 
 func agentsCommand() *cobra.Command {
@@ -112,13 +115,39 @@ func statusCommand() *cobra.Command {
 				return err
 			}
 			if asJSON {
-				return printProto(c.OutOrStdout(), reply)
+				return printJSON(c.OutOrStdout(), statusLine(reply))
 			}
 			return printStatus(c.OutOrStdout(), reply, fleet)
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
 	return c
+}
+
+// statusJSON is the daemon as --json prints it.
+type statusJSON struct {
+	Version          string            `json:"version"`
+	Backend          string            `json:"backend"`
+	EnclaveReachable bool              `json:"enclave_reachable"`
+	Tier             string            `json:"tier"`
+	Development      bool              `json:"development"`
+	EnclaveKey       string            `json:"enclave_key"` // sha256:HEX of the PKIX DER, as enclave.pin has it; empty: not known
+	Epoch            string            `json:"epoch"`       // hexadecimal, as everywhere
+	CeilingVersion   uint64            `json:"ceiling_version"`
+	Agents           uint32            `json:"agents"`
+	Counters         map[string]uint64 `json:"counters"`
+	Notes            []string          `json:"notes"`
+}
+
+func statusLine(s *parentv1.StatusReply) statusJSON {
+	line := statusJSON{
+		Version: s.GetVersion(), Backend: s.GetBackend(), EnclaveReachable: s.GetEnclaveReachable(), Tier: s.GetTier(), Development: s.GetDevelopment(),
+		Epoch: hex.EncodeToString(s.GetEpoch()), CeilingVersion: s.GetCeilingVersion(), Agents: s.GetAgents(), Counters: s.GetCounters(), Notes: s.GetNotes(),
+	}
+	if der := s.GetEnclaveKey(); len(der) > 0 {
+		line.EnclaveKey = startconf.KeyHash(sha256.Sum256(der)).String()
+	}
+	return line
 }
 
 func printStatus(out io.Writer, s *parentv1.StatusReply, fleet *parentv1.OperatorFleetStatus) error {

@@ -2,11 +2,27 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"strings"
 	"testing"
 
 	parentv1 "github.com/raypher/raypher/proto/parent/v1"
 )
+
+// The status for programs has the epoch and the key as everything else writes them.
+func TestStatusAsJSON(t *testing.T) {
+	var out bytes.Buffer
+	if err := printJSON(&out, statusLine(&parentv1.StatusReply{Epoch: []byte{0xab, 0x01}, EnclaveKey: []byte("der"), CeilingVersion: 7, EnclaveReachable: true})); err != nil {
+		t.Fatal(err)
+	}
+	var got statusJSON
+	if err := json.Unmarshal(out.Bytes(), &got); err != nil || got.Epoch != "ab01" || !strings.HasPrefix(got.EnclaveKey, "sha256:") || len(got.EnclaveKey) != 71 || got.CeilingVersion != 7 {
+		t.Errorf("%s, %v", out.String(), err)
+	}
+	if got := statusLine(&parentv1.StatusReply{}); got.EnclaveKey != "" || got.Epoch != "" {
+		t.Errorf("an enclave that is away: %+v", got)
+	}
+}
 
 // TestStatusIsPrintable: wardens name some of the counters, and a warden is a program of its user: what it says reaches no terminal as
 // it is.
