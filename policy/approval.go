@@ -211,3 +211,24 @@ func (e *Explanation) approval(p *Policy) {
 	}
 	e.say("a call that waits for a person", saysLimited, what)
 }
+
+// GrantsAddress reports whether egress grants an address on a port; names aside.
+func (n *Network) GrantsAddress(addr netip.Addr, port uint16) bool {
+	addr = addr.Unmap()
+	for _, e := range n.Endpoints() {
+		if e.Host == "" && (e.Port == 0 || e.Port == port) && e.Prefix.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// AsksHosts reports whether require_approval names hosts: then addresses alone do not tell what it asks about.
+func (n *Network) AsksHosts() bool {
+	for _, text := range n.RequireApproval {
+		if e, f := parseEgress(text); f == nil && e.Host != "" {
+			return true
+		}
+	}
+	return false
+}

@@ -66,6 +66,8 @@ type Agent struct {
 	// handshakes is for TLSCertificate and TLSSign.
 	handshakes allowance
 
+	resolved resolvedNames
+
 	mu     sync.Mutex
 	state  State
 	closed bool // its visa ended and is not renewed yet

@@ -3,10 +3,12 @@ package agents
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/raypher/raypher/journal"
 	"github.com/raypher/raypher/parent/approvals"
 	"github.com/raypher/raypher/parent/attend"
+	"github.com/raypher/raypher/parent/guard/broker"
 	"github.com/raypher/raypher/policy"
 )
 
@@ -22,7 +24,20 @@ func (a *Agent) Asked(m *attend.Asked) error {
 	if ending {
 		return nil
 	}
-	return a.host.options.Approvals.Ask(a.asker(), m.ID, q, m.AskedBoottime, a.current().permit.ApprovalLimit())
+	if q.Operation == broker.OperationConnect && !strings.HasPrefix(q.Target, "/") {
+		asks, err := a.asksToConnect(&q)
+		if err != nil {
+			return err
+		}
+		if !asks {
+			a.tell(&attend.ParentMessage{Answered: &attend.Answered{ID: m.ID, Approved: true}})
+			return nil
+		}
+	}
+	if err := a.host.options.Approvals.Ask(a.asker(), m.ID, q, m.AskedBoottime, a.current().permit.ApprovalLimit()); err != nil {
+		return err
+	}
+	return a.waits(m.ID, q)
 }
 
 // Withdrawn takes a question back: who waited is gone.
@@ -33,7 +48,7 @@ func (a *Agent) asker() approvals.Asker {
 		AgentID: a.id, Subject: a.subject,
 		VisaID:  func() []byte { return a.current().visaID },
 		Closed:  a.mayBeGranted,
-		Release: a.release,
+		Release: a.opened,
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -61,6 +62,9 @@ type NetworkGuard interface {
 	Renew(cgroupID uint64, deadline int64) error
 	Replace(cgroupID uint64, n *policy.Network) error
 	Disarm(cgroupID uint64) error
+	// Lend and GrantName open a destination that a person approved.
+	Lend(cgroupID uint64, to netip.AddrPort, period time.Duration) error
+	GrantName(cgroupID uint64, name string, addr netip.Addr, port uint16, ttl time.Duration) error
 	Agents() []uint64
 }
 

@@ -3,6 +3,7 @@ package agents
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/raypher/raypher/journal"
@@ -93,6 +94,11 @@ func (h *Host) NetworkEvent(e netguard.Event) {
 	v := journal.Verdict{
 		Time: e.Time.UnixNano(), PID: e.PID, Comm: e.Comm, Layer: e.Layer, Operation: e.Operation,
 		Target: networkTarget(e), Rule: reasonRule(e.Reason), Errno: e.Errno, Count: max(e.Count, 1),
+	}
+	if a, ok := h.ByCgroup(e.CgroupID); ok && v.Rule == "" && strings.HasPrefix(e.Operation, "send") {
+		if rule, asks := a.current().permit.Network.Asks(e.Destination.Addr(), e.Destination.Port()); asks {
+			v.Rule = "require_approval " + rule + ": only connect can wait for a person: connect the socket first"
+		}
 	}
 	h.outside(v, e.CgroupID, e.Mode)
 }

@@ -84,6 +84,7 @@ type ParentMessage struct {
 	Seen     *Seen     `json:"seen,omitempty"`
 	Observed *Observed `json:"observed,omitempty"`
 	Answered *Answered `json:"answered,omitempty"`
+	Waits    *Waits    `json:"waits,omitempty"`
 	Armed    *Armed    `json:"armed,omitempty"`
 	End      *End      `json:"end,omitempty"`
 	Refused  *Refused  `json:"refused,omitempty"`
@@ -104,6 +105,8 @@ func (m *ParentMessage) Kind() string {
 		return "observed"
 	case m.Seen != nil:
 		return "seen"
+	case m.Waits != nil:
+		return fmt.Sprint("waits ", m.Waits.ID)
 	case m.Answered != nil:
 		return fmt.Sprint("answered ", m.Answered.ID)
 	case m.Armed != nil:
@@ -177,6 +180,12 @@ type Observed struct {
 // Seen is a verdict of another layer (kernel, DNS) on this agent, for the operator's terminal.
 type Seen struct {
 	Verdict []byte `json:"verdict"` // CBOR of a journal verdict
+}
+
+// Waits says that a question waits for a person, for the operator's terminal.
+type Waits struct {
+	ID       uint64 `json:"id"`
+	Question []byte `json:"question"` // as asked, with the rule and the name behind an address
 }
 
 // Answered ends a question.

@@ -199,6 +199,7 @@ func (d *daemon) openListeners(context.Context) (err error) {
 		Port: d.options.DNSPort, Upstreams: d.options.DNSUpstreams,
 		Report:  func(q dns.Query) { d.agents.NameRefused(q) },
 		Observe: func(o dns.Observation) { d.agents.NameObserved(o) },
+		Asked:   func(id uint64, name string, addr netip.Addr) { d.agents.NameAsked(id, name, addr) },
 	})
 	if err != nil {
 		return errors.Join(err, d.closeLoopback())

@@ -296,6 +296,9 @@ func ask(q []string) (string, error) {
 	case "status":
 		_, err := parentv1.NewOperatorClient(conn).Status(ctx, &parentv1.StatusRequest{})
 		return "operated raypherd", err
+	case "answer":
+		_, err := parentv1.NewOperatorClient(conn).Answer(ctx, &parentv1.AnswerRequest{Id: "some-1", Approve: true})
+		return "answered a question", err
 	}
 	return "", fmt.Errorf("what is %q?", q[1])
 }

@@ -41,7 +41,8 @@ func (s *Server) answer(ctx context.Context, a Agent, r *dns.Msg, protocol strin
 	}
 	var observed *[]Observed // of a question that would be refused
 	open := a.Network != nil && a.Network.DefaultAction == policy.Allow
-	if !open && len(a.Network.MatchHosts(name)) == 0 {
+	asks := a.Network.AsksName(name)
+	if !open && !asks && len(a.Network.MatchHosts(name)) == 0 {
 		report(NotGranted)
 		if a.Mode == policy.Audit && s.options.Observe != nil {
 			o := Observation{CgroupID: a.CgroupID, Name: name, Type: dns.Type(question.Qtype).String()}
@@ -76,6 +77,9 @@ func (s *Server) answer(ctx context.Context, a Agent, r *dns.Msg, protocol strin
 			if enforced(a) {
 				continue
 			}
+		}
+		if asks && ok && s.options.Asked != nil {
+			s.options.Asked(a.CgroupID, name, addr)
 		}
 		kept = append(kept, addr)
 	}

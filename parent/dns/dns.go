@@ -59,6 +59,8 @@ const (
 
 // Options of a forwarder.
 type Options struct {
+	// Asked is told of each address of a name for which a person is asked, before it is answered. It is not opened.
+	Asked func(cgroupID uint64, name string, addr netip.Addr)
 	// Port on 127.0.0.1 and [::1], UDP and TCP; 0: one that is free on all four (see Server.Port).
 	Port uint16
 	// Upstreams are resolvers as address or address:port. Empty: those in /etc/resolv.conf, read again when it changes.

@@ -10,7 +10,7 @@ import (
 	"github.com/raypher/raypher/parent/instance"
 )
 
-// asked passes a question of the broker on to raypherd, and tells the person at the terminal what answers it.
+// asked passes a question of the broker on to raypherd.
 func (w *warden) asked(q broker.Question) {
 	question := journal.Question{
 		Operation: q.Operation, Target: q.Target, Other: q.Other, Rule: q.Rule, PID: q.PID, Comm: q.Comm,
@@ -21,7 +21,13 @@ func (w *warden) asked(q broker.Question) {
 		return
 	}
 	w.line.send(&attend.WardenMessage{Asked: &attend.Asked{ID: q.ID, Question: raw, AskedBoottime: q.Asked}})
-	w.lines.Question(w.granted.AgentID, q.ID, question)
+}
+
+// waits tells the person at the terminal what answers a question.
+func (w *warden) waits(m *attend.Waits) {
+	if q, err := journal.DecodeQuestion(m.Question); err == nil {
+		w.lines.Question(w.granted.AgentID, m.ID, q)
+	}
 }
 
 // askAgain tells a raypherd that may not know them which questions are open.

@@ -36,7 +36,7 @@ func parseAddress(raw []byte) (unixAddress, bool) {
 	return unixAddress{path: string(name)}, true
 }
 
-// connectCall decides on unix sockets. The others are the network guard's, whose programs look at the address that the kernel
+// connectCall decides on unix sockets, and asks about internet addresses (internet.go). Apart from that these are the network guard's, whose programs look at the address that the kernel
 // copied; a racing thread gains nothing by changing it to a unix address, which they refuse.
 func connectCall(w *worker, n *notification, r *ruling) answer {
 	length := uint32(n.Args[2])
@@ -49,7 +49,7 @@ func connectCall(w *worker, n *notification, r *ruling) answer {
 	}
 	address, ok := parseAddress(raw[:min(length, sizeUnixAddress)])
 	if !ok {
-		return goOn
+		return w.connectInternet(n, r, raw)
 	}
 	if address.path == "" {
 		return goOn // Landlock keeps abstract names inside the agent

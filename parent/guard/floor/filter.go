@@ -21,8 +21,6 @@ type Filter struct {
 	AllConnects bool
 	// Observed notifies the making of unix sockets too, which is Landlock's to decide: for mode audit, where Landlock is not there.
 	Observed bool
-	// Static does not notify what Landlock decides alone (Plan.Static).
-	Static bool
 	// Signals notifies every signal: Landlock does not keep them inside here.
 	Signals bool
 	// FilesHeld: programs of BPF LSM hold files and signals. Calls on files are notified only where the permit may ask a person.
@@ -135,9 +133,7 @@ func (f Filter) rules() map[string]fragment {
 		rules[MapCall] = executableMappings(retNotify)
 		if files {
 			rules["memfd_create"] = ifNoBit(1, MemfdNoExec, ret(retNotify))
-		}
-		for _, name := range FileCalls {
-			if files && !(f.Static && slices.Contains(landlockCalls, name)) {
+			for _, name := range FileCalls {
 				rules[name] = ret(retNotify)
 			}
 		}
@@ -246,8 +242,11 @@ func (p Program) Install() (listener int, err error) {
 }
 
 // NeedsAllConnects reports whether an address of a unix socket that may be connected to can be as long as one of IPv4 or IPv6,
-// so that connects must be told apart by the warden. sockets are further paths that may be connected to.
+// or a person is asked about internet addresses, so that connects must be told apart by the warden. sockets are further paths that may be connected to.
 func NeedsAllConnects(permit *policy.Policy, sockets ...string) bool {
+	if permit.Network != nil && len(permit.Network.RequireApproval) > 0 && !lenient(permit) {
+		return true
+	}
 	if permit.Network != nil {
 		for _, pattern := range permit.Network.Unix {
 			if _, rest := splitPattern(pattern); rest != "" {

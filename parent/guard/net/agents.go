@@ -61,6 +61,7 @@ func (g *Guard) Disarm(cgroupID uint64) error {
 		return explain("network guard: disarming an agent", err)
 	}
 	g.slots.release(entry.Slot)
+	delete(g.lent, cgroupID)
 	_, err = g.dropNames(cgroupID, func(string) bool { return false })
 	for _, m := range []*ebpf.Map{g.maps.Counts, g.maps.Reported} {
 		if e := m.Delete(cgroupID); e != nil && !errors.Is(e, ebpf.ErrKeyNotExist) {
@@ -111,8 +112,9 @@ func (g *Guard) put(cgroupID uint64, entry bpf.NetguardAgent, n *policy.Network)
 	if err != nil {
 		return err
 	}
+	rules = append(rules, g.lentTo(cgroupID, n)...)
 	entry.Slot = 0
-	if len(rules) > 0 {
+	if len(rules) > 0 || n != nil && len(n.RequireApproval) > 0 { // room for what is lent
 		s, err := g.slots.take()
 		if err != nil {
 			return err
@@ -144,7 +146,7 @@ func (g *Guard) put(cgroupID uint64, entry bpf.NetguardAgent, n *policy.Network)
 	}
 	// Names that are no longer granted go first: until the entry is written they are only missing.
 	if _, err := g.dropNames(cgroupID, func(name string) bool {
-		return n != nil && len(n.MatchHosts(name)) > 0
+		return n != nil && (len(n.MatchHosts(name)) > 0 || n.AsksName(name))
 	}); err != nil {
 		g.slots.release(entry.Slot)
 		return err

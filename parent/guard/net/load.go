@@ -30,6 +30,7 @@ type Guard struct {
 	mu    sync.Mutex // serialises what writes agents, slots and names
 	slots *slots
 	names map[uint64]int // addresses of names held by each agent
+	lent  map[uint64]loans
 	// servers are the names of each agent that its TLS hellos may ask for.
 	servers map[uint64]int
 
@@ -47,7 +48,7 @@ func Load(o Options) (*Guard, error) {
 	if len(o.OwnPorts) > MaxOwnPorts {
 		return nil, fmt.Errorf("network guard: %d own ports: at most %d", len(o.OwnPorts), MaxOwnPorts)
 	}
-	g := &Guard{options: o, names: map[uint64]int{}, servers: map[uint64]int{}, stop: make(chan struct{})}
+	g := &Guard{options: o, names: map[uint64]int{}, lent: map[uint64]loans{}, servers: map[uint64]int{}, stop: make(chan struct{})}
 	if err := g.load(); err != nil {
 		g.Close()
 		return nil, err
