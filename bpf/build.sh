@@ -21,7 +21,7 @@ compile() {
 
 compile Netguard netguard/netguard.bpf.c \
 	agent flow rule_key name_key name_grant server_key peer_key peer counters \
-	fold_key fold event statistic operation layer reason mode
+	rule fold_key fold event statistic operation layer reason mode
 compile Walker walker/walker.bpf.c \
 	asked said
 compile Lsmguard lsmguard/lsmguard.bpf.c \

@@ -154,6 +154,13 @@ const (
 	NetguardReasonREASON_SERVER_NAME    NetguardReason = 7
 )
 
+type NetguardRule uint32
+
+const (
+	NetguardRuleRULE_GRANT NetguardRule = 0
+	NetguardRuleRULE_HOLE  NetguardRule = 1
+)
+
 type NetguardRuleKey struct {
 	_         structs.HostLayout
 	Prefixlen uint32

@@ -174,14 +174,14 @@ func narrowApproval(outer, inner *Policy) (*Approval, []Beyond) {
 // narrowAsked lists the destinations of an inner policy that an outer one grants in no way, or only after asking.
 func narrowAsked(inner, outer *Network) []Beyond {
 	if outer.DefaultAction == Allow {
-		return nil
+		return endpointsBeyond("network.require_approval", reservedOf((&Network{Egress: inner.RequireApproval}).Endpoints()), outer.Endpoints(), farEnds)
 	}
 	asked := (&Network{Egress: inner.RequireApproval}).Endpoints()
 	granted := outer.Endpoints()
 	either := append(granted[:len(granted):len(granted)], (&Network{Egress: outer.RequireApproval}).Endpoints()...)
-	beyond := endpointsBeyond("network.require_approval", asked, either)
-	egress := endpointsBeyond("network.egress", inner.Endpoints(), granted)
-	atAll := endpointsBeyond("network.egress", inner.Endpoints(), either)
+	beyond := endpointsBeyond("network.require_approval", asked, either, farEnds)
+	egress := endpointsBeyond("network.egress", inner.Endpoints(), granted, farEnds)
+	atAll := endpointsBeyond("network.egress", inner.Endpoints(), either, farEnds)
 	for i, b := range egress {
 		if len(atAll) < len(egress) && !contains(atAll, b) {
 			egress[i].Reason = "the policy above asks a person: write it in require_approval"

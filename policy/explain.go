@@ -109,7 +109,7 @@ func (e *Explanation) network(n *Network) {
 		how = strings.Replace(how, "all others", "all", 1)
 	}
 	if n.DefaultAction == Allow {
-		refused, how = saysGranted, "all others (default_action: allow)"
+		refused, how = saysGranted, "all others but reserved addresses (default_action: allow)"
 	}
 	e.say("connect", refused, how)
 	e.each("listen", saysGranted, n.Listen, saysRefused, "all")

@@ -15,27 +15,42 @@ func narrowNetwork(outer, inner *Network) (*Network, []Beyond) {
 		outer = &Network{DefaultAction: Drop}
 	}
 	var beyond []Beyond
-	if outer.DefaultAction != Allow {
+	if outer.DefaultAction == Allow {
+		beyond = append(beyond, endpointsBeyond("network.egress", reservedOf(inner.Endpoints()), outer.Endpoints(), farEnds)...)
+		beyond = append(beyond, narrowAsked(inner, outer)...)
+	} else {
 		if inner.DefaultAction == Allow {
 			beyond = append(beyond, Beyond{"network.default_action", string(Allow), "the policy above has " + string(Drop)})
 		}
 		beyond = append(beyond, narrowAsked(inner, outer)...)
 	}
-	beyond = append(beyond, endpointsBeyond("network.listen", inner.ListenEndpoints(), outer.ListenEndpoints())...)
+	beyond = append(beyond, endpointsBeyond("network.listen", inner.ListenEndpoints(), outer.ListenEndpoints(), ownEnds)...)
 	beyond = append(beyond, pathsIncluded("network.unix", inner.Unix, outer.Unix)...)
 	result := *inner
 	return &result, beyond
 }
 
+// reservedOf are the rules that default_action: allow does not stand for.
+func reservedOf(rules []Endpoint) []Endpoint {
+	return slices.DeleteFunc(rules, func(e Endpoint) bool {
+		if e.Host != "" {
+			return true
+		}
+		_, reserved := reservedPrefix(e.Prefix)
+		return !reserved
+	})
+}
+
 // endpointsBeyond lists the rules of inner that reach a destination which outer does not grant. Each port is compared on its
 // own: a rule for every port is within rules for every port only, since no policy can list all ports.
-func endpointsBeyond(section string, inner, outer []Endpoint) []Beyond {
+func endpointsBeyond(section string, inner, outer []Endpoint, of ends) []Beyond {
 	var beyond []Beyond
 	byPort := map[uint16]*reach{}
 	for _, e := range inner {
 		granted := byPort[e.Port]
 		if granted == nil {
 			granted = newReach(outer, e.Port)
+			granted.of = of
 			byPort[e.Port] = granted
 		}
 		item := Beyond{section, e.Rule, "not granted by the policy above"}
@@ -46,8 +61,17 @@ func endpointsBeyond(section string, inner, outer []Endpoint) []Beyond {
 	return beyond
 }
 
+// ends are what rules are about.
+type ends uint8
+
+const (
+	farEnds ends = iota // destinations: a wide rule leaves out what is reserved
+	ownEnds             // where an agent listens
+)
+
 // reach is everything that rules grant on one port.
 type reach struct {
+	of       ends
 	hosts    map[string]bool
 	prefixes map[netip.Prefix]bool // with the parent of every two halves that are in it
 }
@@ -90,7 +114,13 @@ func sibling(p netip.Prefix) netip.Prefix {
 // grants do not let their names be resolved.
 func (r *reach) covers(e Endpoint) bool {
 	if e.Host == "" {
-		return slices.ContainsFunc(ancestors(e.Prefix), func(p netip.Prefix) bool { return r.prefixes[p] })
+		_, reserved := reservedPrefix(e.Prefix)
+		return slices.ContainsFunc(ancestors(e.Prefix), func(p netip.Prefix) bool {
+			if _, own := reservedPrefix(p); r.of == farEnds && reserved && !own {
+				return false // a wider rule means the rest of the world
+			}
+			return r.prefixes[p]
+		})
 	}
 	if r.hosts[e.Host] {
 		return true

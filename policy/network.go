@@ -1,6 +1,8 @@
 package policy
 
 import (
+	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -31,6 +33,20 @@ func (n *Network) ListenEndpoints() []Endpoint {
 		}
 	}
 	return endpoints
+}
+
+// Grants reports whether an egress rule grants an address on some port; a reserved one is granted by a rule within its range
+// alone. It says nothing of names, and nothing of default_action.
+func (n *Network) Grants(a netip.Addr) bool {
+	a = a.Unmap().WithZone("")
+	_, reserved := Reserved(a)
+	return slices.ContainsFunc(n.Endpoints(), func(e Endpoint) bool {
+		if !e.Prefix.IsValid() || !e.Prefix.Contains(a) {
+			return false
+		}
+		_, own := reservedPrefix(e.Prefix)
+		return own || !reserved
+	})
 }
 
 // MatchHost returns the first egress rule that names a host, in any spelling that DNS takes for the same: case and a trailing

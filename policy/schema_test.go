@@ -83,7 +83,7 @@ func TestExplain(t *testing.T) {
 			[]string{"read files granted ~/work/**", "read files granted /usr/bin/git (exec implies read)", "write files refused all others",
 				"execute refused all others", "connect granted a.com:443", "connect refused all others, with an error", "connect to unix sockets refused all"}, nil},
 		{"broad", `{filesystem: {read: ["/**"], write: [~/**], exec: ["/**"]}, network: {default_action: allow, unix: ["/**"]}, mode: audit}`,
-			[]string{"connect granted all others (default_action: allow)"},
+			[]string{"connect granted all others but reserved addresses (default_action: allow)"},
 			[]string{"mode audit refuses nothing", "read /** reaches secrets", "write ~/** reaches", "exec /** with default_action allow",
 				"exec /** may also be written", "default_action allow", "unix", "unix", "unix", "unix", "unix", "unix", "unix"}},
 		{"secrets denied", `filesystem: {read: [~/**], deny: ["~/.{ssh,aws,config,kube,gnupg,docker}/**", ~/.netrc, ~/.git-credentials]}`,

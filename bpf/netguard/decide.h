@@ -69,25 +69,39 @@ struct question {
 /* How a flow is granted: by a rule, by a name's address, or because it leads to raypherd. */
 enum grant { GRANT_NONE = 0, GRANT_RULE, GRANT_NAME, GRANT_OWN };
 
-/* Looks for the key's port, then for every port. */
-static __noinline bool in_trie(__u32 slot, struct rule_key *key)
+/* What the rules say of an end: nothing; it is granted; it lies in a hole that wide rules leave. */
+enum said { SAID_NOTHING = 0, SAID_GRANTED, SAID_HOLE };
+
+/* A function of its own, so that the type is among those that Go gets. */
+static __noinline bool is_grant(const enum rule *r) { return *r == RULE_GRANT; }
+
+/* Looks for the key's port, then for every port. The longest prefix of each counts; one that grants outweighs the other's hole. */
+static __noinline int in_trie(__u32 slot, struct rule_key *key)
 {
 	void *rules = bpf_map_lookup_elem(&slots, &slot);
+	int said = SAID_NOTHING, i;
 
 	if (!rules)
-		return false;
-	if (bpf_map_lookup_elem(rules, key))
-		return true;
-	key->port = 0;
-	return bpf_map_lookup_elem(rules, key) != NULL;
+		return SAID_NOTHING;
+	for (i = 0; i < 2; i++) {
+		enum rule *r = bpf_map_lookup_elem(rules, key);
+
+		if (r) {
+			if (is_grant(r))
+				return SAID_GRANTED;
+			said = SAID_HOLE;
+		}
+		key->port = 0;
+	}
+	return said;
 }
 
-static __always_inline bool in_rules(const struct question *q)
+static __always_inline int in_rules(const struct question *q)
 {
 	struct rule_key key = { .prefixlen = RULE_PREFIX_BITS + (q->flow.family == 4 ? 32 : 128) };
 
 	if (!q->slot)
-		return false;
+		return SAID_NOTHING;
 	key.class = q->flow.family | (q->local ? CLASS_LISTEN : 0);
 	key.port = q->flow.port;
 	__builtin_memcpy(key.addr, q->flow.addr, sizeof(key.addr));
@@ -135,16 +149,19 @@ static __always_inline bool in_names(const struct question *q)
  */
 __noinline int granted(struct question *q)
 {
+	int said;
+
 	if (!q)
 		return GRANT_NONE;
 	if (q->local)
-		return in_rules(q) ? GRANT_RULE : GRANT_NONE;
+		return in_rules(q) == SAID_GRANTED ? GRANT_RULE : GRANT_NONE;
 	if (q->own)
 		return GRANT_OWN;
 	/* Plain DNS reaches the forwarder or nothing, whatever the rules say. */
 	if (q->flow.port == bpf_htons(53))
 		return GRANT_NONE;
-	if (q->default_allow || in_rules(q))
+	said = in_rules(q);
+	if (said == SAID_GRANTED || (said == SAID_NOTHING && q->default_allow))
 		return GRANT_RULE;
 	return in_names(q) ? GRANT_NAME : GRANT_NONE;
 }

@@ -52,6 +52,9 @@ struct rule_key {
 	__u32 addr[4];
 };
 
+/* What a rule says of its prefix. Holes are the reserved ranges in wider rules. */
+enum rule { RULE_GRANT = 0, RULE_HOLE = 1 };
+
 #define CLASS_LISTEN 0x10	/* added to the family: a local address */
 #define RULE_PREFIX_BITS 32
 
@@ -60,7 +63,7 @@ struct rules {
 	__uint(max_entries, MAX_RULES);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(key_size, sizeof(struct rule_key));
-	__uint(value_size, sizeof(__u32));
+	__uint(value_size, sizeof(enum rule));
 };
 
 /* An address that a granted name resolved to. Kept after it expired, for flows that are open when the rules change. */

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
@@ -95,7 +94,7 @@ func enforced(a Agent) bool { return a.Mode != policy.Audit && a.Mode != policy.
 // as an address is answered, and open only as that rule says.
 func (s *Server) grant(a Agent, name string, addr netip.Addr, found resolved) (bool, error) {
 	if !found.local && reserved(addr) != "" {
-		return a.Network != nil && (a.Network.DefaultAction == policy.Allow || prefixGranted(a.Network, addr)), nil
+		return a.Network.Grants(addr), nil
 	}
 	for _, e := range a.Network.MatchHosts(name) {
 		if err := s.options.Grant(a.CgroupID, name, addr, e.Port, min(max(found.ttl, minGrant), maxGrant)); err != nil {
@@ -103,10 +102,6 @@ func (s *Server) grant(a Agent, name string, addr netip.Addr, found resolved) (b
 		}
 	}
 	return true, nil
-}
-
-func prefixGranted(n *policy.Network, addr netip.Addr) bool {
-	return slices.ContainsFunc(n.Endpoints(), func(e policy.Endpoint) bool { return e.Prefix.IsValid() && e.Prefix.Contains(addr) })
 }
 
 // resolved is what is known of a name.

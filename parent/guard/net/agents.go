@@ -159,9 +159,9 @@ func (g *Guard) put(cgroupID uint64, entry bpf.NetguardAgent, n *policy.Network)
 	return nil
 }
 
-func fill(trie *ebpf.Map, rules []bpf.NetguardRuleKey) error {
+func fill(trie *ebpf.Map, rules []rule) error {
 	for i, r := range rules {
-		if err := trie.Put(r, uint32(i)); err != nil {
+		if err := trie.Put(r.key, r.says); err != nil {
 			return explain(fmt.Sprintf("network guard: rule %d of %d", i+1, len(rules)), err)
 		}
 	}

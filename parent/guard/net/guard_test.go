@@ -52,6 +52,20 @@ func TestGuard(t *testing.T) {
 		{"granted loopback", with(drop, "127.0.0.1/32:8080"), "", "tcp", "127.0.0.1:8080", "", ""},
 		{"raypherd's own port", drop, "", "tcp", "127.0.0.1:50051", "", ""},
 		{"default allow", policy.Network{DefaultAction: policy.Allow}, "", "tcp", "10.77.0.2:81", "", ""},
+		{"default allow, and an own rule for loopback", policy.Network{DefaultAction: policy.Allow, Egress: []string{"127.0.0.0/8"}}, "", "tcp", "127.0.0.1:8080", "", ""},
+		{"a wide rule, and an own one for every port", with(drop, "0.0.0.0/0:8080", "127.0.0.1"), "", "tcp", "127.0.0.1:8080", "", ""},
+		{"a wide rule for every port, and an own one", with(drop, "0.0.0.0/0", "127.0.0.1:8080"), "", "tcp", "127.0.0.1:8080", "", ""},
+
+		// Reserved ranges are in no wide rule: this host, its link, groups, what clouds keep secrets behind.
+		{"default allow leaves out loopback", policy.Network{DefaultAction: policy.Allow}, "", "tcp", "127.0.0.1:8080", silence, "cgroup_skb/egress"},
+		{"default allow leaves out metadata", policy.Network{DefaultAction: policy.Allow, OnDeny: policy.Reject}, "", "tcp", "169.254.169.254:80", refused, "cgroup/connect4"},
+		{"default allow leaves out metadata, mapped", policy.Network{DefaultAction: policy.Allow, OnDeny: policy.Reject}, "", "tcp-mapped", "169.254.169.254:80", refused, "cgroup/connect6"},
+		{"a wide rule leaves out loopback", with(drop, "0.0.0.0/0"), "", "tcp", "127.0.0.1:8080", silence, "cgroup_skb/egress"},
+		{"a wide rule of one port leaves out loopback", with(drop, "0.0.0.0/0:8080"), "", "tcp", "127.0.0.1:8080", silence, "cgroup_skb/egress"},
+		{"a wide ipv6 rule leaves out loopback", with(drop, "::/0"), "", "tcp", "[::1]:8080", silence, "cgroup_skb/egress"},
+		{"a wide rule leaves out multicast", with(reject, "0.0.0.0/0"), "", "udp", "224.0.0.251:5353", refused, "cgroup/sendmsg4"},
+		{"a wide rule leaves out broadcast", with(reject, "0.0.0.0/0"), "", "udp", "255.255.255.255:9", refused, "cgroup/sendmsg4"},
+		{"a wide rule leaves out what NAT64 carries to metadata", with(reject, "::/0"), "", "tcp", "[64:ff9b::a9fe:a9fe]:80", refused, "cgroup/connect6"},
 
 		// A long prefix with one port does not hide a short one with another.
 		{"short prefix behind a long one", with(drop, "10.77.0.2/32:80", "10.77.0.0/16:81"), "", "tcp", "10.77.0.2:81", "", ""},

@@ -15,9 +15,16 @@ const (
 	classListen    = 0x10
 )
 
-// rulesOf turns the network section into keys of the trie. Rules that name a host stand for what the hosts file says of
-// it, since programs read that file without asking a DNS server; the forwarder adds the others as they are resolved.
-func rulesOf(n *policy.Network) ([]bpf.NetguardRuleKey, error) {
+// rule is one entry of an agent's trie.
+type rule struct {
+	key  bpf.NetguardRuleKey
+	says bpf.NetguardRule
+}
+
+// rulesOf turns the network section into the entries of the trie. Rules that name a host stand for what the hosts file says of
+// it, since programs read that file without asking a DNS server; the forwarder adds the others as they are resolved. A rule that
+// is wider than a reserved range leaves a hole there, and so does default_action: allow.
+func rulesOf(n *policy.Network) ([]rule, error) {
 	if n == nil {
 		return nil, nil
 	}
@@ -25,11 +32,30 @@ func rulesOf(n *policy.Network) ([]bpf.NetguardRuleKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	set := map[bpf.NetguardRuleKey]bool{}
+	set := map[bpf.NetguardRuleKey]bpf.NetguardRule{}
+	var holes []netip.Prefix
+	for _, r := range policy.ReservedRanges() {
+		holes = append(holes, r.Prefix)
+	}
+	hole := func(port uint16, wider func(netip.Prefix) bool) {
+		for _, p := range holes {
+			if wider(p) {
+				set[ruleKey(0, p, port)] = bpf.NetguardRuleRULE_HOLE
+			}
+		}
+	}
+	if n.DefaultAction == policy.Allow {
+		hole(0, func(netip.Prefix) bool { return true })
+	}
+	for _, e := range n.Endpoints() {
+		if e.Prefix.IsValid() {
+			hole(e.Port, func(p netip.Prefix) bool { return e.Prefix.Bits() < p.Bits() && e.Prefix.Contains(p.Addr()) })
+		}
+	}
 	add := func(endpoints []policy.Endpoint, class uint8) {
 		for _, e := range endpoints {
 			if e.Prefix.IsValid() {
-				set[ruleKey(class, e.Prefix, e.Port)] = true
+				set[ruleKey(class, e.Prefix, e.Port)] = bpf.NetguardRuleRULE_GRANT
 			}
 		}
 	}
@@ -38,15 +64,15 @@ func rulesOf(n *policy.Network) ([]bpf.NetguardRuleKey, error) {
 	for name, addrs := range local {
 		for _, e := range n.MatchHosts(name) {
 			for _, a := range addrs {
-				set[ruleKey(0, netip.PrefixFrom(a, a.BitLen()), e.Port)] = true
+				set[ruleKey(0, netip.PrefixFrom(a, a.BitLen()), e.Port)] = bpf.NetguardRuleRULE_GRANT
 			}
 		}
 	}
-	keys := make([]bpf.NetguardRuleKey, 0, len(set))
-	for k := range set {
-		keys = append(keys, k)
+	rules := make([]rule, 0, len(set))
+	for k, says := range set {
+		rules = append(rules, rule{k, says})
 	}
-	return keys, nil
+	return rules, nil
 }
 
 func ruleKey(class uint8, p netip.Prefix, port uint16) bpf.NetguardRuleKey {
