@@ -46,6 +46,14 @@ else
 fi
 go test -count=1 -timeout 8m ./...
 
+step "files held by programs of BPF LSM, in virtual machines"
+# This machine's kernel need not take such programs. Each machine needs a processor for itself, so they come after the other tests.
+if held=$(scripts/guest-kernel.sh) && newer=$(scripts/guest-kernel.sh bookworm-backports); then
+	RAYPHER_TEST_LSM_KERNELS="$held:$newer" go test -count=1 -timeout 20m -run '^TestFilesHeldInGuests$' ./test/vm
+else
+	echo "test: no kernels for virtual machines: the backend lsm is not tested"
+fi
+
 step "tier nitro in virtual machines"
 # Each needs a processor for itself, so they come after the other tests and not among them.
 if parts=$(scripts/nitro-parts.sh); then

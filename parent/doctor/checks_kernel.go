@@ -98,7 +98,7 @@ func checkBPFLSM(f *Findings) Check {
 		}
 	case f.BPFLSM.Err == nil && f.BPFLSMRuns:
 		c.Status, c.Found = OK, "an lsm program loads, attaches and is called"
-		c.Consequence = "this version still uses the broker; a backend on these hooks can follow without a new kernel"
+		c.Consequence = "raypherd --backend auto has such programs decide about files and programs"
 	case f.BPFLSM.Err == nil:
 		c.Found, c.Fix = "an lsm program loads but is never called", "add bpf to lsm= on the kernel command line"
 	case errors.Is(f.BPFLSM.Err, syscall.EPERM) && listed:

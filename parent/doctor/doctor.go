@@ -30,7 +30,7 @@ type Report struct {
 	Checks   []Check `json:"checks"`
 	CanRun   bool    `json:"can_run"`  // no check failed
 	Complete bool    `json:"complete"` // everything could be looked at
-	Backend  string  `json:"backend"`  // what decides about files and programs: broker
+	Backend  string  `json:"backend"`  // what decides about files and programs: lsm or broker
 	Tier     string  `json:"tier"`     // what vouches for visas: software, or what a running daemon says
 }
 
@@ -57,10 +57,13 @@ func Interpret(f *Findings) *Report {
 	return r
 }
 
-// backend names what decides about files and programs. This version has one.
+// backend names what decides about files and programs: what the raypherd that runs says, else what one would take here.
 func backend(f *Findings) string {
 	if s := f.Daemon.Status; s != nil && s.GetBackend() != "" {
 		return s.GetBackend()
+	}
+	if f.BPFLSM.Tried && f.BPFLSM.Err == nil && f.BPFLSMRuns {
+		return "lsm"
 	}
 	return "broker"
 }

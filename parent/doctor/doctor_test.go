@@ -79,7 +79,7 @@ func TestInterpret(t *testing.T) {
 		{"container", func(f *Findings) { f.Container = "docker" }, "container", Info, []string{"docker"}, true},
 
 		{"no BTF", func(f *Findings) { f.BTF.Err = fs.ErrNotExist }, "BTF", Fail, []string{"no BTF", "CONFIG_DEBUG_INFO_BTF"}, false},
-		{"BPF LSM runs", func(f *Findings) {}, "BPF LSM", OK, []string{"is called", "still uses the broker"}, true},
+		{"BPF LSM runs", func(f *Findings) {}, "BPF LSM", OK, []string{"is called", "--backend auto has such programs decide"}, true},
 		{"BPF LSM listed but refused", func(f *Findings) { f.BPFLSM.Err = syscall.EPERM }, "BPF LSM", Info, []string{"listed but refused", "broker"}, true},
 		{"BPF LSM refused", func(f *Findings) { f.BPFLSM.Err, f.LSMs = syscall.EPERM, nil }, "BPF LSM", Info, []string{"refused (EPERM)", "broker"}, true},
 		{"BPF LSM loaded, not called", func(f *Findings) { f.BPFLSMRuns = false }, "BPF LSM", Info, []string{"never called", "lsm="}, true},
@@ -179,7 +179,7 @@ func TestEveryFindingHasConsequenceAndFix(t *testing.T) {
 
 func TestBackendAndTierAreTheDaemonsWord(t *testing.T) {
 	f := healthy()
-	if r := Interpret(f); r.Backend != "broker" || r.Tier != "software" || !r.Complete {
+	if r := Interpret(f); r.Backend != "lsm" || r.Tier != "software" || !r.Complete {
 		t.Errorf("without daemon: %+v", r)
 	}
 	running(f)

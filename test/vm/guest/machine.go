@@ -25,7 +25,7 @@ const (
 )
 
 // patient bounds one command; an emulated machine on a busy host takes its time.
-const patient = 60 * time.Second
+const patient = 3 * time.Minute
 
 // machine is the guest.
 type machine struct {
