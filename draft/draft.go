@@ -106,9 +106,7 @@ func New(t *trace.Trace, o Options) *Draft {
 	d.Rules = append(d.Rules, n.rules()...)
 	d.Rules = append(d.Rules, f.rules()...)
 	d.finish(f)
-	for _, text := range sortedKeys(beyond) {
-		d.Beyond = append(d.Beyond, text)
-	}
+	d.Beyond = append(d.Beyond, sortedKeys(beyond)...)
 	return d
 }
 
