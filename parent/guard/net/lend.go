@@ -38,7 +38,7 @@ func (g *Guard) Lend(cgroupID uint64, to netip.AddrPort, period time.Duration) e
 	if !known && len(of) >= maxLoans {
 		return fmt.Errorf("network guard: %w: %d destinations are lent to one agent", ErrFull, maxLoans)
 	}
-	if err := g.inTrie(entry.Slot, func(trie *ebpf.Map) error { return trie.Put(loanKey(to), uint32(0)) }); err != nil {
+	if err := g.inTrie(entry.Slot, func(trie *ebpf.Map) error { return trie.Put(loanKey(to), uint32(bpf.NetguardRuleRULE_GRANT)) }); err != nil {
 		return explain("network guard: lending a destination", err)
 	}
 	ends := time.Time{}
@@ -70,17 +70,17 @@ func (g *Guard) takeBack(cgroupID uint64, to netip.AddrPort, ends time.Time) {
 	_ = g.inTrie(entry.Slot, func(trie *ebpf.Map) error { return trie.Delete(loanKey(to)) })
 }
 
-// lentTo are the keys of an agent's loans that its permit still asks about. g.mu is held.
-func (g *Guard) lentTo(cgroupID uint64, n *policy.Network) []bpf.NetguardRuleKey {
-	var keys []bpf.NetguardRuleKey
+// lentTo are the entries of an agent's loans that its permit still asks about. g.mu is held.
+func (g *Guard) lentTo(cgroupID uint64, n *policy.Network) []rule {
+	var rules []rule
 	for to := range g.lent[cgroupID] {
 		if _, asks := n.Asks(to.Addr(), to.Port()); asks {
-			keys = append(keys, loanKey(to))
+			rules = append(rules, rule{loanKey(to), bpf.NetguardRuleRULE_GRANT})
 		} else {
 			delete(g.lent[cgroupID], to)
 		}
 	}
-	return keys
+	return rules
 }
 
 func loanKey(to netip.AddrPort) bpf.NetguardRuleKey {
