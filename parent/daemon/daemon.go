@@ -384,7 +384,20 @@ func (d *daemon) counters() map[string]uint64 {
 	if err != nil {
 		return nil
 	}
-	return map[string]uint64{"network_events": s.Events, "network_events_folded": s.Folded, "network_events_lost": s.Lost}
+	all := map[string]uint64{"network_events": s.Events, "network_events_folded": s.Folded, "network_events_lost": s.Lost}
+	if d.files == nil {
+		return all
+	}
+	// Of the agents that there are: what the kernel refused is reported, folded or lost, so that no block can hide.
+	for _, id := range d.files.Agents() {
+		if c, err := d.files.Counters(id); err == nil {
+			all["file_refusals"] += c.Refused
+			all["file_events"] += c.Reported
+			all["file_events_folded"] += c.Suppressed
+			all["file_events_lost"] += c.Lost
+		}
+	}
+	return all
 }
 
 // serve runs the parts until ctx ends or one of them fails. Events are taken until the last agent's owner has let go.
