@@ -37,6 +37,7 @@ type Floor struct {
 	Closed   []string      `json:"closed,omitempty"`
 	Sealed   []string      `json:"sealed,omitempty"`
 	VisaFile bool          `json:"visa_file,omitempty"` // the visa's file comes with the listener
+	Static   bool          `json:"static,omitempty"`    // Landlock alone decides on files
 }
 
 // Options of a warden.
@@ -79,6 +80,7 @@ type warden struct {
 	ready      chan struct{} // closed when broker is set
 	armed      chan struct{} // one slot: the kernel holds the agent's rules for files
 	broker     *broker.Broker
+	static     int // the agent's first task, when Landlock alone decides on files; else 0
 }
 
 // Run serves one agent until its last process is gone. An error means that the agent must not go on, or never began; it was
@@ -127,7 +129,7 @@ func Run(ctx context.Context, o Options) error {
 	o.Runner.Close()
 	err = <-served
 	w.awaitLast()
-	if lost := w.line.end(); lost > 0 {
+	if lost := w.line.end(&attend.WardenMessage{Blocked: &attend.Blocked{Total: w.broker.Blocked()}}); lost > 0 {
 		w.lines.Say("%d verdicts did not reach raypherd", lost)
 	}
 	w.endTrace()
@@ -298,6 +300,9 @@ func (w *warden) receiveFloor() error {
 	if f.VisaFile {
 		w.pass.file = os.NewFile(uintptr(fds[1]), "visa")
 	}
+	if f.Static {
+		w.static = f.Task
+	}
 	if err := w.tryRelay(f.Task); err != nil {
 		return err
 	}
@@ -425,7 +430,24 @@ func (w *warden) narrow(raw []byte) error {
 		err = fmt.Errorf("the narrowed permit: %w: everything is refused", err)
 	}
 	w.broker.Replace(floor.Resolved(permit), !bytes.Equal(raw, w.granted.Permit))
+	if w.static != 0 && !sameFiles(permit, w.permit) {
+		w.lines.Say("the file rules of this run are static, and a narrower permit cannot be held: the agent ends")
+		w.kill(w.static)
+	}
 	return err
+}
+
+// sameFiles reports whether two permits say the same of files.
+func sameFiles(a, b *policy.Policy) bool {
+	files := func(p *policy.Policy) []byte {
+		if p.Filesystem == nil {
+			return nil
+		}
+		section := *p.Filesystem
+		section.Static = false
+		return (&policy.Policy{Filesystem: &section}).Canonical()
+	}
+	return bytes.Equal(files(a), files(b))
 }
 
 // withinLaunch reads a permit that must lie within that of the launch: narrowing the one to the other must change nothing.

@@ -21,6 +21,8 @@ type Filter struct {
 	AllConnects bool
 	// Observed notifies the making of unix sockets too, which is Landlock's to decide: for mode audit, where Landlock is not there.
 	Observed bool
+	// Static does not notify what Landlock decides alone (Plan.Static).
+	Static bool
 	// Signals notifies every signal: Landlock does not keep them inside here.
 	Signals bool
 	// FilesHeld: programs of BPF LSM hold files and signals. Calls on files are notified only where the permit may ask a person.
@@ -133,7 +135,9 @@ func (f Filter) rules() map[string]fragment {
 		rules[MapCall] = executableMappings(retNotify)
 		if files {
 			rules["memfd_create"] = ifNoBit(1, MemfdNoExec, ret(retNotify))
-			for _, name := range FileCalls {
+		}
+		for _, name := range FileCalls {
+			if files && !(f.Static && slices.Contains(landlockCalls, name)) {
 				rules[name] = ret(retNotify)
 			}
 		}
