@@ -137,5 +137,20 @@ func (m *Machine) Close() (err error) {
 	for _, folder := range m.mounts {
 		err = errors.Join(err, syscall.Unmount(folder, syscall.MNT_DETACH))
 	}
+	return errors.Join(err, sweepTemporary())
+}
+
+// sweepTemporary removes what the person left in /tmp, where some agents have folders whatever TMPDIR says.
+func sweepTemporary() error {
+	entries, err := os.ReadDir("/tmp")
+	for _, entry := range entries {
+		info, statErr := entry.Info()
+		if statErr != nil {
+			continue // removed meanwhile
+		}
+		if owner, ok := info.Sys().(*syscall.Stat_t); ok && owner.Uid == personID {
+			err = errors.Join(err, os.RemoveAll(filepath.Join("/tmp", entry.Name())))
+		}
+	}
 	return err
 }
