@@ -1,6 +1,7 @@
 package draft
 
 import (
+	"slices"
 	"strings"
 )
 
@@ -139,7 +140,7 @@ func markRuns(name string, made []bool, temporary bool) {
 // markRandom marks parts of letters and digits that nobody would type.
 func markRandom(name string, made []bool) {
 	runs(name, isAlnum, func(from, to int) {
-		if to-from >= 6 && !made[from] && classes(name[from:to]) == 3 && !word(name[from:to]) {
+		if to-from >= 6 && !slices.Contains(made[from:to], true) && classes(name[from:to]) == 3 && !word(name[from:to]) {
 			mark(made, from, to)
 		}
 	})
@@ -160,8 +161,8 @@ func markTemporary(name string, made []bool, a about) {
 	if evidence == 0 {
 		return
 	}
-	if a.temporary && a.vanished && len(name) == 8 && strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789_") == "" {
-		mark(made, 0, len(name)) // Python's tempfile, with _ among its letters
+	if at := ofPython(name, a); at >= 0 {
+		mark(made, at, len(name))
 		return
 	}
 	from, to, ok := lastPart(name)
@@ -174,6 +175,19 @@ func markTemporary(name string, made []bool, a about) {
 		}
 		mark(made, from, to)
 	}
+}
+
+// ofPython finds the random part of a name by Python's tempfile, which has _ among its letters: eight of them, behind tmp or, where it
+// tries whether a folder can be used, alone. -1: it is none.
+func ofPython(name string, a about) int {
+	at := len(name) - 8
+	if at < 0 || strings.Trim(name[at:], "abcdefghijklmnopqrstuvwxyz0123456789_") != "" {
+		return -1
+	}
+	if at == 0 && a.temporary && a.vanished || name[:at] == "tmp" && (a.temporary || a.vanished) {
+		return at
+	}
+	return -1
 }
 
 // random reports whether the last part of a name looks random enough for the evidence. whole: it has no other part.
@@ -199,9 +213,8 @@ func lastPart(name string) (from, to int, ok bool) {
 		for from > 0 && isAlnum(name[from-1]) {
 			from--
 		}
-		if at := strings.LastIndex(name[:to], "tmp"); at >= 0 && to-at-3 >= 6 && strings.IndexFunc(name[at:to], func(r rune) bool { return r != '_' && (r > 0x7f || !isAlnum(byte(r))) }) < 0 &&
-			(to-at-3 == 8 || at+3 > from) && name[at+3] != '_' {
-			from = at + 3 // Python's random names have _ among their letters
+		if rest, ok := strings.CutPrefix(name[from:to], "tmp"); ok && len(rest) >= 6 {
+			from += len("tmp")
 		}
 		if to-from >= 6 {
 			return from, to, true

@@ -1,6 +1,9 @@
 package draft
 
-import "testing"
+import (
+	"math/rand/v2"
+	"testing"
+)
 
 // TestGeneralise is the specification of what in a name counts as made up.
 func TestGeneralise(t *testing.T) {
@@ -51,6 +54,7 @@ func TestGeneralise(t *testing.T) {
 		{"x-abcdef", both, "x-*"},
 		{"abcdefgh", both, "*"},
 		{"_22z7w_a", both, "*"},
+		{"tmp_9avhfi6", both, "tmp*"},
 		{"results.json", both, "results.json"},
 		{"pre-commit.sample", gone, "pre-commit.sample"},
 		{"description", gone, "description"},
@@ -64,6 +68,49 @@ func TestGeneralise(t *testing.T) {
 	} {
 		if got := generalise(tt.name, tt.a); got != tt.want {
 			t.Errorf("%q (%+v) became %q, want %q", tt.name, tt.a, got, tt.want)
+		}
+	}
+}
+
+// TestTemporaryNames: names that programs really make are found to be made up, whichever letters chance puts into them.
+func TestTemporaryNames(t *testing.T) {
+	const (
+		alnum  = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+		python = "abcdefghijklmnopqrstuvwxyz0123456789_"
+	)
+	in, gone := about{temporary: true, vanished: true}, about{vanished: true}
+	moved := func(to string) about { return about{vanished: true, became: to} }
+	for _, kind := range []struct {
+		before, letters string
+		many            int
+		a               about
+		want            string
+	}{
+		{"tmp.", alnum, 10, in, "tmp.*"},         // mktemp(1)
+		{"tmp", python, 8, in, "tmp*"},           // Python's tempfile
+		{"", python, 8, in, "*"},                 // the same, trying a folder
+		{"x-", alnum, 6, in, "x-*"},              // Node's mkdtemp
+		{"cc", alnum, 6, in, "*"},                // GCC
+		{"sed", alnum, 6, moved("file"), "sed*"}, // sed -i
+		{"tmp_obj_", alnum, 6, gone, "tmp_obj_*"},
+		{"tmp_pack_", alnum, 6, moved("pack-1"), "tmp_pack_*"},
+		{".gitstatus.", alnum, 6, moved("index"), ".gitstatus.*"},
+	} {
+		chance := rand.New(rand.NewPCG(1, 2))
+		failed := 0
+		for range 20000 {
+			name := kind.before
+			for range kind.many {
+				name += string(kind.letters[chance.IntN(len(kind.letters))])
+			}
+			if got := generalise(name, kind.a); got != kind.want {
+				if failed++; failed <= 3 {
+					t.Errorf("%q became %q, want %q", name, got, kind.want)
+				}
+			}
+		}
+		if failed > 0 {
+			t.Errorf("%s: %d of 20000", kind.before, failed)
 		}
 	}
 }
