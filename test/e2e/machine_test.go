@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/raypher/raypher/examples/stage"
+	"github.com/raypher/raypher/test/isolated"
 )
 
 // systemPath is the PATH of every governed program.
@@ -49,7 +50,7 @@ func newMachine(t *testing.T, flags ...string) *machine {
 // newBareMachine makes a home without a pair.
 func newBareMachine(t *testing.T) *machine {
 	t.Helper()
-	needRoot(t)
+	isolated.NeedRoot(t)
 	home, err := stage.NewHome()
 	if err != nil {
 		t.Fatal(err)

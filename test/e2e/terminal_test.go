@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/raypher/raypher/test/isolated"
 )
 
 // terminal is a tmux session with one window: a real terminal whose screen can be read.
@@ -154,7 +156,7 @@ func TestInterpretersInteractive(t *testing.T) {
 		{"node", "node", []string{"console.log('js', 6*7)", "require('fs').readFileSync('/etc/shadow')"}, "EACCES", ".exit"},
 	} {
 		t.Run(program.name, func(t *testing.T) {
-			needRoot(t)
+			isolated.NeedRoot(t)
 			have(t, program.name)
 			m := newMachine(t)
 			term := m.newTerminal(t)
@@ -175,7 +177,7 @@ func TestInterpretersInteractive(t *testing.T) {
 
 // TestCurl: a granted address answers, another does not.
 func TestCurl(t *testing.T) {
-	needRoot(t)
+	isolated.NeedRoot(t)
 	have(t, "curl")
 	have(t, "python3")
 	m := newMachine(t)

@@ -16,6 +16,7 @@ import (
 	"github.com/raypher/raypher/attest/tpm/tpmtest"
 	"github.com/raypher/raypher/enclave/lease"
 	"github.com/raypher/raypher/parent/instance"
+	"github.com/raypher/raypher/test/isolated"
 )
 
 // patience bounds each wait.
@@ -177,9 +178,7 @@ func newHost(t *testing.T, lifetime string) *host {
 // newFolder is a host with nothing but its folder and the keys of its operator.
 func newFolder(t *testing.T) *host {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: it makes namespaces and starts the guard")
-	}
+	isolated.NeedRoot(t)
 	dir, err := os.MkdirTemp("", "raypher-fleet-") // a socket's path must be short
 	if err != nil {
 		t.Fatal(err)
