@@ -77,7 +77,8 @@ func Compile(permit *policy.Policy, o Options) (*Plan, error) {
 		return nil, err
 	}
 	if o.FilesHeld {
-		c.plan.Open, c.plan.scoped = true, true
+		// Without scopes it would hold nothing, but a domain that does not grant it keeps files from moving between folders.
+		c.plan.Open, c.plan.scoped = true, abi >= scopesABI
 		return c.plan, nil
 	}
 	if c.mounts = o.Mounts; c.mounts == nil {
