@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/raypher/raypher/examples/stage"
 )
@@ -27,6 +28,9 @@ func main() {
 }
 
 func run(arguments []string) error {
+	if len(arguments) >= 3 && arguments[0] == roleWork && strings.HasPrefix(arguments[1], "open-") {
+		return openWork(arguments[1], arguments[2:])
+	}
 	if len(arguments) >= 3 && arguments[0] == roleWork {
 		count, err := strconv.Atoi(arguments[2])
 		if err != nil {
@@ -41,6 +45,7 @@ func measureAll(arguments []string) error {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	programs := flags.String("programs", "bin", "folder with raypher, raypherd and raypher-enclave")
 	agents := flags.Int("agents", 200, "how many agents to run at once")
+	files := flags.Bool("files", false, "only the figures about files and programs")
 	if err := flags.Parse(arguments); err != nil {
 		return err
 	}
@@ -48,5 +53,5 @@ func measureAll(arguments []string) error {
 	if err != nil {
 		return err
 	}
-	return measure(os.Stdout, bin, *agents)
+	return measure(os.Stdout, bin, *agents, *files)
 }

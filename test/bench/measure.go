@@ -48,7 +48,7 @@ type bench struct {
 	self     string // this program, copied into the home
 }
 
-func measure(out io.Writer, programs string, agents int) (err error) {
+func measure(out io.Writer, programs string, agents int, filesOnly bool) (err error) {
 	home, err := stage.NewHome()
 	if err != nil {
 		return err
@@ -66,6 +66,13 @@ func measure(out io.Writer, programs string, agents int) (err error) {
 	go acceptAll(listener)
 
 	fmt.Fprintf(out, "%-58s %12s %12s %8s\n", "figure", "with", "without", "ratio")
+	if filesOnly {
+		if b.pair, err = stage.OpenPair(context.Background(), programs, home); err != nil {
+			return err
+		}
+		defer b.pair.Close()
+		return b.files()
+	}
 	before, err := b.outside()
 	if err != nil {
 		return err
@@ -79,6 +86,9 @@ func measure(out io.Writer, programs string, agents int) (err error) {
 		return err
 	}
 	if err := b.governed(); err != nil {
+		return err
+	}
+	if err := b.files(); err != nil {
 		return err
 	}
 	if err := b.many(agents); err != nil {
@@ -122,7 +132,15 @@ func (b *bench) line(name string, with, without time.Duration) {
 // command is words, under the guard when governed.
 func (b *bench) command(governed bool, words ...string) *exec.Cmd {
 	if governed {
-		words = append([]string{filepath.Join(b.programs, "raypher"), "run", "--quiet", "--policy", b.policy, "--"}, words...)
+		return b.under(b.policy, words...)
+	}
+	return b.under("", words...)
+}
+
+// under is words under a policy, or under none.
+func (b *bench) under(policy string, words ...string) *exec.Cmd {
+	if policy != "" {
+		words = append([]string{filepath.Join(b.programs, "raypher"), "run", "--quiet", "--policy", policy, "--"}, words...)
 	}
 	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Dir = b.home.Work

@@ -3,7 +3,6 @@ package floor
 import (
 	"fmt"
 	"os"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -50,35 +49,41 @@ func (c *compiler) beyondLandlock(permit *policy.Policy, split policy.Floor, abi
 		return split.Globs[0].Rule
 	}
 	for _, rule := range split.Rules {
-		if !c.wholeInLandlock(rule) {
-			return rule.Rule
+		if why := c.beyondOneRule(rule); why != "" {
+			return fmt.Sprintf("%s (%s): %s", rule.Path, rule.Rule, why)
 		}
 	}
 	return ""
 }
 
-// wholeInLandlock reports whether a rule of Landlock grants what a rule of the permit does, now and later.
-func (c *compiler) wholeInLandlock(rule policy.FloorRule) bool {
+// beyondOneRule says why no rule of Landlock grants what a rule of the permit does, now and later.
+func (c *compiler) beyondOneRule(rule policy.FloorRule) string {
 	if within(rule.Path, "/proc") && rule.Path != "/proc" {
-		return false // a process's own files cannot be told from others
+		return "a process's own files cannot be told from others"
 	}
 	fd, err := unix.Openat2(unix.AT_FDCWD, rule.Path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
-	if err == unix.ELOOP {
-		return true // no object has such a path; Resolved added where the link leads
-	}
-	if err != nil {
-		return false // what appears there later would not be granted
+	switch {
+	case err == unix.ELOOP:
+		return "" // no object has such a path; Resolved added where the link leads
+	case err != nil:
+		return "it is not there now: " + err.Error()
 	}
 	unix.Close(fd)
 	info, err := os.Lstat(rule.Path)
 	switch {
 	case err != nil:
-		return false
+		return err.Error()
+	case !rule.Tree && info.Mode()&os.ModeDevice != 0, !rule.Tree && rule.Access&policy.Exec != 0 && info.Mode().IsRegular():
+		return "" // a device stays, and a program is bound to what it is at the start
 	case !rule.Tree:
-		// Another file at that path later would not be granted. Devices stay, and programs are bound to what they are at the start.
-		return info.Mode()&os.ModeDevice != 0 || rule.Access&policy.Exec != 0 && info.Mode().IsRegular()
+		return "another file at that path later would not be granted"
+	case !info.IsDir():
+		return "it is no folder"
 	}
-	return info.IsDir() && !slices.ContainsFunc(c.closedPaths(rule.Access), func(path string) bool {
-		return within(path, rule.Path) || within(rule.Path, path)
-	})
+	for _, path := range c.closedPaths(rule.Access) {
+		if within(path, rule.Path) || within(rule.Path, path) {
+			return path + " is closed to every agent"
+		}
+	}
+	return ""
 }
