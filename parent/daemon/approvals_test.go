@@ -173,3 +173,21 @@ func TestNobodyInsideAnswers(t *testing.T) {
 		t.Errorf("an operator: %v", err)
 	}
 }
+
+// TestApprovalOfAName: an address that a name asks about is asked about under that name, and one that nothing asks about is left to
+// the network guard at once.
+func TestApprovalOfAName(t *testing.T) {
+	p := newPair(t).start()
+	_, port, _ := strings.Cut(listener(t), ":")
+	_, other, _ := strings.Cut(listener(t), ":")
+	run, out := p.raypher("run", "--policy", p.asking(`"localhost:`+port+`"`, ""), "--", "bash", "-c",
+		"(exec 3<>/dev/tcp/127.0.0.1/"+other+") || echo refused; (exec 3<>/dev/tcp/127.0.0.1/"+port+") && echo connected")
+	q := p.question("connect")
+	if q.Other != "localhost" || q.Rule != "localhost:"+port || !strings.Contains(out.String(), "refused") {
+		t.Errorf("asked %v after %s", q, out)
+	}
+	p.say("approvals", "approve", q.Id)
+	if err := run.Wait(); err != nil || !strings.Contains(out.String(), "connected") {
+		t.Errorf("%v: %s", err, out)
+	}
+}

@@ -1,7 +1,7 @@
 package warden
 
 import (
-	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/raypher/raypher/journal"
@@ -26,7 +26,7 @@ func (w *warden) asked(q broker.Question) {
 // waits tells the person at the terminal what answers a question.
 func (w *warden) waits(m *attend.Waits) {
 	if q, err := journal.DecodeQuestion(m.Question); err == nil {
-		w.lines.Question(w.granted.AgentID, m.ID, q)
+		w.lines.Question(broker.QuestionName(w.granted.AgentID, m.ID), filepath.Dir(w.granted.AgentSocket), q)
 	}
 }
 
@@ -41,9 +41,8 @@ func (w *warden) withdrawn(id uint64) {
 	w.line.send(&attend.WardenMessage{Withdrawn: &attend.Withdrawn{ID: id}})
 }
 
-// Question prints that a call waits for a person, and the command that answers it.
-func (l *Lines) Question(agent string, number uint64, q journal.Question) {
-	id := broker.QuestionName(agent, number)
+// Question prints that a call waits for a person, and the command that answers it. run is the run folder of the raypherd to tell.
+func (l *Lines) Question(id, run string, q journal.Question) {
 	if l.json {
 		l.object(struct {
 			Event string `json:"event"`
@@ -56,13 +55,13 @@ func (l *Lines) Question(agent string, number uint64, q journal.Question) {
 	if q.Other != "" {
 		target += " " + printableTarget(journal.Verdict{Layer: "broker", Operation: q.Operation, Target: q.Other})
 	}
-	l.add("raypher: waiting for approval: " + q.Operation + " " + target + ": " + environment() + "raypher approvals approve " + id)
+	l.add("raypher: waiting for approval: " + q.Operation + " " + target + ": " + whom(run) + "raypher approvals approve " + id)
 }
 
-// environment is what the command for this raypherd begins with.
-func environment() string {
-	if run := os.Getenv(instance.RunVariable); run != "" && !strings.ContainsAny(run, " '\"\\$`\n") {
-		return instance.RunVariable + "=" + run + " "
+// whom is what a command for a raypherd begins with, for a shell.
+func whom(run string) string {
+	if run == instance.DefaultRun {
+		return ""
 	}
-	return ""
+	return instance.RunVariable + "='" + strings.ReplaceAll(run, "'", `'\''`) + "' "
 }
