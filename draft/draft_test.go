@@ -99,6 +99,8 @@ func TestFolding(t *testing.T) {
 		{"a device", []string{"special /dev/pts/7"}, "read /dev/pts/7\nwrite /dev/pts/7"},
 		{"what is moved may be used as before", []string{"w /srv/app/x.lock", "r /srv/app/x", "mv /srv/app/x.lock /srv/app/x"}, "read /srv/app/x\nread /srv/app/x.lock\nwrite /srv/app/x\nwrite /srv/app/x.lock"},
 		{"what is moved among many", append(many(8, "r /srv/app/d/%s"), "mv /srv/app/y /srv/app/d/a"), "read /srv/app/d/*\nread /srv/app/y\nwrite /srv/app/d/a\nwrite /srv/app/y"},
+		{"what is moved under a name that a pattern takes in", append(many(8, "r /srv/app/d/%s"), "mv /srv/app/y /srv/app/d/z"),
+			"read /srv/app/d/*\nread /srv/app/y note\nwrite /srv/app/d/z\nwrite /srv/app/y"},
 		{"what is linked needs no right to write", []string{"r /srv/app/a", "ln /srv/app/a /srv/app/b"}, "read /srv/app/a\nwrite /srv/app/a\nwrite /srv/app/b"},
 		{"a folder is moved", []string{"w /srv/app/a", "w /srv/app/a/x", "mvdir /srv/app/a /srv/app/b", "r /srv/app/b/x"}, "read /srv/app/**\nwrite /srv/app/**"},
 		{"a library that is loaded", []string{"map /usr/lib/a.so", "map /srv/app/b.so"}, "read /srv/app/b.so\nread /usr/lib/**"},

@@ -15,6 +15,7 @@ func TestDifference(t *testing.T) {
 		{"one rule more", "filesystem: {read: [/a/**, /b]}", "filesystem: {read: [/a/**]}", "filesystem.read /b", ""},
 		{"a wider rule", "filesystem: {read: [/a/**]}", "filesystem: {read: [/a/*]}", "filesystem.read /a/**", ""},
 		{"another access", "filesystem: {write: [/a]}", "filesystem: {read: [/a]}", "filesystem.write /a", "filesystem.read /a"},
+		{"one access more", "filesystem: {read: [/a], write: [/a]}", "filesystem: {read: [/a]}", "filesystem.write /a", ""},
 		{"executing is reading", "filesystem: {read: [/a]}", "filesystem: {exec: [/a]}", "", "filesystem.exec /a"},
 		{"what the other denies", "filesystem: {read: [/a/**]}", "filesystem: {read: [/a/**], deny: [/a/k]}", "filesystem.read /a/**", ""},
 		{"what the other asks about", "filesystem: {read: [/a/**]}", "filesystem: {read: [/a/**], require_approval: [/a/k]}", "filesystem.read /a/**", ""},
