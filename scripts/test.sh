@@ -76,6 +76,7 @@ scripts/demo-nitro.sh bin || [ $? = 3 ] # 3: it cannot be had here, which was sa
 
 step "real agents under the guard"
 wait "$agents" || true
-make --no-print-directory demo-agents
+# About three minutes on an idle machine with two processors, more than half of them OpenClaw's.
+timeout 900 make --no-print-directory demo-agents
 
 step "done"

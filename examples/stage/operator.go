@@ -18,7 +18,7 @@ type operator struct {
 	out   io.Writer
 	steps []scripted.Step // that have an answer, and got none yet
 
-	problems []string // read after answers has returned
+	problems []string // answers writes them
 }
 
 // question is a line of `raypher approvals watch --json`.
@@ -39,6 +39,21 @@ func newOperator(cli *CLI, script *scripted.Script, out io.Writer) *operator {
 		}
 	}
 	return o
+}
+
+// attend answers questions until leave is called, which returns what went otherwise than the script says.
+func (o *operator) attend(ctx context.Context) (leave func() []string) {
+	ctx, cancel := context.WithCancel(ctx)
+	left := make(chan struct{})
+	go func() {
+		defer close(left)
+		o.answers(ctx)
+	}()
+	return func() []string {
+		cancel()
+		<-left
+		return o.problems
+	}
 }
 
 // answers answers each question as the script says until ctx ends. Who asks what no step says is denied.

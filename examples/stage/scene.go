@@ -229,19 +229,12 @@ func (s *Scene) governed(ctx context.Context, out io.Writer, script *scripted.Sc
 	run := []string{cli.Program, "run", "--policy", set.policy, "--name", s.Name, "--"}
 	said := prefixed(out, "  ")
 	person := newOperator(cli, script, said)
-	watching, leave := context.WithCancel(ctx)
-	left := make(chan struct{})
-	go func() {
-		defer close(left)
-		person.answers(watching)
-	}()
+	leave := person.attend(ctx)
 	results, err := s.converse(ctx, script, set, run, pair.Environment(), said)
-	leave()
-	<-left
+	problems = leave()
 	if err != nil {
 		return nil, fmt.Errorf("%w\n%s", err, pair.Log())
 	}
-	problems = person.problems
 	time.Sleep(evidenceSettles)
 	pair.Close()
 	set.hosts.Close()
