@@ -86,7 +86,7 @@ static __always_inline __u32 automaton_outcome(void *cells, __u32 state)
 	return cell->owner & ~AUTOMATON_OWN;
 }
 
-#define AUTOMATON_STRIDE 64 /* bytes walked per call of bpf_loop: few calls, and a loop that verifies fast */
+#define AUTOMATON_STRIDE 16 /* bytes walked per call of bpf_loop: a loop that verifies fast, in each program that has it */
 
 struct automaton_walk {
 	void *cells;

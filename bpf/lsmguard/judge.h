@@ -162,6 +162,7 @@ __noinline int permitted(struct query *q, __u32 number)
 	c.a = room->event.path;
 	c.b = p->path;
 	c.length = length;
+	unknown(&c.differs, sizeof(c.differs));
 	bpf_loop(PATH_BYTES, compare_step, &c, 0);
 	if (c.differs)
 		return false;

@@ -13,8 +13,7 @@ extern void mount_lock __ksym;  /* fs/namespace.c */
 #define MAX_STEPS 2200	/* PATH_BYTES / 2 names, and mounts */
 #define MAX_TRIES 32	/* names that change all the time refuse */
 
-struct climb {
-	struct room *room;
+struct steps {
 	__u64 dentry;
 	__u64 mount;		/* struct mount */
 	__u64 process;		/* dentry right below the root of a procfs */
@@ -23,6 +22,20 @@ struct climb {
 	__u32 flags;
 	__u32 ended;		/* 1: at the root */
 };
+
+struct climb {
+	struct room *room;
+	struct steps steps;
+};
+
+/*
+ * Before 6.8 the verifier looks at one round of a bpf_loop only, and takes out branches that this round cannot reach with the
+ * values it begins with. So it must not know these values.
+ */
+static __always_inline void unknown(void *values, __u32 size)
+{
+	bpf_probe_read_kernel(values, size, values);
+}
 
 static __always_inline __u32 sequence(const void *lock)
 {
@@ -54,8 +67,9 @@ static __always_inline __u32 object_flags(__u64 inode, __u32 number)
 }
 
 /* One step up: a name, or a mount. */
-static long climb_step(__u32 i, struct climb *c)
+static long climb_step(__u32 i, struct climb *climb)
 {
+	struct steps *c = &climb->steps;
 	struct mount *m = (void *)c->mount;
 	struct dentry *d = (void *)c->dentry, *root = BPF_CORE_READ(m, mnt.mnt_root), *up;
 	__u32 length, at = c->at;
@@ -79,10 +93,10 @@ static long climb_step(__u32 i, struct climb *c)
 		return 1;
 	at -= length + 1;
 	at &= PATH_BYTES - 1;
-	c->room->build[at] = '/';
+	climb->room->build[at] = '/';
 	asm volatile("" : "+r"(length));
 	length &= NAME_MAX;
-	if (bpf_probe_read_kernel(&c->room->build[at + 1], length, BPF_CORE_READ(d, d_name.name)))
+	if (bpf_probe_read_kernel(&climb->room->build[at + 1], length, BPF_CORE_READ(d, d_name.name)))
 		return 1;
 	c->at = at;
 	c->flags |= object_flags((__u64)BPF_CORE_READ(d, d_inode), 0) & (OBJECT_CLOSED | OBJECT_SEALED);
@@ -240,12 +254,13 @@ __noinline __u64 some_mount(__u64 dentry)
 	}
 	c.root = (__u64)BPF_CORE_READ(sb, s_root);
 	c.mounts = (__u64)own_mounts();
+	unknown(&c, sizeof(c));
 	bpf_loop(1024, choose_step, &c, 0);
 	return c.found;
 }
 
 /* Puts the caller's own name of a place in procfs into room->second; 0, or its length. */
-static __always_inline __u32 self_name(struct climb *c)
+static __always_inline __u32 self_name(struct room *room, const struct steps *c)
 {
 	__u32 rest, length, at = c->at, name = c->process_at;
 	struct dentry *process = (void *)c->process;
@@ -270,10 +285,10 @@ static __always_inline __u32 self_name(struct climb *c)
 	length &= PATH_BYTES - 1;
 	if (length > PATH_BYTES - 10)
 		return 0;
-	__builtin_memcpy(c->room->second, "/proc/self", 10);
+	__builtin_memcpy(room->second, "/proc/self", 10);
 	rest &= PATH_BYTES - 1;
 	if (length)
-		bpf_probe_read_kernel(c->room->second + 10, length, &c->room->build[rest]);
+		bpf_probe_read_kernel(room->second + 10, length, &room->build[rest]);
 	return 10 + length;
 }
 
@@ -289,16 +304,17 @@ struct search {
 static long climb_once(__u32 i, struct search *s)
 {
 	__u32 before = sequence(&rename_lock);
-	struct climb *c = &s->climb;
+	struct steps *c = &s->climb.steps;
 
-	c->room = s->room;
+	s->climb.room = s->room;
 	c->dentry = s->dentry;
 	c->mount = s->mount;
 	c->at = PATH_BYTES;
 	c->process = 0;
 	c->flags = 0;
 	c->ended = 0;
-	bpf_loop(MAX_STEPS, climb_step, c, 0);
+	unknown(c, sizeof(*c));
+	bpf_loop(MAX_STEPS, climb_step, &s->climb, 0);
 	if (before & 1 || before != sequence(&rename_lock))
 		return 0;
 	s->found = c->ended;
@@ -348,11 +364,13 @@ __noinline int locate(struct place *p)
 	s.mount = vfsmount ? mount_of(vfsmount) : some_mount(dentry);
 	if (!s.mount)
 		return -1;
+	unknown(&s.climb.steps, sizeof(s.climb.steps));
+	unknown(&s.found, sizeof(s.found));
 	bpf_loop(MAX_TRIES, climb_once, &s, 0);
 	if (!s.found)
 		return -1;
 	/* The top is the root of the caller's namespace: not of another one, nor of a mount that was taken away. */
-	top = (void *)s.climb.mount;
+	top = (void *)s.climb.steps.mount;
 	ns = BPF_CORE_READ(top, mnt_ns);
 	if ((__u64)ns > (__u64)-4096) {
 		p->flags |= PLACE_NAMELESS; /* mounted by the kernel for itself: what lies below an overlay */
@@ -360,8 +378,8 @@ __noinline int locate(struct place *p)
 	}
 	if (!ns || ns != own_mounts())
 		return -1;
-	p->flags |= s.climb.flags;
-	at = s.climb.at;
+	p->flags |= s.climb.steps.flags;
+	at = s.climb.steps.at;
 	if (at >= PATH_BYTES) {
 		at = PATH_BYTES - 1;
 		room->build[PATH_BYTES - 1] = '/';
@@ -372,12 +390,11 @@ __noinline int locate(struct place *p)
 		return -1;
 	bpf_probe_read_kernel(room->event.path, length, &room->build[at & (PATH_BYTES - 1)]);
 	room->event.length = length;
-	if (s.climb.process) {
-		s.climb.room = room;
-		p->second = self_name(&s.climb);
+	if (s.climb.steps.process) {
+		p->second = self_name(room, &s.climb.steps);
 		if (p->second) {
 			p->flags |= PLACE_OWN;
-			if ((__u64)BPF_CORE_READ(d, d_parent) == s.climb.process && own_file(dentry))
+			if ((__u64)BPF_CORE_READ(d, d_parent) == s.climb.steps.process && own_file(dentry))
 				p->flags |= PLACE_OWN_FILE;
 		}
 	}
