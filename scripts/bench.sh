@@ -19,6 +19,10 @@ if RAYPHER_NITRO_LAB=$(scripts/nitro-parts.sh); then
 else
 	unset RAYPHER_NITRO_LAB
 fi
+# Files held by programs of BPF LSM, in virtual machines.
+if held=$(scripts/guest-kernel.sh) && newer=$(scripts/guest-kernel.sh bookworm-backports); then
+	export RAYPHER_TEST_LSM_KERNELS="$held:$newer"
+fi
 # Benchmarks that start agents need what the demonstrations need; run as root.
 for package in $(git grep -l '^func Benchmark' -- '*_test.go' | xargs -n1 dirname | sort -u); do
 	echo "== $package"

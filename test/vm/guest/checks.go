@@ -52,6 +52,8 @@ func govern(part string, args []string) int {
 		}()
 		fmt.Print(<-done)
 		return 1
+	case "speed":
+		return measured(args[0])
 	case "resident":
 		for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
 			fmt.Println(resident(lines.Text()))

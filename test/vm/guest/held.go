@@ -38,7 +38,7 @@ type talk struct {
 
 // resident starts one as the user.
 func (m *machine) resident(policy string) (*talk, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patient)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*patient) // raypherd is started anew meanwhile
 	cmd := prepare(ctx, userID, "/bin/raypher", "run", "--policy", policy, "--", program, "resident")
 	t := &talk{m: m, said: &strings.Builder{}}
 	cmd.Stderr = t.said
@@ -139,6 +139,9 @@ func (m *machine) kills() {
 	if err != nil {
 		m.fail("resident: %v", err)
 		return
+	}
+	if got := t.do("read notes"); got != "the notes" {
+		m.fail("before its violation: %q", got)
 	}
 	victim := homes[userID] + "/work/precious.key"
 	if err := os.WriteFile(victim, []byte("x"), 0o666); err != nil {

@@ -110,7 +110,7 @@ func (m *machine) startDaemon(flags ...string) error {
 	if err := m.raypherd.Start(); err != nil {
 		return err
 	}
-	for end := time.Now().Add(patient); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(2 * patient); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if out := m.command(0, "/bin/raypher", "status"); out.code == 0 {
 			fmt.Printf("GUEST raypherd serves after %v\n", time.Since(began).Round(time.Millisecond))
 			return nil

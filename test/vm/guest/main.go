@@ -16,11 +16,16 @@ import (
 
 // backend is the one that the machine's command line asks for.
 func backend() string {
-	line, err := os.ReadFile("/proc/cmdline")
-	if err == nil && slices.Contains(strings.Fields(string(line)), "raypher.backend="+agents.LSM) {
+	if asked("raypher.backend=" + agents.LSM) {
 		return agents.LSM
 	}
 	return agents.Broker
+}
+
+// asked reports whether the machine's command line has a word.
+func asked(word string) bool {
+	line, err := os.ReadFile("/proc/cmdline")
+	return err == nil && slices.Contains(strings.Fields(string(line)), word)
 }
 
 func main() {
@@ -40,6 +45,8 @@ func play() {
 		m.fail("furnish: %v", err)
 	} else if _, err := os.Stat(modules); err == nil {
 		m.overVsock()
+	} else if asked("raypher.speed") {
+		m.speed()
 	} else if backend() == agents.LSM {
 		m.casesHeld()
 	} else {
