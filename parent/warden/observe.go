@@ -26,8 +26,8 @@ const reportLines = 24
 // observe begins the trace of an agent in mode audit. In the other modes there is none.
 func (w *warden) observe(l *attend.Launch) error {
 	if w.permit.Mode != policy.Audit {
-		if w.options.Trace != nil {
-			return fmt.Errorf("a trace is of a run in mode audit, and this one was granted mode %s", cmp.Or(w.permit.Mode, policy.Enforce))
+		if w.options.Trace != nil || w.options.Report != nil {
+			return fmt.Errorf("a trace or report is of a run in mode audit, and this one was granted mode %s: add --dry-run", cmp.Or(w.permit.Mode, policy.Enforce))
 		}
 		return nil
 	}

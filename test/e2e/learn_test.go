@@ -366,6 +366,9 @@ func TestAuditReport(t *testing.T) {
 	if err := json.Unmarshal(text, &report); err != nil || len(report.Refused) != 2 || len(report.Rules) != 2 || report.Lost != "" {
 		t.Errorf("the report as JSON: %v\n%s", err, text)
 	}
+	if got := l.do("run", "--report", file, "--policy", l.policy(ordinary), "--", "/bin/true"); got.code != 125 || !strings.Contains(got.stderr, "--dry-run") {
+		t.Errorf("a report of a run that enforces: %d\n%s", got.code, got.stderr)
+	}
 	if got := l.do("run", "--dry-run", "--policy", l.policy(ordinary), "--", "/bin/cat", "notes.txt"); !strings.Contains(got.stderr, "would have refused nothing") {
 		t.Errorf("of a run within its policy:\n%s", got.stderr)
 	}
