@@ -39,7 +39,7 @@ if [ "$1" = more ]; then while read -r line; do echo "$line"; done < ~/.ssh/id_r
 echo fine
 `, []string{"./job.sh"}},
 	{"python3", "/usr/bin/python3", "job.py", `
-import json, os, sqlite3, subprocess, sys, tempfile
+import json, os, socket, sqlite3, subprocess, sys, tempfile
 with tempfile.TemporaryDirectory() as d:
     open(os.path.join(d, "a.json"), "w").write(json.dumps({"a": 1}))
 os.makedirs("data", exist_ok=True)
@@ -47,6 +47,11 @@ for i in range(20):
     open(f"data/item{i}.txt", "w").write(str(i))
 assert sum(int(open("data/" + f).read()) for f in os.listdir("data") if f.endswith("txt")) == 190
 subprocess.check_output(["uname", "-s"])
+os.makedirs("run", exist_ok=True)
+if os.path.exists("run/s"):
+    os.unlink("run/s")
+listening = socket.socket(socket.AF_UNIX); listening.bind("run/s"); listening.listen()
+socket.socket(socket.AF_UNIX).connect("run/s")
 if sys.argv[1:] == ["more"]:
     print(open(os.path.expanduser("~/.ssh/id_rsa")).read())
 print("fine")
