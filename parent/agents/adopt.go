@@ -71,6 +71,7 @@ func (h *Host) adopt(r *record, boot string, armed []uint64) error {
 		return err
 	}
 	a.group = group
+	a.tally.partly.Store(true)
 	if !slices.Contains(armed, group.ID()) {
 		err := h.options.Guard.Arm(netguard.Agent{
 			CgroupID: group.ID(), Network: a.grant.permit.Network, Mode: mode(a.grant.permit), Deadline: a.grant.deadline,

@@ -62,6 +62,7 @@ type Agent struct {
 	begun   chan struct{}   // the warden said Started; one slot
 	gone    chan struct{}   // closed when nothing of the agent is left
 	blocked atomic.Uint64   // refused actions
+	tally   tally           // of them, against the guard's own count
 	visas   allowance       // for RequestVisa
 	// handshakes is for TLSCertificate and TLSSign.
 	handshakes allowance

@@ -341,6 +341,7 @@ func (o *owner) kill(reason string) {
 func (o *owner) end() {
 	o.setState(Ending)
 	o.host.options.Approvals.Forget(o.id)
+	refused := o.refused()
 	err := errors.Join(o.host.options.Guard.Disarm(o.group.ID()), o.host.dismiss(o.group.ID()), o.group.Remove(), o.forget())
 	if err != nil {
 		o.host.options.Log.Error("something of an ended agent is left", "agent", o.id, "error", err)
@@ -352,6 +353,7 @@ func (o *owner) end() {
 	case <-time.After(lastEvents):
 	case <-o.host.ctx.Done():
 	}
+	o.account(refused)
 	o.closeLine()
 	o.host.remove(o.Agent)
 }

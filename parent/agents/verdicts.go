@@ -28,6 +28,9 @@ func (a *Agent) Report(encoded []byte) error {
 	if skew := now.Sub(time.Unix(0, v.Time)); skew > maxSkew || skew < -maxSkew {
 		v.Time = now.UnixNano()
 	}
+	if v.Decision == journal.Block {
+		a.tally.warden.Add(uint64(max(v.Count, 1)))
+	}
 	a.record(v, nil)
 	return nil
 }
@@ -54,6 +57,7 @@ func (a *Agent) record(v journal.Verdict, notify func(journal.Verdict)) {
 		return
 	}
 	a.blocked.Add(uint64(max(v.Count, 1)))
+	a.tally.hear(v)
 	if v.Layer != journal.LayerApproval && g.permit.OnViolation == policy.Kill && mode(g.permit) == policy.Enforce {
 		a.stop("on_violation: kill: it tried " + v.Operation + " " + v.Target)
 	}

@@ -18,6 +18,7 @@ type WardenMessage struct {
 	Started   *Started   `json:"started,omitempty"`
 	Reported  *Reported  `json:"reported,omitempty"`
 	Count     *Count     `json:"count,omitempty"`
+	Blocked   *Blocked   `json:"blocked,omitempty"`
 	Asked     *Asked     `json:"asked,omitempty"`
 	Withdrawn *Withdrawn `json:"withdrawn,omitempty"`
 }
@@ -73,6 +74,11 @@ type Asked struct {
 // Withdrawn says that nobody waits for an answer any more.
 type Withdrawn struct {
 	ID uint64 `json:"id"`
+}
+
+// Blocked is the warden's own count of what it refused since the launch, behind all verdicts about it: its last message.
+type Blocked struct {
+	Total uint64 `json:"total"`
 }
 
 // ParentMessage is what raypherd says. One of its fields is set.

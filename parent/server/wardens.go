@@ -170,6 +170,8 @@ func (w *wardens) hear(ctx context.Context, a *agents.Agent, messages <-chan *at
 				}
 			case m.Count != nil:
 				a.Count(m.Count.ByOperation)
+			case m.Blocked != nil:
+				a.Blocked(m.Blocked)
 			case m.Asked != nil:
 				if err := a.Asked(m.Asked); err != nil {
 					w.server.options.Log.Warn("a call waits for a person and cannot be asked about", "agent", a.ID(), "error", err)

@@ -58,6 +58,7 @@ type line struct {
 	mutex sync.Mutex
 	queue []*attend.WardenMessage
 	lost  int
+	last  *attend.WardenMessage // goes behind everything, however much waits
 	ended bool
 	wake  chan struct{}
 	done  chan struct{}
@@ -181,6 +182,9 @@ func (l *line) take() (messages []*attend.WardenMessage, ended bool) {
 	l.mutex.Lock()
 	defer l.mutex.Unlock()
 	messages, l.queue = l.queue, nil
+	if l.ended && l.last != nil {
+		messages, l.last = append(messages, l.last), nil
+	}
 	return messages, l.ended
 }
 
@@ -215,9 +219,10 @@ func (l *line) isEnded() bool {
 	return l.ended
 }
 
-// end lets run return when everything was sent, and waits for it. It returns how many messages were lost.
-func (l *line) end() int {
+// end lets run return when everything was sent, and last behind it, and waits for that. It returns how many messages were lost.
+func (l *line) end(last *attend.WardenMessage) int {
 	l.mutex.Lock()
+	l.last = last
 	l.ended = true
 	l.mutex.Unlock()
 	l.notify()

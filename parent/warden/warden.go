@@ -129,7 +129,7 @@ func Run(ctx context.Context, o Options) error {
 	o.Runner.Close()
 	err = <-served
 	w.awaitLast()
-	if lost := w.line.end(); lost > 0 {
+	if lost := w.line.end(&attend.WardenMessage{Blocked: &attend.Blocked{Total: w.broker.Blocked()}}); lost > 0 {
 		w.lines.Say("%d verdicts did not reach raypherd", lost)
 	}
 	w.endTrace()

@@ -107,3 +107,26 @@ func playVictim() int {
 		}
 	}
 }
+
+func init() {
+	Actions["send-many"] = func(a []string) error { // number: a datagram to so many ports of this host
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		for i := range Number(a[0]) {
+			// Silence looks like success.
+			_ = unix.Sendto(fd, []byte("x"), 0, &unix.SockaddrInet4{Port: 10000 + i, Addr: [4]byte{127, 0, 0, 1}})
+		}
+		return nil
+	}
+	Actions["open-many"] = func(a []string) error { // number, path: opens it so often, and wants it refused
+		for range Number(a[0]) {
+			if err := Closed(unix.Open(a[1], unix.O_RDONLY, 0)); err != unix.EACCES {
+				return fmt.Errorf("answered %v", err)
+			}
+		}
+		return nil
+	}
+}

@@ -146,6 +146,13 @@ func (b *Broker) Serve(ctx context.Context) error {
 	}
 }
 
+// Blocked is how many calls were refused so far.
+func (b *Broker) Blocked() uint64 {
+	b.fold.mutex.Lock()
+	defer b.fold.mutex.Unlock()
+	return b.fold.blocked
+}
+
 // Over reports whether no task is under the filter any more.
 func (b *Broker) Over() bool { return hungUp(b.options.Listener) }
 

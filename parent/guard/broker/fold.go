@@ -27,6 +27,7 @@ type fold struct {
 
 	mutex   sync.Mutex
 	open    map[foldKey]*folded
+	blocked uint64    // all that was added as blocked, before anything else is done with it
 	spent   time.Time // until then reports are due, at one each reportEvery (the theoretical arrival time of a GCRA, ITU-T I.371)
 	closed  bool
 	stop    chan struct{}  // closed with closed
@@ -69,6 +70,9 @@ func (f *fold) add(v journal.Verdict) {
 	}
 	key := foldKey{v.Decision, v.Layer, v.Operation, v.Target, v.Rule, v.Errno}
 	f.mutex.Lock()
+	if v.Decision == journal.Block {
+		f.blocked += uint64(max(v.Count, 1))
+	}
 	if known := f.open[key]; known != nil {
 		if known.count == 0 {
 			known.last.Time = v.Time

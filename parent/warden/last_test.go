@@ -1,0 +1,46 @@
+package warden
+
+import (
+	"context"
+	"errors"
+	"io"
+	"testing"
+
+	"github.com/raypher/raypher/parent/attend"
+)
+
+// heard is a raypherd that takes what it is sent.
+type heard struct {
+	messages []*attend.WardenMessage
+	closed   chan struct{}
+}
+
+func (h *heard) Send(m *attend.WardenMessage) error { h.messages = append(h.messages, m); return nil }
+func (h *heard) Recv() (*attend.ParentMessage, error) {
+	<-h.closed
+	return nil, io.EOF
+}
+func (h *heard) CloseSend() error { close(h.closed); return nil }
+
+// TestTheCountComesLast: verdicts that found no room are lost, but never the count that shows it, and it comes behind all others.
+func TestTheCountComesLast(t *testing.T) {
+	l := &line{
+		connect:  func(context.Context) (Session, error) { return nil, errors.New("away") },
+		received: func(*attend.ParentMessage) {}, broken: func(error) {}, wake: make(chan struct{}, 1), done: make(chan struct{}),
+	}
+	const more = 100
+	for range maxQueued + more {
+		l.send(&attend.WardenMessage{Reported: &attend.Reported{}})
+	}
+	raypherd := &heard{closed: make(chan struct{})}
+	ended := make(chan int)
+	go func() { ended <- l.end(&attend.WardenMessage{Blocked: &attend.Blocked{Total: maxQueued + more}}) }()
+	l.run(t.Context(), raypherd)
+	if lost := <-ended; lost != more {
+		t.Errorf("%d messages were lost, want %d", lost, more)
+	}
+	last := raypherd.messages[len(raypherd.messages)-1]
+	if len(raypherd.messages) != maxQueued+1 || last.Blocked == nil || last.Blocked.Total != maxQueued+more {
+		t.Errorf("%d messages came, the last one is %+v", len(raypherd.messages), last)
+	}
+}
