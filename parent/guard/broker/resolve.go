@@ -14,6 +14,7 @@ import (
 type object struct {
 	fd     int
 	path   string // where it lies, as the kernel names it now
+	alive  bool   // its name ends with what the kernel adds to removed ones, and it is still there
 	known  bool   // status is filled in
 	status unix.Stat_t
 }
@@ -35,7 +36,16 @@ func (o *object) kind() uint32 { return o.stat().Mode & unix.S_IFMT }
 
 // named is false for what has no path: pipes, sockets, memory files, files that were removed or lie outside this root.
 func (o *object) named() bool {
-	return strings.HasPrefix(o.path, "/") && !strings.HasSuffix(o.path, " (deleted)")
+	return strings.HasPrefix(o.path, "/") && (o.alive || !strings.HasSuffix(o.path, deleted))
+}
+
+// deleted is what the kernel adds to the name of what was removed (fs/d_path.c). A file can also be called so.
+const deleted = " (deleted)"
+
+// stillThere reports whether the object lies at its path as that is written.
+func (o *object) stillThere() bool {
+	var st unix.Stat_t
+	return unix.Lstat(o.path, &st) == nil && st.Dev == o.stat().Dev && st.Ino == o.stat().Ino
 }
 
 // reopen is the object's path in the broker's own /proc.
@@ -182,7 +192,9 @@ func (w *worker) describe(fd int) (*object, error) {
 		unix.Close(fd)
 		return nil, err
 	}
-	return &object{fd: fd, path: string(w.link[:length])}, nil
+	o := &object{fd: fd, path: string(w.link[:length])}
+	o.alive = strings.HasSuffix(o.path, deleted) && o.stillThere()
+	return o, nil
 }
 
 // entry is a place in a folder, whether or not something lies there.
