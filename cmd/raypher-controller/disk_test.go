@@ -35,19 +35,12 @@ func TestFullDisk(t *testing.T) {
 	conn := f.AsOperator(t, r)
 	add(t, conn, newEnclave(t, "first"))
 
-	filler, err := os.Create(filepath.Join(volume, "filler"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for size := 64 << 10; size >= 1; size /= 2 {
-		for err = nil; err == nil; {
-			_, err = filler.Write(make([]byte, size))
-		}
-	}
-	filler.Close()
+	filler := filepath.Join(volume, "filler")
+	fill(t, filler)
 
 	fleet := controllerv1.NewFleetClient(conn)
 	added := 1
+	var err error
 	for i := range 500 { // until what SQLite has set aside is used up
 		e := newEnclave(t, fmt.Sprintf("more-%d", i))
 		_, err = fleet.AddHost(short(t), &controllerv1.AddHostRequest{Name: e.Host, Tier: "software", CallerKey: e.Caller.String()})
@@ -69,7 +62,7 @@ func TestFullDisk(t *testing.T) {
 	if n := count(); n != added {
 		t.Errorf("%d hosts, %d were added", n, added)
 	}
-	if err := os.Remove(filler.Name()); err != nil {
+	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
 	add(t, conn, newEnclave(t, "last"))
