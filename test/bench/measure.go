@@ -144,7 +144,7 @@ func (b *bench) under(policy string, words ...string) *exec.Cmd {
 	}
 	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Dir = b.home.Work
-	cmd.Env = []string{"HOME=" + b.home.Dir, "PATH=/usr/bin:/bin", "TERM=dumb"}
+	cmd.Env = []string{"HOME=" + b.home.Dir, "PATH=/usr/bin:/bin", "TERM=dumb", "TMPDIR=" + b.home.Work}
 	if b.pair != nil {
 		cmd.Env = append(cmd.Env, b.pair.Environment()...)
 	}
