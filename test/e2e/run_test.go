@@ -52,6 +52,10 @@ func TestWrongUsage(t *testing.T) {
 		{[]string{"run", "--bogus", "--", "true"}, 125},
 		{[]string{"run", "--quiet", "--json", "--", "true"}, 125},
 		{[]string{"policy", "frob"}, 2},
+		{[]string{"learn"}, 2},
+		{[]string{"learn", "--risky", "some", "--", "true"}, 2},
+		{[]string{"learn", "--merge", "/no/such/trace"}, 2},
+		{[]string{"policy", "drift", "/no/such/trace"}, 2},
 		{[]string{"evidence", "frob"}, 2},
 		{[]string{"--version"}, 0},
 	} {
