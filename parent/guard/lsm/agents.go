@@ -1,7 +1,6 @@
 package lsm
 
 import (
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -272,16 +271,10 @@ func (g *Guard) compile(entry *bpf.LsmguardAgent, permit *policy.Policy) error {
 
 // putHashes writes the programs that the permit knows by content, under the entry's version.
 func (g *Guard) putHashes(entry *bpf.LsmguardAgent, permit *policy.Policy) error {
-	if permit.Filesystem == nil {
-		return nil
-	}
-	for _, path := range slices.Sorted(maps.Keys(permit.Filesystem.Hashes)) {
-		raw, err := hex.DecodeString(permit.Filesystem.Hashes[path])
-		if err != nil || len(raw) != 32 {
-			return fmt.Errorf("file guard: %s: not a SHA-256", path)
-		}
+	programs := permit.Filesystem.HashedPrograms()
+	for _, path := range slices.Sorted(maps.Keys(programs)) {
 		key := bpf.LsmguardHashKey{Number: entry.Number, Version: entry.Version, Path: pathSum(path)}
-		if err := g.maps.Hashes.Put(key, bpf.LsmguardHash{Sha256: [32]byte(raw)}); err != nil {
+		if err := g.maps.Hashes.Put(key, bpf.LsmguardHash{Sha256: programs[path]}); err != nil {
 			return explain("file guard: programs known by content", err)
 		}
 		entry.Hashes = 1
