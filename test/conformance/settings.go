@@ -4,5 +4,5 @@ import "slices"
 
 // Settings is the whole table.
 func Settings() []Setting {
-	return slices.Concat([]Setting{files, programs, sockets, calls, globs(), audit(), permissive(), byName, limits}, kills())
+	return slices.Concat([]Setting{files, programs, hashes, sockets, calls, globs(), audit(), permissive(), byName, limits}, kills())
 }

@@ -81,6 +81,10 @@ var copyCases = []Case{
 var mapCases = []Case{
 	line("a granted program", action{"map-program", "bin/yes"}, "ok", "", ""),
 	line("memory of its own", action{"map-own"}, "ok", "", ""),
+	line("a file that may only be read", action{"map-program", "w/file"}, "EACCES", "", "map-exec w/file | what the agent may write is executed by an exec rule only"),
+	line("a program that is not granted", action{"map-program", "bin/no"}, "EACCES", "", "map-exec bin/no | a program is executed by an exec rule only"),
+	line("a file that it wrote", action{"map-written", "w/mapped"}, "EACCES", "+w/mapped", "map-exec w/mapped | what the agent may write is executed by an exec rule only"),
+	line("what was mapped for reading, later: it could read the same into memory of its own", action{"map-later", "w/file"}, "ok", "", ""),
 }
 
 // sockets is a policy of unix sockets.
@@ -148,4 +152,25 @@ var familyCases = []Case{
 	line("joining a group", action{"join", "4"}, "EPERM", "", "socket multicast membership, option 35"),
 	line("joining a group of IPv6", action{"join", "6"}, "EPERM", "", "socket multicast membership, option 20"),
 	line("another option", action{"join", "0"}, "ok", "", ""),
+}
+
+// hashes is a policy of programs by their content.
+var hashes = Setting{
+	Name: "hashes",
+	Policy: `
+mode: enforce
+filesystem:
+  read: [` + base + `, FOLDER/bin/**, FOLDER/w/**]
+  write: [FOLDER/w/**]
+  exec: [PROGRAM, {path: FOLDER/bin/right, sha256: HASH}, {path: FOLDER/bin/wrong, sha256: HASH}]
+`,
+	Furnish: func(w *World) error {
+		return errors.Join(w.Dir("w"), w.Copy("bin/right", "bin/wrong"), w.append("bin/wrong", "x"))
+	},
+	Sections: []Section{{"programs by hash", []Case{
+		line("the content that was granted", action{"exec", "FOLDER/bin/right", "mark", "w/ran"}, "ok", "+w/ran", ""),
+		line("another content under a granted path", action{"exec", "FOLDER/bin/wrong", "mark", "w/bad"}, "EACCES", "", "exec bin/wrong | its content has another SHA-256 than the policy says"),
+		line("the granted content elsewhere", action{"in-child", "become-copy", "FOLDER/bin/right", "FOLDER/w/copy", "mark", "w/bad"}, "EACCES", "+w/copy", "exec w/copy"),
+		line("another content by its descriptor", action{"in-child", "become-fd", "path", "FOLDER/bin/wrong", "mark", "w/bad"}, "EACCES", "", "exec bin/wrong | its content has another SHA-256 than the policy says"),
+	}}},
 }

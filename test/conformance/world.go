@@ -24,6 +24,7 @@ type World struct {
 	Folder  string // FOLDER
 	Program string // PROGRAM: a copy of the probe beside the folder
 
+	hash    string // HASH: of the probe
 	uid     int
 	victim  *exec.Cmd
 	mutex   sync.Mutex
@@ -40,6 +41,7 @@ func newWorld(parent, program string, uid int) (*World, error) {
 	w := &World{Folder: filepath.Join(root, "f"), Program: filepath.Join(root, "probe"), uid: uid, reached: map[string]*atomic.Int64{}}
 	w.close = append(w.close, func() error { return os.RemoveAll(root) })
 	raw, err := os.ReadFile(program)
+	w.hash = fmt.Sprintf("%x", sha256.Sum256(raw))
 	if err == nil {
 		err = errors.Join(os.Chmod(root, 0o755), os.Mkdir(w.Folder, 0o755), os.WriteFile(w.Program, raw, 0o755))
 	}
@@ -192,7 +194,7 @@ func (w *World) give() error {
 
 // expand puts the world's names into a text of a table.
 func (w *World) expand(text string) string {
-	return strings.NewReplacer("FOLDER", w.Folder, "PROGRAM", w.Program, "VICTIM", strconv.Itoa(w.victim.Process.Pid)).Replace(text)
+	return strings.NewReplacer("FOLDER", w.Folder, "PROGRAM", w.Program, "VICTIM", strconv.Itoa(w.victim.Process.Pid), "HASH", w.hash).Replace(text)
 }
 
 // state is what the cases can change: by what it is called, its properties in a fixed order.
@@ -340,3 +342,13 @@ func (w *World) Link(target, name string) error { return os.Symlink(target, w.Pa
 
 // Hard gives a file a second name.
 func (w *World) Hard(old, name string) error { return os.Link(w.Path(old), w.Path(name)) }
+
+// append adds to the end of a file.
+func (w *World) append(name, text string) error {
+	file, err := os.OpenFile(w.Path(name), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteString(text)
+	return errors.Join(err, file.Close())
+}
