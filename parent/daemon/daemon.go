@@ -246,6 +246,10 @@ func (d *daemon) attachFiles() error {
 	if d.options.Backend == agents.Broker {
 		return nil
 	}
+	// Loading takes the verifier longer than a run's start may take, and a private raypherd would do it for each run.
+	if d.options.Paths.Private && d.options.Backend != agents.LSM {
+		return nil
+	}
 	files, err := lsm.Load(lsm.Options{CgroupPath: d.cgroups.Path(), PinDir: filepath.Join(d.options.Paths.Pins, "files")})
 	switch {
 	case err == nil:

@@ -71,9 +71,9 @@ func (m *machine) cases() {
 func (m *machine) governed(scope, uid int, by string) {
 	began := time.Now()
 	name := fmt.Sprintf("scope %d, user %d, by %s", scope, uid, by)
-	out := m.command(uid, "/bin/raypher", "run", "--policy", policyPath, "--", program, "checks", backend())
-	if !strings.Contains(out.stderr, "backend "+backend()) {
-		m.fail("%s: not under backend %s:\n%s", name, backend(), out.stderr)
+	out := m.command(uid, "/bin/raypher", "run", "--policy", policyPath, "--", program, "checks", m.backend)
+	if !strings.Contains(out.stderr, "backend "+m.backend) {
+		m.fail("%s: not under backend %s:\n%s", name, m.backend, out.stderr)
 	}
 	lines := 0
 	for line := range strings.Lines(out.stdout) {
@@ -184,7 +184,7 @@ func (m *machine) nobody() {
 	}
 	in.Close()
 	_ = other.Wait() // it has done its part
-	out := m.command(0, "/bin/raypher", "run", "--policy", policyPath, "--", program, "checks")
+	out := m.command(0, "/bin/raypher", "run", "--policy", policyPath, "--", program, "checks", m.backend)
 	if out.code != 125 || !strings.Contains(out.stderr, "ptrace_scope is 3") || out.stdout != "" {
 		m.fail("scope 3: status %d, %q\n%s", out.code, out.stdout, out.stderr)
 	}

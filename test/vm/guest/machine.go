@@ -30,6 +30,7 @@ const patient = 3 * time.Minute
 // machine is the guest.
 type machine struct {
 	failed   bool
+	backend  string // that agents run under
 	raypherd *exec.Cmd
 	log      bytes.Buffer
 }

@@ -40,7 +40,7 @@ func main() {
 
 // play runs the cases and ends the machine.
 func play() {
-	m := &machine{}
+	m := &machine{backend: backend()}
 	if err := m.furnish(); err != nil {
 		m.fail("furnish: %v", err)
 	} else if _, err := os.Stat(modules); err == nil {
