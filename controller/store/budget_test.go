@@ -26,8 +26,16 @@ func TestHostCannotFillTheAudit(t *testing.T) {
 			})
 			return done, err
 		}
-		if done, err := caused("greedy", "lease.take", store.MaxHostEntries-1); err != nil {
-			t.Fatal(done, err)
+		many := func(times int) error { // in transactions that a busy machine has time for
+			for ; times > 0; times -= 100 {
+				if _, err := caused("greedy", "lease.take", min(times, 100)); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+		if err := many(store.MaxHostEntries - 1); err != nil {
+			t.Fatal(err)
 		}
 		if _, err := caused("greedy", "lease.take", 2); !errors.Is(err, store.ErrBudget) { // and the first of them does not hold either
 			t.Errorf("beyond the budget: %v", err)
@@ -49,7 +57,7 @@ func TestHostCannotFillTheAudit(t *testing.T) {
 		if err := db.Update(context.Background(), func(tx *store.Tx) error { return tx.Exec(`UPDATE host_budgets SET hour = hour - 1`) }); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := caused("greedy", "lease.take", store.MaxHostEntries); err != nil {
+		if err := many(store.MaxHostEntries); err != nil {
 			t.Errorf("in the next hour: %v", err)
 		}
 		var count int
