@@ -31,22 +31,12 @@ type Case struct {
 	holds   string // the only backend that holds it; empty: both
 	reason  string // why the other one does not, in words
 	without outcome
-	user    who
 	arch    string // as GOARCH; empty: all
 	scoped  bool   // needs scopes of Landlock (Linux 6.12)
 }
 
 // outcome is what happens under the backend that does not hold a case.
 type outcome struct{ want, effect, report string }
-
-// who is which user a case is for.
-type who int
-
-const (
-	anybody who = iota
-	root
-	plain
-)
 
 // Holds names the backends that hold the case: both, lsm or broker.
 func (c Case) Holds() string {
@@ -73,8 +63,7 @@ func onlyLSM(reason string, without outcome, c Case) Case {
 	return c
 }
 
-// of limits a case to a user, and on to an architecture.
-func of(user who, c Case) Case    { c.user = user; return c }
+// on limits a case to an architecture.
 func on(arch string, c Case) Case { c.arch = arch; return c }
 
 // Section is the cases of one class.
