@@ -17,7 +17,7 @@ import (
 	"github.com/raypher/raypher/test/governed"
 )
 
-func TestMain(m *testing.M) { governed.Main(m) }
+func TestMain(m *testing.M) { os.Exit(governed.Main(m)) }
 
 // limit is how long one agent may take.
 const limit = 3 * time.Minute

@@ -2,6 +2,7 @@ package conformance_test
 
 import (
 	"errors"
+	"os"
 	"os/exec"
 	"testing"
 
@@ -9,7 +10,7 @@ import (
 	"github.com/raypher/raypher/test/governed"
 )
 
-func TestMain(m *testing.M) { governed.Main(m) }
+func TestMain(m *testing.M) { os.Exit(governed.Main(m)) }
 
 // TestConformance plays the whole table with the programs as a person uses them, as root and as a user.
 func TestConformance(t *testing.T) {

@@ -36,14 +36,14 @@ const UserID = 64103
 // groupName is a group that every system has and nobody here is in: its members may run agents.
 const groupName = "games"
 
-// Main is the TestMain of a package that starts agents.
-func Main(m *testing.M) {
+// Main runs the tests of a package that starts agents, and returns the exit status: its TestMain ends with that.
+func Main(m *testing.M) int {
 	code, err := enter(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "governed:", err)
-		code = 1
+		return 1
 	}
-	os.Exit(code)
+	return code
 }
 
 func enter(m *testing.M) (int, error) {
@@ -57,10 +57,10 @@ func enter(m *testing.M) (int, error) {
 		return m.Run(), nil
 	}
 	built, err := build()
+	defer os.RemoveAll(built)
 	if err != nil {
 		return 1, err
 	}
-	defer os.RemoveAll(built)
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Env = append(os.Environ(), insideVariable+"="+built)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
@@ -74,7 +74,7 @@ func enter(m *testing.M) (int, error) {
 	return 0, nil
 }
 
-// build puts the programs into a new folder that every user can read.
+// build puts the programs into a new folder that every user can read. The caller removes it, after a failure too.
 func build() (string, error) {
 	dir, err := os.MkdirTemp("", "raypher-governed-")
 	if err != nil {
@@ -90,7 +90,7 @@ func build() (string, error) {
 		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, name), "../../"+from)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("build %s: %w\n%s", name, err, out)
+			return dir, fmt.Errorf("build %s: %w\n%s", name, err, out)
 		}
 	}
 	return dir, nil
