@@ -40,14 +40,14 @@ func main() {
 
 // play runs the cases and ends the machine.
 func play() {
-	m := &machine{backend: backend()}
+	m := &machine{}
 	if err := m.furnish(); err != nil {
 		m.fail("furnish: %v", err)
 	} else if _, err := os.Stat(modules); err == nil {
 		m.overVsock()
-	} else if asked("raypher.speed") {
+	} else if m.backend = backend(); asked("raypher.speed") {
 		m.speed()
-	} else if backend() == agents.LSM {
+	} else if m.backend == agents.LSM {
 		m.casesHeld()
 	} else {
 		m.cases()
