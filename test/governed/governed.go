@@ -4,7 +4,6 @@ package governed
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -12,7 +11,6 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -22,6 +20,7 @@ import (
 
 	"github.com/raypher/raypher/examples/stage"
 	"github.com/raypher/raypher/journal"
+	"github.com/raypher/raypher/test/conformance"
 )
 
 // insideVariable is set for the test process that runs in its own namespaces: it names the folder with the programs.
@@ -207,26 +206,7 @@ func (a *Agent) Said() string {
 }
 
 // Verdicts are those that were printed so far.
-func (a *Agent) Verdicts() ([]journal.Verdict, error) {
-	var all []journal.Verdict
-	for line := range strings.Lines(a.Said()) {
-		if !strings.HasPrefix(line, "{") || !strings.HasSuffix(line, "\n") {
-			continue
-		}
-		var v struct {
-			Event string `json:"event"`
-			journal.Verdict
-			VisaID string `json:"visa_id"` // hides the field of the verdict, which is bytes
-		}
-		if err := json.Unmarshal([]byte(line), &v); err != nil {
-			return nil, fmt.Errorf("raypher run --json: %w: %s", err, line)
-		}
-		if v.Event == "verdict" {
-			all = append(all, v.Verdict)
-		}
-	}
-	return all, nil
-}
+func (a *Agent) Verdicts() ([]journal.Verdict, error) { return conformance.Verdicts(a.Said()) }
 
 // As is how root starts something as a user.
 func As(uid int) *syscall.SysProcAttr {
