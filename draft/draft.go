@@ -85,6 +85,8 @@ func New(t *trace.Trace, o Options) *Draft {
 		switch {
 		case e.Fixed:
 			beyond[fmt.Sprintf("%s %s: %s", e.Operation, cmp.Or(e.Path, e.Target, e.Address, e.Name), cmp.Or(e.Rule, "no policy grants it"))]++
+		case e.Operation == trace.Resolve && !isHost(e.Name):
+			beyond[fmt.Sprintf("resolve %s: it is not the name of one host", e.Name)]++
 		case e.Operation == trace.Connect || e.Operation == trace.Bind || e.Operation == trace.Resolve:
 			n.add(e)
 		case e.AsPassed:
@@ -223,6 +225,9 @@ func sortedKeys[V any](m map[string]V) []string {
 
 // escape is a name as a pattern that matches it alone. Control characters cannot stand in a pattern and are matched by ?.
 func escape(name string) string {
+	if name == "~" {
+		return `\~` // a file of that name
+	}
 	if !strings.ContainsFunc(name, func(r rune) bool { return r < 0x20 || r == 0x7f || strings.ContainsRune(`*?{},[]\`, r) }) {
 		return name
 	}

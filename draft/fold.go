@@ -111,6 +111,9 @@ func (f *files) written(p string) string {
 	if f.home != "" && (p == f.home || strings.HasPrefix(p, f.home+"/")) {
 		return "~" + escape(p[len(f.home):])
 	}
+	if p == "/~" || strings.HasPrefix(p, "/~/") {
+		return `/\~` + escape(p[len("/~"):]) // a folder of that name, and nobody's home
+	}
 	return escape(p)
 }
 
@@ -129,6 +132,12 @@ func (f *files) rules() []Rule {
 			}
 			literal := f.written(p)
 			grade, why := risk(list, unescaped(f, p))
+			if list == ListExec && f.access[p]&policy.Write != 0 {
+				grade, why = GradeNote, whyWritten
+				if f.made[p] || slices.ContainsFunc(f.pairs, func(pair pair) bool { return pair.to == p }) {
+					f.beyond = append(f.beyond, fmt.Sprintf("exec %s: the run made it, and what is made while an agent runs is executed only below a tree of exec, such as %s/**", literal, f.written(path.Dir(p))))
+				}
+			}
 			if list == ListExec || grade == GradeRisky || f.special[p] || strings.HasPrefix(p, "/dev/") {
 				rules = append(rules, Rule{List: list, Pattern: literal, Grade: grade, Why: why, Example: p})
 				continue
@@ -215,7 +224,9 @@ func (f *files) socketRules() []Rule {
 			continue
 		}
 		rule := Rule{List: ListWrite, Pattern: tree + "/**", Grade: GradeNote, Why: "a socket is made in it, for which the kernel needs the whole folder", Example: folder + "/socket"}
-		if wide(tree) {
+		if grade, why := risk(ListWrite, unescaped(f, folder)+"/socket"); grade == GradeRisky {
+			rule.Grade, rule.Why = grade, why
+		} else if wide(tree) {
 			rule.Grade = GradeRisky
 		}
 		rules = append(rules, rule)
@@ -249,6 +260,7 @@ func (f *files) pattern(list, p string) []string {
 		above := "/" + strings.Join(names[:i+offset], "/")
 		here := path.Join(above, names[i+offset])
 		switch made := generalise(names[i+offset], f.about(here)); {
+		case made != escape(names[i+offset]) && sensitiveEntry(unescaped(f, above), names[i+offset], made):
 		case f.fanOuts[here]:
 			out[i] = "??"
 		case made == "*" && (wide(f.written(above)) || shortName(names[i+offset])):

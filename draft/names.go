@@ -208,7 +208,7 @@ func random(part string, whole bool, evidence int) bool {
 // lastPart finds the last six or more letters and digits, before an extension or at the end, without a tmp in front of them.
 func lastPart(name string) (from, to int, ok bool) {
 	to = len(name)
-	for range 2 {
+	for range 3 { // of the longest kind: ccXXXXXX.cdtor.o
 		from = to
 		for from > 0 && isAlnum(name[from-1]) {
 			from--

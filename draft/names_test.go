@@ -47,6 +47,7 @@ func TestGeneralise(t *testing.T) {
 		{"tmp.QmXkPzAbCd", in, "tmp.*"},
 		{"build-812.log", in, "build-*.log"},
 		{"ccAbXy12.o", in, "*.o"},
+		{"ccDCGGvg.cdtor.o", in, "*.cdtor.o"},
 		{"x-38B40x", in, "x-*"},
 		{"results.txt", in, "results.txt"},
 		{"Report1.txt", in, "Report1.txt"},

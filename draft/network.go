@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/raypher/raypher/policy"
 	"github.com/raypher/raypher/trace"
 )
 
@@ -107,6 +108,13 @@ func (n *network) namesOf(addr netip.Addr) []string {
 	return names
 }
 
+// isHost reports whether a rule with this name would be one for this host alone. Programs and servers choose names: one that is spelled
+// as a pattern, an address or a network would be granted as that.
+func isHost(name string) bool {
+	_, err := netip.ParseAddr(name)
+	return err != nil && strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-_.") == "" && strings.Trim(name, ".") != ""
+}
+
 func hostPort(name string, port uint16) string { return name + ":" + strconv.Itoa(int(port)) }
 
 func hostRule(name string, port uint16) Rule {
@@ -117,18 +125,17 @@ func hostRule(name string, port uint16) Rule {
 	return r
 }
 
-// metadata are the addresses of the clouds' metadata services, of Amazon, Google and Microsoft, Azure's agent, Alibaba, Oracle.
-var metadata = []string{"169.254.169.254", "169.254.170.2", "168.63.129.16", "100.100.100.200", "192.0.0.192", "fd00:ec2::254"}
-
 func addressRule(addr netip.Addr, port uint16) Rule {
+	addr = addr.Unmap()
 	r := Rule{List: ListEgress, Pattern: addr.String()}
 	if port != 0 {
 		r.Pattern = netip.AddrPortFrom(addr, port).String()
 	}
+	what, _ := policy.Reserved(addr)
 	switch {
-	case slices.Contains(metadata, addr.String()) || addr.IsLinkLocalUnicast():
+	case strings.Contains(what, "metadata") || strings.HasPrefix(what, "link-local"):
 		r.Grade, r.Why = GradeRisky, whyMetadata
-	case addr.IsLoopback():
+	case what == "loopback" || what == "this host":
 		r.Grade, r.Why = GradeNote, "a service of this host"
 	default:
 		r.Grade, r.Why = GradeNote, "an address for which no name was asked"

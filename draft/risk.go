@@ -28,6 +28,7 @@ const (
 	whyAgent       = "signs and decrypts with keys of the user"
 	whyProcesses   = "of other processes"
 	whyDevice      = "a device"
+	whyKernel      = "the kernel's own memory or settings, for the whole machine"
 	whyWritten     = "it is written too: the agent executes what it makes"
 	whyMetadata    = "a cloud's metadata service, which hands out credentials"
 )
@@ -94,6 +95,8 @@ func risk(list, p string) (Grade, string) {
 	switch {
 	case strings.HasPrefix(p, "/dev/") && !slices.Contains(harmlessDevices, p) && !strings.HasPrefix(p, "/dev/shm/") && !strings.HasPrefix(p, "/dev/pts/"):
 		return GradeRisky, whyDevice
+	case p == "/proc/kcore" || list == ListWrite && (strings.HasPrefix(p, "/proc/sys/") || p == "/proc/sysrq-trigger" || strings.HasPrefix(p, "/sys/")):
+		return GradeRisky, whyKernel
 	case strings.HasPrefix(p, "/proc/"):
 		return processRisk(p)
 	}
@@ -106,7 +109,11 @@ func processRisk(p string) (Grade, string) {
 	if strings.Trim(names[0], "0123456789") != "" || len(names) < 2 {
 		return GradeNone, ""
 	}
-	if slices.Contains([]string{"environ", "mem", "maps", "smaps", "auxv", "fd", "root", "cwd", "map_files", "stack"}, names[1]) {
+	own := names[1:]
+	if len(own) > 2 && own[0] == "task" {
+		own = own[2:]
+	}
+	if slices.Contains([]string{"environ", "mem", "maps", "smaps", "auxv", "fd", "root", "cwd", "map_files", "stack"}, own[0]) {
 		return GradeRisky, "environment, memory or files " + whyProcesses
 	}
 	return GradeNote, whyProcesses
@@ -115,14 +122,14 @@ func processRisk(p string) (Grade, string) {
 func isSecret(p string) bool {
 	name := path.Base(p)
 	for _, folder := range secretFolders {
-		if p != folder && strings.HasPrefix(p, folder+"/") {
+		if lies(path.Dir(p), folder) {
 			return !slices.Contains(secretExcept, name) && !strings.HasSuffix(name, ".pub")
 		}
 	}
 	if _, library := libraryTree(p); library || inPackages(p) {
 		return false // certificates, test data
 	}
-	if p == "~/.docker/config.json" || strings.HasPrefix(name, ".env.") && name != ".env.example" || slices.Contains(secretNames, name) {
+	if strings.HasSuffix(p, "/.docker/config.json") || strings.HasPrefix(name, ".env.") && name != ".env.example" || slices.Contains(secretNames, name) {
 		return true
 	}
 	return slices.ContainsFunc(secretEndings, func(end string) bool { return strings.HasSuffix(name, end) })
@@ -140,7 +147,68 @@ func isStartup(p string) bool {
 	if p == "/etc/mtab" {
 		return false
 	}
-	return slices.ContainsFunc(startupPaths, func(start string) bool { return p == start || strings.HasPrefix(p, start+"/") })
+	return slices.ContainsFunc(startupPaths, func(start string) bool { return lies(p, start) })
+}
+
+// lies reports whether a path is a folder or lies in it; what is hidden in ~, in whichever home, since others' are reached and runs of several merged.
+func lies(p, folder string) bool {
+	if p == folder || strings.HasPrefix(p, folder+"/") {
+		return true
+	}
+	hidden, ok := strings.CutPrefix(folder, "~/.")
+	return ok && strings.Contains(p+"/", "/."+hidden+"/")
+}
+
+// sensitive reports whether a pattern for all that is in a folder would take in secrets, or what others run.
+func sensitive(folder string) bool {
+	if name := path.Base(folder); name == ".git" || strings.HasSuffix(folder, "/.git/hooks") {
+		return true // its hooks
+	}
+	return slices.ContainsFunc(secretFolders, func(secret string) bool { return lies(folder, secret) || onTheWay(folder, secret) != "" }) ||
+		slices.ContainsFunc(startupPaths, func(start string) bool { return onTheWay(folder, start) != "" })
+}
+
+// sensitiveEntry reports whether the pattern of a made-up name in a folder would match what leads to secrets, or to what others run.
+func sensitiveEntry(folder, name, pattern string) bool {
+	if pattern == "*" {
+		pattern = strings.Repeat("?", len([]rune(name)))
+		if !wide(folder) && !shortName(name) {
+			pattern = "*"
+		}
+	}
+	matches := func(entry string) bool {
+		ok, err := path.Match(pattern, entry)
+		return entry != "" && (ok || err != nil)
+	}
+	if folder == "/home" || path.Base(folder) == ".git" && matches("hooks") || strings.HasSuffix(folder, "/.git/hooks") && !strings.HasSuffix(pattern, ".sample") {
+		return true
+	}
+	for _, list := range [][]string{secretFolders, startupPaths, wideFolders, {"~/.docker/config.json"}} {
+		if slices.ContainsFunc(list, func(below string) bool { return matches(onTheWay(folder, below)) }) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(secretFolders, func(secret string) bool { return lies(folder, secret) })
+}
+
+// onTheWay is the entry of a folder through which a path below it leads; empty: it does not lie below it.
+func onTheWay(folder, below string) string {
+	home, inHome := strings.CutPrefix(below, "~/")
+	rest, ok := strings.CutPrefix(below, strings.TrimSuffix(folder, "/")+"/")
+	if !ok && inHome && (folder == "/root" || path.Dir(folder) == "/home") {
+		rest, ok = home, true
+	}
+	if first, _, deeper := strings.Cut(home, "/"); !ok && inHome && deeper && strings.HasPrefix(home, ".") {
+		// .cargo of somebody's home
+		if at := strings.LastIndex(folder, "/"+first); at >= 0 {
+			rest, ok = strings.CutPrefix(home, folder[at+1:]+"/")
+		}
+	}
+	if !ok {
+		return ""
+	}
+	first, _, _ := strings.Cut(rest, "/")
+	return first
 }
 
 func programRisk(p string) (Grade, string) {

@@ -155,7 +155,7 @@ func wide(folder string) bool {
 	case strings.HasPrefix(folder, "/run/user/"):
 		return strings.Count(folder, "/") == 3
 	}
-	return strings.HasPrefix(folder, "/") && strings.Count(folder, "/") == 1
+	return strings.HasPrefix(folder, "/") && strings.Count(folder, "/") == 1 || sensitive(folder)
 }
 
 // libraryTrees hold the system's libraries and their data, the same for every program.
