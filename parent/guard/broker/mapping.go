@@ -25,9 +25,9 @@ const (
 	ruleNameless = "a file without a name is not executed"
 )
 
-// mapCall decides a mapping of a file for execution.
+// mapCall decides a mapping of a file for execution, or by the loader, whatever for: relocations can make code of what it reads.
 func mapCall(w *worker, n *notification, r *ruling) answer {
-	if n.Args[2]&unix.PROT_EXEC == 0 || n.Args[3]&unix.MAP_ANONYMOUS != 0 {
+	if n.Args[2]&unix.PROT_EXEC == 0 && n.Args[3]&unix.MAP_DENYWRITE == 0 || n.Args[3]&unix.MAP_ANONYMOUS != 0 {
 		return goOn // notified for another reason
 	}
 	fd, err := w.descriptor(n, int32(n.Args[4]))

@@ -196,10 +196,12 @@ func executableReads(refused uint32) fragment {
 // other way, and Landlock's right to execute does not hold it.
 const MapCall = "mmap"
 
-// executableMappings are the uses of MapCall that map a file for execution. The kernel takes both arguments as wider values, in
+// executableMappings are the uses of MapCall that map a file for execution, and all by which glibc's loader maps one: it alone sets
+// MAP_DENYWRITE, which the kernel ignores. A library can have its code written by the loader, as relocations of anonymous memory that
+// its header has made executable, and then no mapping of the file is for execution. The kernel takes both arguments as wider values, in
 // whose high halves it knows no bits.
 func executableMappings(notify uint32) fragment {
-	return ifAnyBit(2, unix.PROT_EXEC, ifNoBit(3, unix.MAP_ANONYMOUS, ret(notify)))
+	return ifNoBit(3, unix.MAP_ANONYMOUS, chain(ifAnyBit(3, unix.MAP_DENYWRITE, ret(notify)), ifAnyBit(2, unix.PROT_EXEC, ret(notify))))
 }
 
 // Lifted reports whether a permit allows what is otherwise refused, by name.

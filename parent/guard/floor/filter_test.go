@@ -151,6 +151,8 @@ func TestFilter(t *testing.T) {
 		{governed, "mmap", []uint64{0, 4096, unix.PROT_EXEC, unix.MAP_SHARED, 3}, retNotify},
 		{governed, "mmap", []uint64{0, 4096, 0xff00000000 | unix.PROT_EXEC, unix.MAP_PRIVATE, 3}, retNotify},
 		{governed, "mmap", []uint64{0, 4096, unix.PROT_READ, unix.MAP_PRIVATE, 3}, retAllow},
+		{governed, "mmap", []uint64{0, 4096, unix.PROT_READ, unix.MAP_PRIVATE | unix.MAP_DENYWRITE, 3}, retNotify}, // by glibc's loader
+		{governed, "mmap", []uint64{0, 4096, unix.PROT_EXEC, unix.MAP_PRIVATE | unix.MAP_DENYWRITE | unix.MAP_ANONYMOUS}, retAllow},
 		{governed, "mmap", []uint64{0, 4096, unix.PROT_EXEC, unix.MAP_PRIVATE | unix.MAP_ANONYMOUS}, retAllow},
 		{noFiles, "mmap", []uint64{0, 4096, unix.PROT_EXEC, unix.MAP_PRIVATE, 3}, retAllow},
 		{noFiles, "shmget", nil, retNotify},
