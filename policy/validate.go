@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/raypher/raypher/internal/strictyaml"
 )
 
 // Bounds of one policy. They keep what a hostile file can cost small.
@@ -45,7 +47,9 @@ func (v *validation) errors() error {
 }
 
 func (v *validation) policy(p *Policy) {
-	v.report("namespace", checkNamespace(p.Namespace))
+	if p.Namespace != "" {
+		v.report("namespace", CheckNamespace(p.Namespace))
+	}
 	v.report("mode", oneOf(p.Mode, Enforce, Audit, Permissive))
 	v.report("on_violation", oneOf(p.OnViolation, Block, Kill))
 	for _, name := range sortedKeys(p.Syscalls) {
@@ -106,9 +110,9 @@ func (v *validation) paths(at location, items []string) {
 	})
 }
 
-// checkNamespace wants a DNS label (RFC 1123 section 2.1): a namespace is a part of a SPIFFE ID. Empty is the default.
-func checkNamespace(name string) *fault {
-	if name == "" || (len(name) <= 63 && !strings.ContainsAny(name, "._") && isHostName(name)) {
+// CheckNamespace wants a DNS label (RFC 1123 section 2.1): a namespace is a part of a SPIFFE ID. Nil is no mistake.
+func CheckNamespace(name string) *strictyaml.Fault {
+	if name != "" && len(name) <= 63 && !strings.ContainsAny(name, "._") && isHostName(name) {
 		return nil
 	}
 	return faultf("write 1 to 63 lower-case letters, digits and -, with no - at an end", "%q is no namespace", shorten(name))

@@ -30,7 +30,7 @@ func agentsListCommand() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "list",
-		Short: "List the agents that run",
+		Short: "List the agents that run, and what their namespaces have given to them",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			var reply *parentv1.ListAgentsReply
@@ -44,7 +44,10 @@ func agentsListCommand() *cobra.Command {
 			if asJSON {
 				return printProto(c.OutOrStdout(), reply)
 			}
-			return printAgents(c.OutOrStdout(), reply.Agents)
+			if err := printAgents(c.OutOrStdout(), reply.Agents); err != nil {
+				return err
+			}
+			return printNamespaces(c.OutOrStdout(), reply.Namespaces)
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
@@ -135,6 +138,7 @@ type statusJSON struct {
 	Epoch            string            `json:"epoch"`       // hexadecimal, as everywhere
 	CeilingVersion   uint64            `json:"ceiling_version"`
 	Agents           uint32            `json:"agents"`
+	Namespaces       []namespaceJSON   `json:"namespaces"` // those that have limits by name, or agents
 	Counters         map[string]uint64 `json:"counters"`
 	Notes            []string          `json:"notes"`
 }
@@ -142,7 +146,7 @@ type statusJSON struct {
 func statusLine(s *parentv1.StatusReply) statusJSON {
 	line := statusJSON{
 		Version: s.GetVersion(), Backend: s.GetBackend(), EnclaveReachable: s.GetEnclaveReachable(), Tier: s.GetTier(), Development: s.GetDevelopment(),
-		Epoch: hex.EncodeToString(s.GetEpoch()), CeilingVersion: s.GetCeilingVersion(), Agents: s.GetAgents(), Counters: s.GetCounters(), Notes: s.GetNotes(),
+		Epoch: hex.EncodeToString(s.GetEpoch()), CeilingVersion: s.GetCeilingVersion(), Agents: s.GetAgents(), Namespaces: namespaceLines(s.GetNamespaces()), Counters: s.GetCounters(), Notes: s.GetNotes(),
 	}
 	if der := s.GetEnclaveKey(); len(der) > 0 {
 		line.EnclaveKey = startconf.KeyHash(sha256.Sum256(der)).String()
@@ -179,6 +183,9 @@ func printStatus(out io.Writer, s *parentv1.StatusReply, fleet *parentv1.Operato
 		fmt.Fprintf(table, "%s\t%d\n", evidence.Printable(name), s.Counters[name])
 	}
 	if err := table.Flush(); err != nil {
+		return err
+	}
+	if err := printNamespaces(&text, s.Namespaces); err != nil {
 		return err
 	}
 	_, err := out.Write(text.Bytes())

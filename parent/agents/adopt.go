@@ -87,6 +87,7 @@ func (h *Host) adopt(r *record, boot string, armed []uint64) error {
 	if err != nil {
 		return errors.Join(err, a.warden.Close())
 	}
+	h.shares.Keep(a.id, a.share())
 	a.start(empty)
 	return nil
 }

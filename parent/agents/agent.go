@@ -151,7 +151,12 @@ func (a *Agent) Status() *parentv1.AgentStatus {
 		word = "frozen"
 	}
 	pids, _ := a.group.Processes() // an agent that just ended has none
+	var r policy.Resources         // what its cgroup was made with
+	if own := a.launchPermit.Resources; own != nil {
+		r = *own
+	}
 	return &parentv1.AgentStatus{
+		Namespace: a.namespace, MaxMemoryMb: r.MaxMemoryMB, MaxProcesses: r.MaxProcesses, MaxFds: r.MaxFDs,
 		AgentId: a.id, Name: a.name, Subject: a.subject, Uid: a.uid, Program: a.program,
 		StartedUnix: a.started.Unix(), ExpiresUnix: g.expires, Processes: uint32(len(pids)),
 		Blocked: a.blocked.Load(), State: word, Mode: string(mode(g.permit)),

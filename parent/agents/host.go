@@ -27,6 +27,7 @@ import (
 	"github.com/raypher/raypher/parent/events"
 	"github.com/raypher/raypher/parent/guard/net"
 	"github.com/raypher/raypher/parent/instance"
+	"github.com/raypher/raypher/parent/namespaces"
 	"github.com/raypher/raypher/policy"
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
 	"github.com/raypher/raypher/release"
@@ -81,12 +82,13 @@ type Options struct {
 	Approvals   *approvals.Desk // where calls that wait for a person are asked about
 	// FleetPolicy is a policy of the controller for an agent, whose subject it asks for; nil: no controller is configured.
 	FleetPolicy func(name string, subject func(*policy.Policy) string) (*release.Release, error)
-	Policy      []byte   // of the host, for a launch without one; nil: there is none
-	PolicyPath  string   // for messages
-	Signers     string   // folder of trusted manifest signers
-	DryRun      bool     // every agent runs in mode audit
-	Hostname    string   // asserted in visas
-	Notes       []string // what this host does not provide, in words, for every agent
+	Policy      []byte           // of the host, for a launch without one; nil: there is none
+	PolicyPath  string           // for messages
+	Signers     string           // folder of trusted manifest signers
+	Namespaces  *namespaces.File // what namespaces may use; nil: as much as they like
+	DryRun      bool             // every agent runs in mode audit
+	Hostname    string           // asserted in visas
+	Notes       []string         // what this host does not provide, in words, for every agent
 	Log         *slog.Logger
 	Gone        func(left int) // called after an agent is gone, with how many are left; may be nil
 }
@@ -97,9 +99,11 @@ type Host struct {
 	digests digests
 	// expected are what permits were granted on which rules.
 	expected permits
-	ctx      context.Context // ends when raypherd lets go of its agents
-	detach   context.CancelFunc
-	owners   sync.WaitGroup
+	// shares are what agents have of their namespaces, from their grant until nothing is left of them.
+	shares *namespaces.Ledger
+	ctx    context.Context // ends when raypherd lets go of its agents
+	detach context.CancelFunc
+	owners sync.WaitGroup
 
 	mu       sync.Mutex
 	agents   map[string]*Agent
@@ -111,6 +115,7 @@ type Host struct {
 func NewHost(o Options) *Host {
 	h := &Host{
 		options:  o,
+		shares:   namespaces.NewLedger(o.Namespaces),
 		agents:   make(map[string]*Agent),
 		byCgroup: make(map[uint64]*Agent),
 		launches: make(map[uint32]int),
@@ -159,6 +164,9 @@ func (h *Host) List() []*Agent {
 	})
 	return list
 }
+
+// Namespaces lists what the namespaces of this host have given to their agents.
+func (h *Host) Namespaces() []namespaces.Use { return h.shares.Use() }
 
 // Stop ends an agent with everything that runs in it, and waits until it is gone or ctx ends.
 func (h *Host) Stop(ctx context.Context, id, reason string) error {
@@ -266,6 +274,7 @@ func (h *Host) unlist(a *Agent) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.agents, a.id)
+	h.shares.Release(a.id)
 }
 
 // remove forgets an agent that is gone.

@@ -21,6 +21,7 @@ import (
 	"github.com/raypher/raypher/parent/cgroup"
 	"github.com/raypher/raypher/parent/doctor"
 	"github.com/raypher/raypher/parent/guard/net"
+	"github.com/raypher/raypher/parent/namespaces"
 	"github.com/raypher/raypher/policy"
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
 	parentv1 "github.com/raypher/raypher/proto/parent/v1"
@@ -62,6 +63,9 @@ func (h *Host) Launch(ctx context.Context, caller Caller, l *attend.Launch, expe
 	if err := h.readRules(ctx, a, l); err != nil {
 		return nil, nil, err
 	}
+	if err := h.shares.Room(a.namespace); err != nil {
+		return nil, nil, fmt.Errorf("launch: %w", err)
+	}
 	program, err := runner.OpenFile(int(l.ProgramFD))
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: the program: %w", ErrInvalid, err)
@@ -83,6 +87,9 @@ func (h *Host) Launch(ctx context.Context, caller Caller, l *attend.Launch, expe
 	if err == nil {
 		h.expected.keep(a, reply.Permit)
 		err = h.fix(a, g, reply, <-described)
+	}
+	if err == nil {
+		err = h.claim(a)
 	}
 	if err := errors.Join(err, <-entered); err != nil {
 		return nil, nil, errors.Join(err, a.leave())
@@ -367,6 +374,19 @@ func (h *Host) fix(a *Agent, g grant, reply *enclavev1.MintReply, enclave descri
 	return nil
 }
 
+// claim gives the agent its share of its namespace, by what it was granted: a ceiling may have given it limits that its policy lacks. What
+// binds is the launch's permit, whatever the agent narrows itself to, because the cgroup's limits stay. leave gives it back.
+func (h *Host) claim(a *Agent) error {
+	if err := h.shares.Claim(a.id, a.share()); err != nil {
+		return fmt.Errorf("launch: %w", err)
+	}
+	return nil
+}
+
+func (a *Agent) share() namespaces.Share {
+	return namespaces.ShareOf(a.namespace, a.name, a.launchPermit)
+}
+
 // limits are what the cgroup holds of a permit.
 func limits(p *policy.Policy) cgroup.Limits {
 	var l cgroup.Limits
@@ -424,8 +444,9 @@ func (h *Host) retire(warden *task.Task) error {
 	return nil
 }
 
-// leave undoes enter.
+// leave undoes enter, and claim.
 func (a *Agent) leave() error {
+	a.host.shares.Release(a.id)
 	if a.group == nil {
 		return nil
 	}

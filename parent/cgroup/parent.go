@@ -117,6 +117,11 @@ func (p *Parent) Agents() ([]string, error) {
 	return names, nil
 }
 
+// Bounds says whether this host has what bounds the memory and the tasks of an agent as a whole.
+func (p *Parent) Bounds() (memory, tasks bool) {
+	return p.memory.kind != nowhere, p.pids.kind != nowhere
+}
+
 // Notes says in words which limits this host cannot hold.
 func (p *Parent) Notes(l Limits) []string {
 	var notes []string

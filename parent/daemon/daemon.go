@@ -35,6 +35,7 @@ import (
 	"github.com/raypher/raypher/parent/guard/net"
 	"github.com/raypher/raypher/parent/instance"
 	"github.com/raypher/raypher/parent/link"
+	"github.com/raypher/raypher/parent/namespaces"
 	"github.com/raypher/raypher/parent/relay"
 	"github.com/raypher/raypher/parent/server"
 )
@@ -47,6 +48,7 @@ type Options struct {
 	Paths         instance.Paths
 	Policy        string // path of the host's default policy
 	Signers       string // folder of trusted manifest signers
+	Namespaces    string // path of the file of what namespaces may use; empty: as much as they like
 	EnclaveSocket string // of an enclave that runs already; this and EnclaveMachine empty: start one
 	// EnclaveMachine is an enclave in a machine of its own: vsock:CID, or vsock-uds:PATH of its vsock device. It serves at EnclavePort, and
 	// waits for its start configuration at the port after that.
@@ -81,6 +83,7 @@ type daemon struct {
 	log      *slog.Logger
 	group    int
 	policy   []byte
+	limits   *namespaces.File // of namespaces; nil: there is no such file
 	notes    []string
 	store    *audit.Store
 	enclave  *enclave
@@ -125,6 +128,9 @@ func (d *daemon) prepare(context.Context) (err error) {
 		return err
 	}
 	if d.policy, err = readPolicy(d.options.Policy); err != nil {
+		return err
+	}
+	if d.limits, err = readNamespaces(d.options.Namespaces); err != nil {
 		return err
 	}
 	if d.group, err = operators(d.options.Group); err != nil {
@@ -230,7 +236,7 @@ func (d *daemon) attachGuard(context.Context) (err error) {
 		return fmt.Errorf("network guard: %w", err)
 	}
 	d.later(d.guard.Close)
-	d.notes = d.guard.Notes()
+	d.notes = slices.Concat(d.guard.Notes(), d.limits.Notes(d.cgroups.Bounds()))
 	if err := d.attachFiles(); err != nil {
 		return err
 	}
@@ -314,7 +320,7 @@ func (d *daemon) openAgents(context.Context) error {
 		Paths: d.options.Paths, Cgroups: d.cgroups, Enclave: d.enclave, Guard: d.guard, Events: d.hub, Approvals: d.desk,
 		EnclaveKeys: func() ([][32]byte, error) { return link.Pins(filepath.Join(d.options.Paths.Keys, link.PinFile)) },
 		FleetPolicy: d.fleetPolicy(),
-		Policy:      d.policy, PolicyPath: d.options.Policy, Signers: d.options.Signers, DryRun: d.options.DryRun,
+		Policy:      d.policy, PolicyPath: d.options.Policy, Signers: d.options.Signers, Namespaces: d.limits, DryRun: d.options.DryRun,
 		Hostname: hostname, Notes: d.notes, Log: d.log, Gone: d.gone,
 	})
 	d.later(func() error { d.agents.Detach(); return nil })

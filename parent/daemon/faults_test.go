@@ -279,6 +279,8 @@ func TestStartsThatAreRefused(t *testing.T) {
 		"a second one":        {nil, []string{"another raypherd serves this instance", fmt.Sprint(p.daemon.Process.Pid)}},
 		"broken policy":       {[]string{"--policy", brokenPolicy(t)}, []string{"policy.yaml:1:1", "policy.yaml:3"}},
 		"missing policy":      {[]string{"--policy", "/nonexistent/policy.yaml"}, []string{"/nonexistent/policy.yaml", "no such file"}},
+		"broken namespaces":   {[]string{"--namespaces", limitedTo(t, "namespaces:\n  dev: {max_agent: 3}\n")}, []string{"namespaces.yaml:2:9", "max_agents"}},
+		"missing namespaces":  {[]string{"--namespaces", "/nonexistent/namespaces.yaml"}, []string{"/nonexistent/namespaces.yaml", "no such file", "--namespaces"}},
 		"no loopback address": {[]string{"--run-dir", p.dir + "/other", "--state-dir", p.dir + "/otherstate", "--listen", "0.0.0.0:1"}, []string{"only a loopback address"}},
 		"no enclave":          {[]string{"--run-dir", p.dir + "/other", "--state-dir", p.dir + "/otherstate", "--enclave-binary", "/nonexistent"}, []string{"/nonexistent", "installed"}},
 		"relative folder":     {[]string{"--run-dir", "run"}, []string{"absolute"}},

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/raypher/raypher/parent/instance"
+	"github.com/raypher/raypher/parent/namespaces"
 	"github.com/raypher/raypher/policy"
 )
 
@@ -149,6 +150,22 @@ func readPolicy(path string) ([]byte, error) {
 		return nil, fmt.Errorf("policy of this host: %w", err)
 	}
 	return content, nil
+}
+
+// readNamespaces reads what namespaces may use, as readPolicy reads the policy; nil: as much as they like.
+func readNamespaces(path string) (*namespaces.File, error) {
+	content, err := os.ReadFile(path)
+	if path == "" || errors.Is(err, fs.ErrNotExist) && path == instance.Namespaces {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("namespaces of this host: %w: name another file with --namespaces", err)
+	}
+	f, err := namespaces.Parse(path, content)
+	if err != nil {
+		return nil, fmt.Errorf("namespaces of this host: %w", err)
+	}
+	return f, nil
 }
 
 // enclaveBinary finds raypher-enclave beside this program, else in the path.

@@ -32,17 +32,29 @@ func checkController(controller, limit string) func(*Findings) Check {
 		v1, old := f.CgroupV1[controller]
 		switch {
 		case slices.Contains(f.Controllers, controller):
-		case old:
+		case old && !f.ReadOnlyV1[controller]:
 			c.Status, c.Found = Info, "in the old hierarchy at "+v1
 			c.Consequence = fmt.Sprintf("resources.%s is set there", limit)
 			c.Fix = "boot with systemd.unified_cgroup_hierarchy=1"
+		case old:
+			c.Status, c.Found = Warn, "in the old hierarchy at "+v1+", which is mounted read-only"
+			c.Consequence, c.Fix = notHeld(limit), "run raypherd where "+v1+" is mounted for writing"
 		default:
 			c.Status, c.Found = Warn, "missing"
-			c.Consequence = fmt.Sprintf("resources.%s of a policy cannot be held for the whole agent", limit)
-			c.Fix = fmt.Sprintf("boot with cgroup_enable=%s on the kernel command line", controller)
+			c.Consequence, c.Fix = notHeld(limit), fmt.Sprintf("boot with cgroup_enable=%s on the kernel command line", controller)
 		}
 		return c
 	}
+}
+
+// notHeld says what a limit of a whole agent comes to without its controller. There is nothing in its place: the limits of single
+// processes (RLIMIT_AS, RLIMIT_NPROC) bound mappings instead of memory, and a user instead of an agent.
+func notHeld(limit string) string {
+	text := fmt.Sprintf("resources.%s of a policy cannot be held for the whole agent, and that of a namespace is counted at launches alone", limit)
+	if limit == "max_processes" {
+		text += ", as max_fds of a namespace is"
+	}
+	return text
 }
 
 func checkCgroupControls(f *Findings) Check {

@@ -100,7 +100,10 @@ func TestInterpret(t *testing.T) {
 		{"memory in the old hierarchy", func(f *Findings) {
 			f.Controllers, f.CgroupV1 = nil, map[string]string{"memory": "/sys/fs/cgroup/memory"}
 		}, "memory controller", Info, []string{"/sys/fs/cgroup/memory", "max_memory_mb is set there"}, true},
-		{"no pids controller", func(f *Findings) { f.Controllers = []string{"memory"} }, "pids controller", Warn, []string{"max_processes", "cgroup_enable=pids"}, true},
+		{"memory in an old hierarchy that is read-only", func(f *Findings) {
+			f.Controllers, f.CgroupV1, f.ReadOnlyV1 = nil, map[string]string{"memory": "/sys/fs/cgroup/memory"}, map[string]bool{"memory": true}
+		}, "memory controller", Warn, []string{"/sys/fs/cgroup/memory", "read-only", "a namespace is counted at launches alone"}, true},
+		{"no pids controller", func(f *Findings) { f.Controllers = []string{"memory"} }, "pids controller", Warn, []string{"max_processes", "max_fds of a namespace", "cgroup_enable=pids"}, true},
 		{"no cgroup.kill", func(f *Findings) { f.CgroupKill = false }, "cgroup.freeze and cgroup.kill", Fail, []string{"no cgroup.kill", "5.14"}, false},
 		{"one hook refused", func(f *Findings) { f.CgroupHooks[2].Err = fmt.Errorf("load: %w", syscall.EPERM) }, "cgroup programs", Fail, []string{"cgroup/sendmsg4: refused (EPERM)"}, false},
 		{"no connect_unix", func(f *Findings) { f.ConnectUnix.Err = syscall.EINVAL }, "cgroup/connect_unix", Warn, []string{"6.7"}, true},

@@ -44,6 +44,7 @@ type Findings struct {
 	Cgroup2       string            // mount point, empty: not mounted
 	Controllers   []string          // of the cgroup2 hierarchy
 	CgroupV1      map[string]string // controller -> mount point in the old hierarchy
+	ReadOnlyV1    map[string]bool   // of these, mounted read-only
 	MakeCgroup    Probed            // a cgroup could be made and removed
 	CgroupFreeze  bool              // cgroup.freeze is there
 	CgroupKill    bool              // cgroup.kill is there

@@ -38,7 +38,7 @@ type Places struct {
 // Look finds out about this host. What it makes on the way (programs, a cgroup, a network namespace) is gone when it returns. ctx
 // bounds the question to raypherd only; everything else is local.
 func Look(ctx context.Context, at Places) *Findings {
-	f := &Findings{Arch: runtime.GOARCH, UID: os.Geteuid(), StateDir: at.State, CgroupV1: map[string]string{}}
+	f := &Findings{Arch: runtime.GOARCH, UID: os.Geteuid(), StateDir: at.State, CgroupV1: map[string]string{}, ReadOnlyV1: map[string]bool{}}
 	f.lookAtKernel()
 	f.lookAtConfinement()
 	f.lookAtSeccomp()
@@ -170,8 +170,10 @@ func (f *Findings) lookAtMounts() {
 			*point = m.point
 		}
 		if m.kind == "cgroup" {
+			var s unix.Statfs_t
+			readOnly := unix.Statfs(m.point, &s) == nil && s.Flags&unix.ST_RDONLY != 0
 			for _, option := range strings.Split(m.options, ",") {
-				f.CgroupV1[option] = m.point
+				f.CgroupV1[option], f.ReadOnlyV1[option] = m.point, readOnly
 			}
 		}
 	}

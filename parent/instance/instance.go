@@ -27,6 +27,8 @@ const (
 	DefaultState = "/var/lib/raypher"
 	// Policy is the host's default policy: what `raypher run` uses without --policy.
 	Policy = "/etc/raypher/policy.yaml"
+	// Namespaces is the file of what each namespace may use.
+	Namespaces = "/etc/raypher/namespaces.yaml"
 	// Signers is the folder with the public keys of those whose manifests this host trusts.
 	Signers = "/etc/raypher/signers"
 	// Group is the group whose members run agents and operate the daemon.

@@ -16,6 +16,7 @@ import (
 	"github.com/raypher/raypher/parent/agents/task"
 	"github.com/raypher/raypher/parent/approvals"
 	"github.com/raypher/raypher/parent/link"
+	"github.com/raypher/raypher/parent/namespaces"
 	parentv1 "github.com/raypher/raypher/proto/parent/v1"
 )
 
@@ -76,6 +77,7 @@ func code(err error) codes.Code {
 		{agents.ErrInvalid, codes.InvalidArgument},
 		{agents.ErrNoAgent, codes.NotFound},
 		{agents.ErrFull, codes.ResourceExhausted},
+		{namespaces.ErrNoRoom, codes.ResourceExhausted},
 		{fs.ErrNotExist, codes.NotFound},
 		{approvals.ErrNone, codes.NotFound},
 		{approvals.ErrInvalid, codes.InvalidArgument},

@@ -7,7 +7,9 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/raypher/raypher/journal"
+	"github.com/raypher/raypher/parent/agents"
 	"github.com/raypher/raypher/parent/events"
+	"github.com/raypher/raypher/parent/namespaces"
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
 	parentv1 "github.com/raypher/raypher/proto/parent/v1"
 )
@@ -27,7 +29,7 @@ func (s *operator) Status(ctx context.Context, _ *parentv1.StatusRequest) (*pare
 	}
 	reply := &parentv1.StatusReply{
 		Version: o.Version, Backend: o.Backend, Notes: o.Notes, Counters: counters,
-		Agents: uint32(len(o.Agents.List())), EnclaveReachable: o.Enclave.Reachable() == nil,
+		Agents: uint32(len(o.Agents.List())), Namespaces: namespaceUse(o.Agents), EnclaveReachable: o.Enclave.Reachable() == nil,
 	}
 	d, err := o.Enclave.Describe(ctx)
 	if err != nil {
@@ -42,11 +44,24 @@ func (s *operator) Status(ctx context.Context, _ *parentv1.StatusRequest) (*pare
 
 // ListAgents lists the agents, the oldest first.
 func (s *operator) ListAgents(context.Context, *parentv1.ListAgentsRequest) (*parentv1.ListAgentsReply, error) {
-	reply := &parentv1.ListAgentsReply{}
+	reply := &parentv1.ListAgentsReply{Namespaces: namespaceUse(s.server.options.Agents)}
 	for _, a := range s.server.options.Agents.List() {
 		reply.Agents = append(reply.Agents, a.Status())
 	}
 	return reply, nil
+}
+
+// namespaceUse is what namespaces have given to their agents.
+func namespaceUse(h *agents.Host) (all []*parentv1.NamespaceUse) {
+	amount := func(a namespaces.Amount) *parentv1.NamespaceAmount {
+		return &parentv1.NamespaceAmount{Used: a.Used, Limit: a.Limit, Endless: a.Endless}
+	}
+	for _, u := range h.Namespaces() {
+		all = append(all, &parentv1.NamespaceUse{
+			Namespace: u.Namespace, Agents: amount(u.Agents), MemoryMb: amount(u.MemoryMB), Processes: amount(u.Processes), Fds: amount(u.FDs),
+		})
+	}
+	return all
 }
 
 // StopAgent ends an agent and answers when it is gone.

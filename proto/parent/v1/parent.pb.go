@@ -1075,6 +1075,7 @@ type StatusReply struct {
 	Development      bool                   `protobuf:"varint,9,opt,name=development,proto3" json:"development,omitempty"`
 	Counters         map[string]uint64      `protobuf:"bytes,10,rep,name=counters,proto3" json:"counters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	Notes            []string               `protobuf:"bytes,11,rep,name=notes,proto3" json:"notes,omitempty"`
+	Namespaces       []*NamespaceUse        `protobuf:"bytes,12,rep,name=namespaces,proto3" json:"namespaces,omitempty"` // those that have limits by name, or agents
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -1186,6 +1187,150 @@ func (x *StatusReply) GetNotes() []string {
 	return nil
 }
 
+func (x *StatusReply) GetNamespaces() []*NamespaceUse {
+	if x != nil {
+		return x.Namespaces
+	}
+	return nil
+}
+
+// NamespaceUse is what a namespace has given to its agents: the limits that they were granted, added up.
+type NamespaceUse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Agents        *NamespaceAmount       `protobuf:"bytes,2,opt,name=agents,proto3" json:"agents,omitempty"`
+	MemoryMb      *NamespaceAmount       `protobuf:"bytes,3,opt,name=memory_mb,json=memoryMb,proto3" json:"memory_mb,omitempty"`
+	Processes     *NamespaceAmount       `protobuf:"bytes,4,opt,name=processes,proto3" json:"processes,omitempty"`
+	Fds           *NamespaceAmount       `protobuf:"bytes,5,opt,name=fds,proto3" json:"fds,omitempty"` // max_fds of each process, for as many as an agent may have
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NamespaceUse) Reset() {
+	*x = NamespaceUse{}
+	mi := &file_parent_v1_parent_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NamespaceUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NamespaceUse) ProtoMessage() {}
+
+func (x *NamespaceUse) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NamespaceUse.ProtoReflect.Descriptor instead.
+func (*NamespaceUse) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *NamespaceUse) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *NamespaceUse) GetAgents() *NamespaceAmount {
+	if x != nil {
+		return x.Agents
+	}
+	return nil
+}
+
+func (x *NamespaceUse) GetMemoryMb() *NamespaceAmount {
+	if x != nil {
+		return x.MemoryMb
+	}
+	return nil
+}
+
+func (x *NamespaceUse) GetProcesses() *NamespaceAmount {
+	if x != nil {
+		return x.Processes
+	}
+	return nil
+}
+
+func (x *NamespaceUse) GetFds() *NamespaceAmount {
+	if x != nil {
+		return x.Fds
+	}
+	return nil
+}
+
+type NamespaceAmount struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Used          uint64                 `protobuf:"varint,1,opt,name=used,proto3" json:"used,omitempty"`         // by agents with a limit of their own
+	Limit         *uint64                `protobuf:"varint,2,opt,name=limit,proto3,oneof" json:"limit,omitempty"` // of the namespace; absent: none
+	Endless       bool                   `protobuf:"varint,3,opt,name=endless,proto3" json:"endless,omitempty"`   // an agent without a limit of its own runs
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NamespaceAmount) Reset() {
+	*x = NamespaceAmount{}
+	mi := &file_parent_v1_parent_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NamespaceAmount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NamespaceAmount) ProtoMessage() {}
+
+func (x *NamespaceAmount) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NamespaceAmount.ProtoReflect.Descriptor instead.
+func (*NamespaceAmount) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *NamespaceAmount) GetUsed() uint64 {
+	if x != nil {
+		return x.Used
+	}
+	return 0
+}
+
+func (x *NamespaceAmount) GetLimit() uint64 {
+	if x != nil && x.Limit != nil {
+		return *x.Limit
+	}
+	return 0
+}
+
+func (x *NamespaceAmount) GetEndless() bool {
+	if x != nil {
+		return x.Endless
+	}
+	return false
+}
+
 type ListAgentsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1194,7 +1339,7 @@ type ListAgentsRequest struct {
 
 func (x *ListAgentsRequest) Reset() {
 	*x = ListAgentsRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[20]
+	mi := &file_parent_v1_parent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1206,7 +1351,7 @@ func (x *ListAgentsRequest) String() string {
 func (*ListAgentsRequest) ProtoMessage() {}
 
 func (x *ListAgentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[20]
+	mi := &file_parent_v1_parent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1219,19 +1364,20 @@ func (x *ListAgentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAgentsRequest.ProtoReflect.Descriptor instead.
 func (*ListAgentsRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{20}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{22}
 }
 
 type ListAgentsReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Agents        []*AgentStatus         `protobuf:"bytes,1,rep,name=agents,proto3" json:"agents,omitempty"`
+	Namespaces    []*NamespaceUse        `protobuf:"bytes,2,rep,name=namespaces,proto3" json:"namespaces,omitempty"` // as in StatusReply
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListAgentsReply) Reset() {
 	*x = ListAgentsReply{}
-	mi := &file_parent_v1_parent_proto_msgTypes[21]
+	mi := &file_parent_v1_parent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1243,7 +1389,7 @@ func (x *ListAgentsReply) String() string {
 func (*ListAgentsReply) ProtoMessage() {}
 
 func (x *ListAgentsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[21]
+	mi := &file_parent_v1_parent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1256,12 +1402,19 @@ func (x *ListAgentsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAgentsReply.ProtoReflect.Descriptor instead.
 func (*ListAgentsReply) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{21}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListAgentsReply) GetAgents() []*AgentStatus {
 	if x != nil {
 		return x.Agents
+	}
+	return nil
+}
+
+func (x *ListAgentsReply) GetNamespaces() []*NamespaceUse {
+	if x != nil {
+		return x.Namespaces
 	}
 	return nil
 }
@@ -1279,13 +1432,17 @@ type AgentStatus struct {
 	State         string                 `protobuf:"bytes,9,opt,name=state,proto3" json:"state,omitempty"` // running | frozen | closed | ending
 	Mode          string                 `protobuf:"bytes,10,opt,name=mode,proto3" json:"mode,omitempty"`
 	Name          string                 `protobuf:"bytes,11,opt,name=name,proto3" json:"name,omitempty"` // the last part of the subject
+	Namespace     string                 `protobuf:"bytes,12,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	MaxMemoryMb   *uint64                `protobuf:"varint,13,opt,name=max_memory_mb,json=maxMemoryMb,proto3,oneof" json:"max_memory_mb,omitempty"`  // of the whole agent; absent: no limit of its own
+	MaxProcesses  *uint64                `protobuf:"varint,14,opt,name=max_processes,json=maxProcesses,proto3,oneof" json:"max_processes,omitempty"` // the same
+	MaxFds        *uint64                `protobuf:"varint,15,opt,name=max_fds,json=maxFds,proto3,oneof" json:"max_fds,omitempty"`                   // of each process
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AgentStatus) Reset() {
 	*x = AgentStatus{}
-	mi := &file_parent_v1_parent_proto_msgTypes[22]
+	mi := &file_parent_v1_parent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1297,7 +1454,7 @@ func (x *AgentStatus) String() string {
 func (*AgentStatus) ProtoMessage() {}
 
 func (x *AgentStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[22]
+	mi := &file_parent_v1_parent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1310,7 +1467,7 @@ func (x *AgentStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentStatus.ProtoReflect.Descriptor instead.
 func (*AgentStatus) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{22}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *AgentStatus) GetAgentId() string {
@@ -1390,6 +1547,34 @@ func (x *AgentStatus) GetName() string {
 	return ""
 }
 
+func (x *AgentStatus) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *AgentStatus) GetMaxMemoryMb() uint64 {
+	if x != nil && x.MaxMemoryMb != nil {
+		return *x.MaxMemoryMb
+	}
+	return 0
+}
+
+func (x *AgentStatus) GetMaxProcesses() uint64 {
+	if x != nil && x.MaxProcesses != nil {
+		return *x.MaxProcesses
+	}
+	return 0
+}
+
+func (x *AgentStatus) GetMaxFds() uint64 {
+	if x != nil && x.MaxFds != nil {
+		return *x.MaxFds
+	}
+	return 0
+}
+
 type StopAgentRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	AgentId       string                 `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
@@ -1399,7 +1584,7 @@ type StopAgentRequest struct {
 
 func (x *StopAgentRequest) Reset() {
 	*x = StopAgentRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[23]
+	mi := &file_parent_v1_parent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1411,7 +1596,7 @@ func (x *StopAgentRequest) String() string {
 func (*StopAgentRequest) ProtoMessage() {}
 
 func (x *StopAgentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[23]
+	mi := &file_parent_v1_parent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1424,7 +1609,7 @@ func (x *StopAgentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopAgentRequest.ProtoReflect.Descriptor instead.
 func (*StopAgentRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{23}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *StopAgentRequest) GetAgentId() string {
@@ -1442,7 +1627,7 @@ type StopAgentReply struct {
 
 func (x *StopAgentReply) Reset() {
 	*x = StopAgentReply{}
-	mi := &file_parent_v1_parent_proto_msgTypes[24]
+	mi := &file_parent_v1_parent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1454,7 +1639,7 @@ func (x *StopAgentReply) String() string {
 func (*StopAgentReply) ProtoMessage() {}
 
 func (x *StopAgentReply) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[24]
+	mi := &file_parent_v1_parent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1467,7 +1652,7 @@ func (x *StopAgentReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopAgentReply.ProtoReflect.Descriptor instead.
 func (*StopAgentReply) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{24}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{26}
 }
 
 type EventsRequest struct {
@@ -1480,7 +1665,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[25]
+	mi := &file_parent_v1_parent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1492,7 +1677,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[25]
+	mi := &file_parent_v1_parent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1505,7 +1690,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{25}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *EventsRequest) GetAgentId() string {
@@ -1533,7 +1718,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_parent_v1_parent_proto_msgTypes[26]
+	mi := &file_parent_v1_parent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1545,7 +1730,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[26]
+	mi := &file_parent_v1_parent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1558,7 +1743,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{26}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Event) GetVerdict() []byte {
@@ -1591,7 +1776,7 @@ type ListEvidenceRequest struct {
 
 func (x *ListEvidenceRequest) Reset() {
 	*x = ListEvidenceRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[27]
+	mi := &file_parent_v1_parent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1603,7 +1788,7 @@ func (x *ListEvidenceRequest) String() string {
 func (*ListEvidenceRequest) ProtoMessage() {}
 
 func (x *ListEvidenceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[27]
+	mi := &file_parent_v1_parent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1616,7 +1801,7 @@ func (x *ListEvidenceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEvidenceRequest.ProtoReflect.Descriptor instead.
 func (*ListEvidenceRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{27}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListEvidenceRequest) GetAgentId() string {
@@ -1638,7 +1823,7 @@ type EvidenceItem struct {
 
 func (x *EvidenceItem) Reset() {
 	*x = EvidenceItem{}
-	mi := &file_parent_v1_parent_proto_msgTypes[28]
+	mi := &file_parent_v1_parent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1650,7 +1835,7 @@ func (x *EvidenceItem) String() string {
 func (*EvidenceItem) ProtoMessage() {}
 
 func (x *EvidenceItem) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[28]
+	mi := &file_parent_v1_parent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1663,7 +1848,7 @@ func (x *EvidenceItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvidenceItem.ProtoReflect.Descriptor instead.
 func (*EvidenceItem) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{28}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *EvidenceItem) GetEpoch() []byte {
@@ -1704,7 +1889,7 @@ type ExportEvidenceRequest struct {
 
 func (x *ExportEvidenceRequest) Reset() {
 	*x = ExportEvidenceRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[29]
+	mi := &file_parent_v1_parent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1716,7 +1901,7 @@ func (x *ExportEvidenceRequest) String() string {
 func (*ExportEvidenceRequest) ProtoMessage() {}
 
 func (x *ExportEvidenceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[29]
+	mi := &file_parent_v1_parent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1729,7 +1914,7 @@ func (x *ExportEvidenceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportEvidenceRequest.ProtoReflect.Descriptor instead.
 func (*ExportEvidenceRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{29}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ExportEvidenceRequest) GetEpoch() []byte {
@@ -1755,7 +1940,7 @@ type EvidenceBundle struct {
 
 func (x *EvidenceBundle) Reset() {
 	*x = EvidenceBundle{}
-	mi := &file_parent_v1_parent_proto_msgTypes[30]
+	mi := &file_parent_v1_parent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1767,7 +1952,7 @@ func (x *EvidenceBundle) String() string {
 func (*EvidenceBundle) ProtoMessage() {}
 
 func (x *EvidenceBundle) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[30]
+	mi := &file_parent_v1_parent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1780,7 +1965,7 @@ func (x *EvidenceBundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvidenceBundle.ProtoReflect.Descriptor instead.
 func (*EvidenceBundle) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{30}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *EvidenceBundle) GetBundle() []byte {
@@ -1799,7 +1984,7 @@ type OperatorInstallCeilingRequest struct {
 
 func (x *OperatorInstallCeilingRequest) Reset() {
 	*x = OperatorInstallCeilingRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[31]
+	mi := &file_parent_v1_parent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1811,7 +1996,7 @@ func (x *OperatorInstallCeilingRequest) String() string {
 func (*OperatorInstallCeilingRequest) ProtoMessage() {}
 
 func (x *OperatorInstallCeilingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[31]
+	mi := &file_parent_v1_parent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1824,7 +2009,7 @@ func (x *OperatorInstallCeilingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorInstallCeilingRequest.ProtoReflect.Descriptor instead.
 func (*OperatorInstallCeilingRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{31}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *OperatorInstallCeilingRequest) GetBundle() []byte {
@@ -1843,7 +2028,7 @@ type OperatorAttestRequest struct {
 
 func (x *OperatorAttestRequest) Reset() {
 	*x = OperatorAttestRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[32]
+	mi := &file_parent_v1_parent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1855,7 +2040,7 @@ func (x *OperatorAttestRequest) String() string {
 func (*OperatorAttestRequest) ProtoMessage() {}
 
 func (x *OperatorAttestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[32]
+	mi := &file_parent_v1_parent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1868,7 +2053,7 @@ func (x *OperatorAttestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorAttestRequest.ProtoReflect.Descriptor instead.
 func (*OperatorAttestRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{32}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *OperatorAttestRequest) GetNonce() []byte {
@@ -1888,7 +2073,7 @@ type OperatorAttestation struct {
 
 func (x *OperatorAttestation) Reset() {
 	*x = OperatorAttestation{}
-	mi := &file_parent_v1_parent_proto_msgTypes[33]
+	mi := &file_parent_v1_parent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1900,7 +2085,7 @@ func (x *OperatorAttestation) String() string {
 func (*OperatorAttestation) ProtoMessage() {}
 
 func (x *OperatorAttestation) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[33]
+	mi := &file_parent_v1_parent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1913,7 +2098,7 @@ func (x *OperatorAttestation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorAttestation.ProtoReflect.Descriptor instead.
 func (*OperatorAttestation) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{33}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *OperatorAttestation) GetTier() string {
@@ -1941,7 +2126,7 @@ type OperatorDescribeKeyRequest struct {
 
 func (x *OperatorDescribeKeyRequest) Reset() {
 	*x = OperatorDescribeKeyRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[34]
+	mi := &file_parent_v1_parent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1953,7 +2138,7 @@ func (x *OperatorDescribeKeyRequest) String() string {
 func (*OperatorDescribeKeyRequest) ProtoMessage() {}
 
 func (x *OperatorDescribeKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[34]
+	mi := &file_parent_v1_parent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1966,7 +2151,7 @@ func (x *OperatorDescribeKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorDescribeKeyRequest.ProtoReflect.Descriptor instead.
 func (*OperatorDescribeKeyRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{34}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *OperatorDescribeKeyRequest) GetPurpose() string {
@@ -2002,7 +2187,7 @@ type OperatorKeyDescription struct {
 
 func (x *OperatorKeyDescription) Reset() {
 	*x = OperatorKeyDescription{}
-	mi := &file_parent_v1_parent_proto_msgTypes[35]
+	mi := &file_parent_v1_parent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2014,7 +2199,7 @@ func (x *OperatorKeyDescription) String() string {
 func (*OperatorKeyDescription) ProtoMessage() {}
 
 func (x *OperatorKeyDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[35]
+	mi := &file_parent_v1_parent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2027,7 +2212,7 @@ func (x *OperatorKeyDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorKeyDescription.ProtoReflect.Descriptor instead.
 func (*OperatorKeyDescription) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{35}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *OperatorKeyDescription) GetPublicKey() []byte {
@@ -2067,7 +2252,7 @@ type OperatorInstallGrantRequest struct {
 
 func (x *OperatorInstallGrantRequest) Reset() {
 	*x = OperatorInstallGrantRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[36]
+	mi := &file_parent_v1_parent_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2079,7 +2264,7 @@ func (x *OperatorInstallGrantRequest) String() string {
 func (*OperatorInstallGrantRequest) ProtoMessage() {}
 
 func (x *OperatorInstallGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[36]
+	mi := &file_parent_v1_parent_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2092,7 +2277,7 @@ func (x *OperatorInstallGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorInstallGrantRequest.ProtoReflect.Descriptor instead.
 func (*OperatorInstallGrantRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{36}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *OperatorInstallGrantRequest) GetGrant() []byte {
@@ -2110,7 +2295,7 @@ type OperatorDescribeGrantRequest struct {
 
 func (x *OperatorDescribeGrantRequest) Reset() {
 	*x = OperatorDescribeGrantRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[37]
+	mi := &file_parent_v1_parent_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2122,7 +2307,7 @@ func (x *OperatorDescribeGrantRequest) String() string {
 func (*OperatorDescribeGrantRequest) ProtoMessage() {}
 
 func (x *OperatorDescribeGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[37]
+	mi := &file_parent_v1_parent_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2135,7 +2320,7 @@ func (x *OperatorDescribeGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorDescribeGrantRequest.ProtoReflect.Descriptor instead.
 func (*OperatorDescribeGrantRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{37}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{39}
 }
 
 // OperatorGrantStatus is GrantStatus of the enclave.
@@ -2157,7 +2342,7 @@ type OperatorGrantStatus struct {
 
 func (x *OperatorGrantStatus) Reset() {
 	*x = OperatorGrantStatus{}
-	mi := &file_parent_v1_parent_proto_msgTypes[38]
+	mi := &file_parent_v1_parent_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2169,7 +2354,7 @@ func (x *OperatorGrantStatus) String() string {
 func (*OperatorGrantStatus) ProtoMessage() {}
 
 func (x *OperatorGrantStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[38]
+	mi := &file_parent_v1_parent_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2182,7 +2367,7 @@ func (x *OperatorGrantStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorGrantStatus.ProtoReflect.Descriptor instead.
 func (*OperatorGrantStatus) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{38}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *OperatorGrantStatus) GetAnchor() []byte {
@@ -2263,7 +2448,7 @@ type OperatorDescribeFleetRequest struct {
 
 func (x *OperatorDescribeFleetRequest) Reset() {
 	*x = OperatorDescribeFleetRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[39]
+	mi := &file_parent_v1_parent_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2275,7 +2460,7 @@ func (x *OperatorDescribeFleetRequest) String() string {
 func (*OperatorDescribeFleetRequest) ProtoMessage() {}
 
 func (x *OperatorDescribeFleetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[39]
+	mi := &file_parent_v1_parent_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2288,7 +2473,7 @@ func (x *OperatorDescribeFleetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorDescribeFleetRequest.ProtoReflect.Descriptor instead.
 func (*OperatorDescribeFleetRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{39}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{41}
 }
 
 // OperatorFleetStatus is FleetStatus of the enclave, and the policies of the controller on this host.
@@ -2309,7 +2494,7 @@ type OperatorFleetStatus struct {
 
 func (x *OperatorFleetStatus) Reset() {
 	*x = OperatorFleetStatus{}
-	mi := &file_parent_v1_parent_proto_msgTypes[40]
+	mi := &file_parent_v1_parent_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2321,7 +2506,7 @@ func (x *OperatorFleetStatus) String() string {
 func (*OperatorFleetStatus) ProtoMessage() {}
 
 func (x *OperatorFleetStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[40]
+	mi := &file_parent_v1_parent_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2334,7 +2519,7 @@ func (x *OperatorFleetStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorFleetStatus.ProtoReflect.Descriptor instead.
 func (*OperatorFleetStatus) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{40}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *OperatorFleetStatus) GetController() string {
@@ -2411,7 +2596,7 @@ type OperatorPolicy struct {
 
 func (x *OperatorPolicy) Reset() {
 	*x = OperatorPolicy{}
-	mi := &file_parent_v1_parent_proto_msgTypes[41]
+	mi := &file_parent_v1_parent_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2423,7 +2608,7 @@ func (x *OperatorPolicy) String() string {
 func (*OperatorPolicy) ProtoMessage() {}
 
 func (x *OperatorPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[41]
+	mi := &file_parent_v1_parent_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2436,7 +2621,7 @@ func (x *OperatorPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorPolicy.ProtoReflect.Descriptor instead.
 func (*OperatorPolicy) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{41}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *OperatorPolicy) GetName() string {
@@ -2530,7 +2715,7 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x18\n" +
 	"\acontent\x18\x03 \x01(\fR\acontent\"\x0f\n" +
-	"\rStatusRequest\"\xb9\x03\n" +
+	"\rStatusRequest\"\xfa\x03\n" +
 	"\vStatusReply\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x12\n" +
 	"\x04tier\x18\x02 \x01(\tR\x04tier\x12\x1f\n" +
@@ -2544,13 +2729,30 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\vdevelopment\x18\t \x01(\bR\vdevelopment\x12H\n" +
 	"\bcounters\x18\n" +
 	" \x03(\v2,.raypher.parent.v1.StatusReply.CountersEntryR\bcounters\x12\x14\n" +
-	"\x05notes\x18\v \x03(\tR\x05notes\x1a;\n" +
+	"\x05notes\x18\v \x03(\tR\x05notes\x12?\n" +
+	"\n" +
+	"namespaces\x18\f \x03(\v2\x1f.raypher.parent.v1.NamespaceUseR\n" +
+	"namespaces\x1a;\n" +
 	"\rCountersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x13\n" +
-	"\x11ListAgentsRequest\"I\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xa1\x02\n" +
+	"\fNamespaceUse\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12:\n" +
+	"\x06agents\x18\x02 \x01(\v2\".raypher.parent.v1.NamespaceAmountR\x06agents\x12?\n" +
+	"\tmemory_mb\x18\x03 \x01(\v2\".raypher.parent.v1.NamespaceAmountR\bmemoryMb\x12@\n" +
+	"\tprocesses\x18\x04 \x01(\v2\".raypher.parent.v1.NamespaceAmountR\tprocesses\x124\n" +
+	"\x03fds\x18\x05 \x01(\v2\".raypher.parent.v1.NamespaceAmountR\x03fds\"d\n" +
+	"\x0fNamespaceAmount\x12\x12\n" +
+	"\x04used\x18\x01 \x01(\x04R\x04used\x12\x19\n" +
+	"\x05limit\x18\x02 \x01(\x04H\x00R\x05limit\x88\x01\x01\x12\x18\n" +
+	"\aendless\x18\x03 \x01(\bR\aendlessB\b\n" +
+	"\x06_limit\"\x13\n" +
+	"\x11ListAgentsRequest\"\x8a\x01\n" +
 	"\x0fListAgentsReply\x126\n" +
-	"\x06agents\x18\x01 \x03(\v2\x1e.raypher.parent.v1.AgentStatusR\x06agents\"\xaa\x02\n" +
+	"\x06agents\x18\x01 \x03(\v2\x1e.raypher.parent.v1.AgentStatusR\x06agents\x12?\n" +
+	"\n" +
+	"namespaces\x18\x02 \x03(\v2\x1f.raypher.parent.v1.NamespaceUseR\n" +
+	"namespaces\"\xe9\x03\n" +
 	"\vAgentStatus\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x12\x10\n" +
@@ -2563,7 +2765,15 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\x05state\x18\t \x01(\tR\x05state\x12\x12\n" +
 	"\x04mode\x18\n" +
 	" \x01(\tR\x04mode\x12\x12\n" +
-	"\x04name\x18\v \x01(\tR\x04name\"-\n" +
+	"\x04name\x18\v \x01(\tR\x04name\x12\x1c\n" +
+	"\tnamespace\x18\f \x01(\tR\tnamespace\x12'\n" +
+	"\rmax_memory_mb\x18\r \x01(\x04H\x00R\vmaxMemoryMb\x88\x01\x01\x12(\n" +
+	"\rmax_processes\x18\x0e \x01(\x04H\x01R\fmaxProcesses\x88\x01\x01\x12\x1c\n" +
+	"\amax_fds\x18\x0f \x01(\x04H\x02R\x06maxFds\x88\x01\x01B\x10\n" +
+	"\x0e_max_memory_mbB\x10\n" +
+	"\x0e_max_processesB\n" +
+	"\n" +
+	"\b_max_fds\"-\n" +
 	"\x10StopAgentRequest\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\"\x10\n" +
 	"\x0eStopAgentReply\"B\n" +
@@ -2672,7 +2882,7 @@ func file_parent_v1_parent_proto_rawDescGZIP() []byte {
 	return file_parent_v1_parent_proto_rawDescData
 }
 
-var file_parent_v1_parent_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_parent_v1_parent_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_parent_v1_parent_proto_goTypes = []any{
 	(*WhoamiRequest)(nil),                 // 0: raypher.parent.v1.WhoamiRequest
 	(*Identity)(nil),                      // 1: raypher.parent.v1.Identity
@@ -2694,82 +2904,90 @@ var file_parent_v1_parent_proto_goTypes = []any{
 	(*Proposal)(nil),                      // 17: raypher.parent.v1.Proposal
 	(*StatusRequest)(nil),                 // 18: raypher.parent.v1.StatusRequest
 	(*StatusReply)(nil),                   // 19: raypher.parent.v1.StatusReply
-	(*ListAgentsRequest)(nil),             // 20: raypher.parent.v1.ListAgentsRequest
-	(*ListAgentsReply)(nil),               // 21: raypher.parent.v1.ListAgentsReply
-	(*AgentStatus)(nil),                   // 22: raypher.parent.v1.AgentStatus
-	(*StopAgentRequest)(nil),              // 23: raypher.parent.v1.StopAgentRequest
-	(*StopAgentReply)(nil),                // 24: raypher.parent.v1.StopAgentReply
-	(*EventsRequest)(nil),                 // 25: raypher.parent.v1.EventsRequest
-	(*Event)(nil),                         // 26: raypher.parent.v1.Event
-	(*ListEvidenceRequest)(nil),           // 27: raypher.parent.v1.ListEvidenceRequest
-	(*EvidenceItem)(nil),                  // 28: raypher.parent.v1.EvidenceItem
-	(*ExportEvidenceRequest)(nil),         // 29: raypher.parent.v1.ExportEvidenceRequest
-	(*EvidenceBundle)(nil),                // 30: raypher.parent.v1.EvidenceBundle
-	(*OperatorInstallCeilingRequest)(nil), // 31: raypher.parent.v1.OperatorInstallCeilingRequest
-	(*OperatorAttestRequest)(nil),         // 32: raypher.parent.v1.OperatorAttestRequest
-	(*OperatorAttestation)(nil),           // 33: raypher.parent.v1.OperatorAttestation
-	(*OperatorDescribeKeyRequest)(nil),    // 34: raypher.parent.v1.OperatorDescribeKeyRequest
-	(*OperatorKeyDescription)(nil),        // 35: raypher.parent.v1.OperatorKeyDescription
-	(*OperatorInstallGrantRequest)(nil),   // 36: raypher.parent.v1.OperatorInstallGrantRequest
-	(*OperatorDescribeGrantRequest)(nil),  // 37: raypher.parent.v1.OperatorDescribeGrantRequest
-	(*OperatorGrantStatus)(nil),           // 38: raypher.parent.v1.OperatorGrantStatus
-	(*OperatorDescribeFleetRequest)(nil),  // 39: raypher.parent.v1.OperatorDescribeFleetRequest
-	(*OperatorFleetStatus)(nil),           // 40: raypher.parent.v1.OperatorFleetStatus
-	(*OperatorPolicy)(nil),                // 41: raypher.parent.v1.OperatorPolicy
-	nil,                                   // 42: raypher.parent.v1.StatusReply.CountersEntry
+	(*NamespaceUse)(nil),                  // 20: raypher.parent.v1.NamespaceUse
+	(*NamespaceAmount)(nil),               // 21: raypher.parent.v1.NamespaceAmount
+	(*ListAgentsRequest)(nil),             // 22: raypher.parent.v1.ListAgentsRequest
+	(*ListAgentsReply)(nil),               // 23: raypher.parent.v1.ListAgentsReply
+	(*AgentStatus)(nil),                   // 24: raypher.parent.v1.AgentStatus
+	(*StopAgentRequest)(nil),              // 25: raypher.parent.v1.StopAgentRequest
+	(*StopAgentReply)(nil),                // 26: raypher.parent.v1.StopAgentReply
+	(*EventsRequest)(nil),                 // 27: raypher.parent.v1.EventsRequest
+	(*Event)(nil),                         // 28: raypher.parent.v1.Event
+	(*ListEvidenceRequest)(nil),           // 29: raypher.parent.v1.ListEvidenceRequest
+	(*EvidenceItem)(nil),                  // 30: raypher.parent.v1.EvidenceItem
+	(*ExportEvidenceRequest)(nil),         // 31: raypher.parent.v1.ExportEvidenceRequest
+	(*EvidenceBundle)(nil),                // 32: raypher.parent.v1.EvidenceBundle
+	(*OperatorInstallCeilingRequest)(nil), // 33: raypher.parent.v1.OperatorInstallCeilingRequest
+	(*OperatorAttestRequest)(nil),         // 34: raypher.parent.v1.OperatorAttestRequest
+	(*OperatorAttestation)(nil),           // 35: raypher.parent.v1.OperatorAttestation
+	(*OperatorDescribeKeyRequest)(nil),    // 36: raypher.parent.v1.OperatorDescribeKeyRequest
+	(*OperatorKeyDescription)(nil),        // 37: raypher.parent.v1.OperatorKeyDescription
+	(*OperatorInstallGrantRequest)(nil),   // 38: raypher.parent.v1.OperatorInstallGrantRequest
+	(*OperatorDescribeGrantRequest)(nil),  // 39: raypher.parent.v1.OperatorDescribeGrantRequest
+	(*OperatorGrantStatus)(nil),           // 40: raypher.parent.v1.OperatorGrantStatus
+	(*OperatorDescribeFleetRequest)(nil),  // 41: raypher.parent.v1.OperatorDescribeFleetRequest
+	(*OperatorFleetStatus)(nil),           // 42: raypher.parent.v1.OperatorFleetStatus
+	(*OperatorPolicy)(nil),                // 43: raypher.parent.v1.OperatorPolicy
+	nil,                                   // 44: raypher.parent.v1.StatusReply.CountersEntry
 }
 var file_parent_v1_parent_proto_depIdxs = []int32{
 	11, // 0: raypher.parent.v1.ListApprovalsReply.questions:type_name -> raypher.parent.v1.ApprovalQuestion
 	11, // 1: raypher.parent.v1.ApprovalChange.question:type_name -> raypher.parent.v1.ApprovalQuestion
 	17, // 2: raypher.parent.v1.ListProposalsReply.proposals:type_name -> raypher.parent.v1.Proposal
-	42, // 3: raypher.parent.v1.StatusReply.counters:type_name -> raypher.parent.v1.StatusReply.CountersEntry
-	22, // 4: raypher.parent.v1.ListAgentsReply.agents:type_name -> raypher.parent.v1.AgentStatus
-	41, // 5: raypher.parent.v1.OperatorFleetStatus.policies:type_name -> raypher.parent.v1.OperatorPolicy
-	0,  // 6: raypher.parent.v1.Agent.Whoami:input_type -> raypher.parent.v1.WhoamiRequest
-	2,  // 7: raypher.parent.v1.Agent.RequestVisa:input_type -> raypher.parent.v1.RequestVisaRequest
-	4,  // 8: raypher.parent.v1.Agent.TLSCertificate:input_type -> raypher.parent.v1.AgentTLSCertificateRequest
-	6,  // 9: raypher.parent.v1.Agent.TLSSign:input_type -> raypher.parent.v1.AgentTLSSignRequest
-	18, // 10: raypher.parent.v1.Operator.Status:input_type -> raypher.parent.v1.StatusRequest
-	20, // 11: raypher.parent.v1.Operator.ListAgents:input_type -> raypher.parent.v1.ListAgentsRequest
-	23, // 12: raypher.parent.v1.Operator.StopAgent:input_type -> raypher.parent.v1.StopAgentRequest
-	25, // 13: raypher.parent.v1.Operator.Events:input_type -> raypher.parent.v1.EventsRequest
-	27, // 14: raypher.parent.v1.Operator.ListEvidence:input_type -> raypher.parent.v1.ListEvidenceRequest
-	29, // 15: raypher.parent.v1.Operator.ExportEvidence:input_type -> raypher.parent.v1.ExportEvidenceRequest
-	31, // 16: raypher.parent.v1.Operator.InstallCeiling:input_type -> raypher.parent.v1.OperatorInstallCeilingRequest
-	32, // 17: raypher.parent.v1.Operator.Attest:input_type -> raypher.parent.v1.OperatorAttestRequest
-	34, // 18: raypher.parent.v1.Operator.DescribeKey:input_type -> raypher.parent.v1.OperatorDescribeKeyRequest
-	36, // 19: raypher.parent.v1.Operator.InstallGrant:input_type -> raypher.parent.v1.OperatorInstallGrantRequest
-	37, // 20: raypher.parent.v1.Operator.DescribeGrant:input_type -> raypher.parent.v1.OperatorDescribeGrantRequest
-	39, // 21: raypher.parent.v1.Operator.DescribeFleet:input_type -> raypher.parent.v1.OperatorDescribeFleetRequest
-	8,  // 22: raypher.parent.v1.Operator.ListApprovals:input_type -> raypher.parent.v1.ListApprovalsRequest
-	10, // 23: raypher.parent.v1.Operator.WatchApprovals:input_type -> raypher.parent.v1.WatchApprovalsRequest
-	13, // 24: raypher.parent.v1.Operator.Answer:input_type -> raypher.parent.v1.AnswerRequest
-	15, // 25: raypher.parent.v1.Operator.ListProposals:input_type -> raypher.parent.v1.ListProposalsRequest
-	1,  // 26: raypher.parent.v1.Agent.Whoami:output_type -> raypher.parent.v1.Identity
-	3,  // 27: raypher.parent.v1.Agent.RequestVisa:output_type -> raypher.parent.v1.VisaReply
-	5,  // 28: raypher.parent.v1.Agent.TLSCertificate:output_type -> raypher.parent.v1.AgentTLSCertificate
-	7,  // 29: raypher.parent.v1.Agent.TLSSign:output_type -> raypher.parent.v1.AgentTLSSignature
-	19, // 30: raypher.parent.v1.Operator.Status:output_type -> raypher.parent.v1.StatusReply
-	21, // 31: raypher.parent.v1.Operator.ListAgents:output_type -> raypher.parent.v1.ListAgentsReply
-	24, // 32: raypher.parent.v1.Operator.StopAgent:output_type -> raypher.parent.v1.StopAgentReply
-	26, // 33: raypher.parent.v1.Operator.Events:output_type -> raypher.parent.v1.Event
-	28, // 34: raypher.parent.v1.Operator.ListEvidence:output_type -> raypher.parent.v1.EvidenceItem
-	30, // 35: raypher.parent.v1.Operator.ExportEvidence:output_type -> raypher.parent.v1.EvidenceBundle
-	19, // 36: raypher.parent.v1.Operator.InstallCeiling:output_type -> raypher.parent.v1.StatusReply
-	33, // 37: raypher.parent.v1.Operator.Attest:output_type -> raypher.parent.v1.OperatorAttestation
-	35, // 38: raypher.parent.v1.Operator.DescribeKey:output_type -> raypher.parent.v1.OperatorKeyDescription
-	38, // 39: raypher.parent.v1.Operator.InstallGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
-	38, // 40: raypher.parent.v1.Operator.DescribeGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
-	40, // 41: raypher.parent.v1.Operator.DescribeFleet:output_type -> raypher.parent.v1.OperatorFleetStatus
-	9,  // 42: raypher.parent.v1.Operator.ListApprovals:output_type -> raypher.parent.v1.ListApprovalsReply
-	12, // 43: raypher.parent.v1.Operator.WatchApprovals:output_type -> raypher.parent.v1.ApprovalChange
-	14, // 44: raypher.parent.v1.Operator.Answer:output_type -> raypher.parent.v1.AnswerReply
-	16, // 45: raypher.parent.v1.Operator.ListProposals:output_type -> raypher.parent.v1.ListProposalsReply
-	26, // [26:46] is the sub-list for method output_type
-	6,  // [6:26] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	44, // 3: raypher.parent.v1.StatusReply.counters:type_name -> raypher.parent.v1.StatusReply.CountersEntry
+	20, // 4: raypher.parent.v1.StatusReply.namespaces:type_name -> raypher.parent.v1.NamespaceUse
+	21, // 5: raypher.parent.v1.NamespaceUse.agents:type_name -> raypher.parent.v1.NamespaceAmount
+	21, // 6: raypher.parent.v1.NamespaceUse.memory_mb:type_name -> raypher.parent.v1.NamespaceAmount
+	21, // 7: raypher.parent.v1.NamespaceUse.processes:type_name -> raypher.parent.v1.NamespaceAmount
+	21, // 8: raypher.parent.v1.NamespaceUse.fds:type_name -> raypher.parent.v1.NamespaceAmount
+	24, // 9: raypher.parent.v1.ListAgentsReply.agents:type_name -> raypher.parent.v1.AgentStatus
+	20, // 10: raypher.parent.v1.ListAgentsReply.namespaces:type_name -> raypher.parent.v1.NamespaceUse
+	43, // 11: raypher.parent.v1.OperatorFleetStatus.policies:type_name -> raypher.parent.v1.OperatorPolicy
+	0,  // 12: raypher.parent.v1.Agent.Whoami:input_type -> raypher.parent.v1.WhoamiRequest
+	2,  // 13: raypher.parent.v1.Agent.RequestVisa:input_type -> raypher.parent.v1.RequestVisaRequest
+	4,  // 14: raypher.parent.v1.Agent.TLSCertificate:input_type -> raypher.parent.v1.AgentTLSCertificateRequest
+	6,  // 15: raypher.parent.v1.Agent.TLSSign:input_type -> raypher.parent.v1.AgentTLSSignRequest
+	18, // 16: raypher.parent.v1.Operator.Status:input_type -> raypher.parent.v1.StatusRequest
+	22, // 17: raypher.parent.v1.Operator.ListAgents:input_type -> raypher.parent.v1.ListAgentsRequest
+	25, // 18: raypher.parent.v1.Operator.StopAgent:input_type -> raypher.parent.v1.StopAgentRequest
+	27, // 19: raypher.parent.v1.Operator.Events:input_type -> raypher.parent.v1.EventsRequest
+	29, // 20: raypher.parent.v1.Operator.ListEvidence:input_type -> raypher.parent.v1.ListEvidenceRequest
+	31, // 21: raypher.parent.v1.Operator.ExportEvidence:input_type -> raypher.parent.v1.ExportEvidenceRequest
+	33, // 22: raypher.parent.v1.Operator.InstallCeiling:input_type -> raypher.parent.v1.OperatorInstallCeilingRequest
+	34, // 23: raypher.parent.v1.Operator.Attest:input_type -> raypher.parent.v1.OperatorAttestRequest
+	36, // 24: raypher.parent.v1.Operator.DescribeKey:input_type -> raypher.parent.v1.OperatorDescribeKeyRequest
+	38, // 25: raypher.parent.v1.Operator.InstallGrant:input_type -> raypher.parent.v1.OperatorInstallGrantRequest
+	39, // 26: raypher.parent.v1.Operator.DescribeGrant:input_type -> raypher.parent.v1.OperatorDescribeGrantRequest
+	41, // 27: raypher.parent.v1.Operator.DescribeFleet:input_type -> raypher.parent.v1.OperatorDescribeFleetRequest
+	8,  // 28: raypher.parent.v1.Operator.ListApprovals:input_type -> raypher.parent.v1.ListApprovalsRequest
+	10, // 29: raypher.parent.v1.Operator.WatchApprovals:input_type -> raypher.parent.v1.WatchApprovalsRequest
+	13, // 30: raypher.parent.v1.Operator.Answer:input_type -> raypher.parent.v1.AnswerRequest
+	15, // 31: raypher.parent.v1.Operator.ListProposals:input_type -> raypher.parent.v1.ListProposalsRequest
+	1,  // 32: raypher.parent.v1.Agent.Whoami:output_type -> raypher.parent.v1.Identity
+	3,  // 33: raypher.parent.v1.Agent.RequestVisa:output_type -> raypher.parent.v1.VisaReply
+	5,  // 34: raypher.parent.v1.Agent.TLSCertificate:output_type -> raypher.parent.v1.AgentTLSCertificate
+	7,  // 35: raypher.parent.v1.Agent.TLSSign:output_type -> raypher.parent.v1.AgentTLSSignature
+	19, // 36: raypher.parent.v1.Operator.Status:output_type -> raypher.parent.v1.StatusReply
+	23, // 37: raypher.parent.v1.Operator.ListAgents:output_type -> raypher.parent.v1.ListAgentsReply
+	26, // 38: raypher.parent.v1.Operator.StopAgent:output_type -> raypher.parent.v1.StopAgentReply
+	28, // 39: raypher.parent.v1.Operator.Events:output_type -> raypher.parent.v1.Event
+	30, // 40: raypher.parent.v1.Operator.ListEvidence:output_type -> raypher.parent.v1.EvidenceItem
+	32, // 41: raypher.parent.v1.Operator.ExportEvidence:output_type -> raypher.parent.v1.EvidenceBundle
+	19, // 42: raypher.parent.v1.Operator.InstallCeiling:output_type -> raypher.parent.v1.StatusReply
+	35, // 43: raypher.parent.v1.Operator.Attest:output_type -> raypher.parent.v1.OperatorAttestation
+	37, // 44: raypher.parent.v1.Operator.DescribeKey:output_type -> raypher.parent.v1.OperatorKeyDescription
+	40, // 45: raypher.parent.v1.Operator.InstallGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
+	40, // 46: raypher.parent.v1.Operator.DescribeGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
+	42, // 47: raypher.parent.v1.Operator.DescribeFleet:output_type -> raypher.parent.v1.OperatorFleetStatus
+	9,  // 48: raypher.parent.v1.Operator.ListApprovals:output_type -> raypher.parent.v1.ListApprovalsReply
+	12, // 49: raypher.parent.v1.Operator.WatchApprovals:output_type -> raypher.parent.v1.ApprovalChange
+	14, // 50: raypher.parent.v1.Operator.Answer:output_type -> raypher.parent.v1.AnswerReply
+	16, // 51: raypher.parent.v1.Operator.ListProposals:output_type -> raypher.parent.v1.ListProposalsReply
+	32, // [32:52] is the sub-list for method output_type
+	12, // [12:32] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_parent_v1_parent_proto_init() }
@@ -2777,13 +2995,15 @@ func file_parent_v1_parent_proto_init() {
 	if File_parent_v1_parent_proto != nil {
 		return
 	}
+	file_parent_v1_parent_proto_msgTypes[21].OneofWrappers = []any{}
+	file_parent_v1_parent_proto_msgTypes[24].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_parent_v1_parent_proto_rawDesc), len(file_parent_v1_parent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   43,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
