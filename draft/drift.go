@@ -45,7 +45,7 @@ func Compare(p *policy.Policy, home string, t *trace.Trace) (*Drift, error) {
 	outside.Entries = nil
 	reached := map[netip.Addr]bool{}
 	for _, e := range t.Entries {
-		if !e.Fixed && !e.AsPassed && !c.granted(e) {
+		if e.Fixed || e.AsPassed || !c.granted(e) {
 			outside.Entries = append(outside.Entries, e)
 			if where, err := netip.ParseAddrPort(e.Address); err == nil && e.Operation == trace.Connect {
 				reached[where.Addr()] = true

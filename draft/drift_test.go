@@ -53,3 +53,14 @@ network: {egress: ["api.example:443", "192.0.2.0/24:80", "unused.example"], list
 		}
 	}
 }
+
+// TestDriftSaysWhatWasTried: what no policy grants is said, though it stays refused.
+func TestDriftSaysWhatWasTried(t *testing.T) {
+	d, err := Compare(&policy.Policy{}, "/home/u", did(t, "never /sys/x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(d.Beyond) != 0 || len(d.Refused) != 1 || !strings.Contains(strings.Join(d.Say(), "\n"), "tried   ") {
+		t.Errorf("%+v", d)
+	}
+}

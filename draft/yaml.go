@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/raypher/raypher/policy"
@@ -185,7 +186,7 @@ func compacted(list []string) []string {
 // comment writes a line of comment. What an agent chose must not end it.
 func comment(b *bytes.Buffer, indent, text string) {
 	b.WriteString(indent + "# " + strings.Map(func(r rune) rune {
-		if r < 0x20 || r == 0x7f || r == '\u0085' || r == '\u2028' || r == '\u2029' || r == '\ufeff' {
+		if !strconv.IsPrint(r) { // also what turns the direction of writing: a person reads it
 			return '?'
 		}
 		return r
@@ -201,8 +202,8 @@ func quoted(pattern string) string {
 		case r == '"' || r == '\\':
 			b.WriteByte('\\')
 			b.WriteRune(r)
-		case r < 0x20 || r >= 0x7f && r < 0xa0 || r == '\u2028' || r == '\u2029' || r == '\ufeff':
-			fmt.Fprintf(&b, `\u%04x`, r)
+		case !strconv.IsPrint(r): // also what turns the direction of writing: a person reads it
+			fmt.Fprintf(&b, `\U%08x`, r)
 		default:
 			b.WriteRune(r)
 		}

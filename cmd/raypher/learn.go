@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -79,9 +80,11 @@ func learn(out io.Writer, o learnOptions, argv []string) error {
 		}
 		traces = append(traces, t)
 	}
-	if err := os.MkdirAll(o.out, 0o755); err != nil {
-		return fmt.Errorf("learn: %w", err)
+	folder, err := openFolder(o.out) // before the run, which could put another in its place
+	if err != nil {
+		return fmt.Errorf("learn: --out: %w", err)
 	}
+	defer folder.Close()
 	said := ""
 	if len(argv) > 0 {
 		t, ended, err := observedRun(o.name, argv)
@@ -94,7 +97,7 @@ func learn(out io.Writer, o learnOptions, argv []string) error {
 	all := trace.Merge(traces...)
 	d := draft.New(all, draft.Options{Risky: draft.Risky(o.risky), Many: o.many})
 	m := o.manifest(d, all)
-	if err := o.write(d, m, all, len(traces)); err != nil {
+	if err := o.write(folder, d, m, all, len(traces)); err != nil {
 		return fmt.Errorf("learn: %w", err)
 	}
 	o.tell(out, d, m, all, len(traces), said)
@@ -121,11 +124,21 @@ func (o learnOptions) check(argv []string) error {
 			return err
 		}
 	}
-	policyPath := filepath.Join(o.out, learnedPolicy)
-	if _, err := os.Lstat(policyPath); err == nil && !o.merges(o.out) {
-		return fmt.Errorf("%s exists: merge it with --merge %s, or name another folder with --out", policyPath, o.out)
+	for _, name := range []string{learnedTrace, learnedPolicy, manifest.FileName} {
+		file := filepath.Join(o.out, name)
+		if _, err := os.Lstat(file); err == nil && !o.merges(o.out) {
+			return fmt.Errorf("%s exists: merge what was learned with --merge %s, or name another folder with --out", file, o.out)
+		}
 	}
 	return nil
+}
+
+// openFolder makes a folder, unless it is there, and opens it.
+func openFolder(name string) (*os.Root, error) {
+	if err := os.MkdirAll(name, 0o755); err != nil {
+		return nil, err
+	}
+	return os.OpenRoot(name)
 }
 
 // merges reports whether what lies in a folder is merged, so that it can be replaced.
@@ -161,7 +174,7 @@ func readTrace(path string) (*trace.Trace, error) {
 }
 
 // write writes the three files. The trace comes first: the others can be made of it again.
-func (o learnOptions) write(d *draft.Draft, m *manifest.Manifest, t *trace.Trace, runs int) error {
+func (o learnOptions) write(folder *os.Root, d *draft.Draft, m *manifest.Manifest, t *trace.Trace, runs int) error {
 	text, err := t.Encode()
 	if err != nil {
 		return err
@@ -179,11 +192,28 @@ func (o learnOptions) write(d *draft.Draft, m *manifest.Manifest, t *trace.Trace
 		name string
 		text []byte
 	}{{learnedTrace, text}, {learnedPolicy, policyText}, {manifest.FileName, manifestText}} {
-		if err := os.WriteFile(filepath.Join(o.out, file.name), file.text, 0o644); err != nil {
-			return err
+		if err := replace(folder, file.name, file.text); err != nil {
+			return fmt.Errorf("write %s: %w: was %s taken away during the run? Run it again with another --out", file.name, err, o.out)
 		}
 	}
 	return nil
+}
+
+// replace puts a file into a folder, in place of what has its name. It follows no link: the run may have left one there.
+func replace(folder *os.Root, name string, text []byte) error {
+	fresh := name + ".new"
+	if err := folder.RemoveAll(fresh); err != nil {
+		return err
+	}
+	file, err := folder.OpenFile(fresh, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(text)
+	if err = errors.Join(err, file.Close()); err != nil {
+		return err
+	}
+	return folder.Rename(fresh, name)
 }
 
 // manifest is the draft as what a skill asks for. It cannot say what listens, sockets, system calls and what a person is asked about.
@@ -267,17 +297,28 @@ func (o learnOptions) tell(out io.Writer, d *draft.Draft, m *manifest.Manifest, 
 		say("a manifest cannot ask for %d of the rules: sockets, listening, system calls, what a person is asked about", len(granted)-n)
 	}
 	if d.Lost != "" {
-		say("INCOMPLETE: %s", d.Lost)
+		say("INCOMPLETE: %s", terminal(d.Lost))
 	}
 	say("%s, %s and %s are in %s; next:", learnedPolicy, manifest.FileName, learnedTrace, o.out)
 	say("  raypher policy explain %s", filepath.Join(o.out, learnedPolicy))
-	say("  raypher run --policy %s -- %s", filepath.Join(o.out, learnedPolicy), terminal(strings.Join(t.Argv, " ")))
+	say("  raypher run --policy %s -- %s", filepath.Join(o.out, learnedPolicy), terminal(shellWords(t.Argv)))
+}
+
+// shellWords are arguments as a POSIX shell reads them.
+func shellWords(argv []string) string {
+	words := make([]string, len(argv))
+	for i, word := range argv {
+		if words[i] = word; word == "" || strings.Trim(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:,=@%+") != "" {
+			words[i] = "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+		}
+	}
+	return strings.Join(words, " ")
 }
 
 // terminal is text that an agent chose, so that it cannot speak to the terminal.
 func terminal(text string) string {
 	return strings.Map(func(r rune) rune {
-		if r < 0x20 || r >= 0x7f && r < 0xa0 {
+		if !strconv.IsPrint(r) { // also what turns the direction of writing
 			return '?'
 		}
 		return r

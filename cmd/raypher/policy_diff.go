@@ -171,7 +171,7 @@ func printDrift(out io.Writer, d *draft.Drift, asJSON bool) error {
 			fmt.Fprintln(out, terminal(line))
 		}
 		if d.Lost != "" {
-			fmt.Fprintf(out, "lost    %s\n", d.Lost)
+			fmt.Fprintf(out, "lost    %s\n", terminal(d.Lost))
 		}
 		if len(d.Beyond) == 0 {
 			fmt.Fprintln(out, "within  the runs did nothing that is not granted")
