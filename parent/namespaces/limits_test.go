@@ -1,6 +1,7 @@
 package namespaces
 
 import (
+	"os"
 	"strings"
 	"testing"
 )
@@ -119,4 +120,20 @@ func file(t *testing.T, text string) *File {
 		t.Fatal(err)
 	}
 	return f
+}
+
+// TestExample: the example of a file is one.
+func TestExample(t *testing.T) {
+	const name = "../../examples/namespaces.yaml"
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := Parse(name, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l := f.Of("dev"); l.Agents == nil || l.MemoryMB == nil || l.Processes == nil || l.FDs == nil || f.Of("another").Agents == nil {
+		t.Errorf("it shows not everything: %+v", l)
+	}
 }
