@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -80,7 +81,7 @@ func printQuestions(out io.Writer, questions []*parentv1.ApprovalQuestion, now t
 	fmt.Fprintln(table, "ID\tAGENT\tWANTS TO\tTARGET\tASKED BY RULE\tPROGRAM\tWAITS\tREFUSED IN")
 	for _, q := range questions {
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s[%d]\t%s\t%s\n", evidence.Printable(q.Id), evidence.Printable(nameIn(q.Subject)),
-			evidence.Printable(q.Operation), targets(q), evidence.Printable(q.Rule), evidence.Printable(q.Comm), q.Pid,
+			evidence.Printable(q.Operation), targets(q), evidence.Printable(q.Rule), quoted(q.Comm), q.Pid,
 			now.Sub(time.Unix(0, q.AskedUnixNano)).Round(time.Second), refusedIn(q, now))
 	}
 	return table.Flush()
@@ -88,16 +89,26 @@ func printQuestions(out io.Writer, questions []*parentv1.ApprovalQuestion, now t
 
 // targets is what a question is about: the path, or both, or the address with its name.
 func targets(q *parentv1.ApprovalQuestion) string {
-	text := evidence.Printable(q.Target)
+	text, other := quoted(q.Target), quoted(q.Other)
 	switch {
 	case q.Other == "":
 		return text
 	case q.Operation == "rename":
-		return text + " to " + evidence.Printable(q.Other)
+		return text + " to " + other
 	case q.Operation == "link":
-		return evidence.Printable(q.Other) + " for " + text
+		return other + " for " + text
 	}
-	return text + " (" + evidence.Printable(q.Other) + ")"
+	return text + " (" + other + ")"
+}
+
+// quoted is a word that the agent chose. It stands in quotation marks where it could pass for more than one, or for what is around it.
+func quoted(text string) string {
+	for _, r := range text {
+		if !strconv.IsPrint(r) || strings.ContainsRune(" ()\"'`\\?,", r) {
+			return strconv.Quote(text)
+		}
+	}
+	return text
 }
 
 func refusedIn(q *parentv1.ApprovalQuestion, now time.Time) string {

@@ -46,6 +46,64 @@ func TestQuestionsArePrintable(t *testing.T) {
 	}
 }
 
+// TestQuestionsAreNoSentences: no name passes for several, or for the words around it.
+func TestQuestionsAreNoSentences(t *testing.T) {
+	for name, want := range map[string]string{
+		"/w/a": "/w/a", "10.0.0.1:443/tcp": "10.0.0.1:443/tcp", "[2001:db8::1]:443/tcp": "[2001:db8::1]:443/tcp", "/w/größe": "/w/größe",
+		"/w/a to /w/b": `"/w/a to /w/b"`, "/w/a? [y]es": `"/w/a? [y]es"`, "sh[1],": `"sh[1],"`, "/w/\u3000a": `"/w/\u3000a"`,
+		"/w/\u202egpj": `"/w/\u202egpj"`, "/w/\n": `"/w/\n"`, `/w/\n`: `"/w/\\n"`, `/w/"`: `"/w/\""`, "": "",
+	} {
+		if got := quoted(name); got != want {
+			t.Errorf("%q is shown as %s, want %s", name, got, want)
+		}
+	}
+	q := &parentv1.ApprovalQuestion{Operation: "rename", Target: "/w/a to /w/b", Other: "/w/c"}
+	if got := targets(q); got != `"/w/a to /w/b" to /w/c` {
+		t.Error(got)
+	}
+}
+
+// TestWatchAsksLast: what a key would answer is the last thing on the terminal, whatever else is asked meanwhile.
+func TestWatchAsksLast(t *testing.T) {
+	var out bytes.Buffer
+	w := &watch{out: &out, operator: &answering{}, open: map[string]bool{}, lines: make(chan string)}
+	change := func(id, over string) {
+		w.changed(&parentv1.ApprovalChange{Over: over, Question: &parentv1.ApprovalQuestion{Id: id, Operation: "unlink", Target: "/w/" + id}})
+	}
+	const one, two = "a-1 unlink /w/a-1? [y]es, for this [r]un, [n]o, enter: later: ", "a-2 unlink /w/a-2? [y]es, for this [r]un, [n]o, enter: later: "
+	typed := func(line string) {
+		if err := w.typed(t.Context(), line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, step := range []struct {
+		do   func()
+		last string
+	}{
+		{func() { change("a-1", "") }, one},
+		{func() { change("a-2", "") }, one},
+		{func() { change("a-3", "") }, one},
+		{func() { change("a-3", "gone") }, one},
+		{func() { typed("what") }, one},
+		{func() { change("a-1", "gone") }, "a-1 is over; enter goes on: "},
+		{func() { change("a-4", "") }, "a-1 is over; enter goes on: "},
+		{func() { typed("y") }, two},
+		{func() { typed("y") }, ""}, // on its way
+		{func() { change("a-5", "") }, ""},
+		{func() { change("a-2", "approve") }, "a-4 unlink /w/a-4? [y]es, for this [r]un, [n]o, enter: later: "},
+	} {
+		out.WriteString("\n") // as a person's enter, or what stood there before
+		step.do()
+		lines := strings.Split(out.String(), "\n")
+		if last := lines[len(lines)-1]; last != step.last {
+			t.Errorf("step %d ends with %q, want %q", i, last, step.last)
+		}
+	}
+	if strings.Contains(out.String(), "later: 0") || strings.Contains(out.String(), "later: 1") || strings.Contains(out.String(), "later: 2") {
+		t.Errorf("a line follows a prompt: %q", &out)
+	}
+}
+
 // answering takes the answers of a watch.
 type answering struct {
 	parentv1.OperatorClient

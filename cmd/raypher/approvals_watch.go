@@ -46,6 +46,7 @@ and enter: y lets the calls that wait go on, r also equal ones as long as the ag
 				w := &watch{out: c.OutOrStdout(), operator: operator, open: map[string]bool{}}
 				if in, ok := c.InOrStdin().(*os.File); ok && isTerminal(in) {
 					w.lines = readLines(c.InOrStdin())
+					w.say("calls that wait for a person are shown here as they come; ctrl-C ends")
 				}
 				w.strong, w.plain = colours(w.out, "33")
 				return w.run(c.Context(), id)
@@ -79,6 +80,7 @@ type watch struct {
 	waiting       []*parentv1.ApprovalQuestion // to be answered here, in their order
 	answered      string                       // here
 	stale         bool                         // what is typed next may be meant for a question that ended meanwhile
+	asking        bool                         // the output ends with the prompt
 }
 
 func (w *watch) run(ctx context.Context, agent string) error {
@@ -113,30 +115,38 @@ func (w *watch) run(ctx context.Context, agent string) error {
 	}
 }
 
-// changed prints a question that came, or what became of one.
+// changed prints a question that came, or what became of one. Whatever is printed, the question that a key would answer stands last: the
+// agent chooses what it asks while a person reads.
 func (w *watch) changed(c *parentv1.ApprovalChange) {
 	q := c.Question
 	if c.Over == "" {
 		w.open[q.Id] = true
-		fmt.Fprintf(w.out, "%s %s%s wants to %s %s%s (%s[%d], asked by %s, refused in %s) %s\n",
+		w.say("%s %s%s wants to %s %s%s (%s[%d], asked by %s, refused in %s) %s",
 			time.Unix(0, q.AskedUnixNano).Format("15:04:05"), w.strong, evidence.Printable(nameIn(q.Subject)), evidence.Printable(q.Operation),
-			targets(q), w.plain, evidence.Printable(q.Comm), q.Pid, evidence.Printable(q.Rule), refusedIn(q, time.Now()), evidence.Printable(q.Id))
-		if w.waiting = append(w.waiting, q); len(w.waiting) == 1 {
-			w.prompt()
-		}
+			targets(q), w.plain, quoted(q.Comm), q.Pid, evidence.Printable(q.Rule), refusedIn(q, time.Now()), evidence.Printable(q.Id))
+		w.waiting = append(w.waiting, q)
+		w.prompt()
 		return
 	}
 	delete(w.open, q.Id)
-	fmt.Fprintf(w.out, "%s %s %s\n", time.Now().Format("15:04:05"), evidence.Printable(q.Id), over(c.Over))
-	if len(w.waiting) == 0 || w.waiting[0].Id != q.Id {
-		return
-	}
-	if w.answered == q.Id || w.lines == nil {
+	w.say("%s %s %s", time.Now().Format("15:04:05"), evidence.Printable(q.Id), over(c.Over))
+	switch ended := len(w.waiting) > 0 && w.waiting[0].Id == q.Id; {
+	case ended && (w.answered == q.Id || w.lines == nil):
 		w.next()
 		return
+	case ended:
+		w.stale = true
 	}
-	w.stale = true
-	fmt.Fprintln(w.out, "enter goes on")
+	w.prompt()
+}
+
+// say prints a line of its own.
+func (w *watch) say(format string, a ...any) {
+	if w.asking {
+		fmt.Fprintln(w.out)
+		w.asking = false
+	}
+	fmt.Fprintf(w.out, format+"\n", a...)
 }
 
 // over says in words what became of a question.
@@ -161,16 +171,23 @@ func (w *watch) next() {
 	w.prompt()
 }
 
+// prompt asks about the first question that waits here.
 func (w *watch) prompt() {
-	if w.lines == nil || len(w.waiting) == 0 {
+	if w.lines == nil || len(w.waiting) == 0 || w.waiting[0].Id == w.answered {
 		return
 	}
 	q := w.waiting[0]
-	fmt.Fprintf(w.out, "%s %s? [y]es, for this [r]un, [n]o, enter: later: ", evidence.Printable(q.Operation), targets(q))
+	w.asking = true
+	if w.stale {
+		fmt.Fprintf(w.out, "%s is over; enter goes on: ", evidence.Printable(q.Id))
+		return
+	}
+	fmt.Fprintf(w.out, "%s %s %s? [y]es, for this [r]un, [n]o, enter: later: ", evidence.Printable(q.Id), evidence.Printable(q.Operation), targets(q))
 }
 
 // typed answers the question that was asked about. The person saw which: after one that ended meanwhile nothing that is typed counts.
 func (w *watch) typed(ctx context.Context, line string) error {
+	w.asking = false
 	if len(w.waiting) == 0 {
 		return nil
 	}
@@ -197,7 +214,7 @@ func (w *watch) typed(ctx context.Context, line string) error {
 	w.answered = q.Id
 	_, err := w.operator.Answer(ctx, request)
 	if said, ok := status.FromError(err); err != nil && ok && !errors.Is(err, context.Canceled) {
-		fmt.Fprintf(w.out, "%s: %s\n", evidence.Printable(q.Id), said.Message())
+		w.say("%s: %s", evidence.Printable(q.Id), said.Message())
 		w.next()
 		return nil
 	}
