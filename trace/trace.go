@@ -11,7 +11,9 @@ import (
 	"bytes"
 	"cmp"
 	"maps"
+	"path"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -106,8 +108,17 @@ func (t *Trace) Lost() (why string, lost bool) {
 		return t.End.Why, true
 	case t.End.Lost > 0:
 		return "more was done than a trace holds", true
+	case slices.ContainsFunc(t.Entries, leaves):
+		return "a process was moved to another cgroup: what it did on the network from then on was not seen", true
 	}
 	return "", false
+}
+
+// leaves reports whether an entry moves processes out of the cgroup by which the network guard knows them: mode audit refuses nothing.
+// Everything on files is seen all the same.
+func leaves(e Entry) bool {
+	name := path.Base(e.Path)
+	return strings.Contains(e.Access, AccessWrite) && (name == "cgroup.procs" || name == "cgroup.threads")
 }
 
 // Merge is what all of the traces hold together. It has the header of the first, is cut off when one is, and its home is empty when

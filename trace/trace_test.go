@@ -54,6 +54,16 @@ func TestWhatIsNotRecordedIsCounted(t *testing.T) {
 	}
 }
 
+// TestLeavingTheCgroup: what was done on the network outside the run's cgroup is missing, whatever the end says; looking is no leaving.
+func TestLeavingTheCgroup(t *testing.T) {
+	for access, want := range map[string]bool{AccessWrite: true, AccessRead + AccessWrite: true, AccessRead: false} {
+		left := &Trace{Entries: []Entry{{Operation: "open-write", Access: access, Path: "/sys/fs/cgroup/cgroup.procs", Fixed: true}}, End: &End{Entries: 1}}
+		if why, lost := left.Lost(); lost != want || (why != "") != want {
+			t.Errorf("%s: lost %v, %q", access, lost, why)
+		}
+	}
+}
+
 // full takes so many bytes and then fails, as a disk that is full.
 type full struct {
 	bytes.Buffer
