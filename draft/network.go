@@ -77,7 +77,7 @@ func (n *network) rules() []Rule {
 		switch {
 		case gone[name] || name == "":
 		case len(answers) == 0:
-			add(Rule{List: ListEgress, Pattern: hostPort(name, discard), Grade: GradeRisky, Why: "was asked for and does not exist: who registers it later would be reached"})
+			add(Rule{List: ListEgress, Pattern: hostPort(name, discard), Grade: GradeRisky, Why: "was asked for and had no address: who registers it later would be reached"})
 		default:
 			r := hostRule(name, discard)
 			if r.Grade == GradeNone {
