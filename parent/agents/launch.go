@@ -60,10 +60,11 @@ func (h *Host) Launch(ctx context.Context, caller Caller, l *attend.Launch, expe
 	if a, err = h.describe(l, id.UID); err != nil {
 		return nil, nil, err
 	}
-	if err := h.readRules(ctx, a, l); err != nil {
+	asked, err := h.readRules(ctx, a, l)
+	if err != nil {
 		return nil, nil, err
 	}
-	if err := h.shares.Room(a.namespace); err != nil {
+	if err := h.shares.Room(namespaces.ShareOf(a.namespace, a.name, asked)); err != nil {
 		return nil, nil, fmt.Errorf("launch: %w", err)
 	}
 	program, err := runner.OpenFile(int(l.ProgramFD))
@@ -185,12 +186,12 @@ func agentName(l *attend.Launch) string {
 	return name
 }
 
-// readRules reads policy and manifest. What the enclave is asked for is their canonical form; the inclusion is checked here
-// too, so that an excess is listed even when no enclave answers.
-func (h *Host) readRules(ctx context.Context, a *Agent, l *attend.Launch) error {
+// readRules reads policy and manifest, and returns what both together ask for. What the enclave is asked for is their canonical form; the
+// inclusion is checked here too, so that an excess is listed even when no enclave answers.
+func (h *Host) readRules(ctx context.Context, a *Agent, l *attend.Launch) (*policy.Policy, error) {
 	written, name, err := h.readPolicy(ctx, a, l)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrInvalid, err)
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	if l.DryRun || h.options.DryRun {
 		audit := *written
@@ -205,22 +206,23 @@ func (h *Host) readRules(ctx context.Context, a *Agent, l *attend.Launch) error 
 	a.sourceHash = hash[:]
 	asked, err := written.Expand(a.policyHome)
 	if err != nil {
-		return fmt.Errorf("%w: %s: %w", ErrInvalid, name, err)
+		return nil, fmt.Errorf("%w: %s: %w", ErrInvalid, name, err)
 	}
 	a.asked = asked.Canonical()
 	h.chooseBackend(a, asked)
 	if len(l.Manifest) == 0 {
-		return nil
+		return asked, nil
 	}
 	permissions, err := h.readManifest(a, l)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrInvalid, err)
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	if _, err := policy.Narrow(asked, permissions); err != nil {
-		return fmt.Errorf("%w: %s asks for more than %s: %w", ErrInvalid, l.ManifestPath, name, err)
+	narrowed, err := policy.Narrow(asked, permissions)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s asks for more than %s: %w", ErrInvalid, l.ManifestPath, name, err)
 	}
 	a.manifest = permissions.Canonical()
-	return nil
+	return narrowed, nil
 }
 
 // readPolicy reads the policy that the launch names: its own, one of the controller (fleet:NAME), or the host's.

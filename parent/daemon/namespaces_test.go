@@ -177,6 +177,23 @@ func TestForkBombHarmsNoOtherNamespace(t *testing.T) {
 	}
 }
 
+// Who needs more memory than its share is ended by the kernel, and an agent of another namespace has its own.
+func TestMemoryHogHarmsNoOtherNamespace(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, "--namespaces", limitedTo(t, "namespaces: {\"*\": {max_memory_mb: 64}}\n")).start()
+	parent, err := cgroup.Open(p.paths.Cgroup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer parent.Close()
+	if memory, _ := parent.Bounds(); !memory {
+		t.Skip("this host has no memory controller")
+	}
+	hog := `dd if=/dev/zero of=/dev/null bs=%dM count=1 2>/dev/null; echo status $?; sleep 1000`
+	p.run(of("hog", 64, 30), fmt.Sprintf(hog, 256)).printed("status 137")
+	p.run(of("calm", 64, 30), fmt.Sprintf(hog, 16)).printed("status 0")
+}
+
 // Where no controller bounds an agent, what is counted and not held is said at the launch and in the status.
 func TestNamespaceLimitsThatAreNotHeld(t *testing.T) {
 	t.Parallel()

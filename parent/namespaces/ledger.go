@@ -70,11 +70,17 @@ func (l *Ledger) Claim(agent string, s Share) error {
 	return nil
 }
 
-// Room says, before anything is granted, whether the namespace has room for any agent at all; Claim looks exactly.
-func (l *Ledger) Room(namespace string) error {
+// Room says whether there is room now for what an agent asks for, before anything is granted. What it asks without a limit it may be
+// granted with any: it counts as the least. Claim looks exactly.
+func (l *Ledger) Room(s Share) error {
+	for _, part := range []**uint64{&s.MemoryMB, &s.Processes, &s.FDs} {
+		if *part == nil {
+			*part = &one
+		}
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.fits(Share{Namespace: namespace, MemoryMB: &one, Processes: &one, FDs: &one})
+	return l.fits(s)
 }
 
 // one is the least that an agent takes of anything.

@@ -83,8 +83,31 @@ func TestClaim(t *testing.T) {
 
 func TestWithoutLimitsEverybodyFits(t *testing.T) {
 	l := NewLedger(nil)
-	if err := errors.Join(l.Room("dev"), l.Claim("a", Share{Namespace: "dev"}), l.Claim("b", Share{Namespace: "dev"})); err != nil {
+	if err := errors.Join(l.Room(Share{Namespace: "dev"}), l.Claim("a", Share{Namespace: "dev"}), l.Claim("b", Share{Namespace: "dev"})); err != nil {
 		t.Error(err)
+	}
+}
+
+// What surely does not fit is known before it is granted; what lacks a limit may be granted with one.
+func TestRoom(t *testing.T) {
+	l := NewLedger(file(t, limited))
+	l.Keep("first", share("dev", "first", 900, 10, 1))
+	for _, tt := range []struct {
+		share Share
+		room  bool
+	}{
+		{share("dev", "a", 100, 90, 1), true},
+		{share("dev", "a", 101, 90, 1), false},
+		{share("dev", "a", 0, 0, 0), true},
+		{share("dev", "a", 0, 91, 0), false},
+		{share("closed", "a", 0, 0, 0), false},
+	} {
+		if err := l.Room(tt.share); (err == nil) != tt.room {
+			t.Errorf("%+v: %v", tt.share, err)
+		}
+	}
+	if u := l.use("dev"); u.Agents.Used != 1 {
+		t.Errorf("asking took something: %+v", u)
 	}
 }
 
@@ -110,11 +133,11 @@ func TestClaimsAtOnce(t *testing.T) {
 		if len(got) != 1 {
 			t.Fatalf("%q have the last share", got)
 		}
-		if l.Room("memory") == nil {
+		if l.Room(Share{Namespace: "memory"}) == nil {
 			t.Error("room where nothing is left")
 		}
 		l.Release(got[0])
-		if err := l.Room("memory"); err != nil {
+		if err := l.Room(Share{Namespace: "memory"}); err != nil {
 			t.Error(err)
 		}
 	}
