@@ -27,7 +27,7 @@ type Approval struct {
 type Question struct {
 	Operation string `cbor:"1,keyasint" json:"operation"` // as in a verdict
 	Target    string `cbor:"2,keyasint" json:"target"`
-	Other     string `cbor:"3,keyasint,omitempty" json:"other,omitempty"` // the new path of a rename, the object that a link would name, the name behind an address
+	Other     string `cbor:"3,keyasint,omitempty" json:"other,omitempty"` // the new path of a rename, the object that a link would name, the name behind an address, the mode, owner or length that is set
 	Rule      string `cbor:"4,keyasint,omitempty" json:"rule"`            // that asks
 	PID       uint32 `cbor:"5,keyasint" json:"pid"`
 	Comm      string `cbor:"6,keyasint" json:"comm"` // task name, informative only

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -95,6 +96,10 @@ func targets(q *parentv1.ApprovalQuestion) string {
 		return text
 	case q.Operation == "rename":
 		return text + " to " + other
+	case q.Operation == "exchange":
+		return text + " and " + other
+	case slices.Contains([]string{"chmod", "chown", "truncate"}, q.Operation):
+		return text + " (" + evidence.Printable(q.Other) + ")"
 	case q.Operation == "link":
 		return other + " for " + text
 	}

@@ -50,16 +50,17 @@ var approvalTable = []struct {
 	{"mknod", action{"mknod", "w/ask/pipe", "010644"}, "mknod w/ask/pipe", "ok"},
 	{"symlink", action{"symlink", "../file", "w/ask/symlink"}, "symlink w/ask/symlink", "ok"},
 	{"rename", action{"rename", "w/ask/old", "w/ask/renamed"}, "rename w/ask/old -> w/ask/renamed", "ok"},
+	{"exchange", action{"exchange", "w/ask/one", "w/ask/two"}, "exchange w/ask/one -> w/ask/two", "ok"},
 	{"rename into", action{"rename", "w/mine", "w/ask/mine"}, "rename w/mine -> w/ask/mine", "ok"},
 	{"link", action{"link", "w/file", "w/ask/hard"}, "link w/file -> w/ask/hard", "ok"},
-	{"chmod", action{"chmod", "w/ask/mode", "0600"}, "chmod w/ask/mode", "ok"},
-	{"truncate", action{"truncate", "w/ask/cut", "1"}, "truncate w/ask/cut", "ok"},
+	{"chmod", action{"chmod", "w/ask/mode", "0600"}, "chmod w/ask/mode -> mode 0600", "ok"},
+	{"truncate", action{"truncate", "w/ask/cut", "1"}, "truncate w/ask/cut -> length 1", "ok"},
 }
 
 func approvalFiles(a *agent) {
 	for _, name := range []string{
 		"w/file", "w/mine", "w/ask/file", "w/ask/written", "w/ask/both", "w/ask/appended", "w/ask/linked", "w/ask/gone", "w/ask/old",
-		"w/ask/mode", "w/ask/cut", "other/file",
+		"w/ask/mode", "w/ask/cut", "w/ask/one", "w/ask/two", "other/file",
 	} {
 		a.write(name, "text")
 	}
@@ -171,6 +172,8 @@ func TestApprovalScopes(t *testing.T) {
 	}{
 		"once": {0, []action{read, read}, []string{"open-read w/ask/file", "open-read w/ask/file"}},
 		"run":  {broker.Always, []action{read, read, write, read}, []string{"open-read w/ask/file", "open-write w/ask/file"}},
+		"mode": {broker.Always, []action{{"chmod", "w/ask/file", "0600"}, {"chmod", "w/ask/file", "0600"}, {"chmod", "w/ask/file", "0777"}},
+			[]string{"chmod w/ask/file -> mode 0600", "chmod w/ask/file -> mode 0777"}},
 		"over": {1, []action{read, read}, []string{"open-read w/ask/file", "open-read w/ask/file"}},
 	} {
 		a := newAgent(t, os.Getuid(), approvalPolicy)
@@ -189,6 +192,20 @@ func TestApprovalScopes(t *testing.T) {
 		}
 		desk.silent()
 	}
+}
+
+// TestOnlyWhatCanBeReleasedIsAsked: a person is not asked about what could not be opened after the answer.
+func TestOnlyWhatCanBeReleasedIsAsked(t *testing.T) {
+	needLandlock(t)
+	a := newAgent(t, os.Getuid(), approvalPolicy)
+	approvalFiles(a)
+	a.must(unix.Mkfifo(filepath.Join(a.folder, "w/ask/fifo"), 0o600))
+	desk := a.openDesk()
+	_, results := a.begin([]action{{"open", "w/ask/fifo", "rw"}})
+	if got := results(); got[0] != "EACCES" {
+		t.Errorf("a named pipe: %s", got)
+	}
+	desk.silent()
 }
 
 // TestApprovalsInAudit: where nothing is refused nothing waits, and it is on record what would have been asked.

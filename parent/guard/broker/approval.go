@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"sync"
@@ -43,7 +44,7 @@ type Question struct {
 	ID        uint64 // unique for this agent
 	Operation string
 	Target    string // resolved
-	Other     string // the new path of a rename, the object that a link would name
+	Other     string // the new path of a rename, the object that a link would name, the mode, owner or length that is set
 	Rule      string // of the permit that asks
 	PID       uint32 // of the first task that waits
 	Comm      string
@@ -109,9 +110,10 @@ func (w *worker) settle(n *notification, r *ruling, d policy.Decision, e event) 
 		w.note(n, r, journal.WouldAsk, e)
 		return goOn, true
 	}
-	m := matter{e.operation, e.target, ""}
+	m := matter{e.operation, e.target, e.how}
 	if e.of[0] != "" {
 		m.target, m.other = e.of[0], e.of[1]
+		m.operation = cmp.Or(e.how, e.operation)
 	}
 	if slices.Contains(w.granted, m) {
 		return answer{}, false

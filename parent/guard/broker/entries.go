@@ -166,14 +166,14 @@ func (c pairCall) handle(w *worker, n *notification, r *ruling) answer {
 // before.
 func rename(w *worker, n *notification, r *ruling, p pair) answer {
 	places := [][2]string{{p.oldPath, p.newPath}}
-	of, folder := [2]string{p.oldPath, p.newPath}, w.isFolder(p.old)
+	of, how, folder := [2]string{p.oldPath, p.newPath}, "", w.isFolder(p.old)
 	if p.flags&unix.RENAME_EXCHANGE != 0 {
-		places = append(places, [2]string{p.newPath, p.oldPath})
+		places, how = append(places, [2]string{p.newPath, p.oldPath}), "exchange"
 	}
 	for _, e := range []*entry{p.old, p.new} {
 		path := e.path()
 		d := w.decideOn(n, r, e.folder, path, policy.Write)
-		if a, settled := w.settle(n, r, d, event{operation: "rename", target: path, of: of, folder: folder, access: policy.Write}); settled {
+		if a, settled := w.settle(n, r, d, event{operation: "rename", target: path, of: of, how: how, folder: folder, access: policy.Write}); settled {
 			return a
 		}
 	}

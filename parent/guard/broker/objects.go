@@ -2,6 +2,7 @@ package broker
 
 import (
 	"encoding/binary"
+	"fmt"
 
 	"golang.org/x/sys/unix"
 
@@ -72,7 +73,11 @@ func changeObject(w *worker, n *notification, r *ruling, operation string, o *ob
 	// What has no path belongs to whoever holds it open: a pipe, a socket, a file in memory, a file that was removed.
 	if o.named() {
 		d := w.decideOn(n, r, o, o.path, policy.Write)
-		if a, settled := w.settle(n, r, d, event{operation: operation, target: o.path, access: policy.Write}); settled {
+		e := event{operation: operation, target: o.path, access: policy.Write}
+		if d.Verdict == policy.VerdictApproval {
+			e.how = w.sets(n)
+		}
+		if a, settled := w.settle(n, r, d, e); settled {
 			return a
 		}
 	}
@@ -157,6 +162,28 @@ func (w *worker) pidfdOfGroup(n *notification) (int, error) {
 		return -1, unix.EINTR
 	}
 	return unix.PidfdOpen(s.group, 0)
+}
+
+// sets is what a call would make of an object, in words, where that is in its arguments: no thread can change those. What lies in
+// memory (times, attributes) is read when it is done, and nobody is asked about it.
+func (w *worker) sets(n *notification) string {
+	mode := func(argument int) string { return fmt.Sprintf("mode %04o", n.Args[argument]&0o7777) }
+	owner := func(argument int) string {
+		return fmt.Sprintf("owner %d:%d", int32(n.Args[argument]), int32(n.Args[argument+1]))
+	}
+	switch w.calls[n.Number].name {
+	case "chmod", "fchmod":
+		return mode(1)
+	case "fchmodat", "fchmodat2":
+		return mode(2)
+	case "chown", "lchown", "fchown":
+		return owner(1)
+	case "fchownat":
+		return owner(2)
+	case "truncate":
+		return fmt.Sprintf("length %d", int64(n.Args[1]))
+	}
+	return ""
 }
 
 func changeMode(argument int) func(*worker, *notification, change) error {

@@ -204,6 +204,9 @@ func (w *worker) openObject(n *notification, r *ruling, o opening, at *object) a
 		return w.openUnnamed(n, r, o, at, access)
 	}
 	d := w.decideOn(n, r, at, at.path, access)
+	if d.Verdict == policy.VerdictApproval && !r.lenient && !at.injectable(access) && !w.ownProcFile(at, access) && !w.goesOn(at, access) {
+		d = policy.Decision{Rule: ruleKernelOpens}
+	}
 	if a, settled := w.settle(n, r, d, event{operation: operationOf(access), target: at.path, access: access, special: w.special(at, access)}); settled {
 		return a
 	}
@@ -241,10 +244,16 @@ func (w *worker) openSpecial(n *notification, r *ruling, at *object, a policy.Ac
 	if !r.narrowed {
 		return goOn
 	}
-	if a == policy.Read && within(at.path, "/proc") || at.kind() == unix.S_IFCHR && w.device(at.path) {
-		return goOn // the floor allows reading in /proc and these devices, and no more than that
+	if w.goesOn(at, a) {
+		return goOn
 	}
 	return w.refuse(n, r, event{operation: operationOf(a), target: at.path, rule: rule, errno: unix.EACCES})
+}
+
+// goesOn reports whether the kernel opens a special file also where the floor is no bound: it allows reading in /proc and these devices,
+// and no more than that.
+func (w *worker) goesOn(at *object, a policy.Access) bool {
+	return a == policy.Read && within(at.path, "/proc") || at.kind() == unix.S_IFCHR && w.device(at.path)
 }
 
 // openUnnamed is for what has no path. The target reaches such an object only through a descriptor that it already has.

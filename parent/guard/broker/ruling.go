@@ -20,6 +20,7 @@ const (
 	ruleAway         = "raypherd, which must look at the call under kernel.yama.ptrace_scope, does not answer"
 	ruleCutting      = "cutting a file without opening it for writing, before Linux 6.2"
 	ruleHoldsClosed  = "what is closed to every agent lies in it"
+	ruleKernelOpens  = "require_approval: only the kernel opens devices and named pipes, and it cannot be held to the answer"
 	ruleTooLate      = "granted, but it was not there when the agent started"
 )
 
@@ -47,6 +48,7 @@ type event struct {
 	operation string
 	target    string
 	of        [2]string // what a person is asked about where that is two paths: instead of target
+	how       string    // what a person is told besides: the mode of a chmod, the operation where it has another name than in verdicts
 	rule      string
 	layer     string // empty: broker
 	errno     unix.Errno
