@@ -67,6 +67,9 @@ func TestNamespaceLimits(t *testing.T) {
 			}
 		}
 	}
+	if w := p.launch(of("dev", 213, 1), "exit 0"); w.grant() != nil || w.expected() != nil {
+		t.Errorf("granted %+v, expected %+v: the enclave must not be asked for what does not fit", w.grant(), w.expected())
+	}
 	second := p.run(of("dev", 212, 20), "sleep 1000")
 	p.run(plain+"namespace: other\n", "sleep 1000")
 	if words := p.refused(of("dev", 1, 1)); !strings.Contains(words, "max_agents: 2 of 2 run") {
