@@ -141,8 +141,10 @@ os.waitpid(spawn("/usr/bin/python3", "-c", thread, folder + "/two.txt"), 0)
 many = [spawn("/bin/sleep", "1000") for _ in range(200)]
 read_one()
 os.waitpid(spawn("/bin/cat", folder + "/two.txt"), 0)
+# To the whole group, which Landlock bounds: without a cgroup of the agent's own the warden takes a child for another's process.
+signal.signal(signal.SIGTERM, lambda *_: None)
+os.kill(0, signal.SIGTERM)
 for pid in many:
-    os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
 read_one()
 print("ended")
