@@ -168,7 +168,9 @@ func TestInterpretersInteractive(t *testing.T) {
 			}
 			term.see(" 42")
 			term.see(program.want)
+			term.clear()
 			term.enter(program.leave)
+			term.see("outer>") // what is typed before the program has left is typed into it
 			term.enter("echo left-$?")
 			term.see("left-0")
 		})
