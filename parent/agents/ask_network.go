@@ -19,8 +19,12 @@ import (
 // connect all the same.
 const onceOpen = time.Minute
 
-// maxResolved bounds the addresses of names that ask, of one agent.
-const maxResolved = 2048
+// Bounds of what is kept of one agent: addresses of names that ask, and names of one address. Beyond the second the oldest name is
+// forgotten: a wildcard under which every name has the same address would otherwise fill the memory.
+const (
+	maxResolved = 2048
+	maxNamesOf  = 32
+)
 
 // resolvedNames are the names that ask and were resolved for an agent, by address.
 type resolvedNames struct {
@@ -30,19 +34,25 @@ type resolvedNames struct {
 
 // NameAsked takes from the DNS forwarder an address of a name that require_approval names: it is not open yet.
 func (h *Host) NameAsked(cgroupID uint64, name string, addr netip.Addr) {
-	a, ok := h.ByCgroup(cgroupID)
-	if !ok {
-		return
+	if a, ok := h.ByCgroup(cgroupID); ok {
+		a.resolved.add(name, addr.Unmap())
 	}
-	r := &a.resolved
+}
+
+func (r *resolvedNames) add(name string, addr netip.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.of == nil || len(r.of) >= maxResolved {
+	if r.of == nil || len(r.of) >= maxResolved && r.of[addr] == nil {
 		r.of = map[netip.Addr][]string{}
 	}
-	if names := r.of[addr.Unmap()]; !slices.Contains(names, name) {
-		r.of[addr.Unmap()] = append(names, name)
+	names := r.of[addr]
+	if slices.Contains(names, name) {
+		return
 	}
+	if len(names) >= maxNamesOf {
+		names = slices.Delete(names, 0, 1)
+	}
+	r.of[addr] = append(names, name)
 }
 
 // names are those that an address was resolved from, and those that the hosts file gives it, which programs read themselves.
