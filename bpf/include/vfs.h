@@ -175,8 +175,10 @@ struct socket {
 #define S_ISUID 04000
 #define S_ISGID 02000
 #define O_TRUNC 01000		/* include/uapi/asm-generic/fcntl.h */
+#define O_NAMELESS 020000000	/* __O_TMPFILE */
 #define FMODE_READ 1		/* include/linux/fs.h */
 #define FMODE_WRITE 2
+#define FMODE_PATH 0x4000
 #define FMODE_EXEC 0x20		/* __FMODE_EXEC, in f_flags */
 #define MAY_WRITE 2
 #define SB_NOUSER (1UL << 31)

@@ -91,17 +91,17 @@ int BPF_PROG(on_file_open, struct file *file)
 	if (!governed(&q.cgroup))
 		return 0;
 	q.access = access_of(file);
-	q.operation = opening(q.access);
+	q.operation = file->f_flags & O_NAMELESS ? OP_CREATE : opening(q.access);
 	return on_file(file, &q);
 }
 
-/* A descriptor from another process: as if it were opened. */
+/* A descriptor from another process: as if it were opened. One that is only a name (O_PATH) opens nothing yet. */
 SEC("lsm/file_receive")
 int BPF_PROG(on_file_receive, struct file *file)
 {
 	struct query q = { .hook = HOOK_FILE_RECEIVE, .operation = OP_RECEIVE };
 
-	if (!governed(&q.cgroup))
+	if (file->f_mode & FMODE_PATH || !governed(&q.cgroup))
 		return 0;
 	q.access = access_of(file);
 	return on_file(file, &q);

@@ -376,6 +376,11 @@ __noinline int decide_both(struct pair *pair)
 	if (!widens && what)
 		widens = wider_below(a, &from, &to) || (pair->exchange && wider_below(a, &to, &from));
 	if (widens) {
+		/* What is reported is the object, by the name that it has. */
+		v.place.dentry = pair->dentry;
+		v.place.mount = pair->mount;
+		if (examine(&v))
+			v.standing.outcome = 0;
 		pair->to.error = EXDEV;
 		error = refuse(&pair->to, v.place.room, from.outcome, REASON_WIDENS);
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -151,6 +152,9 @@ func (g *Guard) Verdict(e Event) journal.Verdict {
 	if e.Mode != policy.Enforce {
 		v.Decision, v.Errno = journal.WouldBlock, 0
 	}
+	if e.Operation == "create" && e.Hook == hooks[bpf.LsmguardHookHOOK_FILE_OPEN] {
+		v.Target = filepath.Dir(e.Path) // O_TMPFILE: its own name says nothing
+	}
 	if v.Target == "" {
 		v.Target = target(e)
 	}
@@ -161,12 +165,18 @@ func (g *Guard) Verdict(e Event) journal.Verdict {
 		if r != nil && e.Path != "" {
 			v.Rule = r.files.Decide(e.Path, e.Access).Rule
 		}
+		if r != nil && v.Rule == "" && e.Operation == "map-exec" && r.files.Decide(e.Path, policy.Write).Verdict != policy.VerdictBlock {
+			v.Rule = "what the agent may write is executed by an exec rule only" // as package broker words it
+		}
 	}
 	return v
 }
 
 // target says what was refused where there is no path.
 func target(e Event) string {
+	if e.Reason == Nameless {
+		return "a file without a path"
+	}
 	switch e.Operation {
 	case "capability":
 		return fmt.Sprintf("capability %d", e.Detail)
@@ -190,7 +200,7 @@ func target(e Event) string {
 var reasons = map[Reason]string{
 	Expired: "the visa has expired", UnknownAgent: "the cgroup is not armed", Unreadable: "its path cannot be told", Closed: "closed to every agent",
 	Sealed: "never written by agents", Widens: "moving it would widen what may be done with it", SetID: "set-user-id and set-group-id bits",
-	Foreign: "a process that is not the agent's", Hash: "not the content that the policy names", Never: "never granted to agents",
+	Foreign: "a process that is not the agent's", Hash: "its content has another SHA-256 than the policy says", Never: "never granted to agents",
 	Nameless: "a program without a path", Flood: "more refusals than are recorded one by one", Lost: "refusals that found the ring buffer full",
 }
 

@@ -26,6 +26,7 @@ func (m *machine) cases() {
 		{"approval", userID, nil, (*world).approval},
 		{"reload", userID, nil, (*world).reload},
 		{"deadline", 0, nil, (*world).deadline},
+		{"passing", userID, nil, (*world).passing},
 		{"audit", userID, []func(*policy.Policy){func(p *policy.Policy) { p.Mode = policy.Audit }}, (*world).audit},
 		{"kill", userID, []func(*policy.Policy){func(p *policy.Policy) { p.OnViolation = policy.Kill }}, (*world).kill},
 		{"flood", userID, nil, (*world).flood},
@@ -167,6 +168,31 @@ func (w *world) deadline() error {
 		return err
 	}
 	return w.expect(0, program, "read", "/tmp/w/file")
+}
+
+// passing: the deadline is part of what is cached. A program opens the same file again and again until it is refused, and nobody
+// tells the guard anything meanwhile. Where the machine is so slow that the program starts too late, it gets longer.
+func (w *world) passing() error {
+	for left := 4 * time.Second; left < patient; left *= 2 {
+		if err := w.guard.Extend(w.id, bootTime()+int64(left)); err != nil {
+			return err
+		}
+		out := w.run(program, "until", "/tmp/w/file")
+		switch {
+		case out.code == neverOpened, out.code == -1: // -1: it was not executed
+			continue
+		case out.code != 0:
+			return fmt.Errorf("status %d: %s%s", out.code, out.stdout, out.stderr)
+		}
+		if err := w.settled(); err != nil {
+			return err
+		}
+		if !w.told(lsm.Expired) {
+			return fmt.Errorf("refused, but not for its deadline:\n%s", w.said())
+		}
+		return nil
+	}
+	return fmt.Errorf("the program never started in time")
 }
 
 // audit: everything passes, and what would have been refused is told.

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -38,6 +39,8 @@ func govern(part string, args []string) int {
 		_, err = os.ReadFile(args[0])
 	case "write":
 		err = os.WriteFile(args[0], nil, 0o666)
+	case "until":
+		return until(args[0])
 	case "flood":
 		for range 4000 {
 			_, _ = os.ReadFile(args[0])
@@ -48,6 +51,29 @@ func govern(part string, args []string) int {
 		return 1
 	}
 	return 0
+}
+
+// neverOpened is the status of the part "until" whose first attempt was refused. 1 is also what a program gets that does not start.
+const neverOpened = 1
+
+// until opens a file until that is refused.
+func until(path string) int {
+	if read(path)() != nil {
+		return neverOpened
+	}
+	for end := time.Now().Add(patient); time.Now().Before(end); {
+		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if errors.Is(err, eacces) {
+			return 0
+		}
+		if err != nil {
+			fmt.Println(err)
+			return 3
+		}
+		unix.Close(fd)
+	}
+	fmt.Println("never refused")
+	return 2
 }
 
 // outsider is a process of the same user that is not the agent's.

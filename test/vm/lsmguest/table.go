@@ -52,6 +52,14 @@ var checks = []check{
 	{"rename a folder to a wider place", "lsm/path_rename", syscall.EXDEV, func() error { return os.Rename("/tmp/out/folder", hole("folder")) }, all(
 		func() error { return os.MkdirAll(hole("a")+"/b", 0o755) }, func() error { return os.Rename(hole("a")+"/b", hole("a")+"/c") })},
 	{"rename a folder with a closed file", "lsm/path_rename", eacces, func() error { return os.Rename("/closed", "/closed-moved") }, nil},
+	{"rename a folder far above a closed file", "lsm/path_rename", eacces, func() error { return os.Rename("/deep/one", "/deep/moved") },
+		all(func() error { return os.Rename("/deep/beside", "/deep/moved") }, func() error { return os.Rename("/deep/moved", "/deep/beside") })},
+	{"rename a folder far above a sealed one", "lsm/path_rename", eacces, func() error { return os.Rename("/deep/three", "/deep/moved") }, nil},
+	{"exchange a folder with one far above a closed file", "lsm/path_rename", eacces, func() error {
+		return unix.Renameat2(unix.AT_FDCWD, "/deep/beside", unix.AT_FDCWD, "/deep/one", unix.RENAME_EXCHANGE)
+	}, func() error {
+		return unix.Renameat2(unix.AT_FDCWD, "/deep/beside", unix.AT_FDCWD, "/deep/other", unix.RENAME_EXCHANGE)
+	}},
 	{"exchange", "lsm/path_rename", syscall.EXDEV, func() error {
 		return unix.Renameat2(unix.AT_FDCWD, "other", unix.AT_FDCWD, "/tmp/out/file", unix.RENAME_EXCHANGE)
 	}, nil},

@@ -36,7 +36,7 @@ const policyText = `
 namespace: vm
 filesystem:
   read: ["/tmp/w/**", "/bin/**", "/usr/lib/**", "/proc/self/**", "/closed/**"]
-  write: ["/tmp/w/**", "/tmp/out/**", "/closed/**", "/closed-moved/**", "/sealed/**", "/sys/**", "/proc/**"]
+  write: ["/tmp/w/**", "/tmp/out/**", "/closed/**", "/closed-moved/**", "/sealed/**", "/deep/**", "/sys/**", "/proc/**"]
   exec: [/bin/guest, {path: /bin/right, sha256: %s}, {path: /bin/wrong, sha256: %s}]
   deny: ["/tmp/w/**/*.key", "/tmp/w/denied/**"]
   require_approval: ["/tmp/w/ask/**"]
@@ -62,11 +62,12 @@ type world struct {
 // furnishFiles makes the files and sockets that the cases are about. The programs are links to one file but for their names.
 func furnishFiles() error {
 	var all []error
-	for _, dir := range []string{"/tmp/w", "/tmp/w/folder", "/tmp/w/denied", "/tmp/w/ask", "/tmp/out", "/tmp/out/folder", "/usr/lib", "/closed", "/closed/in", "/sealed", agentsPath} {
+	for _, dir := range []string{"/tmp/w", "/tmp/w/folder", "/tmp/w/denied", "/tmp/w/ask", "/tmp/out", "/tmp/out/folder", "/usr/lib", "/closed", "/closed/in", "/sealed",
+		"/deep", "/deep/one", "/deep/one/two", "/deep/three", "/deep/three/four", "/deep/three/four/sealed", "/deep/beside", "/deep/other", agentsPath} {
 		all = append(all, os.MkdirAll(dir, 0o777), os.Chmod(dir, 0o777))
 	}
 	for _, path := range []string{"/tmp/w/file", "/tmp/w/a.key", "/tmp/w/folder/b.key", "/tmp/w/denied/file", "/tmp/w/ask/file", "/tmp/out/file", "/tmp/out/folder/file", "/tmp/beside",
-		"/closed/file", "/closed/in/file", "/sealed/file", "/tmp/w/other"} {
+		"/closed/file", "/closed/in/file", "/sealed/file", "/tmp/w/other", "/deep/one/two/closed"} {
 		all = append(all, os.WriteFile(path, []byte("content"), 0o666), os.Chmod(path, 0o666))
 	}
 	content, err := os.ReadFile(program)
@@ -125,7 +126,8 @@ func newWorld(m *machine, name string, uid int, changes ...func(*policy.Policy))
 }
 
 func (w *world) arm(permit *policy.Policy) error {
-	return w.guard.Arm(lsm.Agent{CgroupID: w.id, Permit: permit, Deadline: bootTime() + int64(time.Hour), Closed: []string{"/closed/file", "/closed/in"}, Sealed: []string{"/sealed"}})
+	return w.guard.Arm(lsm.Agent{CgroupID: w.id, Permit: permit, Deadline: bootTime() + int64(time.Hour),
+		Closed: []string{"/closed/file", "/closed/in", "/deep/one/two/closed"}, Sealed: []string{"/sealed", "/deep/three/four/sealed"}})
 }
 
 // bootTime is CLOCK_BOOTTIME in nanoseconds.
@@ -229,6 +231,13 @@ func (w *world) said() string {
 		fmt.Fprintf(&b, "%s %s %s %s: %s (%d)\n", v.Decision, v.Layer, v.Operation, v.Target, v.Rule, v.Errno)
 	}
 	return b.String()
+}
+
+// told says whether something was refused for a reason.
+func (w *world) told(reason lsm.Reason) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.ContainsFunc(w.events, func(e lsm.Event) bool { return e.Reason == reason })
 }
 
 // settled compares the kernel's own count of refusals with the events: none may hide.
