@@ -31,8 +31,11 @@ type Case struct {
 	holds   string // the only backend that holds it; empty: both
 	reason  string // why the other one does not, in words
 	without outcome
-	arch    string // as GOARCH; empty: all
-	scoped  bool   // needs scopes of Landlock (Linux 6.12)
+	lsm     *outcome // where lsm, which holds it too, answers or reports something else
+	modes   bool     // under lsm the kernel's own rules refuse a plain user before the guard is asked: nothing is reported
+	late    bool     // a system call that kernels before this one may not have
+	arch    string   // as GOARCH; empty: all
+	scoped  bool     // needs scopes of Landlock (Linux 6.12)
 }
 
 // outcome is what happens under the backend that does not hold a case.
@@ -49,13 +52,27 @@ func (c Case) Holds() string {
 // Reason says why a backend does not hold the case; empty where both do.
 func (c Case) Reason() string { return c.reason }
 
-// under is what the case comes to under a backend.
-func (c Case) under(backend string) outcome {
-	if c.holds != "" && c.holds != backend {
+// under is what the case comes to under a backend, for a user.
+func (c Case) under(backend string, uid int) outcome {
+	switch {
+	case c.holds != "" && c.holds != backend:
 		return c.without
+	case backend == LSM && c.lsm != nil:
+		return *c.lsm
+	case backend == LSM && c.modes && uid != 0:
+		return outcome{c.Want, c.Effect, ""}
 	}
 	return outcome{c.Want, c.Effect, c.Report}
 }
+
+// underLSM marks a case that lsm holds too, with another answer or report.
+func underLSM(o outcome, c Case) Case { c.lsm = &o; return c }
+
+// modesFirst marks a case that a file's mode refuses to a plain user. The broker is asked before the kernel looks at it, hooks after.
+func modesFirst(c Case) Case { c.modes = true; return c }
+
+// late marks a system call that came after Linux 6.1: where the kernel does not know it, the case is left out.
+func late(c Case) Case { c.late = true; return c }
 
 // onlyLSM marks a case that only the lsm backend holds: without it, the outcome is the given one.
 func onlyLSM(reason string, without outcome, c Case) Case {

@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -52,7 +53,8 @@ reached, another process of the same user, the host's mounts and settings. A cas
 
 What is played where: all of it by the programs as a person uses them, with the backend ` + "`broker`" + ` on the machine of the tests
 (` + "`test/conformance.TestConformance`" + `), and files and programs again without a raypherd and without root (` + "`parent/launch.TestConformance`" + `).
-The column "holds" is what the table asks for. Under the backend ` + "`lsm`" + ` it has not been played yet.
+The column "holds" is what the table asks for. Under the backend ` + "`lsm`" + ` it is played in virtual machines (` + "`test/vm.TestTableInGuests`" + `), and has not passed there
+as a whole yet; what it comes to there, where that is something else though both hold it, is in brackets.
 
 `
 
@@ -106,9 +108,30 @@ func writeSetting(b *strings.Builder, s Setting) {
 			if c.scoped {
 				name += " (6.12)"
 			}
-			fmt.Fprintf(b, "| %s | %s | %s | %s |\n", cell(name), cell(c.Want), cell(c.Effect), cell(c.Report))
+			fmt.Fprintf(b, "| %s | %s | %s | %s |\n", cell(name), cell(c.Want), cell(c.Effect), cell(c.Report)+c.apart())
 		}
 	}
+}
+
+// apart says what a case comes to under lsm, where that is something else though both hold it.
+func (c Case) apart() string {
+	switch {
+	case c.modes:
+		return " (lsm: to a user nothing, the file's mode refuses)"
+	case c.lsm == nil:
+		return ""
+	}
+	var differs []string
+	if c.lsm.want != c.Want {
+		differs = append(differs, c.lsm.want)
+	}
+	if c.lsm.effect != c.Effect {
+		differs = append(differs, c.lsm.effect)
+	}
+	if c.lsm.report != c.Report {
+		differs = append(differs, cmp.Or(c.lsm.report, "nothing is reported"))
+	}
+	return " (lsm: " + cell(strings.Join(differs, ", ")) + ")"
 }
 
 // clip cuts a text that says no more at its end than at its beginning.

@@ -61,9 +61,9 @@ var scriptCases = []Case{
 }
 
 var copyCases = []Case{
-	line("a file in memory", action{"in-child", "become-memory", "0", "FOLDER/bin/yes", "mark", "w/bad"}, "EACCES", "", "exec /memfd:program (deleted)"),
-	line("a file in memory that insists", action{"in-child", "become-memory", "16", "FOLDER/bin/yes", "mark", "w/bad"}, "EACCES", "", "exec /memfd:program (deleted)"),
-	line("a file in memory by its path", action{"execfd", "FOLDER/bin/yes", "0"}, "EACCES", "", "exec /memfd:program (deleted)"),
+	underLSM(outcome{"EACCES", "", "exec a file without a path | a program without a path"}, line("a file in memory", action{"in-child", "become-memory", "0", "FOLDER/bin/yes", "mark", "w/bad"}, "EACCES", "", "exec /memfd:program (deleted)")),
+	underLSM(outcome{"EACCES", "", "exec a file without a path | a program without a path"}, line("a file in memory that insists", action{"in-child", "become-memory", "16", "FOLDER/bin/yes", "mark", "w/bad"}, "EACCES", "", "exec /memfd:program (deleted)")),
+	underLSM(outcome{"EACCES", "", "exec a file without a path | a program without a path"}, line("a file in memory by its path", action{"execfd", "FOLDER/bin/yes", "0"}, "EACCES", "", "exec /memfd:program (deleted)")),
 	line("a copy in a write tree", action{"in-child", "become-copy", "FOLDER/bin/yes", "FOLDER/w/copy", "mark", "w/bad"}, "EACCES", "+w/copy", "exec w/copy"),
 	line("a copy in the temporary folder of memory", action{"in-child", "become-copy", "FOLDER/bin/yes", "/dev/shm/raypher-copy"}, "copy: open /dev/shm/raypher-copy: permission denied", "", "create /dev/shm/raypher-copy"),
 	line("a hardlink in a write tree", action{"link", "bin/yes", "w/hard"}, "EXDEV", "", "link bin/yes | moving it would widen what may be done with it"),
@@ -130,7 +130,7 @@ var socketCases = []Case{
 	held612(line("an abstract name of its own", action{"connect-own", "raypher-own-FOLDER"}, "EPERM", "", "connect-unix @raypher-own-FOLDER")),
 	held612(line("a datagram to an abstract name", action{"send-abstract", "raypher-conformance-FOLDER"}, "EPERM", "", "sendto-unix @raypher-conformance-FOLDER")),
 	line("binding in a write tree", action{"bind", "w/bound"}, "ok", "+w/bound", ""),
-	line("binding outside", action{"bind", "sock/bound"}, "EACCES", "", ""),
+	underLSM(outcome{"EACCES", "", "mknod sock/bound"}, line("binding outside", action{"bind", "sock/bound"}, "EACCES", "", "")),
 	line("an address of a bad length", action{"raw", "connect", "0", "z:200", "200"}, "EINVAL", "", ""),
 }
 

@@ -81,6 +81,29 @@ func TestFilesHeldInGuests(t *testing.T) {
 	}
 }
 
+// TestTableInGuests: under the oldest and a newer kernel, where programs of BPF LSM hold files, the table of test/conformance comes to
+// what docs/conformance.md says, as root and as a user.
+func TestTableInGuests(t *testing.T) {
+	kernels := os.Getenv(heldKernelsVariable)
+	if kernels == "" {
+		t.Skip(heldKernelsVariable + " names no kernels: run scripts/vm.sh")
+	}
+	image := filepath.Join(t.TempDir(), "initramfs")
+	if err := os.WriteFile(image, build(t, "amd64", nil), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, kernel := range strings.Split(kernels, ":") {
+		kind := kindOf(kernel)
+		qemu, err := exec.LookPath(kind.qemu)
+		if err != nil {
+			t.Skipf("%v: run scripts/vm.sh", err)
+		}
+		t.Run(strings.TrimPrefix(filepath.Base(kernel), "vmlinuz-"), func(t *testing.T) {
+			bootFor(t, 3*limit, append([]string{qemu}, kind.arguments...), kind.console+" "+heldLine+" raypher.table", kernel, image)
+		})
+	}
+}
+
 // BenchmarkFilesHeldInGuests prints, in each of those machines, what opening a file costs under programs of BPF LSM beside what it costs
 // without a guard and under Landlock, as ratios.
 func BenchmarkFilesHeldInGuests(b *testing.B) {
@@ -160,17 +183,19 @@ func kindOf(kernel string) kind {
 
 // boot runs one machine, and once more if the first one never got to its first process.
 func boot(t testing.TB, qemu []string, consoleDevice, kernel, image string) {
+	bootFor(t, limit, qemu, consoleDevice, kernel, image)
+}
+
+func bootFor(t testing.TB, limit time.Duration, qemu []string, consoleDevice, kernel, image string) {
 	for attempt := range 2 {
 		ctx, cancel := context.WithTimeout(t.Context(), limit)
 		machine := exec.CommandContext(ctx, qemu[0], append(qemu[1:], "-accel", "tcg", "-m", "2048", "-smp", "2", "-nographic", "-no-reboot",
 			"-nodefaults", "-serial", "stdio", "-kernel", kernel, "-initrd", image, "-append", "console="+consoleDevice+" panic=-1 quiet")...)
-		console, err := machine.CombinedOutput()
+		said := &transcript{t: t}
+		machine.Stdout, machine.Stderr = said, said
+		err := machine.Run()
 		cancel()
-		for _, line := range strings.Split(string(console), "\n") {
-			if at := strings.Index(line, "GUEST"); at >= 0 {
-				t.Log(strings.TrimSpace(line[at:]))
-			}
-		}
+		console := said.all.Bytes()
 		switch {
 		case err == nil && bytes.Contains(console, []byte("GUEST PASS")):
 			return
@@ -182,12 +207,34 @@ func boot(t testing.TB, qemu []string, consoleDevice, kernel, image string) {
 	}
 }
 
+// transcript is what a machine says, of which the guest's own lines are told as they come.
+type transcript struct {
+	t    testing.TB
+	all  bytes.Buffer
+	told int
+}
+
+func (s *transcript) Write(text []byte) (int, error) {
+	s.all.Write(text)
+	for {
+		line, _, whole := bytes.Cut(s.all.Bytes()[s.told:], []byte("\n"))
+		if !whole {
+			return len(text), nil
+		}
+		s.told += len(line) + 1
+		if at := bytes.Index(line, []byte("GUEST")); at >= 0 {
+			s.t.Log(string(bytes.TrimSpace(line[at:])))
+		}
+	}
+}
+
 // build is an initramfs with the programs, the guest's own, and more files.
 func build(t testing.TB, architecture string, more map[string][]byte) []byte {
 	t.Helper()
 	folder := t.TempDir()
 	for name, path := range map[string]string{
 		"guest": "./guest", "raypher": "../../cmd/raypher-run", "raypher-cli": "../../cmd/raypher", "raypherd": "../../cmd/raypherd", "raypher-enclave": "../../cmd/raypher-enclave",
+		"probe": "../probe/program",
 	} {
 		cmd := exec.Command("go", "build", "-ldflags=-s -w", "-o", filepath.Join(folder, name), path)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+architecture)
@@ -203,6 +250,7 @@ func build(t testing.TB, architecture string, more map[string][]byte) []byte {
 	for name, from := range map[string]string{
 		"init": "guest", "bin/guest": "guest", "bin/copy": "guest",
 		"bin/raypher": "raypher", "bin/raypher-cli": "raypher-cli", "bin/raypherd": "raypherd", "bin/raypher-enclave": "raypher-enclave",
+		"bin/probe": "probe",
 	} {
 		content, err := os.ReadFile(filepath.Join(folder, from))
 		if err != nil {

@@ -47,6 +47,8 @@ func play() {
 		m.overVsock()
 	} else if m.backend = backend(); asked("raypher.speed") {
 		m.speed()
+	} else if asked("raypher.table") {
+		m.table()
 	} else if m.backend == agents.LSM {
 		m.casesHeld()
 	} else {
