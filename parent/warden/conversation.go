@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -93,6 +94,15 @@ func (c *Conversation) goneBefore(done <-chan struct{}) bool {
 			return true
 		}
 	}
+}
+
+// awaitEnd waits until the other side has gone, for as long as patience, in whole milliseconds.
+func (c *Conversation) awaitEnd(patience time.Duration) {
+	polled := []unix.PollFd{{Fd: int32(c.fd)}}
+	_ = retry(func() error {
+		_, err := unix.Poll(polled, int(patience.Milliseconds()))
+		return err
+	})
 }
 
 // Receive waits for the next message. io.EOF says that the other side has gone.

@@ -157,12 +157,18 @@ func (w *warden) awaitArmed(ctx context.Context, served chan error) error {
 	}
 }
 
+// farewell is how long a runner has to say why the agent cannot start, and to end with its own status: raypherd kills what is in the
+// agent's cgroup, the runner too, when it sees the warden go.
+const farewell = time.Second
+
 // fail tells the runner why the agent cannot start.
 func (w *warden) fail(err error) error {
 	if errors.Is(err, errRunnerGone) {
 		return nil
 	}
-	_ = w.options.Runner.Send(Failed, []byte(err.Error()))
+	if w.options.Runner.Send(Failed, []byte(err.Error())) == nil {
+		w.options.Runner.awaitEnd(farewell)
+	}
 	return err
 }
 
