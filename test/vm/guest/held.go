@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/raypher/raypher/parent/agents"
 )
@@ -92,9 +93,16 @@ func (m *machine) heldWithoutDaemon() {
 		m.fail("restart: %v", err)
 	}
 	check("when raypherd is back")
-	out := m.command(0, "/bin/raypher", "agents", "list")
-	if !strings.Contains(out.stdout, "running") {
-		m.fail("the agent was not found again:\n%s%s", out.stdout, out.stderr)
+	// It waits for its warden first, which comes back by itself.
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		out := m.command(0, "/bin/raypher", "agents", "list")
+		if strings.Contains(out.stdout, "running") {
+			break
+		}
+		if time.Now().After(deadline) {
+			m.fail("the agent was not found again:\n%s%s", out.stdout, out.stderr)
+			break
+		}
 	}
 	t.ask.Close()
 	if err := t.wait(); err != nil {
