@@ -111,7 +111,9 @@ func overlaps(a, b Endpoint) bool {
 	if a.Host != "" || b.Host != "" {
 		return a.Host != "" && b.Host != "" && (hostCovers(a.Host, b.Host) || hostCovers(b.Host, a.Host))
 	}
-	return a.Prefix.Overlaps(b.Prefix)
+	_, reservedA := reservedPrefix(a.Prefix)
+	_, reservedB := reservedPrefix(b.Prefix)
+	return reservedA == reservedB && a.Prefix.Overlaps(b.Prefix) // what is reserved lies in no wider rule
 }
 
 // Asks reports whether require_approval names a destination: addr, or one of the names that it was resolved from. The rule is as
@@ -120,13 +122,13 @@ func (n *Network) Asks(addr netip.Addr, port uint16, names ...string) (rule stri
 	if n == nil {
 		return "", false
 	}
-	addr = addr.Unmap()
+	addr = addr.Unmap().WithZone("")
 	for _, text := range n.RequireApproval {
 		e, f := parseEgress(text)
 		if f != nil || e.Port != 0 && e.Port != port {
 			continue
 		}
-		if e.Host == "" && e.Prefix.Contains(addr) {
+		if e.Host == "" && e.holds(addr) {
 			return text, true
 		}
 		for _, name := range names {

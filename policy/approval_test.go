@@ -75,6 +75,15 @@ func TestAsks(t *testing.T) {
 			t.Errorf("%s %v: %q %v, want %q", tt.to, tt.names, rule, ok, tt.want)
 		}
 	}
+	wide, err := Parse("wide", []byte(`network: {egress: ["0.0.0.0/0"], require_approval: ["::/0", 127.0.0.0/8]}`)) // egress grants no loopback
+	if err != nil {
+		t.Fatal(err)
+	}
+	for to, want := range map[string]bool{"127.0.0.1": true, "2001:db8::1": true, "::1": false, "169.254.169.254": false, "fe80::1%eth0": false, "64:ff9b::a9fe:a9fe": false} {
+		if _, ok := wide.Network.Asks(netip.MustParseAddr(to), 80); ok != want {
+			t.Errorf("%s under a wide rule: asks %v, want %v", to, ok, want)
+		}
+	}
 	if !p.Network.AsksName("X.Example.com.") || p.Network.AsksName("example.com") || (*Network)(nil).AsksName("a.example.com") {
 		t.Error("names that ask")
 	}

@@ -39,14 +39,17 @@ func (n *Network) ListenEndpoints() []Endpoint {
 // alone. It says nothing of names, and nothing of default_action.
 func (n *Network) Grants(a netip.Addr) bool {
 	a = a.Unmap().WithZone("")
+	return slices.ContainsFunc(n.Endpoints(), func(e Endpoint) bool { return e.holds(a) })
+}
+
+// holds reports whether a rule is about an address, which is unmapped and has no zone: a reserved one lies in no wider rule.
+func (e Endpoint) holds(a netip.Addr) bool {
+	if !e.Prefix.IsValid() || !e.Prefix.Contains(a) {
+		return false
+	}
 	_, reserved := Reserved(a)
-	return slices.ContainsFunc(n.Endpoints(), func(e Endpoint) bool {
-		if !e.Prefix.IsValid() || !e.Prefix.Contains(a) {
-			return false
-		}
-		_, own := reservedPrefix(e.Prefix)
-		return own || !reserved
-	})
+	_, own := reservedPrefix(e.Prefix)
+	return own || !reserved
 }
 
 // MatchHost returns the first egress rule that names a host, in any spelling that DNS takes for the same: case and a trailing
