@@ -40,7 +40,8 @@
 //	-70007  namespace  tstr
 //	-70008  asserted   map   what the parent said of the agent; the enclave cannot see it:
 //	        1 agent id tstr, 2 uid uint, 3 user tstr, 4 pid int, 5 SHA-256 of the program bstr (absent where
-//	        it was not hashed), 6 backend tstr (broker | lsm), 7 host tstr
+//	        it was not hashed), 6 backend tstr (broker | lsm | network: that section alone is held), 7 host tstr,
+//	        8 cgroup tstr: the cgroup2 path of programs that ran already, absent where the program was started under the visa
 package visa
 
 import (
@@ -108,6 +109,7 @@ type Asserted struct {
 	BinarySHA256 []byte `cbor:"5,keyasint,omitempty"`
 	Backend      string `cbor:"6,keyasint"`
 	Host         string `cbor:"7,keyasint"`
+	Cgroup       string `cbor:"8,keyasint,omitempty"`
 }
 
 var (
@@ -170,6 +172,7 @@ func (c *Claims) check() error {
 		{"iss", c.Issuer, true}, {"sub", c.Subject, true}, {"aud", c.Audience, false}, {"tier", c.Tier, true},
 		{"namespace", c.Namespace, false}, {"asserted agent", c.Asserted.AgentID, true}, {"asserted user", c.Asserted.User, false},
 		{"asserted backend", c.Asserted.Backend, false}, {"asserted host", c.Asserted.Host, false},
+		{"asserted cgroup", c.Asserted.Cgroup, false},
 	} {
 		if len(s.text) > MaxText || s.needed && s.text == "" {
 			return fmt.Errorf("%s: %d bytes, expected at most %d and not none", s.name, len(s.text), MaxText)

@@ -59,6 +59,9 @@ func (a *Asserted) appendTo(o *cborscan.Output) {
 	if len(a.BinarySHA256) > 0 {
 		pairs++
 	}
+	if a.Cgroup != "" {
+		pairs++
+	}
 	o.Map(pairs)
 	o.Uint(1)
 	o.Text(a.AgentID)
@@ -76,4 +79,8 @@ func (a *Asserted) appendTo(o *cborscan.Output) {
 	o.Text(a.Backend)
 	o.Uint(7)
 	o.Text(a.Host)
+	if a.Cgroup != "" {
+		o.Uint(8)
+		o.Text(a.Cgroup)
+	}
 }

@@ -24,7 +24,7 @@ func TestEncodingByHand(t *testing.T) {
 	}
 	hash := bytes.Repeat([]byte{0xab}, 32)
 	for _, size := range []int{1, 23, 24, 100, 255, 256} {
-		for options := range 8 {
+		for options := range 16 {
 			text := strings.Repeat("x", size)
 			c := &Claims{
 				Issuer: "spiffe://d", Subject: "spiffe://d/ns/n/agent/a", ExpiresAt: maxTime, NotBefore: int64(size), IssuedAt: int64(size) << 20,
@@ -41,6 +41,9 @@ func TestEncodingByHand(t *testing.T) {
 			if options&4 != 0 {
 				c.Asserted.BinarySHA256 = hash
 			}
+			if options&8 != 0 {
+				c.Asserted.Cgroup = text
+			}
 			if err := c.check(); err != nil {
 				t.Fatal(err)
 			}
@@ -49,7 +52,7 @@ func TestEncodingByHand(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got := c.encode(); !bytes.Equal(got, want) {
-				t.Fatalf("texts of %d bytes, options %03b:\n%x, want\n%x", size, options, got, want)
+				t.Fatalf("texts of %d bytes, options %04b:\n%x, want\n%x", size, options, got, want)
 			}
 		}
 	}

@@ -40,6 +40,7 @@ type AssertedView struct {
 	BinarySHA256 string `json:"binary_sha256,omitempty"`
 	Backend      string `json:"backend"`
 	Host         string `json:"host"`
+	Cgroup       string `json:"cgroup,omitempty"`
 }
 
 // View returns the claims for display.
@@ -52,7 +53,7 @@ func (c *Claims) View() View {
 		PolicyHash: hex.EncodeToString(c.PolicyHash), PermitHash: hex.EncodeToString(c.PermitHash),
 		ConfigurationHash: hex.EncodeToString(c.ConfigurationHash), CeilingVersion: c.Ceiling.Version, CeilingHash: hex.EncodeToString(c.Ceiling.Hash),
 		Tier: c.Tier, Epoch: hex.EncodeToString(c.Epoch), Namespace: c.Namespace,
-		Asserted: AssertedView{AgentID: a.AgentID, UID: a.UID, User: a.User, PID: a.PID, BinarySHA256: hex.EncodeToString(a.BinarySHA256), Backend: a.Backend, Host: a.Host},
+		Asserted: AssertedView{AgentID: a.AgentID, UID: a.UID, User: a.User, PID: a.PID, BinarySHA256: hex.EncodeToString(a.BinarySHA256), Backend: a.Backend, Host: a.Host, Cgroup: a.Cgroup},
 	}
 }
 
@@ -67,6 +68,9 @@ func (v View) Print(w io.Writer) error {
 		{"asserted by the parent:", ""},
 		{"  agent", v.Asserted.AgentID}, {"  user", fmt.Sprintf("%s (%d)", v.Asserted.User, v.Asserted.UID)}, {"  pid", strconv.Itoa(int(v.Asserted.PID))},
 		{"  program", orNone(v.Asserted.BinarySHA256, "not hashed")}, {"  backend", v.Asserted.Backend}, {"  host", v.Asserted.Host},
+	}
+	if v.Asserted.Cgroup != "" {
+		lines = append(lines, [2]string{"  cgroup", v.Asserted.Cgroup})
 	}
 	for _, line := range lines {
 		if line[1] == "" {

@@ -256,7 +256,7 @@ func check(r *enclavev1.MintRequest) error {
 	}{
 		{"policy", len(r.GetPolicy()), MaxPolicy}, {"manifest", len(r.GetManifest()), MaxPolicy}, {"intent", len(r.GetIntent()), MaxPolicy},
 		{"audience", len(r.GetAudience()), MaxText}, {"agent id", len(a.GetAgentId()), MaxText}, {"user", len(a.GetUser()), MaxText},
-		{"home", len(a.GetHome()), MaxHome}, {"host", len(a.GetHost()), MaxText},
+		{"home", len(a.GetHome()), MaxHome}, {"host", len(a.GetHost()), MaxText}, {"cgroup", len(a.GetCgroup()), MaxText},
 	} {
 		if c.size > c.max {
 			return fmt.Errorf("%s has %d bytes, at most %d", c.what, c.size, c.max)
@@ -342,7 +342,7 @@ func (m *Mint) claims(r *enclavev1.MintRequest, c *ceiling.Ceiling, d *decision,
 		Tier:    m.opts.Tier, Epoch: m.opts.Epoch[:], Namespace: namespace(r),
 		Asserted: visa.Asserted{
 			AgentID: a.GetAgentId(), UID: a.GetUid(), User: a.GetUser(), PID: a.GetPid(),
-			BinarySHA256: a.GetBinarySha256(), Backend: a.GetBackend(), Host: a.GetHost(),
+			BinarySHA256: a.GetBinarySha256(), Backend: a.GetBackend(), Host: a.GetHost(), Cgroup: a.GetCgroup(),
 		},
 	}
 }

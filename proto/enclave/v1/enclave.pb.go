@@ -510,8 +510,9 @@ type Asserted struct {
 	Home          string                 `protobuf:"bytes,4,opt,name=home,proto3" json:"home,omitempty"` // from the host's user database; expands ~ in the ceiling
 	Pid           int32                  `protobuf:"varint,5,opt,name=pid,proto3" json:"pid,omitempty"`
 	BinarySha256  []byte                 `protobuf:"bytes,6,opt,name=binary_sha256,json=binarySha256,proto3" json:"binary_sha256,omitempty"` // of the descriptor that is executed
-	Backend       string                 `protobuf:"bytes,7,opt,name=backend,proto3" json:"backend,omitempty"`                               // broker | lsm
+	Backend       string                 `protobuf:"bytes,7,opt,name=backend,proto3" json:"backend,omitempty"`                               // broker | lsm | network
 	Host          string                 `protobuf:"bytes,8,opt,name=host,proto3" json:"host,omitempty"`
+	Cgroup        string                 `protobuf:"bytes,9,opt,name=cgroup,proto3" json:"cgroup,omitempty"` // cgroup2 path of programs that ran already; empty: the program is started under the visa
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -598,6 +599,13 @@ func (x *Asserted) GetBackend() string {
 func (x *Asserted) GetHost() string {
 	if x != nil {
 		return x.Host
+	}
+	return ""
+}
+
+func (x *Asserted) GetCgroup() string {
+	if x != nil {
+		return x.Cgroup
 	}
 	return ""
 }
@@ -2056,7 +2064,7 @@ const file_enclave_v1_enclave_proto_rawDesc = "" +
 	"\vsigned_head\x18\x04 \x01(\fR\n" +
 	"signedHead\"/\n" +
 	"\x15InstallCeilingRequest\x12\x16\n" +
-	"\x06bundle\x18\x01 \x01(\fR\x06bundle\"\xc4\x01\n" +
+	"\x06bundle\x18\x01 \x01(\fR\x06bundle\"\xdc\x01\n" +
 	"\bAsserted\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\rR\x03uid\x12\x12\n" +
@@ -2065,7 +2073,8 @@ const file_enclave_v1_enclave_proto_rawDesc = "" +
 	"\x03pid\x18\x05 \x01(\x05R\x03pid\x12#\n" +
 	"\rbinary_sha256\x18\x06 \x01(\fR\fbinarySha256\x12\x18\n" +
 	"\abackend\x18\a \x01(\tR\abackend\x12\x12\n" +
-	"\x04host\x18\b \x01(\tR\x04host\"\xf1\x02\n" +
+	"\x04host\x18\b \x01(\tR\x04host\x12\x16\n" +
+	"\x06cgroup\x18\t \x01(\tR\x06cgroup\"\xf1\x02\n" +
 	"\vMintRequest\x12\x16\n" +
 	"\x06policy\x18\x01 \x01(\fR\x06policy\x12\x1a\n" +
 	"\bmanifest\x18\x02 \x01(\fR\bmanifest\x12\x16\n" +

@@ -594,6 +594,7 @@ type ApprovalQuestion struct {
 	Comm          string                 `protobuf:"bytes,9,opt,name=comm,proto3" json:"comm,omitempty"`
 	AskedUnixNano int64                  `protobuf:"varint,10,opt,name=asked_unix_nano,json=askedUnixNano,proto3" json:"asked_unix_nano,omitempty"`
 	UntilUnixNano int64                  `protobuf:"varint,11,opt,name=until_unix_nano,json=untilUnixNano,proto3" json:"until_unix_nano,omitempty"` // when it is refused; 0: it waits for ever
+	Calls         uint32                 `protobuf:"varint,12,opt,name=calls,proto3" json:"calls,omitempty"`                                        // how many equal ones wait
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -701,6 +702,13 @@ func (x *ApprovalQuestion) GetAskedUnixNano() int64 {
 func (x *ApprovalQuestion) GetUntilUnixNano() int64 {
 	if x != nil {
 		return x.UntilUnixNano
+	}
+	return 0
+}
+
+func (x *ApprovalQuestion) GetCalls() uint32 {
+	if x != nil {
+		return x.Calls
 	}
 	return 0
 }
@@ -1436,6 +1444,9 @@ type AgentStatus struct {
 	MaxMemoryMb   *uint64                `protobuf:"varint,13,opt,name=max_memory_mb,json=maxMemoryMb,proto3,oneof" json:"max_memory_mb,omitempty"`  // of the whole agent; absent: no limit of its own
 	MaxProcesses  *uint64                `protobuf:"varint,14,opt,name=max_processes,json=maxProcesses,proto3,oneof" json:"max_processes,omitempty"` // the same
 	MaxFds        *uint64                `protobuf:"varint,15,opt,name=max_fds,json=maxFds,proto3,oneof" json:"max_fds,omitempty"`                   // of each process
+	Attached      string                 `protobuf:"bytes,16,opt,name=attached,proto3" json:"attached,omitempty"`                                    // cgroup2 path that the operator attached; empty: it was launched
+	Uncovered     []string               `protobuf:"bytes,17,rep,name=uncovered,proto3" json:"uncovered,omitempty"`                                  // of an attached one: what nothing holds, in words
+	Backend       string                 `protobuf:"bytes,18,opt,name=backend,proto3" json:"backend,omitempty"`                                      // broker | lsm | network: that section alone is held
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1575,6 +1586,469 @@ func (x *AgentStatus) GetMaxFds() uint64 {
 	return 0
 }
 
+func (x *AgentStatus) GetAttached() string {
+	if x != nil {
+		return x.Attached
+	}
+	return ""
+}
+
+func (x *AgentStatus) GetUncovered() []string {
+	if x != nil {
+		return x.Uncovered
+	}
+	return nil
+}
+
+func (x *AgentStatus) GetBackend() string {
+	if x != nil {
+		return x.Backend
+	}
+	return ""
+}
+
+// AttachRequest puts what runs already in a cgroup under a policy. One of cgroup, pid and unit names it.
+type AttachRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cgroup        string                 `protobuf:"bytes,1,opt,name=cgroup,proto3" json:"cgroup,omitempty"`                               // path below the cgroup2 mount, or of the folder
+	Pid           int32                  `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"`                                    // its cgroup, with everything else in it
+	Unit          string                 `protobuf:"bytes,3,opt,name=unit,proto3" json:"unit,omitempty"`                                   // of systemd
+	Policy        []byte                 `protobuf:"bytes,4,opt,name=policy,proto3" json:"policy,omitempty"`                               // YAML; empty: the host's
+	PolicyPath    string                 `protobuf:"bytes,5,opt,name=policy_path,json=policyPath,proto3" json:"policy_path,omitempty"`     // for messages
+	Name          string                 `protobuf:"bytes,6,opt,name=name,proto3" json:"name,omitempty"`                                   // empty: of the cgroup
+	NetworkOnly   bool                   `protobuf:"varint,7,opt,name=network_only,json=networkOnly,proto3" json:"network_only,omitempty"` // hold the network section and nothing else
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachRequest) Reset() {
+	*x = AttachRequest{}
+	mi := &file_parent_v1_parent_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachRequest) ProtoMessage() {}
+
+func (x *AttachRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
+func (*AttachRequest) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *AttachRequest) GetCgroup() string {
+	if x != nil {
+		return x.Cgroup
+	}
+	return ""
+}
+
+func (x *AttachRequest) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *AttachRequest) GetUnit() string {
+	if x != nil {
+		return x.Unit
+	}
+	return ""
+}
+
+func (x *AttachRequest) GetPolicy() []byte {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *AttachRequest) GetPolicyPath() string {
+	if x != nil {
+		return x.PolicyPath
+	}
+	return ""
+}
+
+func (x *AttachRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AttachRequest) GetNetworkOnly() bool {
+	if x != nil {
+		return x.NetworkOnly
+	}
+	return false
+}
+
+type AttachReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Agent         *AgentStatus           `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
+	Visa          []byte                 `protobuf:"bytes,2,opt,name=visa,proto3" json:"visa,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachReply) Reset() {
+	*x = AttachReply{}
+	mi := &file_parent_v1_parent_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachReply) ProtoMessage() {}
+
+func (x *AttachReply) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachReply.ProtoReflect.Descriptor instead.
+func (*AttachReply) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *AttachReply) GetAgent() *AgentStatus {
+	if x != nil {
+		return x.Agent
+	}
+	return nil
+}
+
+func (x *AttachReply) GetVisa() []byte {
+	if x != nil {
+		return x.Visa
+	}
+	return nil
+}
+
+type DetachRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AgentId       string                 `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	Cgroup        string                 `protobuf:"bytes,2,opt,name=cgroup,proto3" json:"cgroup,omitempty"` // the cgroup of none that raypherd still knows; in place of agent_id
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DetachRequest) Reset() {
+	*x = DetachRequest{}
+	mi := &file_parent_v1_parent_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DetachRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DetachRequest) ProtoMessage() {}
+
+func (x *DetachRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DetachRequest.ProtoReflect.Descriptor instead.
+func (*DetachRequest) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *DetachRequest) GetAgentId() string {
+	if x != nil {
+		return x.AgentId
+	}
+	return ""
+}
+
+func (x *DetachRequest) GetCgroup() string {
+	if x != nil {
+		return x.Cgroup
+	}
+	return ""
+}
+
+type DetachReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DetachReply) Reset() {
+	*x = DetachReply{}
+	mi := &file_parent_v1_parent_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DetachReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DetachReply) ProtoMessage() {}
+
+func (x *DetachReply) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DetachReply.ProtoReflect.Descriptor instead.
+func (*DetachReply) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{28}
+}
+
+// ApplyPolicyRequest gives a running agent other rules: all that it may do, in the place of the policy that it began with.
+type ApplyPolicyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AgentId       string                 `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	Policy        []byte                 `protobuf:"bytes,2,opt,name=policy,proto3" json:"policy,omitempty"`                           // YAML
+	PolicyPath    string                 `protobuf:"bytes,3,opt,name=policy_path,json=policyPath,proto3" json:"policy_path,omitempty"` // for messages
+	Check         bool                   `protobuf:"varint,4,opt,name=check,proto3" json:"check,omitempty"`                            // say what would become of it, and change nothing
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApplyPolicyRequest) Reset() {
+	*x = ApplyPolicyRequest{}
+	mi := &file_parent_v1_parent_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApplyPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApplyPolicyRequest) ProtoMessage() {}
+
+func (x *ApplyPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApplyPolicyRequest.ProtoReflect.Descriptor instead.
+func (*ApplyPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ApplyPolicyRequest) GetAgentId() string {
+	if x != nil {
+		return x.AgentId
+	}
+	return ""
+}
+
+func (x *ApplyPolicyRequest) GetPolicy() []byte {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *ApplyPolicyRequest) GetPolicyPath() string {
+	if x != nil {
+		return x.PolicyPath
+	}
+	return ""
+}
+
+func (x *ApplyPolicyRequest) GetCheck() bool {
+	if x != nil {
+		return x.Check
+	}
+	return false
+}
+
+type ApplyPolicyReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Live          []string               `protobuf:"bytes,1,rep,name=live,proto3" json:"live,omitempty"`     // what is in force from now on, in words
+	Bounds        []string               `protobuf:"bytes,2,rep,name=bounds,proto3" json:"bounds,omitempty"` // what the launch has fixed and stays, in words
+	Permit        []byte                 `protobuf:"bytes,3,opt,name=permit,proto3" json:"permit,omitempty"` // canonical form of what is in force
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApplyPolicyReply) Reset() {
+	*x = ApplyPolicyReply{}
+	mi := &file_parent_v1_parent_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApplyPolicyReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApplyPolicyReply) ProtoMessage() {}
+
+func (x *ApplyPolicyReply) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApplyPolicyReply.ProtoReflect.Descriptor instead.
+func (*ApplyPolicyReply) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ApplyPolicyReply) GetLive() []string {
+	if x != nil {
+		return x.Live
+	}
+	return nil
+}
+
+func (x *ApplyPolicyReply) GetBounds() []string {
+	if x != nil {
+		return x.Bounds
+	}
+	return nil
+}
+
+func (x *ApplyPolicyReply) GetPermit() []byte {
+	if x != nil {
+		return x.Permit
+	}
+	return nil
+}
+
+type ReloadRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReloadRequest) Reset() {
+	*x = ReloadRequest{}
+	mi := &file_parent_v1_parent_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReloadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReloadRequest) ProtoMessage() {}
+
+func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReloadRequest.ProtoReflect.Descriptor instead.
+func (*ReloadRequest) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{31}
+}
+
+type ReloadReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Changes       []string               `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"` // in words; none: everything was in force already
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReloadReply) Reset() {
+	*x = ReloadReply{}
+	mi := &file_parent_v1_parent_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReloadReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReloadReply) ProtoMessage() {}
+
+func (x *ReloadReply) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReloadReply.ProtoReflect.Descriptor instead.
+func (*ReloadReply) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ReloadReply) GetChanges() []string {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
 type StopAgentRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	AgentId       string                 `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
@@ -1584,7 +2058,7 @@ type StopAgentRequest struct {
 
 func (x *StopAgentRequest) Reset() {
 	*x = StopAgentRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[25]
+	mi := &file_parent_v1_parent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1596,7 +2070,7 @@ func (x *StopAgentRequest) String() string {
 func (*StopAgentRequest) ProtoMessage() {}
 
 func (x *StopAgentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[25]
+	mi := &file_parent_v1_parent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1609,7 +2083,7 @@ func (x *StopAgentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopAgentRequest.ProtoReflect.Descriptor instead.
 func (*StopAgentRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{25}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *StopAgentRequest) GetAgentId() string {
@@ -1627,7 +2101,7 @@ type StopAgentReply struct {
 
 func (x *StopAgentReply) Reset() {
 	*x = StopAgentReply{}
-	mi := &file_parent_v1_parent_proto_msgTypes[26]
+	mi := &file_parent_v1_parent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1639,7 +2113,7 @@ func (x *StopAgentReply) String() string {
 func (*StopAgentReply) ProtoMessage() {}
 
 func (x *StopAgentReply) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[26]
+	mi := &file_parent_v1_parent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1652,7 +2126,7 @@ func (x *StopAgentReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopAgentReply.ProtoReflect.Descriptor instead.
 func (*StopAgentReply) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{26}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{34}
 }
 
 type EventsRequest struct {
@@ -1665,7 +2139,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[27]
+	mi := &file_parent_v1_parent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1677,7 +2151,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[27]
+	mi := &file_parent_v1_parent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1690,7 +2164,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{27}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *EventsRequest) GetAgentId() string {
@@ -1718,7 +2192,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_parent_v1_parent_proto_msgTypes[28]
+	mi := &file_parent_v1_parent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1730,7 +2204,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[28]
+	mi := &file_parent_v1_parent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1743,7 +2217,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{28}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Event) GetVerdict() []byte {
@@ -1776,7 +2250,7 @@ type ListEvidenceRequest struct {
 
 func (x *ListEvidenceRequest) Reset() {
 	*x = ListEvidenceRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[29]
+	mi := &file_parent_v1_parent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1788,7 +2262,7 @@ func (x *ListEvidenceRequest) String() string {
 func (*ListEvidenceRequest) ProtoMessage() {}
 
 func (x *ListEvidenceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[29]
+	mi := &file_parent_v1_parent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1801,7 +2275,7 @@ func (x *ListEvidenceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEvidenceRequest.ProtoReflect.Descriptor instead.
 func (*ListEvidenceRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{29}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListEvidenceRequest) GetAgentId() string {
@@ -1823,7 +2297,7 @@ type EvidenceItem struct {
 
 func (x *EvidenceItem) Reset() {
 	*x = EvidenceItem{}
-	mi := &file_parent_v1_parent_proto_msgTypes[30]
+	mi := &file_parent_v1_parent_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1835,7 +2309,7 @@ func (x *EvidenceItem) String() string {
 func (*EvidenceItem) ProtoMessage() {}
 
 func (x *EvidenceItem) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[30]
+	mi := &file_parent_v1_parent_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1848,7 +2322,7 @@ func (x *EvidenceItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvidenceItem.ProtoReflect.Descriptor instead.
 func (*EvidenceItem) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{30}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *EvidenceItem) GetEpoch() []byte {
@@ -1889,7 +2363,7 @@ type ExportEvidenceRequest struct {
 
 func (x *ExportEvidenceRequest) Reset() {
 	*x = ExportEvidenceRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[31]
+	mi := &file_parent_v1_parent_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1901,7 +2375,7 @@ func (x *ExportEvidenceRequest) String() string {
 func (*ExportEvidenceRequest) ProtoMessage() {}
 
 func (x *ExportEvidenceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[31]
+	mi := &file_parent_v1_parent_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1914,7 +2388,7 @@ func (x *ExportEvidenceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportEvidenceRequest.ProtoReflect.Descriptor instead.
 func (*ExportEvidenceRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{31}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ExportEvidenceRequest) GetEpoch() []byte {
@@ -1940,7 +2414,7 @@ type EvidenceBundle struct {
 
 func (x *EvidenceBundle) Reset() {
 	*x = EvidenceBundle{}
-	mi := &file_parent_v1_parent_proto_msgTypes[32]
+	mi := &file_parent_v1_parent_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1952,7 +2426,7 @@ func (x *EvidenceBundle) String() string {
 func (*EvidenceBundle) ProtoMessage() {}
 
 func (x *EvidenceBundle) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[32]
+	mi := &file_parent_v1_parent_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1965,7 +2439,7 @@ func (x *EvidenceBundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvidenceBundle.ProtoReflect.Descriptor instead.
 func (*EvidenceBundle) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{32}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *EvidenceBundle) GetBundle() []byte {
@@ -1984,7 +2458,7 @@ type OperatorInstallCeilingRequest struct {
 
 func (x *OperatorInstallCeilingRequest) Reset() {
 	*x = OperatorInstallCeilingRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[33]
+	mi := &file_parent_v1_parent_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1996,7 +2470,7 @@ func (x *OperatorInstallCeilingRequest) String() string {
 func (*OperatorInstallCeilingRequest) ProtoMessage() {}
 
 func (x *OperatorInstallCeilingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[33]
+	mi := &file_parent_v1_parent_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2009,7 +2483,7 @@ func (x *OperatorInstallCeilingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorInstallCeilingRequest.ProtoReflect.Descriptor instead.
 func (*OperatorInstallCeilingRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{33}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *OperatorInstallCeilingRequest) GetBundle() []byte {
@@ -2028,7 +2502,7 @@ type OperatorAttestRequest struct {
 
 func (x *OperatorAttestRequest) Reset() {
 	*x = OperatorAttestRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[34]
+	mi := &file_parent_v1_parent_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2040,7 +2514,7 @@ func (x *OperatorAttestRequest) String() string {
 func (*OperatorAttestRequest) ProtoMessage() {}
 
 func (x *OperatorAttestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[34]
+	mi := &file_parent_v1_parent_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2053,7 +2527,7 @@ func (x *OperatorAttestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorAttestRequest.ProtoReflect.Descriptor instead.
 func (*OperatorAttestRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{34}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *OperatorAttestRequest) GetNonce() []byte {
@@ -2073,7 +2547,7 @@ type OperatorAttestation struct {
 
 func (x *OperatorAttestation) Reset() {
 	*x = OperatorAttestation{}
-	mi := &file_parent_v1_parent_proto_msgTypes[35]
+	mi := &file_parent_v1_parent_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2085,7 +2559,7 @@ func (x *OperatorAttestation) String() string {
 func (*OperatorAttestation) ProtoMessage() {}
 
 func (x *OperatorAttestation) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[35]
+	mi := &file_parent_v1_parent_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2098,7 +2572,7 @@ func (x *OperatorAttestation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorAttestation.ProtoReflect.Descriptor instead.
 func (*OperatorAttestation) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{35}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *OperatorAttestation) GetTier() string {
@@ -2126,7 +2600,7 @@ type OperatorDescribeKeyRequest struct {
 
 func (x *OperatorDescribeKeyRequest) Reset() {
 	*x = OperatorDescribeKeyRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[36]
+	mi := &file_parent_v1_parent_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2138,7 +2612,7 @@ func (x *OperatorDescribeKeyRequest) String() string {
 func (*OperatorDescribeKeyRequest) ProtoMessage() {}
 
 func (x *OperatorDescribeKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[36]
+	mi := &file_parent_v1_parent_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2151,7 +2625,7 @@ func (x *OperatorDescribeKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorDescribeKeyRequest.ProtoReflect.Descriptor instead.
 func (*OperatorDescribeKeyRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{36}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *OperatorDescribeKeyRequest) GetPurpose() string {
@@ -2187,7 +2661,7 @@ type OperatorKeyDescription struct {
 
 func (x *OperatorKeyDescription) Reset() {
 	*x = OperatorKeyDescription{}
-	mi := &file_parent_v1_parent_proto_msgTypes[37]
+	mi := &file_parent_v1_parent_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2199,7 +2673,7 @@ func (x *OperatorKeyDescription) String() string {
 func (*OperatorKeyDescription) ProtoMessage() {}
 
 func (x *OperatorKeyDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[37]
+	mi := &file_parent_v1_parent_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2212,7 +2686,7 @@ func (x *OperatorKeyDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorKeyDescription.ProtoReflect.Descriptor instead.
 func (*OperatorKeyDescription) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{37}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *OperatorKeyDescription) GetPublicKey() []byte {
@@ -2252,7 +2726,7 @@ type OperatorInstallGrantRequest struct {
 
 func (x *OperatorInstallGrantRequest) Reset() {
 	*x = OperatorInstallGrantRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[38]
+	mi := &file_parent_v1_parent_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2264,7 +2738,7 @@ func (x *OperatorInstallGrantRequest) String() string {
 func (*OperatorInstallGrantRequest) ProtoMessage() {}
 
 func (x *OperatorInstallGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[38]
+	mi := &file_parent_v1_parent_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2277,7 +2751,7 @@ func (x *OperatorInstallGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorInstallGrantRequest.ProtoReflect.Descriptor instead.
 func (*OperatorInstallGrantRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{38}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *OperatorInstallGrantRequest) GetGrant() []byte {
@@ -2295,7 +2769,7 @@ type OperatorDescribeGrantRequest struct {
 
 func (x *OperatorDescribeGrantRequest) Reset() {
 	*x = OperatorDescribeGrantRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[39]
+	mi := &file_parent_v1_parent_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2307,7 +2781,7 @@ func (x *OperatorDescribeGrantRequest) String() string {
 func (*OperatorDescribeGrantRequest) ProtoMessage() {}
 
 func (x *OperatorDescribeGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[39]
+	mi := &file_parent_v1_parent_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2320,7 +2794,7 @@ func (x *OperatorDescribeGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorDescribeGrantRequest.ProtoReflect.Descriptor instead.
 func (*OperatorDescribeGrantRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{39}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{47}
 }
 
 // OperatorGrantStatus is GrantStatus of the enclave.
@@ -2342,7 +2816,7 @@ type OperatorGrantStatus struct {
 
 func (x *OperatorGrantStatus) Reset() {
 	*x = OperatorGrantStatus{}
-	mi := &file_parent_v1_parent_proto_msgTypes[40]
+	mi := &file_parent_v1_parent_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2354,7 +2828,7 @@ func (x *OperatorGrantStatus) String() string {
 func (*OperatorGrantStatus) ProtoMessage() {}
 
 func (x *OperatorGrantStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[40]
+	mi := &file_parent_v1_parent_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2367,7 +2841,7 @@ func (x *OperatorGrantStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorGrantStatus.ProtoReflect.Descriptor instead.
 func (*OperatorGrantStatus) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{40}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *OperatorGrantStatus) GetAnchor() []byte {
@@ -2448,7 +2922,7 @@ type OperatorDescribeFleetRequest struct {
 
 func (x *OperatorDescribeFleetRequest) Reset() {
 	*x = OperatorDescribeFleetRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[41]
+	mi := &file_parent_v1_parent_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2460,7 +2934,7 @@ func (x *OperatorDescribeFleetRequest) String() string {
 func (*OperatorDescribeFleetRequest) ProtoMessage() {}
 
 func (x *OperatorDescribeFleetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[41]
+	mi := &file_parent_v1_parent_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2473,7 +2947,7 @@ func (x *OperatorDescribeFleetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorDescribeFleetRequest.ProtoReflect.Descriptor instead.
 func (*OperatorDescribeFleetRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{41}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{49}
 }
 
 // OperatorFleetStatus is FleetStatus of the enclave, and the policies of the controller on this host.
@@ -2494,7 +2968,7 @@ type OperatorFleetStatus struct {
 
 func (x *OperatorFleetStatus) Reset() {
 	*x = OperatorFleetStatus{}
-	mi := &file_parent_v1_parent_proto_msgTypes[42]
+	mi := &file_parent_v1_parent_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2506,7 +2980,7 @@ func (x *OperatorFleetStatus) String() string {
 func (*OperatorFleetStatus) ProtoMessage() {}
 
 func (x *OperatorFleetStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[42]
+	mi := &file_parent_v1_parent_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2519,7 +2993,7 @@ func (x *OperatorFleetStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorFleetStatus.ProtoReflect.Descriptor instead.
 func (*OperatorFleetStatus) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{42}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *OperatorFleetStatus) GetController() string {
@@ -2596,7 +3070,7 @@ type OperatorPolicy struct {
 
 func (x *OperatorPolicy) Reset() {
 	*x = OperatorPolicy{}
-	mi := &file_parent_v1_parent_proto_msgTypes[43]
+	mi := &file_parent_v1_parent_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2608,7 +3082,7 @@ func (x *OperatorPolicy) String() string {
 func (*OperatorPolicy) ProtoMessage() {}
 
 func (x *OperatorPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[43]
+	mi := &file_parent_v1_parent_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2621,7 +3095,7 @@ func (x *OperatorPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorPolicy.ProtoReflect.Descriptor instead.
 func (*OperatorPolicy) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{43}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *OperatorPolicy) GetName() string {
@@ -2682,7 +3156,7 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\x12ListApprovalsReply\x12A\n" +
 	"\tquestions\x18\x01 \x03(\v2#.raypher.parent.v1.ApprovalQuestionR\tquestions\"2\n" +
 	"\x15WatchApprovalsRequest\x12\x19\n" +
-	"\bagent_id\x18\x01 \x01(\tR\aagentId\"\xad\x02\n" +
+	"\bagent_id\x18\x01 \x01(\tR\aagentId\"\xc3\x02\n" +
 	"\x10ApprovalQuestion\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
 	"\bagent_id\x18\x02 \x01(\tR\aagentId\x12\x18\n" +
@@ -2695,7 +3169,8 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\x04comm\x18\t \x01(\tR\x04comm\x12&\n" +
 	"\x0fasked_unix_nano\x18\n" +
 	" \x01(\x03R\raskedUnixNano\x12&\n" +
-	"\x0funtil_unix_nano\x18\v \x01(\x03R\runtilUnixNano\"e\n" +
+	"\x0funtil_unix_nano\x18\v \x01(\x03R\runtilUnixNano\x12\x14\n" +
+	"\x05calls\x18\f \x01(\rR\x05calls\"e\n" +
 	"\x0eApprovalChange\x12?\n" +
 	"\bquestion\x18\x01 \x01(\v2#.raypher.parent.v1.ApprovalQuestionR\bquestion\x12\x12\n" +
 	"\x04over\x18\x02 \x01(\tR\x04over\"g\n" +
@@ -2752,7 +3227,7 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\x06agents\x18\x01 \x03(\v2\x1e.raypher.parent.v1.AgentStatusR\x06agents\x12?\n" +
 	"\n" +
 	"namespaces\x18\x02 \x03(\v2\x1f.raypher.parent.v1.NamespaceUseR\n" +
-	"namespaces\"\xe9\x03\n" +
+	"namespaces\"\xbd\x04\n" +
 	"\vAgentStatus\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x12\x10\n" +
@@ -2769,11 +3244,43 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\tnamespace\x18\f \x01(\tR\tnamespace\x12'\n" +
 	"\rmax_memory_mb\x18\r \x01(\x04H\x00R\vmaxMemoryMb\x88\x01\x01\x12(\n" +
 	"\rmax_processes\x18\x0e \x01(\x04H\x01R\fmaxProcesses\x88\x01\x01\x12\x1c\n" +
-	"\amax_fds\x18\x0f \x01(\x04H\x02R\x06maxFds\x88\x01\x01B\x10\n" +
+	"\amax_fds\x18\x0f \x01(\x04H\x02R\x06maxFds\x88\x01\x01\x12\x1a\n" +
+	"\battached\x18\x10 \x01(\tR\battached\x12\x1c\n" +
+	"\tuncovered\x18\x11 \x03(\tR\tuncovered\x12\x18\n" +
+	"\abackend\x18\x12 \x01(\tR\abackendB\x10\n" +
 	"\x0e_max_memory_mbB\x10\n" +
 	"\x0e_max_processesB\n" +
 	"\n" +
-	"\b_max_fds\"-\n" +
+	"\b_max_fds\"\xbd\x01\n" +
+	"\rAttachRequest\x12\x16\n" +
+	"\x06cgroup\x18\x01 \x01(\tR\x06cgroup\x12\x10\n" +
+	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x12\n" +
+	"\x04unit\x18\x03 \x01(\tR\x04unit\x12\x16\n" +
+	"\x06policy\x18\x04 \x01(\fR\x06policy\x12\x1f\n" +
+	"\vpolicy_path\x18\x05 \x01(\tR\n" +
+	"policyPath\x12\x12\n" +
+	"\x04name\x18\x06 \x01(\tR\x04name\x12!\n" +
+	"\fnetwork_only\x18\a \x01(\bR\vnetworkOnly\"W\n" +
+	"\vAttachReply\x124\n" +
+	"\x05agent\x18\x01 \x01(\v2\x1e.raypher.parent.v1.AgentStatusR\x05agent\x12\x12\n" +
+	"\x04visa\x18\x02 \x01(\fR\x04visa\"B\n" +
+	"\rDetachRequest\x12\x19\n" +
+	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x16\n" +
+	"\x06cgroup\x18\x02 \x01(\tR\x06cgroup\"\r\n" +
+	"\vDetachReply\"~\n" +
+	"\x12ApplyPolicyRequest\x12\x19\n" +
+	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x16\n" +
+	"\x06policy\x18\x02 \x01(\fR\x06policy\x12\x1f\n" +
+	"\vpolicy_path\x18\x03 \x01(\tR\n" +
+	"policyPath\x12\x14\n" +
+	"\x05check\x18\x04 \x01(\bR\x05check\"V\n" +
+	"\x10ApplyPolicyReply\x12\x12\n" +
+	"\x04live\x18\x01 \x03(\tR\x04live\x12\x16\n" +
+	"\x06bounds\x18\x02 \x03(\tR\x06bounds\x12\x16\n" +
+	"\x06permit\x18\x03 \x01(\fR\x06permit\"\x0f\n" +
+	"\rReloadRequest\"'\n" +
+	"\vReloadReply\x12\x18\n" +
+	"\achanges\x18\x01 \x03(\tR\achanges\"-\n" +
 	"\x10StopAgentRequest\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\"\x10\n" +
 	"\x0eStopAgentReply\"B\n" +
@@ -2850,12 +3357,16 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\x06Whoami\x12 .raypher.parent.v1.WhoamiRequest\x1a\x1b.raypher.parent.v1.Identity\x12R\n" +
 	"\vRequestVisa\x12%.raypher.parent.v1.RequestVisaRequest\x1a\x1c.raypher.parent.v1.VisaReply\x12g\n" +
 	"\x0eTLSCertificate\x12-.raypher.parent.v1.AgentTLSCertificateRequest\x1a&.raypher.parent.v1.AgentTLSCertificate\x12W\n" +
-	"\aTLSSign\x12&.raypher.parent.v1.AgentTLSSignRequest\x1a$.raypher.parent.v1.AgentTLSSignature2\xd9\v\n" +
+	"\aTLSSign\x12&.raypher.parent.v1.AgentTLSSignRequest\x1a$.raypher.parent.v1.AgentTLSSignature2\x98\x0e\n" +
 	"\bOperator\x12J\n" +
 	"\x06Status\x12 .raypher.parent.v1.StatusRequest\x1a\x1e.raypher.parent.v1.StatusReply\x12V\n" +
 	"\n" +
 	"ListAgents\x12$.raypher.parent.v1.ListAgentsRequest\x1a\".raypher.parent.v1.ListAgentsReply\x12S\n" +
-	"\tStopAgent\x12#.raypher.parent.v1.StopAgentRequest\x1a!.raypher.parent.v1.StopAgentReply\x12F\n" +
+	"\tStopAgent\x12#.raypher.parent.v1.StopAgentRequest\x1a!.raypher.parent.v1.StopAgentReply\x12J\n" +
+	"\x06Attach\x12 .raypher.parent.v1.AttachRequest\x1a\x1e.raypher.parent.v1.AttachReply\x12J\n" +
+	"\x06Detach\x12 .raypher.parent.v1.DetachRequest\x1a\x1e.raypher.parent.v1.DetachReply\x12Y\n" +
+	"\vApplyPolicy\x12%.raypher.parent.v1.ApplyPolicyRequest\x1a#.raypher.parent.v1.ApplyPolicyReply\x12J\n" +
+	"\x06Reload\x12 .raypher.parent.v1.ReloadRequest\x1a\x1e.raypher.parent.v1.ReloadReply\x12F\n" +
 	"\x06Events\x12 .raypher.parent.v1.EventsRequest\x1a\x18.raypher.parent.v1.Event0\x01\x12Y\n" +
 	"\fListEvidence\x12&.raypher.parent.v1.ListEvidenceRequest\x1a\x1f.raypher.parent.v1.EvidenceItem0\x01\x12]\n" +
 	"\x0eExportEvidence\x12(.raypher.parent.v1.ExportEvidenceRequest\x1a!.raypher.parent.v1.EvidenceBundle\x12b\n" +
@@ -2882,7 +3393,7 @@ func file_parent_v1_parent_proto_rawDescGZIP() []byte {
 	return file_parent_v1_parent_proto_rawDescData
 }
 
-var file_parent_v1_parent_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_parent_v1_parent_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_parent_v1_parent_proto_goTypes = []any{
 	(*WhoamiRequest)(nil),                 // 0: raypher.parent.v1.WhoamiRequest
 	(*Identity)(nil),                      // 1: raypher.parent.v1.Identity
@@ -2909,32 +3420,40 @@ var file_parent_v1_parent_proto_goTypes = []any{
 	(*ListAgentsRequest)(nil),             // 22: raypher.parent.v1.ListAgentsRequest
 	(*ListAgentsReply)(nil),               // 23: raypher.parent.v1.ListAgentsReply
 	(*AgentStatus)(nil),                   // 24: raypher.parent.v1.AgentStatus
-	(*StopAgentRequest)(nil),              // 25: raypher.parent.v1.StopAgentRequest
-	(*StopAgentReply)(nil),                // 26: raypher.parent.v1.StopAgentReply
-	(*EventsRequest)(nil),                 // 27: raypher.parent.v1.EventsRequest
-	(*Event)(nil),                         // 28: raypher.parent.v1.Event
-	(*ListEvidenceRequest)(nil),           // 29: raypher.parent.v1.ListEvidenceRequest
-	(*EvidenceItem)(nil),                  // 30: raypher.parent.v1.EvidenceItem
-	(*ExportEvidenceRequest)(nil),         // 31: raypher.parent.v1.ExportEvidenceRequest
-	(*EvidenceBundle)(nil),                // 32: raypher.parent.v1.EvidenceBundle
-	(*OperatorInstallCeilingRequest)(nil), // 33: raypher.parent.v1.OperatorInstallCeilingRequest
-	(*OperatorAttestRequest)(nil),         // 34: raypher.parent.v1.OperatorAttestRequest
-	(*OperatorAttestation)(nil),           // 35: raypher.parent.v1.OperatorAttestation
-	(*OperatorDescribeKeyRequest)(nil),    // 36: raypher.parent.v1.OperatorDescribeKeyRequest
-	(*OperatorKeyDescription)(nil),        // 37: raypher.parent.v1.OperatorKeyDescription
-	(*OperatorInstallGrantRequest)(nil),   // 38: raypher.parent.v1.OperatorInstallGrantRequest
-	(*OperatorDescribeGrantRequest)(nil),  // 39: raypher.parent.v1.OperatorDescribeGrantRequest
-	(*OperatorGrantStatus)(nil),           // 40: raypher.parent.v1.OperatorGrantStatus
-	(*OperatorDescribeFleetRequest)(nil),  // 41: raypher.parent.v1.OperatorDescribeFleetRequest
-	(*OperatorFleetStatus)(nil),           // 42: raypher.parent.v1.OperatorFleetStatus
-	(*OperatorPolicy)(nil),                // 43: raypher.parent.v1.OperatorPolicy
-	nil,                                   // 44: raypher.parent.v1.StatusReply.CountersEntry
+	(*AttachRequest)(nil),                 // 25: raypher.parent.v1.AttachRequest
+	(*AttachReply)(nil),                   // 26: raypher.parent.v1.AttachReply
+	(*DetachRequest)(nil),                 // 27: raypher.parent.v1.DetachRequest
+	(*DetachReply)(nil),                   // 28: raypher.parent.v1.DetachReply
+	(*ApplyPolicyRequest)(nil),            // 29: raypher.parent.v1.ApplyPolicyRequest
+	(*ApplyPolicyReply)(nil),              // 30: raypher.parent.v1.ApplyPolicyReply
+	(*ReloadRequest)(nil),                 // 31: raypher.parent.v1.ReloadRequest
+	(*ReloadReply)(nil),                   // 32: raypher.parent.v1.ReloadReply
+	(*StopAgentRequest)(nil),              // 33: raypher.parent.v1.StopAgentRequest
+	(*StopAgentReply)(nil),                // 34: raypher.parent.v1.StopAgentReply
+	(*EventsRequest)(nil),                 // 35: raypher.parent.v1.EventsRequest
+	(*Event)(nil),                         // 36: raypher.parent.v1.Event
+	(*ListEvidenceRequest)(nil),           // 37: raypher.parent.v1.ListEvidenceRequest
+	(*EvidenceItem)(nil),                  // 38: raypher.parent.v1.EvidenceItem
+	(*ExportEvidenceRequest)(nil),         // 39: raypher.parent.v1.ExportEvidenceRequest
+	(*EvidenceBundle)(nil),                // 40: raypher.parent.v1.EvidenceBundle
+	(*OperatorInstallCeilingRequest)(nil), // 41: raypher.parent.v1.OperatorInstallCeilingRequest
+	(*OperatorAttestRequest)(nil),         // 42: raypher.parent.v1.OperatorAttestRequest
+	(*OperatorAttestation)(nil),           // 43: raypher.parent.v1.OperatorAttestation
+	(*OperatorDescribeKeyRequest)(nil),    // 44: raypher.parent.v1.OperatorDescribeKeyRequest
+	(*OperatorKeyDescription)(nil),        // 45: raypher.parent.v1.OperatorKeyDescription
+	(*OperatorInstallGrantRequest)(nil),   // 46: raypher.parent.v1.OperatorInstallGrantRequest
+	(*OperatorDescribeGrantRequest)(nil),  // 47: raypher.parent.v1.OperatorDescribeGrantRequest
+	(*OperatorGrantStatus)(nil),           // 48: raypher.parent.v1.OperatorGrantStatus
+	(*OperatorDescribeFleetRequest)(nil),  // 49: raypher.parent.v1.OperatorDescribeFleetRequest
+	(*OperatorFleetStatus)(nil),           // 50: raypher.parent.v1.OperatorFleetStatus
+	(*OperatorPolicy)(nil),                // 51: raypher.parent.v1.OperatorPolicy
+	nil,                                   // 52: raypher.parent.v1.StatusReply.CountersEntry
 }
 var file_parent_v1_parent_proto_depIdxs = []int32{
 	11, // 0: raypher.parent.v1.ListApprovalsReply.questions:type_name -> raypher.parent.v1.ApprovalQuestion
 	11, // 1: raypher.parent.v1.ApprovalChange.question:type_name -> raypher.parent.v1.ApprovalQuestion
 	17, // 2: raypher.parent.v1.ListProposalsReply.proposals:type_name -> raypher.parent.v1.Proposal
-	44, // 3: raypher.parent.v1.StatusReply.counters:type_name -> raypher.parent.v1.StatusReply.CountersEntry
+	52, // 3: raypher.parent.v1.StatusReply.counters:type_name -> raypher.parent.v1.StatusReply.CountersEntry
 	20, // 4: raypher.parent.v1.StatusReply.namespaces:type_name -> raypher.parent.v1.NamespaceUse
 	21, // 5: raypher.parent.v1.NamespaceUse.agents:type_name -> raypher.parent.v1.NamespaceAmount
 	21, // 6: raypher.parent.v1.NamespaceUse.memory_mb:type_name -> raypher.parent.v1.NamespaceAmount
@@ -2942,52 +3461,61 @@ var file_parent_v1_parent_proto_depIdxs = []int32{
 	21, // 8: raypher.parent.v1.NamespaceUse.fds:type_name -> raypher.parent.v1.NamespaceAmount
 	24, // 9: raypher.parent.v1.ListAgentsReply.agents:type_name -> raypher.parent.v1.AgentStatus
 	20, // 10: raypher.parent.v1.ListAgentsReply.namespaces:type_name -> raypher.parent.v1.NamespaceUse
-	43, // 11: raypher.parent.v1.OperatorFleetStatus.policies:type_name -> raypher.parent.v1.OperatorPolicy
-	0,  // 12: raypher.parent.v1.Agent.Whoami:input_type -> raypher.parent.v1.WhoamiRequest
-	2,  // 13: raypher.parent.v1.Agent.RequestVisa:input_type -> raypher.parent.v1.RequestVisaRequest
-	4,  // 14: raypher.parent.v1.Agent.TLSCertificate:input_type -> raypher.parent.v1.AgentTLSCertificateRequest
-	6,  // 15: raypher.parent.v1.Agent.TLSSign:input_type -> raypher.parent.v1.AgentTLSSignRequest
-	18, // 16: raypher.parent.v1.Operator.Status:input_type -> raypher.parent.v1.StatusRequest
-	22, // 17: raypher.parent.v1.Operator.ListAgents:input_type -> raypher.parent.v1.ListAgentsRequest
-	25, // 18: raypher.parent.v1.Operator.StopAgent:input_type -> raypher.parent.v1.StopAgentRequest
-	27, // 19: raypher.parent.v1.Operator.Events:input_type -> raypher.parent.v1.EventsRequest
-	29, // 20: raypher.parent.v1.Operator.ListEvidence:input_type -> raypher.parent.v1.ListEvidenceRequest
-	31, // 21: raypher.parent.v1.Operator.ExportEvidence:input_type -> raypher.parent.v1.ExportEvidenceRequest
-	33, // 22: raypher.parent.v1.Operator.InstallCeiling:input_type -> raypher.parent.v1.OperatorInstallCeilingRequest
-	34, // 23: raypher.parent.v1.Operator.Attest:input_type -> raypher.parent.v1.OperatorAttestRequest
-	36, // 24: raypher.parent.v1.Operator.DescribeKey:input_type -> raypher.parent.v1.OperatorDescribeKeyRequest
-	38, // 25: raypher.parent.v1.Operator.InstallGrant:input_type -> raypher.parent.v1.OperatorInstallGrantRequest
-	39, // 26: raypher.parent.v1.Operator.DescribeGrant:input_type -> raypher.parent.v1.OperatorDescribeGrantRequest
-	41, // 27: raypher.parent.v1.Operator.DescribeFleet:input_type -> raypher.parent.v1.OperatorDescribeFleetRequest
-	8,  // 28: raypher.parent.v1.Operator.ListApprovals:input_type -> raypher.parent.v1.ListApprovalsRequest
-	10, // 29: raypher.parent.v1.Operator.WatchApprovals:input_type -> raypher.parent.v1.WatchApprovalsRequest
-	13, // 30: raypher.parent.v1.Operator.Answer:input_type -> raypher.parent.v1.AnswerRequest
-	15, // 31: raypher.parent.v1.Operator.ListProposals:input_type -> raypher.parent.v1.ListProposalsRequest
-	1,  // 32: raypher.parent.v1.Agent.Whoami:output_type -> raypher.parent.v1.Identity
-	3,  // 33: raypher.parent.v1.Agent.RequestVisa:output_type -> raypher.parent.v1.VisaReply
-	5,  // 34: raypher.parent.v1.Agent.TLSCertificate:output_type -> raypher.parent.v1.AgentTLSCertificate
-	7,  // 35: raypher.parent.v1.Agent.TLSSign:output_type -> raypher.parent.v1.AgentTLSSignature
-	19, // 36: raypher.parent.v1.Operator.Status:output_type -> raypher.parent.v1.StatusReply
-	23, // 37: raypher.parent.v1.Operator.ListAgents:output_type -> raypher.parent.v1.ListAgentsReply
-	26, // 38: raypher.parent.v1.Operator.StopAgent:output_type -> raypher.parent.v1.StopAgentReply
-	28, // 39: raypher.parent.v1.Operator.Events:output_type -> raypher.parent.v1.Event
-	30, // 40: raypher.parent.v1.Operator.ListEvidence:output_type -> raypher.parent.v1.EvidenceItem
-	32, // 41: raypher.parent.v1.Operator.ExportEvidence:output_type -> raypher.parent.v1.EvidenceBundle
-	19, // 42: raypher.parent.v1.Operator.InstallCeiling:output_type -> raypher.parent.v1.StatusReply
-	35, // 43: raypher.parent.v1.Operator.Attest:output_type -> raypher.parent.v1.OperatorAttestation
-	37, // 44: raypher.parent.v1.Operator.DescribeKey:output_type -> raypher.parent.v1.OperatorKeyDescription
-	40, // 45: raypher.parent.v1.Operator.InstallGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
-	40, // 46: raypher.parent.v1.Operator.DescribeGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
-	42, // 47: raypher.parent.v1.Operator.DescribeFleet:output_type -> raypher.parent.v1.OperatorFleetStatus
-	9,  // 48: raypher.parent.v1.Operator.ListApprovals:output_type -> raypher.parent.v1.ListApprovalsReply
-	12, // 49: raypher.parent.v1.Operator.WatchApprovals:output_type -> raypher.parent.v1.ApprovalChange
-	14, // 50: raypher.parent.v1.Operator.Answer:output_type -> raypher.parent.v1.AnswerReply
-	16, // 51: raypher.parent.v1.Operator.ListProposals:output_type -> raypher.parent.v1.ListProposalsReply
-	32, // [32:52] is the sub-list for method output_type
-	12, // [12:32] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	24, // 11: raypher.parent.v1.AttachReply.agent:type_name -> raypher.parent.v1.AgentStatus
+	51, // 12: raypher.parent.v1.OperatorFleetStatus.policies:type_name -> raypher.parent.v1.OperatorPolicy
+	0,  // 13: raypher.parent.v1.Agent.Whoami:input_type -> raypher.parent.v1.WhoamiRequest
+	2,  // 14: raypher.parent.v1.Agent.RequestVisa:input_type -> raypher.parent.v1.RequestVisaRequest
+	4,  // 15: raypher.parent.v1.Agent.TLSCertificate:input_type -> raypher.parent.v1.AgentTLSCertificateRequest
+	6,  // 16: raypher.parent.v1.Agent.TLSSign:input_type -> raypher.parent.v1.AgentTLSSignRequest
+	18, // 17: raypher.parent.v1.Operator.Status:input_type -> raypher.parent.v1.StatusRequest
+	22, // 18: raypher.parent.v1.Operator.ListAgents:input_type -> raypher.parent.v1.ListAgentsRequest
+	33, // 19: raypher.parent.v1.Operator.StopAgent:input_type -> raypher.parent.v1.StopAgentRequest
+	25, // 20: raypher.parent.v1.Operator.Attach:input_type -> raypher.parent.v1.AttachRequest
+	27, // 21: raypher.parent.v1.Operator.Detach:input_type -> raypher.parent.v1.DetachRequest
+	29, // 22: raypher.parent.v1.Operator.ApplyPolicy:input_type -> raypher.parent.v1.ApplyPolicyRequest
+	31, // 23: raypher.parent.v1.Operator.Reload:input_type -> raypher.parent.v1.ReloadRequest
+	35, // 24: raypher.parent.v1.Operator.Events:input_type -> raypher.parent.v1.EventsRequest
+	37, // 25: raypher.parent.v1.Operator.ListEvidence:input_type -> raypher.parent.v1.ListEvidenceRequest
+	39, // 26: raypher.parent.v1.Operator.ExportEvidence:input_type -> raypher.parent.v1.ExportEvidenceRequest
+	41, // 27: raypher.parent.v1.Operator.InstallCeiling:input_type -> raypher.parent.v1.OperatorInstallCeilingRequest
+	42, // 28: raypher.parent.v1.Operator.Attest:input_type -> raypher.parent.v1.OperatorAttestRequest
+	44, // 29: raypher.parent.v1.Operator.DescribeKey:input_type -> raypher.parent.v1.OperatorDescribeKeyRequest
+	46, // 30: raypher.parent.v1.Operator.InstallGrant:input_type -> raypher.parent.v1.OperatorInstallGrantRequest
+	47, // 31: raypher.parent.v1.Operator.DescribeGrant:input_type -> raypher.parent.v1.OperatorDescribeGrantRequest
+	49, // 32: raypher.parent.v1.Operator.DescribeFleet:input_type -> raypher.parent.v1.OperatorDescribeFleetRequest
+	8,  // 33: raypher.parent.v1.Operator.ListApprovals:input_type -> raypher.parent.v1.ListApprovalsRequest
+	10, // 34: raypher.parent.v1.Operator.WatchApprovals:input_type -> raypher.parent.v1.WatchApprovalsRequest
+	13, // 35: raypher.parent.v1.Operator.Answer:input_type -> raypher.parent.v1.AnswerRequest
+	15, // 36: raypher.parent.v1.Operator.ListProposals:input_type -> raypher.parent.v1.ListProposalsRequest
+	1,  // 37: raypher.parent.v1.Agent.Whoami:output_type -> raypher.parent.v1.Identity
+	3,  // 38: raypher.parent.v1.Agent.RequestVisa:output_type -> raypher.parent.v1.VisaReply
+	5,  // 39: raypher.parent.v1.Agent.TLSCertificate:output_type -> raypher.parent.v1.AgentTLSCertificate
+	7,  // 40: raypher.parent.v1.Agent.TLSSign:output_type -> raypher.parent.v1.AgentTLSSignature
+	19, // 41: raypher.parent.v1.Operator.Status:output_type -> raypher.parent.v1.StatusReply
+	23, // 42: raypher.parent.v1.Operator.ListAgents:output_type -> raypher.parent.v1.ListAgentsReply
+	34, // 43: raypher.parent.v1.Operator.StopAgent:output_type -> raypher.parent.v1.StopAgentReply
+	26, // 44: raypher.parent.v1.Operator.Attach:output_type -> raypher.parent.v1.AttachReply
+	28, // 45: raypher.parent.v1.Operator.Detach:output_type -> raypher.parent.v1.DetachReply
+	30, // 46: raypher.parent.v1.Operator.ApplyPolicy:output_type -> raypher.parent.v1.ApplyPolicyReply
+	32, // 47: raypher.parent.v1.Operator.Reload:output_type -> raypher.parent.v1.ReloadReply
+	36, // 48: raypher.parent.v1.Operator.Events:output_type -> raypher.parent.v1.Event
+	38, // 49: raypher.parent.v1.Operator.ListEvidence:output_type -> raypher.parent.v1.EvidenceItem
+	40, // 50: raypher.parent.v1.Operator.ExportEvidence:output_type -> raypher.parent.v1.EvidenceBundle
+	19, // 51: raypher.parent.v1.Operator.InstallCeiling:output_type -> raypher.parent.v1.StatusReply
+	43, // 52: raypher.parent.v1.Operator.Attest:output_type -> raypher.parent.v1.OperatorAttestation
+	45, // 53: raypher.parent.v1.Operator.DescribeKey:output_type -> raypher.parent.v1.OperatorKeyDescription
+	48, // 54: raypher.parent.v1.Operator.InstallGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
+	48, // 55: raypher.parent.v1.Operator.DescribeGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
+	50, // 56: raypher.parent.v1.Operator.DescribeFleet:output_type -> raypher.parent.v1.OperatorFleetStatus
+	9,  // 57: raypher.parent.v1.Operator.ListApprovals:output_type -> raypher.parent.v1.ListApprovalsReply
+	12, // 58: raypher.parent.v1.Operator.WatchApprovals:output_type -> raypher.parent.v1.ApprovalChange
+	14, // 59: raypher.parent.v1.Operator.Answer:output_type -> raypher.parent.v1.AnswerReply
+	16, // 60: raypher.parent.v1.Operator.ListProposals:output_type -> raypher.parent.v1.ListProposalsReply
+	37, // [37:61] is the sub-list for method output_type
+	13, // [13:37] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_parent_v1_parent_proto_init() }
@@ -3003,7 +3531,7 @@ func file_parent_v1_parent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_parent_v1_parent_proto_rawDesc), len(file_parent_v1_parent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   45,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

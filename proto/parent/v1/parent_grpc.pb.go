@@ -255,6 +255,10 @@ const (
 	Operator_Status_FullMethodName         = "/raypher.parent.v1.Operator/Status"
 	Operator_ListAgents_FullMethodName     = "/raypher.parent.v1.Operator/ListAgents"
 	Operator_StopAgent_FullMethodName      = "/raypher.parent.v1.Operator/StopAgent"
+	Operator_Attach_FullMethodName         = "/raypher.parent.v1.Operator/Attach"
+	Operator_Detach_FullMethodName         = "/raypher.parent.v1.Operator/Detach"
+	Operator_ApplyPolicy_FullMethodName    = "/raypher.parent.v1.Operator/ApplyPolicy"
+	Operator_Reload_FullMethodName         = "/raypher.parent.v1.Operator/Reload"
 	Operator_Events_FullMethodName         = "/raypher.parent.v1.Operator/Events"
 	Operator_ListEvidence_FullMethodName   = "/raypher.parent.v1.Operator/ListEvidence"
 	Operator_ExportEvidence_FullMethodName = "/raypher.parent.v1.Operator/ExportEvidence"
@@ -279,6 +283,13 @@ type OperatorClient interface {
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusReply, error)
 	ListAgents(ctx context.Context, in *ListAgentsRequest, opts ...grpc.CallOption) (*ListAgentsReply, error)
 	StopAgent(ctx context.Context, in *StopAgentRequest, opts ...grpc.CallOption) (*StopAgentReply, error)
+	// Attach puts a cgroup whose programs run already under a policy, and Detach lets it go.
+	Attach(ctx context.Context, in *AttachRequest, opts ...grpc.CallOption) (*AttachReply, error)
+	Detach(ctx context.Context, in *DetachRequest, opts ...grpc.CallOption) (*DetachReply, error)
+	// ApplyPolicy gives a running agent other rules, within what holds it since its launch.
+	ApplyPolicy(ctx context.Context, in *ApplyPolicyRequest, opts ...grpc.CallOption) (*ApplyPolicyReply, error)
+	// Reload reads the host's files anew: its policy and what its namespaces may use.
+	Reload(ctx context.Context, in *ReloadRequest, opts ...grpc.CallOption) (*ReloadReply, error)
 	Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Event], error)
 	ListEvidence(ctx context.Context, in *ListEvidenceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EvidenceItem], error)
 	ExportEvidence(ctx context.Context, in *ExportEvidenceRequest, opts ...grpc.CallOption) (*EvidenceBundle, error)
@@ -333,6 +344,46 @@ func (c *operatorClient) StopAgent(ctx context.Context, in *StopAgentRequest, op
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(StopAgentReply)
 	err := c.cc.Invoke(ctx, Operator_StopAgent_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) Attach(ctx context.Context, in *AttachRequest, opts ...grpc.CallOption) (*AttachReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AttachReply)
+	err := c.cc.Invoke(ctx, Operator_Attach_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) Detach(ctx context.Context, in *DetachRequest, opts ...grpc.CallOption) (*DetachReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DetachReply)
+	err := c.cc.Invoke(ctx, Operator_Detach_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) ApplyPolicy(ctx context.Context, in *ApplyPolicyRequest, opts ...grpc.CallOption) (*ApplyPolicyReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ApplyPolicyReply)
+	err := c.cc.Invoke(ctx, Operator_ApplyPolicy_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) Reload(ctx context.Context, in *ReloadRequest, opts ...grpc.CallOption) (*ReloadReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReloadReply)
+	err := c.cc.Invoke(ctx, Operator_Reload_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -505,6 +556,13 @@ type OperatorServer interface {
 	Status(context.Context, *StatusRequest) (*StatusReply, error)
 	ListAgents(context.Context, *ListAgentsRequest) (*ListAgentsReply, error)
 	StopAgent(context.Context, *StopAgentRequest) (*StopAgentReply, error)
+	// Attach puts a cgroup whose programs run already under a policy, and Detach lets it go.
+	Attach(context.Context, *AttachRequest) (*AttachReply, error)
+	Detach(context.Context, *DetachRequest) (*DetachReply, error)
+	// ApplyPolicy gives a running agent other rules, within what holds it since its launch.
+	ApplyPolicy(context.Context, *ApplyPolicyRequest) (*ApplyPolicyReply, error)
+	// Reload reads the host's files anew: its policy and what its namespaces may use.
+	Reload(context.Context, *ReloadRequest) (*ReloadReply, error)
 	Events(*EventsRequest, grpc.ServerStreamingServer[Event]) error
 	ListEvidence(*ListEvidenceRequest, grpc.ServerStreamingServer[EvidenceItem]) error
 	ExportEvidence(context.Context, *ExportEvidenceRequest) (*EvidenceBundle, error)
@@ -543,6 +601,18 @@ func (UnimplementedOperatorServer) ListAgents(context.Context, *ListAgentsReques
 }
 func (UnimplementedOperatorServer) StopAgent(context.Context, *StopAgentRequest) (*StopAgentReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method StopAgent not implemented")
+}
+func (UnimplementedOperatorServer) Attach(context.Context, *AttachRequest) (*AttachReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Attach not implemented")
+}
+func (UnimplementedOperatorServer) Detach(context.Context, *DetachRequest) (*DetachReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Detach not implemented")
+}
+func (UnimplementedOperatorServer) ApplyPolicy(context.Context, *ApplyPolicyRequest) (*ApplyPolicyReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method ApplyPolicy not implemented")
+}
+func (UnimplementedOperatorServer) Reload(context.Context, *ReloadRequest) (*ReloadReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Reload not implemented")
 }
 func (UnimplementedOperatorServer) Events(*EventsRequest, grpc.ServerStreamingServer[Event]) error {
 	return status.Error(codes.Unimplemented, "method Events not implemented")
@@ -654,6 +724,78 @@ func _Operator_StopAgent_Handler(srv interface{}, ctx context.Context, dec func(
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(OperatorServer).StopAgent(ctx, req.(*StopAgentRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_Attach_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AttachRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).Attach(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_Attach_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).Attach(ctx, req.(*AttachRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_Detach_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DetachRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).Detach(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_Detach_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).Detach(ctx, req.(*DetachRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_ApplyPolicy_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ApplyPolicyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).ApplyPolicy(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_ApplyPolicy_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).ApplyPolicy(ctx, req.(*ApplyPolicyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_Reload_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReloadRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).Reload(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_Reload_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).Reload(ctx, req.(*ReloadRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -889,6 +1031,22 @@ var Operator_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "StopAgent",
 			Handler:    _Operator_StopAgent_Handler,
+		},
+		{
+			MethodName: "Attach",
+			Handler:    _Operator_Attach_Handler,
+		},
+		{
+			MethodName: "Detach",
+			Handler:    _Operator_Detach_Handler,
+		},
+		{
+			MethodName: "ApplyPolicy",
+			Handler:    _Operator_ApplyPolicy_Handler,
+		},
+		{
+			MethodName: "Reload",
+			Handler:    _Operator_Reload_Handler,
 		},
 		{
 			MethodName: "ExportEvidence",
