@@ -25,7 +25,9 @@ type Guard struct {
 	links   []link.Link
 	notes   []string
 	pinned  bool
-	netns   uint64 // cookie of the namespace in which raypherd listens
+	netns   uint64               // cookie of the namespace in which raypherd listens
+	base    int                  // depth of the mount's root in the hierarchy
+	shared  map[string]*ebpf.Map // g.maps by name
 
 	mu    sync.Mutex // serialises what writes agents, slots and names
 	slots *slots
@@ -33,6 +35,8 @@ type Guard struct {
 	lent  map[uint64]loans
 	// servers are the names of each agent that its TLS hellos may ask for.
 	servers map[uint64]int
+	// attached are the links to cgroups outside of Options.CgroupPath, by the cgroup's id.
+	attached map[uint64][]link.Link
 
 	stop     chan struct{}
 	stopOnce sync.Once
@@ -48,7 +52,7 @@ func Load(o Options) (*Guard, error) {
 	if len(o.OwnPorts) > MaxOwnPorts {
 		return nil, fmt.Errorf("network guard: %d own ports: at most %d", len(o.OwnPorts), MaxOwnPorts)
 	}
-	g := &Guard{options: o, names: map[uint64]int{}, lent: map[uint64]loans{}, servers: map[uint64]int{}, stop: make(chan struct{})}
+	g := &Guard{options: o, names: map[uint64]int{}, lent: map[uint64]loans{}, servers: map[uint64]int{}, attached: map[uint64][]link.Link{}, stop: make(chan struct{})}
 	if err := g.load(); err != nil {
 		g.Close()
 		return nil, err
@@ -77,8 +81,8 @@ func (g *Guard) load() error {
 		return err
 	}
 	defer core.Close()
-	shared := maps.Clone(core.Maps) // Assign takes them out
-	maps.DeleteFunc(shared, func(name string, _ *ebpf.Map) bool { return strings.HasPrefix(name, ".") })
+	g.shared = maps.Clone(core.Maps) // Assign takes them out
+	maps.DeleteFunc(g.shared, func(name string, _ *ebpf.Map) bool { return strings.HasPrefix(name, ".") })
 	if err := core.Assign(&g.maps); err != nil {
 		return explain("network guard: maps", err)
 	}
@@ -91,7 +95,7 @@ func (g *Guard) load() error {
 		}
 	}
 	reading.Wait()
-	g.loadOptional(spec, shared, types)
+	g.loadOptional(spec, g.shared, types)
 	if err := g.countNames(); err != nil {
 		return err
 	}
@@ -105,18 +109,22 @@ func (g *Guard) configure(spec *ebpf.CollectionSpec) error {
 	if err != nil {
 		return err
 	}
-	base, err := depthOf(spec, root)
-	if err != nil {
+	if g.base, err = depthOf(spec, root); err != nil {
 		return err
 	}
 	if g.netns, err = netnsCookie(); err != nil {
 		return err
 	}
+	return g.tell(spec, uint32(g.base+depth+1), parent)
+}
+
+// tell sets how deep the cgroups lie that the programs are for, and the id of the one above them.
+func (g *Guard) tell(spec *ebpf.CollectionSpec, level uint32, above uint64) error {
 	ports := [MaxOwnPorts]uint16{}
 	copy(ports[:], g.options.OwnPorts)
 	for name, value := range map[string]any{
-		bpf.NetguardVarAgentLevel: uint32(base + depth + 1),
-		bpf.NetguardVarParentId:   parent,
+		bpf.NetguardVarAgentLevel: level,
+		bpf.NetguardVarParentId:   above,
 		bpf.NetguardVarOwnNetns:   g.netns,
 		bpf.NetguardVarDnsPort:    g.options.DNSPort,
 		bpf.NetguardVarOwnPorts:   ports,
@@ -257,6 +265,12 @@ func (g *Guard) Close() error {
 		all = append(all, l.Close())
 	}
 	g.links = nil
+	for _, links := range g.attached {
+		for _, l := range links {
+			all = append(all, l.Close())
+		}
+	}
+	clear(g.attached)
 	if g.slots != nil {
 		g.slots.close()
 	}
