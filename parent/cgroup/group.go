@@ -17,14 +17,16 @@ type Group struct {
 	parent  *Parent
 	id      string
 	path    string
+	below   string // the cgroup2 path, as /proc/<pid>/cgroup spells it
 	number  uint64
 	folders []string // v1 folders that hold limits
+	foreign bool     // somebody else made it: see Attach
 }
 
 // Create makes the cgroup of a new agent; Limit bounds it. The warden, which runs as uid, may freeze and thaw it; nothing
 // else in it belongs to that user. On an error nothing is left behind.
 func (p *Parent) Create(id string, uid int) (*Group, error) {
-	g := &Group{parent: p, id: id, path: filepath.Join(p.path, id)}
+	g := p.group(id)
 	if err := os.Mkdir(g.path, mode); err != nil {
 		return nil, fmt.Errorf("making the cgroup of agent %s: %w", id, err)
 	}
@@ -40,7 +42,7 @@ func (p *Parent) Create(id string, uid int) (*Group, error) {
 
 // Find returns the cgroup of an agent that an earlier raypherd made. The error wraps fs.ErrNotExist when there is none.
 func (p *Parent) Find(id string) (*Group, error) {
-	g := &Group{parent: p, id: id, path: filepath.Join(p.path, id)}
+	g := p.group(id)
 	var err error
 	if g.number, err = number(g.path); err != nil {
 		return nil, err
@@ -55,6 +57,10 @@ func (p *Parent) Find(id string) (*Group, error) {
 		}
 	}
 	return g, nil
+}
+
+func (p *Parent) group(id string) *Group {
+	return &Group{parent: p, id: id, path: filepath.Join(p.path, id), below: filepath.Join(p.mounts.UnifiedRoot, p.name, id)}
 }
 
 // number is the cgroup id that eBPF sees: in cgroup2 it is the inode number of the folder (kernfs, include/linux/kernfs.h).
@@ -74,8 +80,7 @@ func (g *Group) ID() uint64 { return g.number }
 
 // Holds says whether a cgroup2 path, as Of and Parse return it, is the group's or lies below it.
 func (g *Group) Holds(path string) bool {
-	own := filepath.Join(g.parent.mounts.UnifiedRoot, g.parent.name, g.id)
-	return path == own || strings.HasPrefix(path, own+"/")
+	return path == g.below || strings.HasPrefix(path, g.below+"/")
 }
 
 // Add moves a process with all its threads into the group. Its children stay where they are. The kernel waits for a grace
@@ -172,8 +177,12 @@ func (g *Group) Kill() error {
 // Empty returns a channel that is closed once no process lives in the group any more. Call it after Add, once.
 func (g *Group) Empty() (<-chan struct{}, error) { return g.parent.watcher.watch(g) }
 
-// Remove removes the group. No process may live in it any more.
+// Remove removes the group. No process may live in it any more. One that somebody else made stays, with what runs in it, and is only
+// no longer marked.
 func (g *Group) Remove() error {
+	if g.foreign {
+		return g.unmark()
+	}
 	errs := []error{removeTree(g.path)}
 	for _, folder := range g.folders {
 		errs = append(errs, removeTree(folder))

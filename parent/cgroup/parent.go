@@ -91,15 +91,20 @@ func (p *Parent) Contains(pid int) (agent string, inside bool, err error) {
 }
 
 // Governed says whether a process is inside an agent of any instance on this host, or the warden of one: all of them name their
-// folder `raypher` or `raypher-` and more, and that of their wardens the same with `.wardens`.
+// folder `raypher` or `raypher-` and more, and that of their wardens the same with `.wardens`, and mark what they attach to.
 func (p *Parent) Governed(pid int) (bool, error) {
 	path, err := Of(pid)
 	if err != nil {
 		return false, err
 	}
-	first, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(path, p.mounts.UnifiedRoot), "/"), "/")
+	return p.governed(strings.TrimPrefix(path, p.mounts.UnifiedRoot)), nil
+}
+
+// governed is Governed of a path below the mount.
+func (p *Parent) governed(below string) bool {
+	first, _, _ := strings.Cut(strings.TrimPrefix(below, "/"), "/")
 	first = strings.TrimSuffix(first, ofWardens)
-	return first == "raypher" || strings.HasPrefix(first, "raypher-"), nil
+	return first == "raypher" || strings.HasPrefix(first, "raypher-") || p.marked(below)
 }
 
 // Agents lists the names of the folders of agents, also of those that an earlier raypherd left.
