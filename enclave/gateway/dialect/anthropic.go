@@ -1,0 +1,230 @@
+package dialect
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// messages is Anthropic's POST /v1/messages.
+type messages struct{}
+
+// What is not here may cost beside the tokens of this call: container and mcp_servers run at the provider and ask the model again.
+var messagesMembers = strings.Fields(`model messages max_tokens system stream stop_sequences temperature top_k top_p tools tool_choice metadata
+	thinking service_tier cache_control context_management output_config output_format speed inference_geo`)
+
+func (m messages) read(r *Request, o *object) error {
+	if err := onlyKnown(o, "", messagesMembers); err != nil {
+		return err
+	}
+	for name, values := range map[string][]string{
+		"service_tier":  {"auto", "standard_only"},
+		"speed":         {"standard"},
+		"inference_geo": {"global"},
+	} {
+		if err := oneOf(o, name, values...); err != nil {
+			return err
+		}
+	}
+	var err error
+	if r.Model, _, err = o.text("model"); err != nil {
+		return err
+	}
+	if r.Stream, err = o.flag("stream"); err != nil {
+		return err
+	}
+	if r.output, err = o.count("max_tokens"); err != nil {
+		return err
+	}
+	r.limit, r.wantsUsage = []string{"max_tokens"}, true
+	r.cacheWrite = true // wherever a cache_control stands: the dearer rate bounds both
+	if err := m.readEdits(o); err != nil {
+		return err
+	}
+	if err := m.readTools(r, o); err != nil {
+		return err
+	}
+	if err := m.readContent(r, o.get("system")); err != nil {
+		return err
+	}
+	list, err := o.elements("messages")
+	if err != nil {
+		return err
+	}
+	for _, raw := range list {
+		r.input += aroundMessage
+		message, err := parsed(raw)
+		if err != nil {
+			return fmt.Errorf("messages: %w", err)
+		}
+		if err := onlyKnown(message, "of a message: ", []string{"role", "content"}); err != nil {
+			return err
+		}
+		if err := m.readContent(r, message.get("content")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readEdits takes edits that leave out something of the input; others ask a model once more.
+func (messages) readEdits(o *object) error {
+	management, err := o.object("context_management")
+	if err != nil || management == nil {
+		return err
+	}
+	if err := onlyKnown(management, "of context_management: ", []string{"edits"}); err != nil {
+		return err
+	}
+	edits, err := management.elements("edits")
+	if err != nil {
+		return err
+	}
+	for _, raw := range edits {
+		edit, err := parsed(raw)
+		if err != nil {
+			return fmt.Errorf("context_management: %w", err)
+		}
+		kind, _, err := edit.text("type")
+		if err != nil {
+			return err
+		}
+		if !strings.HasPrefix(kind, "clear_tool_uses_") && !strings.HasPrefix(kind, "clear_thinking_") {
+			return refuse(Invalid, "the edit %.80q may ask the model once more: leave it out", kind)
+		}
+	}
+	return nil
+}
+
+// Tools that Anthropic describes and the agent runs; their types end with a date.
+var anthropicClientTools = []string{"bash_", "text_editor_", "computer_", "memory_"}
+
+func (messages) readTools(r *Request, o *object) error {
+	tools, err := o.elements("tools")
+	if err != nil || len(tools) == 0 {
+		return err
+	}
+	r.input += aroundTools
+	for _, raw := range tools {
+		tool, err := parsed(raw)
+		if err != nil {
+			return fmt.Errorf("tools: %w", err)
+		}
+		kind, there, err := tool.text("type")
+		if err != nil {
+			return err
+		}
+		r.input += aroundMessage
+		if !there || kind == "custom" {
+			continue
+		}
+		if !slices.ContainsFunc(anthropicClientTools, func(prefix string) bool { return strings.HasPrefix(kind, prefix) }) {
+			return refuse(Invalid, "tool %.80q runs at the provider, or is not known here: its use is charged beside tokens, so it is refused", kind)
+		}
+		r.input += aroundTools // described by the provider, not by the request
+	}
+	return nil
+}
+
+// readContent takes text or blocks. Thinking is signed: its signature may hold more of it than the text shows.
+func (m messages) readContent(r *Request, content jsontext.Value) error {
+	if content == nil || content.Kind() != '[' {
+		return readParts(r, content, nil, nil)
+	}
+	blocks, err := elements(content)
+	if err != nil {
+		return err
+	}
+	for _, raw := range blocks {
+		block, err := parsed(raw)
+		if err != nil {
+			return fmt.Errorf("content: %w", err)
+		}
+		kind, _, err := block.text("type")
+		if err != nil {
+			return err
+		}
+		switch kind {
+		case "text", "tool_use", "search_result":
+		case "tool_result":
+			if err := m.readContent(r, block.get("content")); err != nil {
+				return err
+			}
+		case "thinking", "redacted_thinking", "image", "document":
+			r.Opaque = "content of type " + kind
+		default:
+			return refuse(Invalid, "content of type %.80q is not known here, and may cost: leave it out", kind)
+		}
+	}
+	return nil
+}
+
+// anthropicUsage: counts are of the whole message so far, in events of a stream too; what an event leaves out stands as it was.
+type anthropicUsage struct {
+	Input         *int64 `json:"input_tokens"`
+	Output        *int64 `json:"output_tokens"`
+	CacheRead     *int64 `json:"cache_read_input_tokens"`
+	CacheWrite    *int64 `json:"cache_creation_input_tokens"` // all of it
+	CacheCreation *struct {
+		Hour int64 `json:"ephemeral_1h_input_tokens"`
+	} `json:"cache_creation"`
+}
+
+func (a *anthropicUsage) into(u *Usage) error {
+	written := u.CacheWrite + u.CacheWrite1h
+	for _, field := range []struct {
+		to   *int64
+		from *int64
+	}{{&u.Input, a.Input}, {&u.Output, a.Output}, {&u.CacheRead, a.CacheRead}, {&written, a.CacheWrite}} {
+		if field.from != nil {
+			*field.to = *field.from
+		}
+	}
+	if a.CacheCreation != nil {
+		u.CacheWrite1h = a.CacheCreation.Hour
+	}
+	u.CacheWrite = written - u.CacheWrite1h
+	return u.check()
+}
+
+// usage is in the answer; of a stream, message_start has the input, message_delta what was used by then, and message_stop says
+// that nothing follows.
+func (messages) usage(u *Usage, message []byte) (found, last bool, err error) {
+	var m struct {
+		Type    string          `json:"type"`
+		Usage   *anthropicUsage `json:"usage"`
+		Message struct {
+			Usage *anthropicUsage `json:"usage"`
+		} `json:"message"`
+	}
+	if err := json.Unmarshal(message, &m); err != nil {
+		return false, false, err
+	}
+	switch m.Type {
+	case "message": // not streamed
+		if m.Usage == nil || m.Usage.Input == nil || m.Usage.Output == nil {
+			return false, false, nil
+		}
+		err := m.Usage.into(u)
+		return err == nil, err == nil, err
+	case "message_start":
+		if m.Message.Usage == nil {
+			return false, false, nil
+		}
+		return false, false, m.Message.Usage.into(u)
+	case "message_delta":
+		if m.Usage == nil || m.Usage.Output == nil {
+			return false, false, nil
+		}
+		// An output without any input is not the end of a message whose beginning was seen.
+		err := m.Usage.into(u)
+		return err == nil && u.Total() > u.Output, false, err
+	case "message_stop":
+		return false, true, nil
+	default:
+		return false, false, nil
+	}
+}
