@@ -83,7 +83,8 @@ func (c *comparison) granted(e trace.Entry) bool {
 		return n != nil && (n.DefaultAction == policy.Allow || len(n.MatchHosts(e.Name)) > 0)
 	case trace.Bind:
 		where, err := netip.ParseAddrPort(e.Address)
-		return err != nil || n != nil && slices.ContainsFunc(n.ListenEndpoints(), func(l policy.Endpoint) bool { return opens(l, where) })
+		return err != nil || n != nil && (slices.ContainsFunc(n.ListenEndpoints(), func(l policy.Endpoint) bool { return opens(l, where) }) ||
+			slices.ContainsFunc(n.IngressEndpoints(), func(l policy.Endpoint) bool { return l.Port == 0 || l.Port == where.Port() }))
 	case trace.Unix:
 		_, ok := n.MatchUnix(e.Path)
 		return ok

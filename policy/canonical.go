@@ -78,6 +78,7 @@ func (p *Policy) normalised() *Policy {
 
 			RequireApproval: normalList(w.RequireApproval, normalEgress),
 			Listen:          normalList(w.Listen, normalListen),
+			Ingress:         normalList(w.Ingress, normalIngress),
 			Unix:            normalList(w.Unix, cleanPattern),
 		}
 	}
@@ -125,6 +126,14 @@ func normalListen(text string) string {
 	return e.String()
 }
 
+func normalIngress(text string) string {
+	endpoints, f := parseIngress(text)
+	if f != nil || len(endpoints) != 1 {
+		return text
+	}
+	return endpoints[0].String()
+}
+
 // encode writes RFC 8785 JSON. All keys of a policy are ASCII, so that the order of bytes is the order of UTF-16 that section
 // 3.2.3 asks for. Empty lists and absent values are left out, empty sections are not.
 func (p *Policy) encode() []byte {
@@ -153,6 +162,7 @@ func (p *Policy) encode() []byte {
 		section := object{}
 		section.text("default_action", string(w.DefaultAction))
 		section.list("egress", w.Egress)
+		section.list("ingress", w.Ingress)
 		section.list("listen", w.Listen)
 		section.text("on_deny", string(w.OnDeny))
 		section.list("require_approval", w.RequireApproval)

@@ -33,7 +33,7 @@ func TestCanonicalRoundTrip(t *testing.T) {
 	for range 300 {
 		f := randomFilesystem(r)
 		f.Read = append(f.Read, "~/x/**", "~")
-		p := &Policy{Filesystem: f, Network: &Network{Egress: []string{"A.com", "10.0.0.0/8:1"}, Listen: []string{"80", "0.0.0.0"}}}
+		p := &Policy{Filesystem: f, Network: &Network{Egress: []string{"A.com", "10.0.0.0/8:1"}, Listen: []string{"80", "0.0.0.0"}, Ingress: []string{"80", "2001:DB8::/32"}}}
 		expanded, err := p.Expand("/home/u")
 		if err != nil {
 			t.Fatal(err)

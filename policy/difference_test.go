@@ -22,6 +22,7 @@ func TestDifference(t *testing.T) {
 		{"what only asks", "filesystem: {require_approval: [/a]}", "filesystem: {}", "filesystem.require_approval /a", ""},
 		{"not governed", "network: {}", "filesystem: {}", "filesystem (no section)", ""},
 		{"no network is a closed one", "filesystem: {}", "filesystem: {}\nnetwork: {egress: ['a.example:443'], listen: ['80'], unix: [/x]}", "", "network.egress a.example:443; network.listen 80; network.unix /x"},
+		{"who comes in", "filesystem: {}\nnetwork: {ingress: [80]}", "filesystem: {}\nnetwork: {ingress: ['10.0.0.0/8:80']}", "network.ingress 80", ""},
 		{"system calls", "filesystem: {}\nsyscalls: {ptrace: log, shmget: allow}", "filesystem: {}\nsyscalls: {ptrace: deny}", "syscalls ptrace; syscalls shmget", ""},
 		{"a call that the other denies", "filesystem: {}", "filesystem: {}\nsyscalls: {kill: deny}", "syscalls kill", ""},
 		{"limits", "filesystem: {}\nresources: {max_fds: 10}", "filesystem: {}\nresources: {max_fds: 5, max_processes: 1}", "resources.max_fds 10; resources.max_processes (no limit)", ""},

@@ -84,6 +84,32 @@ func parseListen(text string) ([]Endpoint, *fault) {
 	return []Endpoint{{Prefix: prefix, Port: port, Rule: text}}, nil
 }
 
+// parseIngress reads one ingress rule: a port of the agent for everyone, or an address or CIDR, each with or without the agent's
+// :port. Who opens a flow shows an address and no name.
+func parseIngress(text string) ([]Endpoint, *fault) {
+	if isDigits(text) {
+		return parseListen(text)
+	}
+	if f := checkEndpointText(text); f != nil {
+		return nil, f
+	}
+	where, port, f := splitPort(text)
+	if f != nil {
+		return nil, f
+	}
+	if !looksLikeAddress(where) {
+		return nil, faultf("write a port, 10.0.0.0/8:8080 or [2001:db8::/32]:8080", "%q: ingress takes addresses, not names", text)
+	}
+	prefix, f := parsePrefix(where)
+	if f != nil {
+		return nil, f
+	}
+	if prefix.IsSingleIP() && prefix.Addr().IsUnspecified() {
+		return nil, faultf("write the port alone for everyone, or "+prefix.Addr().String()+"/0", "%q: nobody has this address", text)
+	}
+	return []Endpoint{{Prefix: prefix, Port: port, Rule: text}}, nil
+}
+
 func checkEndpointText(text string) *fault {
 	if text == "" {
 		return faultf("write an address, a CIDR, a host name, or one of them with :port", "empty destination")

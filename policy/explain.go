@@ -112,7 +112,11 @@ func (e *Explanation) network(n *Network) {
 		refused, how = saysGranted, "all others but reserved addresses (default_action: allow)"
 	}
 	e.say("connect", refused, how)
-	e.each("listen", saysGranted, n.Listen, saysRefused, "all")
+	e.each("listen", saysGranted, n.Listen, "", "")
+	e.each("flows from outside", saysGranted, n.ingressWords(), "", "")
+	if len(n.Listen)+len(n.Ingress) == 0 {
+		e.say("listen", saysRefused, "all")
+	}
 	e.each("connect to unix sockets", saysGranted, n.Unix, saysRefused, "all")
 }
 

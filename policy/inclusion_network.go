@@ -24,10 +24,30 @@ func narrowNetwork(outer, inner *Network) (*Network, []Beyond) {
 		}
 		beyond = append(beyond, narrowAsked(inner, outer)...)
 	}
-	beyond = append(beyond, endpointsBeyond("network.listen", inner.ListenEndpoints(), outer.ListenEndpoints(), ownEnds)...)
+	listen, ingress := outer.comesIn()
+	beyond = append(beyond, endpointsBeyond("network.listen", inner.ListenEndpoints(), listen, ownEnds)...)
+	beyond = append(beyond, endpointsBeyond("network.ingress", inner.IngressEndpoints(), ingress, ownEnds)...)
 	beyond = append(beyond, pathsIncluded("network.unix", inner.Unix, outer.Unix)...)
 	result := *inner
 	return &result, beyond
+}
+
+// comesIn are the rules on listening and those on who may open flows, where each also holds what the other grants to everyone: a port
+// to listen on at every address is one that everyone may come to.
+func (n *Network) comesIn() (listen, ingress []Endpoint) {
+	everyone := func(e Endpoint) bool { return e.Prefix.Bits() == 0 }
+	listen, ingress = n.ListenEndpoints(), n.IngressEndpoints()
+	for _, e := range slices.Clone(listen) {
+		if everyone(e) {
+			ingress = append(ingress, e)
+		}
+	}
+	for _, e := range n.IngressEndpoints() {
+		if everyone(e) {
+			listen = append(listen, e)
+		}
+	}
+	return listen, ingress
 }
 
 // reservedOf are the rules that default_action: allow does not stand for.

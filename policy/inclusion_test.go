@@ -162,6 +162,11 @@ var inclusionCases = []struct {
 	{"halves of a reserved range", `network: {egress: [127.0.0.0/9, 127.128.0.0/9]}`, `network: {egress: [127.0.0.0/8]}`, nil},
 	{"default allow below", "network: {egress: [a.com]}", "network: {default_action: allow}", []string{"allow"}},
 	{"listen", `network: {listen: ["127.0.0.1:80", 90]}`, `network: {listen: ["127.0.0.1:80", "[::1]:90", 90, 80, "0.0.0.0:80"]}`, []string{"0.0.0.0:80", "80"}},
+	{"ingress", `network: {ingress: ["10.0.0.0/8:80", "2001:db8::/32", 90]}`, `network: {ingress: ["10.1.0.0/16:80", "10.0.0.0/8", "10.0.0.0/7:80", "[2001:db8::1]:7", 90, "192.0.2.1:90", 91]}`,
+		[]string{"10.0.0.0/7:80", "10.0.0.0/8", "91"}},
+	{"ingress below listening at every address", `network: {listen: [80, "127.0.0.1:90"]}`, `network: {ingress: [80, "10.0.0.0/8:80", "127.0.0.1:90"]}`, []string{"127.0.0.1:90"}},
+	{"listening below ingress of everyone", `network: {ingress: [80, "10.0.0.0/8:90"]}`, `network: {listen: [80, "127.0.0.1:80", "10.0.0.1:90"]}`, []string{"10.0.0.1:90"}},
+	{"ingress below nothing", "network: {}", "network: {ingress: [80]}", []string{"80"}},
 	{"unix", `network: {unix: ["/run/*.sock"]}`, `network: {unix: [/run/a.sock, /run/a/b.sock]}`, []string{"/run/a/b.sock"}},
 
 	{"syscalls", "syscalls: {ptrace: deny, bpf: log}", "syscalls: {ptrace: log, bpf: allow, mount: allow}", []string{"bpf: allow", "ptrace: log"}},

@@ -3,6 +3,7 @@ package policy
 import (
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -33,6 +34,38 @@ func (n *Network) ListenEndpoints() []Endpoint {
 		}
 	}
 	return endpoints
+}
+
+// IngressEndpoints returns the parsed ingress rules: Prefix is whoever opens the flow, Port is the agent's own, 0 for every port.
+// A bare port gives one endpoint for each address family.
+func (n *Network) IngressEndpoints() []Endpoint {
+	if n == nil {
+		return nil
+	}
+	var endpoints []Endpoint
+	for _, text := range n.Ingress {
+		if parsed, f := parseIngress(text); f == nil {
+			endpoints = append(endpoints, parsed...)
+		}
+	}
+	return endpoints
+}
+
+// ingressWords says in words whom the ingress rules let in.
+func (n *Network) ingressWords() []string {
+	words := make([]string, 0, len(n.Ingress))
+	for _, text := range n.Ingress {
+		switch parsed, f := parseIngress(text); {
+		case f != nil:
+		case len(parsed) > 1:
+			words = append(words, "from everyone to port "+strconv.Itoa(int(parsed[0].Port)))
+		case parsed[0].Port == 0:
+			words = append(words, "from "+parsed[0].Prefix.String()+" to every port")
+		default:
+			words = append(words, "from "+parsed[0].Prefix.String()+" to port "+strconv.Itoa(int(parsed[0].Port)))
+		}
+	}
+	return words
 }
 
 // Grants reports whether an egress rule grants an address on some port; a reserved one is granted by a rule within its range

@@ -40,8 +40,18 @@ func TestEndpoints(t *testing.T) {
 			t.Errorf("%+v is missing in %+v", e, got)
 		}
 	}
+	got = files(`network: {ingress: [80, "10.0.0.0/8:81", "[2001:db8::1]:82", "192.0.2.0/24"]}`).Network.IngressEndpoints()
+	if want := []Endpoint{
+		{Prefix: netip.MustParsePrefix("10.0.0.0/8"), Port: 81, Rule: "10.0.0.0/8:81"},
+		{Prefix: netip.MustParsePrefix("192.0.2.0/24"), Rule: "192.0.2.0/24"},
+		{Prefix: netip.MustParsePrefix("0.0.0.0/0"), Port: 80, Rule: "80"},
+		{Prefix: netip.MustParsePrefix("::/0"), Port: 80, Rule: "80"},
+		{Prefix: netip.MustParsePrefix("2001:db8::1/128"), Port: 82, Rule: "[2001:db8::1]:82"},
+	}; !slices.Equal(got, want) {
+		t.Errorf("ingress %+v, want %+v", got, want)
+	}
 	var none *Network
-	if none.Endpoints() != nil || none.ListenEndpoints() != nil || none.MatchHosts("a.com") != nil {
+	if none.Endpoints() != nil || none.ListenEndpoints() != nil || none.IngressEndpoints() != nil || none.MatchHosts("a.com") != nil {
 		t.Error("no section has endpoints")
 	}
 }

@@ -138,6 +138,7 @@ func (d decoder) network(at location, n *strictyaml.Node, w *Network) {
 		"on_deny":          func(at location, n *strictyaml.Node) { d.Text(at, n, (*string)(&w.OnDeny)) },
 		"egress":           func(at location, n *strictyaml.Node) { d.List(at, n, &w.Egress, strictyaml.Items{}) },
 		"listen":           func(at location, n *strictyaml.Node) { d.List(at, n, &w.Listen, strictyaml.Items{Numbers: true}) },
+		"ingress":          func(at location, n *strictyaml.Node) { d.List(at, n, &w.Ingress, strictyaml.Items{Numbers: true}) },
 		"unix":             func(at location, n *strictyaml.Node) { d.List(at, n, &w.Unix, paths) },
 	})
 }

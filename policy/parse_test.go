@@ -54,6 +54,8 @@ func TestParseProblems(t *testing.T) {
 			"leave the port out", "one rule for each port", "ASCII", "names no destination", "space"}},
 		{"listen", `network: {listen: [0, 65536, "localhost:80", a.com, "10.0.0.1/8:80", true]}`, []string{
 			"is no port", "is no port", "127.0.0.1 or [::1]", "not names", "bits set", "truth value"}},
+		{"ingress", `network: {ingress: [0, "localhost:80", a.com, "10.0.0.1/8:80", "0.0.0.0:80", "::", ":80", "fe80::1%eth0"]}`, []string{
+			"is no port", "not names", "not names", "bits set", "write the port alone", "nobody has this address", "names no destination", `write "fe80::1"`}},
 		{"network words", "network: {default_action: deny, on_deny: drop}", []string{"1:27 drop or allow", "1:42 blackhole or reject"}},
 		{"resources", "resources: {max_fds: 0, max_memory_mb: 1.5, max_processes: 0x10}", []string{
 			"1:22 not between", "1:40 number 1.5", "1:60 number 0x10"}},

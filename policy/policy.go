@@ -90,7 +90,9 @@ type Network struct {
 	// RequireApproval are destinations for which a person is asked, spelled like Egress, which grants none of them.
 	RequireApproval []string `json:"require_approval,omitempty"`
 	Listen          []string `json:"listen,omitempty"` // address:port or port
-	Unix            []string `json:"unix,omitempty"`   // path patterns of unix sockets that may be connected to
+	// Ingress are those who may open flows to the agent: a port for everyone, CIDR, or CIDR:port. The port is the agent's own.
+	Ingress []string `json:"ingress,omitempty"`
+	Unix    []string `json:"unix,omitempty"` // path patterns of unix sockets that may be connected to
 }
 
 // Resources are limits on one agent; nil fields are not limited.
@@ -100,7 +102,7 @@ type Resources struct {
 	MaxProcesses *uint64 `json:"max_processes,omitempty"` // tasks of the whole agent
 }
 
-// Endpoint is one parsed egress or listen rule. Exactly one of Prefix (valid) and Host (not empty) is set.
+// Endpoint is one parsed egress, listen or ingress rule. Exactly one of Prefix (valid) and Host (not empty) is set.
 type Endpoint struct {
 	Prefix netip.Prefix
 	Host   string // lower case, no trailing dot; "*.example.com" matches any name below

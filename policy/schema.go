@@ -29,6 +29,7 @@ var schemaTexts = map[string]string{
 	"network.on_deny":             "How a refused flow looks: blackhole is silence, reject an error at once.",
 	"network.egress":              "CIDR, address, host name or *.name, each with or without :port; IPv6 with a port in brackets.",
 	"network.listen":              "Where the agent may listen: a port, or address:port.",
+	"network.ingress":             "Who may open flows to the agent: a port of it for everyone, a CIDR, or CIDR:port; IPv6 with a port in brackets.",
 	"network.unix":                "Paths of unix sockets that the agent may connect to.",
 	"resources":                   "Limits on the whole agent.",
 	"resources.max_fds":           "Open descriptors of one process.",
@@ -109,7 +110,7 @@ func itemSchema(at string) map[string]any {
 	switch at {
 	case "network.egress", "network.require_approval":
 		return map[string]any{"type": "string", "minLength": 1}
-	case "network.listen":
+	case "network.listen", "network.ingress":
 		return map[string]any{"type": []string{"string", "integer"}}
 	}
 	path := map[string]any{"type": "string", "pattern": "^(/|~$|~/)", "maxLength": maxPatternBytes}

@@ -90,6 +90,8 @@ func TestExplain(t *testing.T) {
 			[]string{"any access refused ~/.netrc"}, nil},
 		{"useless", `filesystem: {read: [/a/b/**, /c], deny: [/a/**], require_approval: [/a/x]}`, nil,
 			[]string{"read /a/b/** has no effect", "require_approval /a/x has no effect"}},
+		{"who comes in", `{filesystem: {}, network: {ingress: [8080, "10.0.0.0/8:90", "2001:db8::/32"]}}`,
+			[]string{"flows from outside granted from everyone to port 8080", "flows from outside granted from 10.0.0.0/8 to port 90", "flows from outside granted from 2001:db8::/32 to every port"}, nil},
 		{"any address", `{filesystem: {}, network: {egress: ["0.0.0.0/0:443"]}}`, nil, []string{"reaches every address"}},
 		{"limits and calls", "{filesystem: {}, resources: {max_fds: 7}, syscalls: {bpf: log, kill: allow}}",
 			[]string{"resources limited 7 open files per process", "resources not governed MiB of memory", "system call logged bpf"}, nil},

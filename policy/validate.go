@@ -76,6 +76,7 @@ func (v *validation) policy(p *Policy) {
 		v.list("network.egress", n.Egress, func(text string) *fault { _, f := parseEgress(text); return f })
 		v.asksNetwork(n)
 		v.list("network.listen", n.Listen, func(text string) *fault { _, f := parseListen(text); return f })
+		v.list("network.ingress", n.Ingress, func(text string) *fault { _, f := parseIngress(text); return f })
 		v.paths("network.unix", n.Unix)
 	}
 	if p.Approval != nil {
