@@ -15,13 +15,25 @@ import (
 
 type NetguardAgent struct {
 	_            structs.HostLayout
+	Cgroup       uint64
 	Deadline     uint64
 	Generation   uint32
 	Slot         uint32
 	Mode         NetguardMode
 	Reject       uint8
 	DefaultAllow uint8
-	Reserved     [5]uint8
+	Cut          NetguardCut
+	Reserved     [4]uint8
+}
+
+type NetguardAgentEntry struct {
+	_    structs.HostLayout
+	Lock struct {
+		_   structs.HostLayout
+		Val uint32
+	}
+	Reserved uint32
+	Agent    NetguardAgent
 }
 
 type NetguardCounters struct {
@@ -32,6 +44,28 @@ type NetguardCounters struct {
 	Suppressed uint64
 	Window     uint64
 	Recent     uint64
+}
+
+type NetguardCut uint8
+
+const (
+	NetguardCutCUT_ALL       NetguardCut = 1
+	NetguardCutCUT_REJECT    NetguardCut = 2
+	NetguardCutCUT_ADDRESSES NetguardCut = 4
+	NetguardCutCUT_NAMES     NetguardCut = 8
+)
+
+type NetguardCutName struct {
+	_        structs.HostLayout
+	Cgroup   uint64
+	Server   uint32
+	Reserved uint32
+}
+
+type NetguardCutSaid struct {
+	_   structs.HostLayout
+	How NetguardSeverance
+	By  uint32
 }
 
 type NetguardEvent struct {
@@ -72,7 +106,7 @@ type NetguardFoldKey struct {
 	Layer     NetguardLayer
 	Reason    NetguardReason
 	Mode      NetguardMode
-	Reserved  [4]uint8
+	Rule      uint32
 }
 
 type NetguardLayer uint8
@@ -99,9 +133,11 @@ const (
 )
 
 type NetguardNameGrant struct {
-	_       structs.HostLayout
-	Expires uint64
-	Name    [256]int8
+	_        structs.HostLayout
+	Expires  uint64
+	Rule     uint32
+	Reserved uint32
+	Name     [256]int8
 }
 
 type NetguardNameKey struct {
@@ -152,13 +188,27 @@ const (
 	NetguardReasonREASON_SPLIT_HELLO    NetguardReason = 5
 	NetguardReasonREASON_NO_SERVER_NAME NetguardReason = 6
 	NetguardReasonREASON_SERVER_NAME    NetguardReason = 7
+	NetguardReasonREASON_CUT            NetguardReason = 8
 )
 
 type NetguardRule uint32
 
 const (
-	NetguardRuleRULE_GRANT NetguardRule = 0
-	NetguardRuleRULE_HOLE  NetguardRule = 1
+	NetguardRuleRULE_GRANT      NetguardRule = 0
+	NetguardRuleRULE_HOLE       NetguardRule = 1
+	NetguardRuleRULE_CUT        NetguardRule = 2
+	NetguardRuleRULE_CUT_REJECT NetguardRule = 3
+)
+
+type NetguardRuleId uint32
+
+const (
+	NetguardRuleIdRULE_NONE           NetguardRuleId = 0
+	NetguardRuleIdRULE_OWN            NetguardRuleId = 1
+	NetguardRuleIdRULE_DEFAULT_ALLOW  NetguardRuleId = 2
+	NetguardRuleIdRULE_LOAN           NetguardRuleId = 3
+	NetguardRuleIdRULE_OPERATOR       NetguardRuleId = 4
+	NetguardRuleIdRULE_RESERVED_RANGE NetguardRuleId = 5
 )
 
 type NetguardRuleKey struct {
@@ -170,11 +220,25 @@ type NetguardRuleKey struct {
 	Addr      [4]uint32
 }
 
+type NetguardRuleSaid struct {
+	_    structs.HostLayout
+	Says NetguardRule
+	Id   NetguardRuleId
+}
+
 type NetguardServerKey struct {
 	_      structs.HostLayout
 	Cgroup uint64
 	Name   [256]int8
 }
+
+type NetguardSeverance uint32
+
+const (
+	NetguardSeveranceNOT_CUT        NetguardSeverance = 0
+	NetguardSeveranceCUT_IN_SILENCE NetguardSeverance = 1
+	NetguardSeveranceCUT_WITH_ERROR NetguardSeverance = 2
+)
 
 type NetguardStatistic uint32
 
@@ -186,16 +250,35 @@ const (
 	NetguardStatisticSTATS        NetguardStatistic = 4
 )
 
+type NetguardTraffic struct {
+	_              structs.HostLayout
+	PacketsOut     uint64
+	BytesOut       uint64
+	PacketsIn      uint64
+	BytesIn        uint64
+	DroppedPackets uint64
+	DroppedBytes   uint64
+}
+
+type NetguardTrafficKey struct {
+	_        structs.HostLayout
+	Cgroup   uint64
+	Rule     uint32
+	Reserved uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	NetguardMapAgents          = "agents"
 	NetguardMapCounts          = "counts"
+	NetguardMapCutNames        = "cut_names"
 	NetguardMapEvents          = "events"
 	NetguardMapFolds           = "folds"
 	NetguardMapHellos          = "hellos"
 	NetguardMapNames           = "names"
+	NetguardMapPassed          = "passed"
 	NetguardMapPeers           = "peers"
 	NetguardMapReplies         = "replies"
 	NetguardMapReported        = "reported"
@@ -295,10 +378,12 @@ type NetguardProgramSpecs struct {
 type NetguardMapSpecs struct {
 	Agents     *ebpf.MapSpec `ebpf:"agents"`
 	Counts     *ebpf.MapSpec `ebpf:"counts"`
+	CutNames   *ebpf.MapSpec `ebpf:"cut_names"`
 	Events     *ebpf.MapSpec `ebpf:"events"`
 	Folds      *ebpf.MapSpec `ebpf:"folds"`
 	Hellos     *ebpf.MapSpec `ebpf:"hellos"`
 	Names      *ebpf.MapSpec `ebpf:"names"`
+	Passed     *ebpf.MapSpec `ebpf:"passed"`
 	Peers      *ebpf.MapSpec `ebpf:"peers"`
 	Replies    *ebpf.MapSpec `ebpf:"replies"`
 	Reported   *ebpf.MapSpec `ebpf:"reported"`
@@ -342,10 +427,12 @@ func (o *NetguardObjects) Close() error {
 type NetguardMaps struct {
 	Agents     *ebpf.Map `ebpf:"agents"`
 	Counts     *ebpf.Map `ebpf:"counts"`
+	CutNames   *ebpf.Map `ebpf:"cut_names"`
 	Events     *ebpf.Map `ebpf:"events"`
 	Folds      *ebpf.Map `ebpf:"folds"`
 	Hellos     *ebpf.Map `ebpf:"hellos"`
 	Names      *ebpf.Map `ebpf:"names"`
+	Passed     *ebpf.Map `ebpf:"passed"`
 	Peers      *ebpf.Map `ebpf:"peers"`
 	Replies    *ebpf.Map `ebpf:"replies"`
 	Reported   *ebpf.Map `ebpf:"reported"`
@@ -359,10 +446,12 @@ func (m *NetguardMaps) Close() error {
 	return _NetguardClose(
 		m.Agents,
 		m.Counts,
+		m.CutNames,
 		m.Events,
 		m.Folds,
 		m.Hellos,
 		m.Names,
+		m.Passed,
 		m.Peers,
 		m.Replies,
 		m.Reported,

@@ -9,6 +9,7 @@ struct call {
 	struct flow flow;
 	enum operation operation;
 	enum layer layer;
+	__u32 rule;		/* by which it was decided */
 };
 
 static __always_inline void unspecified_is_loopback(struct flow *f)
@@ -58,16 +59,19 @@ static __noinline int refuse_call(struct call *c, __u64 cgroup, enum reason reas
 	r.what.operation = c->operation;
 	r.what.layer = c->layer;
 	r.what.reason = reason;
+	r.what.rule = c->rule;
 	r.pid = bpf_get_current_pid_tgid() >> 32;
 	bpf_get_current_comm(r.comm, sizeof(r.comm));
 	if (a && reason == REASON_NOT_GRANTED) {
 		r.what.mode = a->mode;
 		silent = a->mode == MODE_ENFORCE && !a->reject && (c->operation == OP_CONNECT || c->operation == OP_SENDTO);
 	}
+	if (reason == REASON_CUT) /* whatever the agent's mode: a is NULL where it is said with an error */
+		silent = a;
 	if (a && r.what.mode != MODE_ENFORCE) {
 		report(&r);
 		if (s && (c->operation == OP_CONNECT || c->operation == OP_SENDTO))
-			hold(s, cgroup, a->generation, &c->flow);
+			hold(s, cgroup, a->generation, &c->flow, c->rule);
 		return ANSWER_PASS;
 	}
 	if (!silent) {
@@ -108,17 +112,21 @@ static __noinline int answer_call(struct bpf_sock_addr *ctx, struct call *c)
 	__u64 id = 0, now = bpf_ktime_get_boot_ns(), netns = bpf_get_netns_cookie(ctx);
 	struct question q = {};
 	struct sock_state *s;
-	struct agent *a;
+	struct agent a;
 	int h, grant;
 
 	if (!current_agent(&id))
 		return ANSWER_PASS;
 	s = bpf_sk_storage_get(&sockets, ctx->sk, NULL, 0);
-	a = bpf_map_lookup_elem(&agents, &id);
-	if (!a)
+	if (!find_agent(&id, &a))
 		return refuse_call(c, id, REASON_UNKNOWN_AGENT, NULL, s);
-	if (now >= a->deadline)
+	if (now >= a.deadline)
 		return refuse_call(c, id, REASON_EXPIRED, NULL, s);
+	if (a.cut & CUT_ALL) {
+		c->rule = RULE_OPERATOR;
+		s = state_of(ctx, s);
+		return refuse_call(c, id, REASON_CUT, a.cut & CUT_REJECT ? NULL : &a, s);
+	}
 	if (c->flow.port == bpf_htons(53) && dns_port && netns == own_netns) {
 		s = state_of(ctx, s);
 		if (!s)
@@ -130,14 +138,23 @@ static __noinline int answer_call(struct bpf_sock_addr *ctx, struct call *c)
 	/* Connecting a datagram socket to port 0 is how getaddrinfo sorts addresses (RFC 6724); nothing is sent. */
 	if (c->operation == OP_CONNECT && c->flow.proto == IPPROTO_UDP && !c->flow.port)
 		return ANSWER_PASS;
-	h = c->operation == OP_SENDTO ? held(s, id, a->generation, &c->flow) : HELD_NOT;
+	h = c->operation == OP_SENDTO ? held(s, id, a.generation, &c->flow) : HELD_NOT;
 	if (h == HELD)
 		return ANSWER_PASS;
+	if (a.cut) {
+		int how = severed(&a, &c->flow, NULL);
+
+		if (how) {
+			c->rule = RULE_OPERATOR;
+			s = state_of(ctx, s);
+			return refuse_call(c, id, REASON_CUT, how == CUT_WITH_ERROR ? NULL : &a, s);
+		}
+	}
 	q.cgroup = id;
 	q.now = now;
 	q.flow = c->flow;
-	q.slot = a->slot;
-	q.default_allow = a->default_allow;
+	q.slot = a.slot;
+	q.default_allow = a.default_allow;
 	q.own = is_own(&c->flow, netns);
 	q.open = h == HELD_OLD;
 	grant = granted(&q);
@@ -148,11 +165,14 @@ static __noinline int answer_call(struct bpf_sock_addr *ctx, struct call *c)
 		return refuse_call(c, id, REASON_UNREADABLE, NULL, NULL);
 	if (c->operation == OP_CONNECT)
 		__builtin_memset(&s->refused, 0, sizeof(s->refused));
+	c->rule = q.rule;
 	if (!grant)
-		return refuse_call(c, id, REASON_NOT_GRANTED, a, s);
-	if (c->operation == OP_CONNECT)
+		return refuse_call(c, id, REASON_NOT_GRANTED, &a, s);
+	if (c->operation == OP_CONNECT) {
+		s->server = 0;
 		s->hello = grant == GRANT_NAME && is_tls_port(c->flow.port) ? HELLO_AWAITED : HELLO_NONE;
-	hold(s, id, a->generation, &c->flow);
+	}
+	hold(s, id, a.generation, &c->flow, q.rule);
 	return ANSWER_PASS;
 }
 
@@ -295,23 +315,27 @@ static __noinline int answer_bind(struct call *c)
 {
 	__u64 id = 0, now = bpf_ktime_get_boot_ns();
 	struct question q = {};
-	struct agent *a;
+	struct agent a;
 
 	if (!current_agent(&id))
 		return ANSWER_PASS;
-	a = bpf_map_lookup_elem(&agents, &id);
-	if (!a)
+	if (!find_agent(&id, &a))
 		return refuse_call(c, id, REASON_UNKNOWN_AGENT, NULL, NULL);
-	if (now >= a->deadline)
+	if (now >= a.deadline)
 		return refuse_call(c, id, REASON_EXPIRED, NULL, NULL);
 	if (!c->flow.port)
 		return ANSWER_PASS;
 	q.flow = c->flow;
-	q.slot = a->slot;
-	q.local = true;
-	if (!is_own_port(bpf_ntohs(c->flow.port), IPPROTO_TCP) && granted(&q))
-		return ANSWER_PASS;
-	return refuse_call(c, id, REASON_NOT_GRANTED, a, NULL);
+	q.slot = a.slot;
+	q.class = CLASS_LISTEN;
+	if (!is_own_port(bpf_ntohs(c->flow.port), IPPROTO_TCP)) {
+		if (granted(&q))
+			return ANSWER_PASS;
+		q.class = CLASS_BIND;
+		if (granted(&q))
+			return ANSWER_PASS;
+	}
+	return refuse_call(c, id, REASON_NOT_GRANTED, &a, NULL);
 }
 
 /* bind(2). PASS, or REFUSE: EPERM, also where on_deny is silence: there is nobody to be silent to. */

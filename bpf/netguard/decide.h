@@ -25,6 +25,19 @@ static __always_inline bool current_agent(__u64 *id)
 	return true;
 }
 
+/* What holds for an agent, as it is at one moment. False: nobody armed it. */
+static __always_inline bool find_agent(const __u64 *id, struct agent *a)
+{
+	struct agent_entry *e = bpf_map_lookup_elem(&agents, id);
+
+	if (!e)
+		return false;
+	bpf_spin_lock(&e->lock);
+	*a = e->agent;
+	bpf_spin_unlock(&e->lock);
+	return a->cgroup == *id;
+}
+
 static __always_inline bool is_loopback(const struct flow *f)
 {
 	if (f->family == 4)
@@ -63,7 +76,8 @@ struct question {
 	bool default_allow;
 	bool own;	/* raypherd's own port */
 	bool open;	/* the flow was open before the rules changed: an expired address of a name still holds */
-	bool local;	/* flow is a local end: may it listen? */
+	__u8 class;	/* what flow is; 0: a remote end */
+	__u32 rule;	/* answer: by which rule */
 };
 
 /* How a flow is granted: by a rule, by a name's address, or because it leads to raypherd. */
@@ -73,20 +87,21 @@ enum grant { GRANT_NONE = 0, GRANT_RULE, GRANT_NAME, GRANT_OWN };
 enum said { SAID_NOTHING = 0, SAID_GRANTED, SAID_HOLE };
 
 /* A function of its own, so that the type is among those that Go gets. */
-static __noinline bool is_grant(const enum rule *r) { return *r == RULE_GRANT; }
+static __noinline bool is_grant(const struct rule_said *r) { return r->says == RULE_GRANT; }
 
 /* Looks for the key's port, then for every port. The longest prefix of each counts; one that grants outweighs the other's hole. */
-static __noinline int in_trie(__u32 slot, struct rule_key *key)
+static __noinline int in_trie(struct question *q, struct rule_key *key)
 {
-	void *rules = bpf_map_lookup_elem(&slots, &slot);
+	void *rules = bpf_map_lookup_elem(&slots, &q->slot);
 	int said = SAID_NOTHING, i;
 
 	if (!rules)
 		return SAID_NOTHING;
 	for (i = 0; i < 2; i++) {
-		enum rule *r = bpf_map_lookup_elem(rules, key);
+		struct rule_said *r = bpf_map_lookup_elem(rules, key);
 
 		if (r) {
+			q->rule = r->id;
 			if (is_grant(r))
 				return SAID_GRANTED;
 			said = SAID_HOLE;
@@ -96,16 +111,63 @@ static __noinline int in_trie(__u32 slot, struct rule_key *key)
 	return said;
 }
 
-static __always_inline int in_rules(const struct question *q)
+static __always_inline int in_rules(struct question *q)
 {
 	struct rule_key key = { .prefixlen = RULE_PREFIX_BITS + (q->flow.family == 4 ? 32 : 128) };
 
 	if (!q->slot)
 		return SAID_NOTHING;
-	key.class = q->flow.family | (q->local ? CLASS_LISTEN : 0);
+	key.class = q->flow.family | q->class;
 	key.port = q->flow.port;
 	__builtin_memcpy(key.addr, q->flow.addr, sizeof(key.addr));
-	return in_trie(q->slot, &key);
+	return in_trie(q, &key);
+}
+
+/* Names of streams are told apart by a hash: 32 bits of FNV-1a, in the order of the letters; never 0. */
+static __always_inline __u32 server_hash(const char *name)
+{
+	__u32 hash = 2166136261u;
+	int i;
+
+	for (i = 0; i < NAME_BYTES - 1; i++) {
+		if (!name[i])
+			break;
+		hash = (hash ^ (__u8)name[i]) * 16777619u;
+	}
+	return hash ? hash : 1;
+}
+
+/* Whether an operator has cut the agent from this remote end; s may be NULL. Costs nothing where nothing is cut. */
+static __noinline int severed(struct agent *a, const struct flow *remote, struct sock_state *s)
+{
+	struct rule_key key = { .prefixlen = RULE_PREFIX_BITS + (remote->family == 4 ? 32 : 128) };
+	struct cut_name name = { .cgroup = a->cgroup };
+	__u32 slot = a->slot;
+	void *rules;
+
+	if (a->cut & CUT_ALL)
+		return a->cut & CUT_REJECT ? CUT_WITH_ERROR : CUT_IN_SILENCE;
+	if ((a->cut & CUT_NAMES) && s && s->server) {
+		struct cut_said *said;
+
+		name.server = s->server;
+		said = bpf_map_lookup_elem(&cut_names, &name);
+		if (said)
+			return said->how;
+	}
+	if (!(a->cut & CUT_ADDRESSES) || !slot)
+		return NOT_CUT;
+	rules = bpf_map_lookup_elem(&slots, &slot);
+	if (rules) {
+		struct rule_said *r;
+
+		key.class = remote->family | CLASS_CUT;
+		__builtin_memcpy(key.addr, remote->addr, sizeof(key.addr));
+		r = bpf_map_lookup_elem(rules, &key);
+		if (r)
+			return r->says == RULE_CUT_REJECT ? CUT_WITH_ERROR : CUT_IN_SILENCE;
+	}
+	return NOT_CUT;
 }
 
 /* Ports on which a stream begins with a TLS hello (IANA, and 8443 by habit). */
@@ -125,7 +187,7 @@ static __always_inline bool is_tls_port(__be16 port)
  * Names open what can be held to a name: on the ports of TLS streams alone, since nothing reads QUIC, and DNS over TLS only
  * where a rule names its port.
  */
-static __always_inline bool in_names(const struct question *q)
+static __always_inline bool in_names(struct question *q)
 {
 	struct name_key key = { .cgroup = q->cgroup, .port = q->flow.port, .family = q->flow.family };
 	struct name_grant *g;
@@ -134,13 +196,16 @@ static __always_inline bool in_names(const struct question *q)
 		return false;
 	__builtin_memcpy(key.addr, q->flow.addr, sizeof(key.addr));
 	g = bpf_map_lookup_elem(&names, &key);
-	if (g && (q->open || q->now < g->expires))
-		return true;
-	if (q->flow.port == bpf_htons(PORT_DOT))
-		return false;
-	key.port = 0;
-	g = bpf_map_lookup_elem(&names, &key);
-	return g && (q->open || q->now < g->expires);
+	if (!(g && (q->open || q->now < g->expires))) {
+		if (q->flow.port == bpf_htons(PORT_DOT))
+			return false;
+		key.port = 0;
+		g = bpf_map_lookup_elem(&names, &key);
+		if (!(g && (q->open || q->now < g->expires)))
+			return false;
+	}
+	q->rule = g->rule;
+	return true;
 }
 
 /*
@@ -153,16 +218,23 @@ __noinline int granted(struct question *q)
 
 	if (!q)
 		return GRANT_NONE;
-	if (q->local)
+	q->rule = RULE_NONE;
+	if (q->class)
 		return in_rules(q) == SAID_GRANTED ? GRANT_RULE : GRANT_NONE;
-	if (q->own)
+	if (q->own) {
+		q->rule = RULE_OWN;
 		return GRANT_OWN;
+	}
 	/* Plain DNS reaches the forwarder or nothing, whatever the rules say. */
 	if (q->flow.port == bpf_htons(53))
 		return GRANT_NONE;
 	said = in_rules(q);
-	if (said == SAID_GRANTED || (said == SAID_NOTHING && q->default_allow))
+	if (said == SAID_GRANTED)
 		return GRANT_RULE;
+	if (said == SAID_NOTHING && q->default_allow) {
+		q->rule = RULE_DEFAULT_ALLOW;
+		return GRANT_RULE;
+	}
 	return in_names(q) ? GRANT_NAME : GRANT_NONE;
 }
 
@@ -182,11 +254,12 @@ static __always_inline int held(struct sock_state *s, __u64 cgroup, __u32 genera
 	return r;
 }
 
-static __always_inline void hold(struct sock_state *s, __u64 cgroup, __u32 generation, const struct flow *f)
+static __always_inline void hold(struct sock_state *s, __u64 cgroup, __u32 generation, const struct flow *f, __u32 rule)
 {
 	bpf_spin_lock(&s->lock);
 	s->agent = cgroup;
 	s->generation = generation;
+	s->rule = rule;
 	s->decided = *f;
 	bpf_spin_unlock(&s->lock);
 }

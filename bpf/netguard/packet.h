@@ -13,6 +13,7 @@ struct packet {
 	struct flow destination;
 	__u32 transport;	/* offset of its TCP or UDP header */
 	bool opens;		/* TCP: SYN without ACK */
+	__u32 rule;		/* by which it was decided */
 };
 
 #define TCP_FLAGS 13		/* RFC 9293 section 3.1 */

@@ -17,6 +17,41 @@ static __always_inline void record_peer(struct sock_state *s, __u64 cgroup, cons
 	s->source = *source;
 }
 
+enum passage { WENT_OUT, CAME_IN, DROPPED };
+
+/* Counts a packet for the rule that decided it. Where the map is full, new rules are not counted; nothing else depends on it. */
+static __noinline int count_packet(struct __sk_buff *skb, __u64 cgroup, __u32 rule, enum passage way)
+{
+	struct traffic_key key = { .cgroup = cgroup, .rule = rule };
+	struct traffic *t = bpf_map_lookup_elem(&passed, &key);
+	__u64 packets = skb->gso_segs ? skb->gso_segs : 1;
+
+	if (!t) {
+		struct traffic none = {};
+
+		bpf_map_update_elem(&passed, &key, &none, BPF_NOEXIST);
+		t = bpf_map_lookup_elem(&passed, &key);
+		if (!t)
+			return 0;
+	}
+	/* Atomic although each CPU has its own: a packet that comes in may interrupt one that leaves. */
+	switch (way) {
+	case WENT_OUT:
+		__sync_fetch_and_add(&t->packets_out, packets);
+		__sync_fetch_and_add(&t->bytes_out, skb->len);
+		break;
+	case CAME_IN:
+		__sync_fetch_and_add(&t->packets_in, packets);
+		__sync_fetch_and_add(&t->bytes_in, skb->len);
+		break;
+	case DROPPED:
+		__sync_fetch_and_add(&t->dropped_packets, packets);
+		__sync_fetch_and_add(&t->dropped_bytes, skb->len);
+		break;
+	}
+	return 0;
+}
+
 /* Refuses a packet that leaves, or lets it by its agent's mode. */
 static __noinline int refuse_packet(const struct packet *p, __u64 cgroup, enum reason reason, struct agent *a, struct sock_state *s)
 {
@@ -27,6 +62,7 @@ static __noinline int refuse_packet(const struct packet *p, __u64 cgroup, enum r
 	r.what.operation = p->destination.proto == IPPROTO_TCP ? OP_CONNECT : OP_SEND;
 	r.what.layer = LAYER_EGRESS;
 	r.what.reason = reason;
+	r.what.rule = p->rule;
 	if (a && (reason == REASON_NOT_GRANTED || reason == REASON_UNREADABLE))
 		r.what.mode = a->mode;
 	if (s) {
@@ -38,7 +74,7 @@ static __noinline int refuse_packet(const struct packet *p, __u64 cgroup, enum r
 	if (a && r.what.mode != MODE_ENFORCE) {
 		report(&r);
 		if (s)
-			hold(s, cgroup, a->generation, &p->destination);
+			hold(s, cgroup, a->generation, &p->destination, p->rule);
 		return PASS;
 	}
 	/* A stream's sender is told nothing here, whatever on_deny says: TCP takes no error from a packet. */
@@ -77,6 +113,7 @@ static __noinline int refuse_hello(struct stream *st)
 	r.what.layer = LAYER_EGRESS;
 	r.what.reason = st->reason;
 	r.what.mode = st->agent->mode;
+	r.what.rule = st->packet->rule;
 	r.pid = s->pid;
 	__builtin_memcpy(r.comm, s->comm, sizeof(r.comm));
 	if (name) {
@@ -138,6 +175,7 @@ static __noinline int await_hello(struct stream *st)
 	case TLS_NAME:
 		if (!bpf_map_lookup_elem(&servers, key))
 			return refused_hello(st, REASON_SERVER_NAME, key->name);
+		s->server = server_hash(key->name);
 		s->hello = HELLO_GRANTED;
 		bpf_sk_storage_delete(&hellos, st->sk);
 		return PASS;
@@ -171,7 +209,20 @@ static __always_inline void ask(struct question *q, const struct flow *f, const 
 	q->default_allow = a->default_allow;
 	q->own = false;
 	q->open = false;
-	q->local = false;
+	q->class = 0;
+}
+
+/* May flows between these ends be opened from outside: by everyone to the local end, or by this remote end to the local port? */
+static __always_inline bool lets_in(struct question *q, const struct flow *local, const struct flow *remote, const struct agent *a)
+{
+	ask(q, local, a, q->cgroup, q->now);
+	q->class = CLASS_LISTEN;
+	if (granted(q))
+		return true;
+	q->flow = *remote;
+	q->flow.port = local->port;
+	q->class = CLASS_FROM;
+	return granted(q);
 }
 
 /* May this packet leave from a port where the agent listens? Then something must have come in before. */
@@ -187,9 +238,7 @@ static __always_inline bool answers(struct question *q, const struct packet *p, 
 		if (!last || q->now - *last > REPLY_NS)
 			return false;
 	}
-	ask(q, &p->source, a, q->cgroup, q->now);
-	q->local = true;
-	return granted(q);
+	return lets_in(q, &p->source, &p->destination, a);
 }
 
 #define LASTING_SEGMENTS 8
@@ -205,132 +254,137 @@ static __always_inline bool lasts(struct bpf_sock *sk, const struct packet *p)
 	return tcp && tcp->segs_out >= LASTING_SEGMENTS;
 }
 
+/* A packet that leaves; what decided it lands in p->rule. Answers as the hook does. */
+static __always_inline int judge_leaving(struct __sk_buff *skb, struct packet *p, __u64 id, struct agent *a, struct bpf_sock *sk, __u64 now)
+{
+	struct sock_state *s = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+	struct question q = {};
+	int h, grant;
+
+	if (now >= a->deadline)
+		return refuse_packet(p, id, REASON_EXPIRED, a, s);
+	h = held(s, id, a->generation, &p->destination);
+	if (a->cut && h != HELD) {
+		int how = severed(a, &p->destination, s);
+
+		p->rule = RULE_OPERATOR;
+		if (how)
+			return refuse_packet(p, id, REASON_CUT, how == CUT_WITH_ERROR ? NULL : a, s);
+		p->rule = RULE_NONE;
+	}
+	if (p->transport == 0)
+		return refuse_packet(p, id, REASON_UNREADABLE, a, s);
+	if (h == HELD)
+		p->rule = s->rule;
+	if (h == HELD && p->destination.proto == IPPROTO_TCP && (s->hello == HELLO_AWAITED || s->hello == HELLO_HELD)) {
+		struct stream st = { skb, p, id, a, sk, s, NULL, 0 };
+
+		return judge_hello(&st);
+	}
+	if (h == HELD && p->destination.proto == IPPROTO_TCP && !p->opens)
+		return PASS;
+	q.own = s && is_own(&p->destination, s->netns);
+	if (q.own && (p->opens || p->destination.proto == IPPROTO_UDP))
+		record_peer(s, id, &p->source);
+	if (h == HELD)
+		return PASS;
+	grant = q.own;
+	ask(&q, &p->destination, a, id, now);
+	q.own = grant;
+	q.open = h == HELD_OLD && !p->opens;
+	grant = granted(&q);
+	p->rule = q.rule;
+	if (!grant && answers(&q, p, a, s)) {
+		grant = GRANT_RULE;
+		p->rule = q.rule;
+	}
+	if (!s && (grant != GRANT_RULE || lasts(sk, p)))
+		s = bpf_sk_storage_get(&sockets, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!grant)
+		return refuse_packet(p, id, REASON_NOT_GRANTED, a, s);
+	if (!s)
+		return PASS;
+	if (grant != GRANT_NAME) {
+		s->hello = HELLO_NONE;
+	} else if (p->destination.proto == IPPROTO_TCP && is_tls_port(p->destination.port) && s->hello != HELLO_GRANTED) {
+		struct stream st = { skb, p, id, a, sk, s, NULL, 0 };
+
+		/* A rule that is gone granted it, or it began before it was an agent's: what it asked for was not read. */
+		if (!p->opens && s->hello == HELLO_NONE)
+			return refuse_packet(p, id, REASON_NO_HELLO, a, s);
+		if (s->hello == HELLO_NONE)
+			s->hello = HELLO_AWAITED;
+		hold(s, id, a->generation, &p->destination, p->rule);
+		return judge_hello(&st);
+	}
+	hold(s, id, a->generation, &p->destination, p->rule);
+	return PASS;
+}
+
 /*
  * Each packet of an agent's socket, before it is cut or queued. PASS; REFUSE: dropped, a datagram's sender gets EPERM;
- * DROP_SILENTLY: dropped, nobody is told. A packet of a lasting flow costs the agent's entry and the socket's state.
+ * DROP_SILENTLY: dropped, nobody is told. A packet of a lasting flow costs the agent's entry, the socket's state and a counter.
  */
 SEC("cgroup_skb/egress")
 int on_egress(struct __sk_buff *skb)
 {
-	__u64 id = bpf_skb_ancestor_cgroup_id(skb, agent_level), now = bpf_ktime_get_boot_ns();
-	struct sock_state *s = NULL;
-	struct question q = {};
+	__u64 id = bpf_skb_ancestor_cgroup_id(skb, agent_level);
 	struct packet p = {};
 	struct bpf_sock *sk;
-	struct agent *a;
-	bool readable, own;
-	int h, grant;
+	struct agent a;
+	int verdict;
 
-	readable = read_packet(skb, &p);
+	if (!read_packet(skb, &p))
+		p.transport = 0;
 	sk = skb->sk;
 	if (sk)
 		sk = bpf_sk_fullsock(sk);
 	if (!sk) /* the hook is never called without one */
 		return REFUSE;
-	s = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-	a = bpf_map_lookup_elem(&agents, &id);
-	if (!a)
-		return refuse_packet(&p, id, REASON_UNKNOWN_AGENT, NULL, s);
-	if (now >= a->deadline)
-		return refuse_packet(&p, id, REASON_EXPIRED, a, s);
-	if (!readable)
-		return refuse_packet(&p, id, REASON_UNREADABLE, a, s);
-	h = held(s, id, a->generation, &p.destination);
-	if (h == HELD && p.destination.proto == IPPROTO_TCP && (s->hello == HELLO_AWAITED || s->hello == HELLO_HELD)) {
-		struct stream st = { skb, &p, id, a, sk, s, NULL, 0 };
-
-		return judge_hello(&st);
-	}
-	if (h == HELD && p.destination.proto == IPPROTO_TCP && !p.opens)
-		return PASS;
-	own = s && is_own(&p.destination, s->netns);
-	if (own && (p.opens || p.destination.proto == IPPROTO_UDP))
-		record_peer(s, id, &p.source);
-	if (h == HELD)
-		return PASS;
-	ask(&q, &p.destination, a, id, now);
-	q.own = own;
-	q.open = h == HELD_OLD && !p.opens;
-	grant = granted(&q);
-	if (!grant && answers(&q, &p, a, s))
-		grant = GRANT_RULE;
-	if (!s && (grant != GRANT_RULE || lasts(sk, &p)))
-		s = bpf_sk_storage_get(&sockets, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!grant)
-		return refuse_packet(&p, id, REASON_NOT_GRANTED, a, s);
-	if (!s)
-		return PASS;
-	if (grant != GRANT_NAME) {
-		s->hello = HELLO_NONE;
-	} else if (p.destination.proto == IPPROTO_TCP && is_tls_port(p.destination.port) && s->hello != HELLO_GRANTED) {
-		struct stream st = { skb, &p, id, a, sk, s, NULL, 0 };
-
-		/* A rule that is gone granted it, or it began before it was an agent's: what it asked for was not read. */
-		if (!p.opens && s->hello == HELLO_NONE)
-			return refuse_packet(&p, id, REASON_NO_HELLO, a, s);
-		if (s->hello == HELLO_NONE)
-			s->hello = HELLO_AWAITED;
-		hold(s, id, a->generation, &p.destination);
-		return judge_hello(&st);
-	}
-	hold(s, id, a->generation, &p.destination);
-	return PASS;
+	if (!find_agent(&id, &a))
+		return refuse_packet(&p, id, REASON_UNKNOWN_AGENT, NULL, bpf_sk_storage_get(&sockets, sk, NULL, 0));
+	verdict = judge_leaving(skb, &p, id, &a, sk, bpf_ktime_get_boot_ns());
+	count_packet(skb, id, p.rule, verdict == PASS ? WENT_OUT : DROPPED);
+	return verdict;
 }
 
-static __noinline int refuse_incoming(__u64 cgroup, struct agent *a)
+/* A packet that comes in; what decided it lands in p->rule. */
+static __always_inline int judge_coming(struct __sk_buff *skb, struct packet *p, __u64 id, struct agent *a, struct bpf_sock *sk, __u64 now)
 {
-	struct counters *c = bpf_map_lookup_elem(&counts, &cgroup);
-
-	if (c)
-		__sync_fetch_and_add(&c->incoming, 1);
-	return REFUSE;
-}
-
-/*
- * Each packet that would reach an agent's socket, put together again: replies of decided flows, and what comes to a port
- * where it may listen. Others are dropped and counted; they are no act of the agent, so there is no event.
- */
-SEC("cgroup_skb/ingress")
-int on_ingress(struct __sk_buff *skb)
-{
-	__u64 id = bpf_skb_ancestor_cgroup_id(skb, agent_level), now = bpf_ktime_get_boot_ns();
-	struct sock_state *s = NULL;
+	struct sock_state *s = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 	struct question q = {};
-	struct packet p = {};
-	struct bpf_sock *sk;
-	struct agent *a;
+	bool readable = read_packet(skb, p);
 	int h;
 
-	a = bpf_map_lookup_elem(&agents, &id);
-	if (!a || now >= a->deadline)
-		return refuse_incoming(id, a);
-	sk = skb->sk;
-	if (sk)
-		sk = bpf_sk_fullsock(sk);
-	if (sk)
-		s = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-	if (!sk)
-		return refuse_incoming(id, a);
+	h = held(s, id, a->generation, &p->source);
+	if (a->cut && h != HELD) {
+		p->rule = RULE_OPERATOR;
+		if (severed(a, &p->source, s))
+			return REFUSE;
+		p->rule = RULE_NONE;
+	}
+	if (h == HELD)
+		p->rule = s->rule;
 	if (a->mode != MODE_ENFORCE)
 		return PASS;
-	if (!read_packet(skb, &p))
-		return refuse_incoming(id, a);
-	h = held(s, id, a->generation, &p.source);
-	if (h == HELD && !p.opens)
+	if (!readable)
+		return REFUSE;
+	if (h == HELD && !p->opens)
 		return PASS;
-	ask(&q, &p.source, a, id, now);
-	q.own = s && is_own(&p.source, s->netns);
+	ask(&q, &p->source, a, id, now);
+	q.own = s && is_own(&p->source, s->netns);
 	q.open = h == HELD_OLD;
-	if (!p.opens && granted(&q))
+	if (!p->opens && granted(&q)) {
+		p->rule = q.rule;
 		return PASS;
-	ask(&q, &p.destination, a, id, now);
-	q.local = true;
-	if (p.source.proto == IPPROTO_TCP && !p.opens && !(s && s->passive))
-		return refuse_incoming(id, a);
-	if (!granted(&q))
-		return refuse_incoming(id, a);
-	if (p.source.proto != IPPROTO_TCP) {
-		struct reply_key key = { .cgroup = id, .remote = p.source, .port = p.destination.port };
+	}
+	if (p->source.proto == IPPROTO_TCP && !p->opens && !(s && s->passive))
+		return REFUSE;
+	if (!lets_in(&q, &p->destination, &p->source, a))
+		return REFUSE;
+	p->rule = q.rule;
+	if (p->source.proto != IPPROTO_TCP) {
+		struct reply_key key = { .cgroup = id, .remote = p->source, .port = p->destination.port };
 
 		bpf_map_update_elem(&replies, &key, &now, BPF_ANY);
 		return PASS;
@@ -338,7 +392,37 @@ int on_ingress(struct __sk_buff *skb)
 	if (!s)
 		s = bpf_sk_storage_get(&sockets, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!s)
-		return refuse_incoming(id, a);
+		return REFUSE;
 	s->passive = 1; /* copied to the socket that will be accepted */
 	return PASS;
+}
+
+/*
+ * Each packet that would reach an agent's socket, put together again: replies of decided flows, and what may come in to a port
+ * of the agent. Others are dropped and counted; they are no act of the agent, so there is no event.
+ */
+SEC("cgroup_skb/ingress")
+int on_ingress(struct __sk_buff *skb)
+{
+	__u64 id = bpf_skb_ancestor_cgroup_id(skb, agent_level), now = bpf_ktime_get_boot_ns();
+	struct packet p = {};
+	struct counters *c;
+	struct bpf_sock *sk;
+	struct agent a;
+	int verdict = REFUSE;
+	bool known = find_agent(&id, &a);
+
+	sk = skb->sk;
+	if (sk)
+		sk = bpf_sk_fullsock(sk);
+	if (known && sk && now < a.deadline)
+		verdict = judge_coming(skb, &p, id, &a, sk, now);
+	if (known)
+		count_packet(skb, id, p.rule, verdict == PASS ? CAME_IN : DROPPED);
+	if (verdict == PASS)
+		return PASS;
+	c = bpf_map_lookup_elem(&counts, &id);
+	if (c)
+		__sync_fetch_and_add(&c->incoming, 1);
+	return REFUSE;
 }

@@ -13,21 +13,24 @@ int on_socket(struct bpf_sock *ctx)
 {
 	struct call c = { .operation = OP_SOCKET, .layer = LAYER_SOCK_CREATE };
 	__u32 type = ctx->type, protocol = ctx->protocol;
-	struct agent *a;
+	struct agent a;
+	bool known;
 	__u64 id = 0;
 
 	if ((type == SOCK_STREAM && protocol == IPPROTO_TCP) || (type == SOCK_DGRAM && protocol == IPPROTO_UDP))
 		return PASS; /* what it is for is judged later */
 	if (!current_agent(&id))
 		return PASS;
-	a = bpf_map_lookup_elem(&agents, &id);
-	if (protocol == IPPROTO_MPTCP && (!a || a->mode == MODE_ENFORCE)) {
+	known = find_agent(&id, &a);
+	if (protocol == IPPROTO_MPTCP && (!known || a.mode == MODE_ENFORCE)) {
 		bpf_set_retval(-EPROTONOSUPPORT);
 		return REFUSE;
 	}
 	c.flow.family = ctx->family == AF_INET6 ? 6 : 4;
 	c.flow.proto = protocol;
-	return refuse_call(&c, id, a ? REASON_NOT_GRANTED : REASON_UNKNOWN_AGENT, a, NULL) == ANSWER_REFUSE ? REFUSE : PASS;
+	if (!known)
+		return refuse_call(&c, id, REASON_UNKNOWN_AGENT, NULL, NULL) == ANSWER_REFUSE ? REFUSE : PASS;
+	return refuse_call(&c, id, REASON_NOT_GRANTED, &a, NULL) == ANSWER_REFUSE ? REFUSE : PASS;
 }
 
 /* The last close of a socket: what comes from its address from now on is not this agent's. Always PASS. */

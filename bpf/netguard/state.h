@@ -12,6 +12,8 @@
 #define MAX_PEERS 16384
 #define MAX_REPLIES 8192
 #define MAX_FOLDS 8192
+#define MAX_CUT_NAMES 16384
+#define MAX_TRAFFIC 262144	/* rules of all agents that something passed by */
 #define MAX_OWN_PORTS 8
 #define PATH_BYTES 108		/* sun_path, unix(7) */
 #define NAME_BYTES 256		/* a DNS name is at most 253 (RFC 1035 section 2.3.4) */
@@ -21,15 +23,30 @@
 
 enum mode { MODE_ENFORCE = 0, MODE_AUDIT, MODE_PERMISSIVE } BYTE;
 
-/* One agent, keyed by the id of its cgroup. Written by raypherd only. */
+/* What an operator has cut: bits of agent.cut. */
+enum cut { CUT_ALL = 1, CUT_REJECT = 2 /* EPERM for CUT_ALL */, CUT_ADDRESSES = 4, CUT_NAMES = 8 } BYTE;
+
+/* What holds for one agent. */
 struct agent {
+	__u64 cgroup;		/* whose it is: an entry that was given away meanwhile is not believed */
 	__u64 deadline;		/* CLOCK_BOOTTIME, nanoseconds: closed from then on */
 	__u32 generation;	/* changes with the rules: open flows are then decided again */
 	__u32 slot;		/* of its rules; 0: it has none */
 	enum mode mode;
 	__u8 reject;		/* on_deny: 1 EPERM, 0 silence */
 	__u8 default_allow;
-	__u8 reserved[5];
+	enum cut cut;
+	__u8 reserved[4];
+};
+
+/*
+ * Keyed by the id of its cgroup. Written by raypherd only, in place and under the lock (BPF_F_LOCK): the programs read
+ * generation, slot and deadline of one moment, and never an entry that the map has handed to another agent while they read.
+ */
+struct agent_entry {
+	struct bpf_spin_lock lock;
+	__u32 reserved;
+	struct agent agent;
 };
 
 /* One end of a flow. IPv4-mapped IPv6 addresses are IPv4 here: one rule, one form. Compared as five words. */
@@ -53,9 +70,21 @@ struct rule_key {
 };
 
 /* What a rule says of its prefix. Holes are the reserved ranges in wider rules. */
-enum rule { RULE_GRANT = 0, RULE_HOLE = 1 };
+enum rule { RULE_GRANT = 0, RULE_HOLE, RULE_CUT, RULE_CUT_REJECT };
 
-#define CLASS_LISTEN 0x10	/* added to the family: a local address */
+/* By which rule something was decided. Rules of a policy have a hash of their text (RULE_OF_POLICY is set in it). */
+enum rule_id { RULE_NONE = 0, RULE_OWN, RULE_DEFAULT_ALLOW, RULE_LOAN, RULE_OPERATOR, RULE_RESERVED_RANGE };
+
+struct rule_said {
+	enum rule says;
+	enum rule_id id;	/* or of a rule of the policy */
+};
+
+/* Classes, added to the family. Without one: a remote end. */
+#define CLASS_LISTEN 0x10	/* a local end: may be bound, and everyone may open flows to it */
+#define CLASS_FROM 0x20		/* the address of who opens a flow, the port of the local end */
+#define CLASS_BIND 0x40		/* a local port that may be bound, whatever the address */
+#define CLASS_CUT 0x80		/* a remote address that an operator has cut */
 #define RULE_PREFIX_BITS 32
 
 struct rules {
@@ -63,7 +92,7 @@ struct rules {
 	__uint(max_entries, MAX_RULES);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(key_size, sizeof(struct rule_key));
-	__uint(value_size, sizeof(enum rule));
+	__uint(value_size, sizeof(struct rule_said));
 };
 
 /* An address that a granted name resolved to. Kept after it expired, for flows that are open when the rules change. */
@@ -77,6 +106,8 @@ struct name_key {
 
 struct name_grant {
 	__u64 expires;		/* CLOCK_BOOTTIME, nanoseconds */
+	__u32 rule;		/* that grants the name */
+	__u32 reserved;
 	char name[NAME_BYTES];	/* for raypherd: a rule that goes takes its addresses with it */
 };
 
@@ -111,17 +142,19 @@ enum hello { HELLO_NONE = 0, HELLO_AWAITED, HELLO_HELD /* a piece of it came */,
  * listener's.
  */
 struct sock_state {
-	struct bpf_spin_lock lock;	/* of decided, generation, agent: two threads may send on one socket */
+	struct bpf_spin_lock lock;	/* of decided, generation, rule, agent: two threads may send on one socket */
 	__u32 pid;		/* thread group that last named a destination */
 	__u64 netns;		/* 0: not known */
 	char comm[16];
 	__u64 agent;
 	__u32 generation;
+	__u32 rule;		/* that granted decided */
 	struct flow decided;	/* the remote end under agent and generation */
 	struct flow refused;	/* reported by a call's hook already: its packets are only counted */
 	struct flow asked;	/* the DNS server that the agent meant */
 	struct flow source;	/* of its peer entry; port 0: none */
 	__u32 first;		/* sequence number of the first byte that it sends, host order */
+	__u32 server;		/* hash of the name that its hello asked for; 0: none */
 	__u8 passive;		/* a granted SYN came in to it or its listener */
 	enum hello hello;
 };
@@ -130,6 +163,37 @@ struct sock_state {
 struct server_key {
 	__u64 cgroup;
 	char name[NAME_BYTES];
+};
+
+/* How an end is cut. */
+enum severance { NOT_CUT = 0, CUT_IN_SILENCE, CUT_WITH_ERROR };
+
+/* A name that an operator has cut, by the hash of a server name. */
+struct cut_name {
+	__u64 cgroup;
+	__u32 server;
+	__u32 reserved;
+};
+
+struct cut_said {
+	enum severance how;
+	__u32 by;		/* hash of the cut, which may be a wildcard */
+};
+
+/* What one rule let through and, for ids that are no rules of a policy, what was dropped. Packets as the host cuts them for the wire. */
+struct traffic_key {
+	__u64 cgroup;
+	__u32 rule;
+	__u32 reserved;
+};
+
+struct traffic {
+	__u64 packets_out;
+	__u64 bytes_out;	/* with IP headers */
+	__u64 packets_in;
+	__u64 bytes_in;
+	__u64 dropped_packets;	/* in both directions */
+	__u64 dropped_bytes;
 };
 
 struct counters {
@@ -144,13 +208,13 @@ struct counters {
 /* The programs, as reported. */
 enum layer {
 	LAYER_CONNECT4 = 1, LAYER_CONNECT6, LAYER_SENDMSG4, LAYER_SENDMSG6, LAYER_BIND4, LAYER_BIND6, LAYER_SOCK_CREATE,
-	LAYER_EGRESS, LAYER_CONNECT_UNIX, LAYER_SENDMSG_UNIX,
+	LAYER_EGRESS, LAYER_CONNECT_UNIX, LAYER_SENDMSG_UNIX, LAYER_XDP,
 } BYTE;
 
 enum operation { OP_CONNECT = 1, OP_SENDTO, OP_SEND, OP_BIND, OP_SOCKET, OP_CONNECT_UNIX, OP_SENDTO_UNIX } BYTE;
 
 enum reason { REASON_NOT_GRANTED = 0, REASON_EXPIRED, REASON_UNKNOWN_AGENT, REASON_UNREADABLE,
-	REASON_NO_HELLO, REASON_SPLIT_HELLO, REASON_NO_SERVER_NAME, REASON_SERVER_NAME } BYTE;
+	REASON_NO_HELLO, REASON_SPLIT_HELLO, REASON_NO_SERVER_NAME, REASON_SERVER_NAME, REASON_CUT, REASON_SOURCE /* of a frame: not the agent's */ } BYTE;
 
 /* What is the same in equal events. */
 struct fold_key {
@@ -161,7 +225,7 @@ struct fold_key {
 	enum layer layer;
 	enum reason reason;
 	enum mode mode;
-	__u8 reserved[4];
+	__u32 rule;		/* enum rule_id */
 };
 
 struct fold {
@@ -189,7 +253,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_AGENTS);
 	__type(key, __u64);
-	__type(value, struct agent);
+	__type(value, struct agent_entry);
 } agents SEC(".maps");
 
 struct {
@@ -230,6 +294,22 @@ struct {
 	__type(key, struct server_key);
 	__type(value, __u64);
 } servers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_CUT_NAMES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct cut_name);
+	__type(value, struct cut_said);
+} cut_names SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, MAX_TRAFFIC);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct traffic_key);
+	__type(value, struct traffic);
+} passed SEC(".maps");
 
 /* Room for the name in a socket's hello, while it is awaited. The socket's lock is held wherever it is used. */
 struct {

@@ -15,22 +15,21 @@ static __always_inline int answer_unix(struct bpf_sock_addr *ctx, enum operation
 		char bytes[128]; /* PATH_BYTES, to a bound that a mask can prove */
 		__u32 words[32];
 	} path = {};
-	struct agent *a;
+	struct agent a;
 	__u32 length = 0;
 	int i;
 
 	if (!current_agent(&id))
 		return PASS;
-	a = bpf_map_lookup_elem(&agents, &id);
 	r.what.cgroup = id;
 	r.what.operation = operation;
 	r.what.layer = layer;
-	if (!a)
+	if (!find_agent(&id, &a))
 		r.what.reason = REASON_UNKNOWN_AGENT;
-	else if (now >= a->deadline)
+	else if (now >= a.deadline)
 		r.what.reason = REASON_EXPIRED;
 	else
-		r.what.mode = a->mode;
+		r.what.mode = a.mode;
 	r.pid = bpf_get_current_pid_tgid() >> 32;
 	bpf_get_current_comm(r.comm, sizeof(r.comm));
 	kern = bpf_cast_to_kern_ctx(ctx);

@@ -32,7 +32,12 @@ func (g *Guard) Renew(cgroupID uint64, deadline int64) error {
 		return err
 	}
 	entry.Deadline = uint64(max(deadline, 0))
-	return explain("network guard: renewing an agent", g.maps.Agents.Update(cgroupID, entry, ebpf.UpdateExist))
+	return explain("network guard: renewing an agent", g.write(entry, ebpf.UpdateExist))
+}
+
+// write puts an agent's entry in force, in place: a program that reads it meanwhile finds the old one or the new one, whole.
+func (g *Guard) write(a bpf.NetguardAgent, how ebpf.MapUpdateFlags) error {
+	return g.maps.Agents.Update(a.Cgroup, bpf.NetguardAgentEntry{Agent: a}, how|ebpf.UpdateLock)
 }
 
 // Replace puts other rules in force at once; open flows are decided again by their next packet.
@@ -62,7 +67,10 @@ func (g *Guard) Disarm(cgroupID uint64) error {
 	}
 	g.slots.release(entry.Slot)
 	delete(g.lent, cgroupID)
+	delete(g.networks, cgroupID)
+	delete(g.cuts, cgroupID)
 	_, err = g.dropNames(cgroupID, func(string) bool { return false })
+	err = errors.Join(err, g.restoreNames(cgroupID), g.dropTraffic(cgroupID))
 	for _, m := range []*ebpf.Map{g.maps.Counts, g.maps.Reported} {
 		if e := m.Delete(cgroupID); e != nil && !errors.Is(e, ebpf.ErrKeyNotExist) {
 			err = errors.Join(err, explain("network guard: counters of an agent", e))
@@ -75,7 +83,7 @@ func (g *Guard) Disarm(cgroupID uint64) error {
 func (g *Guard) Agents() []uint64 {
 	var all []uint64
 	var id uint64
-	var a bpf.NetguardAgent
+	var a bpf.NetguardAgentEntry
 	for it := g.maps.Agents.Iterate(); it.Next(&id, &a); {
 		all = append(all, id)
 	}
@@ -96,23 +104,24 @@ func (g *Guard) Counters(cgroupID uint64) (Counters, error) {
 }
 
 func (g *Guard) entry(cgroupID uint64) (bpf.NetguardAgent, error) {
-	var a bpf.NetguardAgent
-	err := g.maps.Agents.Lookup(cgroupID, &a)
+	var e bpf.NetguardAgentEntry
+	err := g.maps.Agents.Lookup(cgroupID, &e)
 	if errors.Is(err, ebpf.ErrKeyNotExist) {
-		return a, fmt.Errorf("network guard: cgroup %d: %w", cgroupID, ErrUnknownAgent)
+		return e.Agent, fmt.Errorf("network guard: cgroup %d: %w", cgroupID, ErrUnknownAgent)
 	}
-	return a, explain("network guard: reading an agent", err)
+	return e.Agent, explain("network guard: reading an agent", err)
 }
 
 // put writes the rules into a slot of their own, and then the entry that points there: packets are judged by all of the old
 // rules or all of the new ones.
 func (g *Guard) put(cgroupID uint64, entry bpf.NetguardAgent, n *policy.Network) error {
 	const what = "network guard: arming an agent"
-	rules, err := rulesOf(n)
+	rules, err := rulesOf(n, func(name string) bool { return g.isCut(cgroupID, name) })
 	if err != nil {
 		return err
 	}
-	rules = append(rules, g.lentTo(cgroupID, n)...)
+	rules = append(append(rules, g.lentTo(cgroupID, n)...), g.cutRules(cgroupID)...)
+	entry.Cgroup, entry.Cut = cgroupID, g.cutFlags(cgroupID)
 	entry.Slot = 0
 	if len(rules) > 0 || n != nil && len(n.RequireApproval) > 0 { // room for what is lent
 		s, err := g.slots.take()
@@ -146,16 +155,17 @@ func (g *Guard) put(cgroupID uint64, entry bpf.NetguardAgent, n *policy.Network)
 	}
 	// Names that are no longer granted go first: until the entry is written they are only missing.
 	if _, err := g.dropNames(cgroupID, func(name string) bool {
-		return n != nil && (len(n.MatchHosts(name)) > 0 || n.AsksName(name))
+		return n != nil && (len(n.MatchHosts(name)) > 0 || n.AsksName(name)) && !g.isCut(cgroupID, name)
 	}); err != nil {
 		g.slots.release(entry.Slot)
 		return err
 	}
-	if err := g.maps.Agents.Put(cgroupID, entry); err != nil {
+	if err := g.write(entry, ebpf.UpdateAny); err != nil {
 		g.slots.release(entry.Slot)
 		return explain(what, err)
 	}
 	g.slots.release(before.Slot)
+	g.networks[cgroupID] = n
 	return nil
 }
 

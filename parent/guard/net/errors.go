@@ -15,6 +15,7 @@ var (
 	ErrNoBTF        = errors.New("the kernel has no BTF")
 	ErrFull         = errors.New("a map of the guard is full")
 	ErrUnknownAgent = errors.New("this cgroup is not armed")
+	ErrCut          = errors.New("an operator has cut this name")
 	ErrStale        = errors.New("the pinned state was made by another version of the guard")
 )
 

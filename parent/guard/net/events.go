@@ -141,6 +141,7 @@ func newEvent(key bpf.NetguardFoldKey, boot, count uint64, pid uint32, errno int
 		Protocol:    protocol(key.Flow),
 		Destination: netip.AddrPortFrom(addressOf(key.Flow.Addr, key.Flow.Family), networkOrder(key.Flow.Port)),
 		Reason:      Reason(key.Reason),
+		Reserved:    key.Rule == uint32(bpf.NetguardRuleIdRULE_RESERVED_RANGE),
 		Mode:        modeName(key.Mode),
 		Errno:       errno,
 		Count:       clamp(count),

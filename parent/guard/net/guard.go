@@ -54,6 +54,7 @@ const (
 	SplitHello                 // its hello lies in several packets or records: the whole of it cannot be read
 	NoServerName               // its hello names no server
 	ServerName                 // its hello names a server that was not resolved for the agent; Event.Path is that name
+	Severed                    // an operator has cut it
 	Flood                      // stands for Count events that were not recorded one by one
 )
 
@@ -70,6 +71,7 @@ type Event struct {
 	Destination netip.AddrPort
 	Path        string // of a unix socket, "@" in front of an abstract one, or the name of ServerName; empty where the kernel does not tell
 	Reason      Reason
+	Reserved    bool // the destination lies in a reserved range, which wide rules leave out
 	Mode        policy.Mode
 	Errno       int32 // what the program got; 0: silence
 	Count       uint32

@@ -17,6 +17,8 @@ import (
 // maxLoans bounds the destinations that one agent has on loan.
 const maxLoans = 1024
 
+var loanSays = bpf.NetguardRuleSaid{Says: bpf.NetguardRuleRULE_GRANT, Id: bpf.NetguardRuleIdRULE_LOAN}
+
 // loans are those of one agent: when each ends. The zero time: with the agent.
 type loans map[netip.AddrPort]time.Time
 
@@ -38,7 +40,7 @@ func (g *Guard) Lend(cgroupID uint64, to netip.AddrPort, period time.Duration) e
 	if !known && len(of) >= maxLoans {
 		return fmt.Errorf("network guard: %w: %d destinations are lent to one agent", ErrFull, maxLoans)
 	}
-	if err := g.inTrie(entry.Slot, func(trie *ebpf.Map) error { return trie.Put(loanKey(to), uint32(bpf.NetguardRuleRULE_GRANT)) }); err != nil {
+	if err := g.inTrie(entry.Slot, func(trie *ebpf.Map) error { return trie.Put(loanKey(to), loanSays) }); err != nil {
 		return explain("network guard: lending a destination", err)
 	}
 	ends := time.Time{}
@@ -75,7 +77,7 @@ func (g *Guard) lentTo(cgroupID uint64, n *policy.Network) []rule {
 	var rules []rule
 	for to := range g.lent[cgroupID] {
 		if _, asks := n.Asks(to.Addr(), to.Port()); asks {
-			rules = append(rules, rule{loanKey(to), bpf.NetguardRuleRULE_GRANT})
+			rules = append(rules, rule{loanKey(to), loanSays})
 		} else {
 			delete(g.lent[cgroupID], to)
 		}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/raypher/raypher/bpf"
+	"github.com/raypher/raypher/policy"
 )
 
 // Guard is the loaded network guard.
@@ -33,6 +34,9 @@ type Guard struct {
 	slots *slots
 	names map[uint64]int // addresses of names held by each agent
 	lent  map[uint64]loans
+	cuts  map[uint64][]Cut
+	// networks are the rules that agents were given last, as far as this process gave them or was told.
+	networks map[uint64]*policy.Network
 	// servers are the names of each agent that its TLS hellos may ask for.
 	servers map[uint64]int
 	// attached are the links to cgroups outside of Options.CgroupPath, by the cgroup's id.
@@ -52,7 +56,7 @@ func Load(o Options) (*Guard, error) {
 	if len(o.OwnPorts) > MaxOwnPorts {
 		return nil, fmt.Errorf("network guard: %d own ports: at most %d", len(o.OwnPorts), MaxOwnPorts)
 	}
-	g := &Guard{options: o, names: map[uint64]int{}, lent: map[uint64]loans{}, servers: map[uint64]int{}, attached: map[uint64][]link.Link{}, stop: make(chan struct{})}
+	g := &Guard{options: o, names: map[uint64]int{}, lent: map[uint64]loans{}, cuts: map[uint64][]Cut{}, networks: map[uint64]*policy.Network{}, servers: map[uint64]int{}, attached: map[uint64][]link.Link{}, stop: make(chan struct{})}
 	if err := g.load(); err != nil {
 		g.Close()
 		return nil, err

@@ -33,7 +33,11 @@ func (g *Guard) GrantName(cgroupID uint64, name string, addr netip.Addr, port ui
 	if len(name) >= len(grant.Name) {
 		return fmt.Errorf("network guard: a name of %d bytes: at most %d", len(name), len(grant.Name)-1)
 	}
+	if g.isCut(cgroupID, name) {
+		return fmt.Errorf("network guard: %s: %w", name, ErrCut)
+	}
 	grant.Expires = uint64(bootTime() + ttl.Nanoseconds())
+	grant.Rule = uint32(g.ruleOfName(cgroupID, name, port))
 	for i := range len(name) {
 		grant.Name[i] = int8(name[i])
 	}

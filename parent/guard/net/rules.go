@@ -13,18 +13,21 @@ import (
 const (
 	rulePrefixBits = 32
 	classListen    = 0x10
+	classFrom      = 0x20
+	classBind      = 0x40
+	classCut       = 0x80
 )
 
 // rule is one entry of an agent's trie.
 type rule struct {
 	key  bpf.NetguardRuleKey
-	says bpf.NetguardRule
+	says bpf.NetguardRuleSaid
 }
 
 // rulesOf turns the network section into the entries of the trie. Rules that name a host stand for what the hosts file says of
 // it, since programs read that file without asking a DNS server; the forwarder adds the others as they are resolved. A rule that
-// is wider than a reserved range leaves a hole there, and so does default_action: allow.
-func rulesOf(n *policy.Network) ([]rule, error) {
+// is wider than a reserved range leaves a hole there, and so does default_action: allow. Names that are cut stand for nothing.
+func rulesOf(n *policy.Network, cut func(name string) bool) ([]rule, error) {
 	if n == nil {
 		return nil, nil
 	}
@@ -32,7 +35,7 @@ func rulesOf(n *policy.Network) ([]rule, error) {
 	if err != nil {
 		return nil, err
 	}
-	set := map[bpf.NetguardRuleKey]bpf.NetguardRule{}
+	set := map[bpf.NetguardRuleKey]bpf.NetguardRuleSaid{}
 	var holes []netip.Prefix
 	for _, r := range policy.ReservedRanges() {
 		holes = append(holes, r.Prefix)
@@ -40,7 +43,7 @@ func rulesOf(n *policy.Network) ([]rule, error) {
 	hole := func(port uint16, wider func(netip.Prefix) bool) {
 		for _, p := range holes {
 			if wider(p) {
-				set[ruleKey(0, p, port)] = bpf.NetguardRuleRULE_HOLE
+				set[ruleKey(0, p, port)] = bpf.NetguardRuleSaid{Says: bpf.NetguardRuleRULE_HOLE, Id: bpf.NetguardRuleIdRULE_RESERVED_RANGE}
 			}
 		}
 	}
@@ -52,19 +55,28 @@ func rulesOf(n *policy.Network) ([]rule, error) {
 			hole(e.Port, func(p netip.Prefix) bool { return e.Prefix.Bits() < p.Bits() && e.Prefix.Contains(p.Addr()) })
 		}
 	}
-	add := func(endpoints []policy.Endpoint, class uint8) {
+	add := func(endpoints []policy.Endpoint, class uint8, list string) {
 		for _, e := range endpoints {
 			if e.Prefix.IsValid() {
-				set[ruleKey(class, e.Prefix, e.Port)] = bpf.NetguardRuleRULE_GRANT
+				set[ruleKey(class, e.Prefix, e.Port)] = grantBy(list, e.Rule)
 			}
 		}
 	}
-	add(n.Endpoints(), 0)
-	add(n.ListenEndpoints(), classListen)
+	add(n.Endpoints(), 0, listEgress)
+	add(n.ListenEndpoints(), classListen, listListen)
+	add(n.IngressEndpoints(), classFrom, listIngress)
+	for _, e := range n.IngressEndpoints() { // whoever they are, they come to some address of the host
+		for _, everywhere := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+			set[ruleKey(classBind, netip.PrefixFrom(everywhere, 0), e.Port)] = grantBy(listIngress, e.Rule)
+		}
+	}
 	for name, addrs := range local {
+		if cut(name) {
+			continue
+		}
 		for _, e := range n.MatchHosts(name) {
 			for _, a := range addrs {
-				set[ruleKey(0, netip.PrefixFrom(a, a.BitLen()), e.Port)] = bpf.NetguardRuleRULE_GRANT
+				set[ruleKey(0, netip.PrefixFrom(a, a.BitLen()), e.Port)] = grantBy(listEgress, e.Rule)
 			}
 		}
 	}
@@ -73,6 +85,10 @@ func rulesOf(n *policy.Network) ([]rule, error) {
 		rules = append(rules, rule{k, says})
 	}
 	return rules, nil
+}
+
+func grantBy(list, rule string) bpf.NetguardRuleSaid {
+	return bpf.NetguardRuleSaid{Says: bpf.NetguardRuleRULE_GRANT, Id: ruleID(list, rule)}
 }
 
 func ruleKey(class uint8, p netip.Prefix, port uint16) bpf.NetguardRuleKey {

@@ -35,9 +35,9 @@ func newSlots(array *ebpf.Map, trie *ebpf.MapSpec, agents *ebpf.Map) (*slots, er
 	s := &slots{array: array, trie: trie}
 	used := map[uint32]bool{0: true} // 0 in an agent's entry says that it has no rules
 	var id uint64
-	var a bpf.NetguardAgent
+	var a bpf.NetguardAgentEntry
 	for it := agents.Iterate(); it.Next(&id, &a); {
-		used[a.Slot] = true
+		used[a.Agent.Slot] = true
 	}
 	for i := array.MaxEntries(); i > 0; i-- {
 		if !used[i-1] {
