@@ -110,7 +110,7 @@ func (c *comparison) reaches(n *policy.Network, where netip.AddrPort) bool {
 		return true
 	}
 	return slices.ContainsFunc(c.names[where.Addr()], func(name string) bool {
-		return slices.ContainsFunc(n.MatchHosts(name), func(e policy.Endpoint) bool { return e.Port == 0 || e.Port == where.Port() })
+		return slices.ContainsFunc(n.NameOpens(name, where.Addr()), func(e policy.Endpoint) bool { return e.Port == 0 || e.Port == where.Port() })
 	})
 }
 

@@ -62,7 +62,14 @@ func (n *network) rules() []Rule {
 		named := false
 		for _, name := range n.namesOf(where.Addr()) {
 			gone[name], named = true, true
-			add(hostRule(name, where.Port()))
+			r := hostRule(name, where.Port())
+			if what, private := policy.Private(where.Addr()); private && !n.closed[where.Addr()] {
+				r.Pattern = "private " + r.Pattern
+				if r.Grade == GradeNone {
+					r.Grade, r.Why = GradeNote, "its address is a "+what+" one"
+				}
+			}
+			add(r)
 		}
 		if !named || n.closed[where.Addr()] {
 			add(addressRule(where.Addr(), where.Port()))

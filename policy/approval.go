@@ -141,17 +141,14 @@ func (n *Network) Asks(addr netip.Addr, port uint16, names ...string) (rule stri
 }
 
 // AsksName reports whether require_approval names a host, in any spelling that DNS takes for the same.
-func (n *Network) AsksName(name string) bool {
-	name = strings.TrimSuffix(strings.ToLower(name), ".")
-	if n == nil || !isHostName(name) {
-		return false
+func (n *Network) AsksName(name string) bool { return len(n.AskedHosts(name)) > 0 }
+
+// AskedHosts returns all rules of require_approval that name a host.
+func (n *Network) AskedHosts(name string) []Endpoint {
+	if n == nil {
+		return nil
 	}
-	for _, text := range n.RequireApproval {
-		if e, f := parseEgress(text); f == nil && e.Host != "" && hostCovers(e.Host, name) {
-			return true
-		}
-	}
-	return false
+	return matchHosts((&Network{Egress: n.RequireApproval}).Endpoints(), name)
 }
 
 // narrowApproval keeps the shorter time.

@@ -19,24 +19,33 @@ func (e Endpoint) String() string {
 			where = "[" + where + "]"
 		}
 	}
+	if e.Private {
+		where = privateMark + where
+	}
 	if e.Port == 0 {
 		return where
 	}
 	return where + ":" + strconv.Itoa(int(e.Port))
 }
 
+// privateMark stands in front of a name whose answers may be private addresses.
+const privateMark = "private "
+
 // parseEgress reads one egress rule: an address, a CIDR or a host name, each with or without :port; IPv6 with a port stands
-// in brackets.
+// in brackets, and private may stand in front of a host name.
 func parseEgress(text string) (Endpoint, *fault) {
-	if f := checkEndpointText(text); f != nil {
+	bare, private := strings.CutPrefix(text, privateMark)
+	if f := checkEndpointText(bare); f != nil {
 		return Endpoint{}, f
 	}
-	where, port, f := splitPort(text)
+	where, port, f := splitPort(bare)
 	if f != nil {
 		return Endpoint{}, f
 	}
-	e := Endpoint{Port: port, Rule: text}
+	e := Endpoint{Port: port, Private: private, Rule: text}
 	switch {
+	case private && looksLikeAddress(where):
+		f = faultf(fmt.Sprintf("write %q", bare), "%q: private says what a name may be answered with; an address is granted as it is", text)
 	case looksLikeAddress(where):
 		e.Prefix, f = parsePrefix(where)
 	case strings.Contains(where, "/"):

@@ -167,6 +167,10 @@ var (
 		"/run/docker.sock", "/var/run/docker.sock", "/run/containerd/containerd.sock", "/run/podman/podman.sock",
 		"/run/dbus/system_bus_socket", "/run/systemd/private", "/run/user/1000/bus",
 	}
+	// Services that resolve names for whoever asks, past the DNS forwarder.
+	resolverSockets = []string{
+		"/run/systemd/resolve/io.systemd.Resolve", "/run/nscd/socket", "/var/run/nscd/socket", "/run/avahi-daemon/socket",
+	}
 )
 
 const sampleHome = "/home/agent"
@@ -199,10 +203,18 @@ func (p *Policy) warnings() []string {
 			if e.Host == "" && e.Prefix.Bits() == 0 {
 				warn("egress %s reaches every address of its family", e.Rule)
 			}
+			if e.Private && strings.HasPrefix(e.Host, "*.") {
+				warn("egress %s: whoever answers for names below it chooses which of your private addresses the agent reaches", e.Rule)
+			}
 		}
 		for _, socket := range powerfulSockets {
 			if rule, ok := n.MatchUnix(socket); ok {
 				warn("unix %s grants %s, whose service acts with other rights than the agent's", rule, socket)
+			}
+		}
+		for _, socket := range resolverSockets {
+			if rule, ok := n.MatchUnix(socket); ok {
+				warn("unix %s grants %s, which resolves every name: a question carries data to whoever answers for it", rule, socket)
 			}
 		}
 	}

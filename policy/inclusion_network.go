@@ -93,17 +93,21 @@ const (
 type reach struct {
 	of       ends
 	hosts    map[string]bool
+	private  map[string]bool       // those of hosts that open private addresses too
 	prefixes map[netip.Prefix]bool // with the parent of every two halves that are in it
 }
 
 func newReach(rules []Endpoint, port uint16) *reach {
-	r := &reach{hosts: map[string]bool{}, prefixes: map[netip.Prefix]bool{}}
+	r := &reach{hosts: map[string]bool{}, private: map[string]bool{}, prefixes: map[netip.Prefix]bool{}}
 	var byLength [129][]netip.Prefix
 	for _, e := range rules {
 		switch {
 		case e.Port != 0 && e.Port != port:
 		case e.Host != "":
 			r.hosts[e.Host] = true
+			if e.Private {
+				r.private[e.Host] = true
+			}
 		case !r.prefixes[e.Prefix]:
 			r.prefixes[e.Prefix] = true
 			byLength[e.Prefix.Bits()] = append(byLength[e.Prefix.Bits()], e.Prefix)
@@ -142,7 +146,11 @@ func (r *reach) covers(e Endpoint) bool {
 			return r.prefixes[p]
 		})
 	}
-	if r.hosts[e.Host] {
+	hosts := r.hosts
+	if e.Private {
+		hosts = r.private
+	}
+	if hosts[e.Host] {
 		return true
 	}
 	for rest := strings.TrimPrefix(e.Host, "*."); ; {
@@ -151,7 +159,7 @@ func (r *reach) covers(e Endpoint) bool {
 		if !found {
 			return false
 		}
-		if r.hosts["*."+parent] {
+		if hosts["*."+parent] {
 			return true
 		}
 		rest = parent

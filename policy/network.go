@@ -97,17 +97,34 @@ func (n *Network) MatchHost(name string) (Endpoint, bool) {
 
 // MatchHosts returns all egress rules that name a host: a name may be granted on several ports.
 func (n *Network) MatchHosts(name string) []Endpoint {
+	return matchHosts(n.Endpoints(), name)
+}
+
+func matchHosts(rules []Endpoint, name string) []Endpoint {
 	name = strings.TrimSuffix(strings.ToLower(name), ".")
 	if !isHostName(name) {
 		return nil
 	}
 	var matches []Endpoint
-	for _, e := range n.Endpoints() {
+	for _, e := range rules {
 		if e.Host != "" && hostCovers(e.Host, name) {
 			matches = append(matches, e)
 		}
 	}
 	return matches
+}
+
+// NameOpens returns those of the rules that name a host which open an address that it was answered with: none for a reserved
+// address, for a private one those that say private.
+func (n *Network) NameOpens(name string, a netip.Addr) []Endpoint {
+	rules := n.MatchHosts(name)
+	if _, reserved := Reserved(a); reserved {
+		return nil
+	}
+	if _, private := Private(a); private {
+		return slices.DeleteFunc(rules, func(e Endpoint) bool { return !e.Private })
+	}
+	return rules
 }
 
 // hostCovers reports whether every name that inner stands for is one that outer stands for.

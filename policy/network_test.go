@@ -70,6 +70,44 @@ func TestMatchHost(t *testing.T) {
 	}
 }
 
+// TestNameOpens is which addresses a name opens by which rules, whoever answers for it.
+func TestNameOpens(t *testing.T) {
+	n := files(`network: {egress: ["a.com:443", "private A.com.:445", "private *.c.com", 10.0.0.0/8]}`).Network
+	for _, c := range []struct {
+		name, addr string
+		want       []string
+	}{
+		{"a.com", "192.0.2.1", []string{"a.com:443", "private a.com:445"}},
+		{"a.com", "10.0.0.1", []string{"private a.com:445"}},
+		{"a.com", "::ffff:10.0.0.1", []string{"private a.com:445"}},
+		{"a.com", "172.31.255.255", []string{"private a.com:445"}},
+		{"a.com", "172.32.0.0", []string{"a.com:443", "private a.com:445"}},
+		{"a.com", "192.168.0.1", []string{"private a.com:445"}},
+		{"a.com", "100.64.0.1", []string{"private a.com:445"}},
+		{"a.com", "100.128.0.1", []string{"a.com:443", "private a.com:445"}},
+		{"a.com", "fd00::1", []string{"private a.com:445"}},
+		{"a.com", "fec0::1", []string{"private a.com:445"}},
+		{"a.com", "64:ff9b::a00:1", []string{"private a.com:445"}}, // NAT64 of 10.0.0.1
+		{"a.com", "2002:a00:1::", []string{"private a.com:445"}},   // 6to4 of 10.0.0.1
+		{"a.com", "2001:db8::1", []string{"a.com:443", "private a.com:445"}},
+		{"x.c.com", "10.0.0.1", []string{"private *.c.com"}},
+		{"x.c.com", "127.0.0.1", nil},
+		{"x.c.com", "169.254.169.254", nil},
+		{"x.c.com", "fd00:ec2::254", nil},
+		{"c.com", "192.0.2.1", nil},
+		{"d.com", "192.0.2.1", nil},
+	} {
+		var got []string
+		for _, e := range n.NameOpens(c.name, netip.MustParseAddr(c.addr)) {
+			got = append(got, e.String())
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s, answered with %s: %q, want %q", c.name, c.addr, got, c.want)
+		}
+	}
+}
+
 func TestMatchUnix(t *testing.T) {
 	n := &Network{Unix: []string{"/run/*.sock", "/run/d/**"}}
 	for path, want := range map[string]string{"/run/a.sock": "/run/*.sock", "/run/d/x/y": "/run/d/**", "/run/x/a.sock": "", "run/a.sock": "", "": ""} {

@@ -46,12 +46,14 @@ func TestParseProblems(t *testing.T) {
 		{"star taken for an alias", "network:\n  egress:\n    - *.example.com\n", []string{`3:7 "*.example.com"`}},
 		{"tab", "mode: audit\n\tnamespace: a\n", []string{"2: YAML"}},
 		{"egress", `network: {egress: [10.0.0.1/8, "2001:db8::1/32", 10.0.0.0/33, 10.0.0.0/08, a.com/24, 1.2.3, "1.2.3.4:0", "a:b", "::ffff:1.2.3.4",
-  "fe80::1%eth0", "2001:db8::/32:443", "[2001:db8::1]/64", "[::1", "[1.2.3.4]:5", "*", "a.*.com", "*.com", "a..b", -a.com, "a.com:*", "a.com:1-2", münchen.de, ":80", "a b"]}`, []string{
+  "fe80::1%eth0", "2001:db8::/32:443", "[2001:db8::1]/64", "[::1", "[1.2.3.4]:5", "*", "a.*.com", "*.com", "a..b", -a.com, "a.com:*", "a.com:1-2", münchen.de, ":80", "a b",
+  "private 10.0.0.1:80", "private a.com/24", "private  a.com", "a.com private", "private münchen.de"]}`, []string{
 			`write "10.0.0.0/8" for the network, or "10.0.0.1"`, `write "2001:db8::/32"`, `"33" is no prefix length`, `"08" is no prefix length`,
 			"a name cannot have a prefix length", "is not an address", `"0" is no port`, `"b" is no port`, `write "1.2.3.4"`,
 			`write "fe80::1"`, "write [2001:db8::/32]:443", "inside the brackets", "[ without ]", "only IPv6 stands in brackets",
 			"names a domain", "middle of a name", "top-level domain", "not a host name", "not a host name",
-			"leave the port out", "one rule for each port", "ASCII", "names no destination", "space"}},
+			"leave the port out", "one rule for each port", "ASCII", "names no destination", "space",
+			`write "10.0.0.1:80"`, "a name cannot have a prefix length", "space", "space", "ASCII"}},
 		{"listen", `network: {listen: [0, 65536, "localhost:80", a.com, "10.0.0.1/8:80", true]}`, []string{
 			"is no port", "is no port", "127.0.0.1 or [::1]", "not names", "bits set", "truth value"}},
 		{"ingress", `network: {ingress: [0, "localhost:80", a.com, "10.0.0.1/8:80", "0.0.0.0:80", "::", ":80", "fe80::1%eth0"]}`, []string{

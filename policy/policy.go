@@ -86,7 +86,7 @@ const (
 type Network struct {
 	DefaultAction DefaultAction `json:"default_action,omitempty"`
 	OnDeny        OnDeny        `json:"on_deny,omitempty"`
-	Egress        []string      `json:"egress,omitempty"` // CIDR, host, host:port, CIDR:port, [v6]:port
+	Egress        []string      `json:"egress,omitempty"` // CIDR, host, host:port, CIDR:port, [v6]:port; private host, private host:port
 	// RequireApproval are destinations for which a person is asked, spelled like Egress, which grants none of them.
 	RequireApproval []string `json:"require_approval,omitempty"`
 	Listen          []string `json:"listen,omitempty"` // address:port or port
@@ -104,10 +104,11 @@ type Resources struct {
 
 // Endpoint is one parsed egress, listen or ingress rule. Exactly one of Prefix (valid) and Host (not empty) is set.
 type Endpoint struct {
-	Prefix netip.Prefix
-	Host   string // lower case, no trailing dot; "*.example.com" matches any name below
-	Port   uint16 // 0: every port
-	Rule   string // as written, for events
+	Prefix  netip.Prefix
+	Host    string // lower case, no trailing dot; "*.example.com" matches any name below
+	Private bool   // of a Host: it opens private addresses too (see Private)
+	Port    uint16 // 0: every port
+	Rule    string // as written, for events
 }
 
 // Access is what is asked of a path; values combine.

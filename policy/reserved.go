@@ -52,6 +52,29 @@ func Reserved(a netip.Addr) (what string, reserved bool) {
 	return reservedPrefix(netip.PrefixFrom(a, a.BitLen()))
 }
 
+// privateRanges are the networks that stand behind this host and are not of the internet: a name opens them only by a rule that
+// says private, because whoever answers for the name chooses the address (DNS rebinding).
+var privateRanges = withCarried([]ReservedRange{
+	{netip.MustParsePrefix("10.0.0.0/8"), "private"},     // RFC 1918
+	{netip.MustParsePrefix("172.16.0.0/12"), "private"},  // RFC 1918
+	{netip.MustParsePrefix("192.168.0.0/16"), "private"}, // RFC 1918
+	{netip.MustParsePrefix("100.64.0.0/10"), "shared"},   // RFC 6598: carriers' NAT, and many overlay networks
+	{netip.MustParsePrefix("fc00::/7"), "private"},       // RFC 4193
+	{netip.MustParsePrefix("fec0::/10"), "private"},      // RFC 3879: site-local, deprecated
+})
+
+// Private says what an address is that a name opens only by a rule that says private; false: it is none. What is reserved no name
+// opens (see Reserved), whatever this says.
+func Private(a netip.Addr) (what string, private bool) {
+	a = a.Unmap().WithZone("")
+	for _, r := range privateRanges {
+		if r.Prefix.Contains(a) {
+			return r.What, true
+		}
+	}
+	return "", false
+}
+
 // reservedPrefix is Reserved for the whole of a prefix.
 func reservedPrefix(p netip.Prefix) (what string, reserved bool) {
 	for _, r := range reservedRanges {

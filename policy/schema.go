@@ -27,7 +27,7 @@ var schemaTexts = map[string]string{
 	"network":                     "Destinations that the agent may reach. Without this section it reaches nothing.",
 	"network.default_action":      "What happens to a destination that no rule names.",
 	"network.on_deny":             "How a refused flow looks: blackhole is silence, reject an error at once.",
-	"network.egress":              "CIDR, address, host name or *.name, each with or without :port; IPv6 with a port in brackets.",
+	"network.egress":              "CIDR, address, host name or *.name, each with or without :port; IPv6 with a port in brackets. `private name` may be answered with private addresses too.",
 	"network.listen":              "Where the agent may listen: a port, or address:port.",
 	"network.ingress":             "Who may open flows to the agent: a port of it for everyone, a CIDR, or CIDR:port; IPv6 with a port in brackets.",
 	"network.unix":                "Paths of unix sockets that the agent may connect to.",
