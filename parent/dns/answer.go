@@ -4,16 +4,14 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/miekg/dns"
 
-	"github.com/raypher/raypher/parent/dns/hosts"
 	"github.com/raypher/raypher/policy"
 )
-
-const hostsPath = hosts.Path
 
 // A granted name opens its addresses for the record's time to live, but at least minGrant, because programs connect some
 // time after they asked, and at most maxGrant. What is answered may be kept for at most maxAnswer, so that it is asked again
@@ -24,84 +22,99 @@ const (
 	maxAnswer = 30 * time.Second
 )
 
+// question is one question of an agent.
+type question struct {
+	agent    Agent
+	message  *dns.Msg
+	name     string // lower case, no trailing dot but that of the root
+	qtype    uint16
+	protocol string            // udp, tcp
+	rules    []policy.Endpoint // that grant the name
+	asks     []policy.Endpoint // that ask a person about it
+	observed *[]Observed       // of a question that would be refused
+}
+
 // answer decides on one question and makes the message to send back.
 func (s *Server) answer(ctx context.Context, a Agent, r *dns.Msg, protocol string) *dns.Msg {
-	question := r.Question[0]
-	name := strings.ToLower(question.Name)
-	if name != "." {
-		name = strings.TrimSuffix(name, ".")
+	if bad := malformed(r); bad != nil {
+		return bad
 	}
-	report := func(reason string) {
-		if a.Mode == policy.Permissive {
-			return
+	q := newQuestion(a, r, protocol)
+	if !s.limits.question(a.CgroupID, time.Now()) {
+		if s.report(q, TooMany); enforced(a) {
+			return refusal(r, TooMany)
 		}
-		s.reports.add(Query{CgroupID: a.CgroupID, Name: name, Type: dns.Type(question.Qtype).String(), Protocol: protocol,
-			Reason: reason, Mode: a.Mode})
 	}
-	var observed *[]Observed // of a question that would be refused
 	open := a.Network != nil && a.Network.DefaultAction == policy.Allow
-	asks := a.Network.AsksName(name)
-	if !open && !asks && len(a.Network.MatchHosts(name)) == 0 {
-		report(NotGranted)
+	if !open && len(q.rules)+len(q.asks) == 0 {
+		if s.searched(q) {
+			return reply(r, dns.RcodeNameError)
+		}
+		s.report(q, NotGranted)
 		if a.Mode == policy.Audit && s.options.Observe != nil {
-			o := Observation{CgroupID: a.CgroupID, Name: name, Type: dns.Type(question.Qtype).String()}
+			o := Observation{CgroupID: a.CgroupID, Name: q.name, Type: dns.Type(q.qtype).String()}
 			defer func() { s.options.Observe(o) }()
-			observed = &o.Answers
+			q.observed = &o.Answers
 		}
 		if enforced(a) {
 			return refusal(r, NotGranted)
 		}
 	}
-	if question.Qclass != dns.ClassINET || (question.Qtype != dns.TypeA && question.Qtype != dns.TypeAAAA) {
+	if r.Question[0].Qclass != dns.ClassINET || (q.qtype != dns.TypeA && q.qtype != dns.TypeAAAA) {
 		return reply(r, dns.RcodeSuccess)
 	}
-	found, err := s.resolve(ctx, name, question.Qtype)
-	if err != nil {
+	found, why, err := s.resolve(ctx, q)
+	switch {
+	case err != nil:
 		return failure(r)
-	}
-	if found.rcode != dns.RcodeSuccess {
+	case why != "":
+		return refusal(r, why)
+	case found.rcode != dns.RcodeSuccess:
 		return reply(r, found.rcode)
 	}
-	kept := found.addrs[:0:0]
-	for _, addr := range found.addrs {
-		ok, err := s.grant(a, name, addr, found)
-		if err != nil {
-			return failure(r)
-		}
-		if observed != nil {
-			*observed = append(*observed, Observed{addr, !ok})
-		}
-		if !ok {
-			report(fmt.Sprintf("answer points to %s (%s)", addr, reserved(addr)))
-			if enforced(a) {
-				continue
-			}
-		}
-		if asks && ok && s.options.Asked != nil {
-			s.options.Asked(a.CgroupID, name, addr)
-		}
-		kept = append(kept, addr)
+	return s.answerWith(q, found)
+}
+
+// malformed is the answer to a message that is not one question, or nil.
+func malformed(r *dns.Msg) *dns.Msg {
+	if r.Opcode != dns.OpcodeQuery {
+		return reply(r, dns.RcodeNotImplemented)
 	}
-	if len(kept) == 0 && len(found.addrs) > 0 {
-		return refusal(r, "the answer points to this host or to metadata")
+	if len(r.Question) != 1 { // the library lets a head by that announces a question and has none
+		return reply(r, dns.RcodeFormatError)
 	}
-	return addresses(r, kept, found.ttl)
+	if opt := r.IsEdns0(); opt != nil && opt.Version() != 0 { // RFC 6891 section 6.1.3
+		return reply(r, dns.RcodeBadVers)
+	}
+	return nil
+}
+
+func newQuestion(a Agent, r *dns.Msg, protocol string) *question {
+	q := &question{agent: a, message: r, qtype: r.Question[0].Qtype, protocol: protocol, name: strings.ToLower(r.Question[0].Name)}
+	if q.name != "." {
+		q.name = strings.TrimSuffix(q.name, ".")
+	}
+	q.rules, q.asks = a.Network.MatchHosts(q.name), a.Network.AskedHosts(q.name)
+	return q
+}
+
+func (s *Server) report(q *question, reason string) {
+	if q.agent.Mode == policy.Permissive {
+		return
+	}
+	s.reports.add(Query{CgroupID: q.agent.CgroupID, Name: q.name, Type: dns.Type(q.qtype).String(), Protocol: q.protocol,
+		Reason: reason, Mode: q.agent.Mode})
 }
 
 func enforced(a Agent) bool { return a.Mode != policy.Audit && a.Mode != policy.Permissive }
 
-// grant opens an address for the rules that name the host. False: a name must not open this address. One that a rule grants
-// as an address is answered, and open only as that rule says.
-func (s *Server) grant(a Agent, name string, addr netip.Addr, found resolved) (bool, error) {
-	if !found.local && reserved(addr) != "" {
-		return a.Network.Grants(addr), nil
-	}
-	for _, e := range a.Network.MatchHosts(name) {
-		if err := s.options.Grant(a.CgroupID, name, addr, e.Port, min(max(found.ttl, minGrant), maxGrant)); err != nil {
-			return false, err
-		}
-	}
-	return true, nil
+// searched reports whether a name that is not granted is what the C library makes of a granted one with the host's search
+// list. That it does not exist lets the library go on to the name itself; REFUSED would end its search.
+func (s *Server) searched(q *question) bool {
+	return slices.ContainsFunc(s.upstreams.search(), func(domain string) bool {
+		name, added := strings.CutSuffix(q.name, "."+domain)
+		return added && len(q.agent.Network.MatchHosts(name))+len(q.agent.Network.AskedHosts(name)) > 0
+	})
 }
 
 // resolved is what is known of a name.
@@ -112,19 +125,26 @@ type resolved struct {
 	local bool // from the hosts file, which the operator writes
 }
 
-// resolve asks the hosts file, then the upstreams. Names below localhost never leave the host (RFC 6761 section 6.3).
-func (s *Server) resolve(ctx context.Context, name string, qtype uint16) (resolved, error) {
-	table, err := hosts.Read(s.options.Hosts)
+// resolve asks the hosts file, then the upstreams; why is the limit that an agent has reached. Names below localhost never leave
+// the host (RFC 6761 section 6.3).
+func (s *Server) resolve(ctx context.Context, q *question) (found resolved, why string, err error) {
+	table, _, err := s.hosts.Table()
 	if err != nil {
-		return resolved{}, err
+		return resolved{}, "", err
 	}
-	if addrs, ok := table[name]; ok {
-		return resolved{addrs: ofType(addrs, qtype), local: true}, nil
+	if addrs, ok := table[q.name]; ok {
+		return resolved{addrs: ofType(addrs, q.qtype), local: true}, "", nil
 	}
-	if name == "localhost" || strings.HasSuffix(name, ".localhost") {
-		return resolved{rcode: dns.RcodeNameError}, nil
+	if q.name == "localhost" || strings.HasSuffix(q.name, ".localhost") {
+		return resolved{rcode: dns.RcodeNameError}, "", nil
 	}
-	return s.upstreams.resolve(ctx, name, qtype)
+	if why := s.limits.name(q.agent.CgroupID, q.name, slices.Concat(q.rules, q.asks), time.Now()); why != "" {
+		if s.report(q, why); enforced(q.agent) {
+			return resolved{}, why, nil
+		}
+	}
+	found, err = s.upstreams.resolve(ctx, q.name, q.qtype)
+	return found, "", err
 }
 
 func ofType(addrs []netip.Addr, qtype uint16) []netip.Addr {
@@ -135,6 +155,48 @@ func ofType(addrs []netip.Addr, qtype uint16) []netip.Addr {
 		}
 	}
 	return own
+}
+
+// answerWith opens the addresses of an answer for the rules that name the host, and answers with those that it may point to.
+func (s *Server) answerWith(q *question, found resolved) *dns.Msg {
+	kept := found.addrs[:0:0]
+	for _, addr := range found.addrs {
+		end := s.look(addr, found.local)
+		closed := end.closed(q, addr)
+		if q.observed != nil {
+			*q.observed = append(*q.observed, Observed{addr, closed && end.reserved})
+		}
+		if closed {
+			s.report(q, fmt.Sprintf("answer points to %s (%s)", addr, end.what))
+			if enforced(q.agent) {
+				continue
+			}
+		}
+		if err := s.grant(q, addr, end, found); err != nil {
+			return failure(q.message)
+		}
+		kept = append(kept, addr)
+	}
+	if len(kept) == 0 && len(found.addrs) > 0 {
+		return refusal(q.message, "the answer points to this host, its networks or metadata")
+	}
+	return addresses(q.message, kept, found.ttl)
+}
+
+// grant opens an address for the rules that name the host and open it, and tells of it those that ask.
+func (s *Server) grant(q *question, addr netip.Addr, end end, found resolved) error {
+	for _, e := range q.rules {
+		if !end.opened(e) {
+			continue
+		}
+		if err := s.options.Grant(q.agent.CgroupID, q.name, addr, e.Port, min(max(found.ttl, minGrant), maxGrant)); err != nil {
+			return err
+		}
+	}
+	if s.options.Asked != nil && slices.ContainsFunc(q.asks, end.opened) {
+		s.options.Asked(q.agent.CgroupID, q.name, addr)
+	}
+	return nil
 }
 
 // reply is an answer without records.

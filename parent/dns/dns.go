@@ -7,7 +7,8 @@
 // operation for policy reasons"), with the extended error Prohibited (RFC 8914); nothing is said of whether it exists.
 // Of a granted name, A and AAAA are answered, other types with an empty answer; answers are built from the addresses alone,
 // never copied. An address that lies on this host or is known to hold a cloud's secrets is not opened by a name
-// (rebinding): the permit has to grant it as an address.
+// (rebinding): the permit has to grant it as an address. One of a private network is opened by a rule that says private.
+// How much a program can say by the names that it asks for below a wildcard is limited (limits.go).
 package dns
 
 import (
@@ -32,7 +33,7 @@ type Query struct {
 	Name     string // lower case, no trailing dot, unprintable bytes as \\DDD, at most 1,016 bytes; empty: see OtherNames
 	Type     string // A, AAAA, TXT ...
 	Protocol string // udp, tcp
-	Reason   string // NotGranted, OtherNames, or which address an answer must not open
+	Reason   string // one of the reasons below, or which address an answer must not open
 	Mode     policy.Mode
 	Count    uint32
 }
@@ -54,6 +55,12 @@ type Observed struct {
 // Reasons of a Query.
 const (
 	NotGranted = "name not granted"
+
+	TooLong      = "too long below a wildcard: it may carry data"
+	TooRandom    = "letters drawn by lot below a wildcard: they may carry data"
+	TooManyNames = "too many different names below a wildcard: they may carry data"
+	TooMany      = "too many questions"
+
 	OtherNames = "more names than are reported one by one" // Query stands for Count questions with names of their own
 )
 
@@ -65,6 +72,8 @@ type Options struct {
 	Port uint16
 	// Upstreams are resolvers as address or address:port. Empty: those in /etc/resolv.conf, read again when it changes.
 	Upstreams []string
+	// ResolvConf is where upstreams and search domains stand; empty: /etc/resolv.conf.
+	ResolvConf string
 	// Hosts is the hosts file; empty: /etc/hosts.
 	Hosts string
 	// Timeout bounds one answer, all upstreams together; 0: 4 seconds, below the 5 of the C library.

@@ -102,6 +102,7 @@ type forwarder struct {
 	server *Server
 	mu     sync.Mutex
 	grants []string
+	asked  []string
 	told   []Query
 }
 
@@ -118,6 +119,11 @@ func start(t *testing.T, a Agent, o Options) *forwarder {
 		}
 		return nil
 	}
+	o.Asked = func(_ uint64, name string, addr netip.Addr) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.asked = append(f.asked, name+" "+addr.String())
+	}
 	o.Report = func(q Query) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
@@ -126,6 +132,9 @@ func start(t *testing.T, a Agent, o Options) *forwarder {
 	var err error
 	if f.server, err = Listen(o); err != nil {
 		t.Fatal(err)
+	}
+	f.server.own.interfaces = func() ([]net.Addr, error) { // not those of the machine that tests
+		return []net.Addr{&net.IPNet{IP: net.IP{203, 0, 113, 80}, Mask: net.CIDRMask(24, 32)}}, nil
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -189,6 +198,27 @@ func TestAnswers(t *testing.T) {
 		"half.example.com. 1 IN A 169.254.169.254",
 		"half.example.com. 1 IN A 192.0.2.9",
 		"inner.example.com. 1 IN A 127.0.0.9",
+		"lan.example.com. 60 IN A 10.1.2.3",
+		"lan.example.com. 60 IN AAAA fd00::3",
+		"carrier.example.com. 60 IN A 100.64.0.1",
+		"self.example.com. 60 IN A 203.0.113.80",
+		"net.example.com. 60 IN A 10.200.0.1",
+		"nas.corp.test. 60 IN A 10.1.2.3",
+		"nas.corp.test. 60 IN A 127.0.0.1",
+		"nas.corp.test. 60 IN A 203.0.113.80",
+		"nas.corp.test. 60 IN A 192.0.2.80",
+		"ask.corp.test. 60 IN A 10.1.2.4",
+		"ask.corp.test. 60 IN A 192.0.2.4",
+		"askall.corp.test. 60 IN A 10.1.2.5",
+		"alias.corp.test. 60 IN CNAME lan.example.com.",
+		"zero.example.com. 0 IN A 192.0.2.5",
+		"svc.example.com. 60 IN HTTPS 1 . alpn=h3,h2 ipv4hint=198.51.100.7 ech=AEX+DQ==",
+		"svc.example.com. 60 IN SVCB 1 evil.test. ipv6hint=2001:db8::7",
+		"svc.example.com. 60 IN MX 10 evil.test.",
+		"_x._tcp.example.com. 60 IN SRV 0 0 443 evil.test.",
+		"three.example.com. 60 IN CNAME three2.example.com.",
+		"three2.example.com. 60 IN CNAME three3.example.com.",
+		"three3.example.com. 60 IN CNAME three.example.com.",
 		"mapped.example.com. 1 IN AAAA ::ffff:127.0.0.1",
 		"long.example.com. 999999 IN A 192.0.2.3",
 		"full.example.com. 60 IN A 192.0.2.4",
@@ -199,7 +229,9 @@ func TestAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	const agent = 7
-	network := &policy.Network{Egress: []string{"*.example.com:443", "api.example.com:8443", "127.0.0.9/32:5432", "db"}}
+	network := &policy.Network{Egress: []string{"*.example.com:443", "api.example.com:8443", "127.0.0.9/32:5432", "db", "10.200.0.0/16:22",
+		"private nas.corp.test:445", "nas.corp.test:443", "private alias.corp.test"},
+		RequireApproval: []string{"ask.corp.test:443", "private askall.corp.test:443"}}
 	for _, c := range []struct {
 		name   string
 		mode   policy.Mode
@@ -208,8 +240,9 @@ func TestAnswers(t *testing.T) {
 		rcode  int
 		answer []string
 		grants []string
-		report string // reason
-		silent bool   // the upstream is not asked
+		asked  []string // told of names that ask
+		report string   // reason
+		silent bool     // the upstream is not asked
 	}{
 		{name: "granted name", ask: "api.example.com.", qtype: dns.TypeA, answer: []string{"192.0.2.1 20", "192.0.2.2 20"},
 			grants: []string{"7 api.example.com 192.0.2.1:443 1m0s", "7 api.example.com 192.0.2.1:8443 1m0s",
@@ -218,7 +251,7 @@ func TestAnswers(t *testing.T) {
 			grants: []string{"7 api.example.com 2001:db8::1:443 5m0s", "7 api.example.com 2001:db8::1:8443 5m0s"}},
 		{name: "aliases", ask: "www.example.com.", qtype: dns.TypeA, answer: []string{"192.0.2.7 30"},
 			grants: []string{"7 www.example.com 192.0.2.7:443 1m0s"}},
-		{name: "aliases in a circle", ask: "loop.example.com.", qtype: dns.TypeA},
+		{name: "aliases in a circle", ask: "loop.example.com.", qtype: dns.TypeA, rcode: dns.RcodeServerFailure},
 		{name: "other type of a granted name", ask: "api.example.com.", qtype: dns.TypeTXT, silent: true},
 		{name: "long time to live", ask: "long.example.com.", qtype: dns.TypeA, answer: []string{"192.0.2.3 30"},
 			grants: []string{"7 long.example.com 192.0.2.3:443 1h0m0s"}},
@@ -237,6 +270,33 @@ func TestAnswers(t *testing.T) {
 		{name: "half rebinding", ask: "half.example.com.", qtype: dns.TypeA, answer: []string{"192.0.2.9 1"},
 			grants: []string{"7 half.example.com 192.0.2.9:443 1m0s"}, report: "answer points to 169.254.169.254 (link-local, cloud metadata)"},
 		{name: "reserved, but granted as an address", ask: "inner.example.com.", qtype: dns.TypeA, answer: []string{"127.0.0.9 1"}},
+
+		{name: "a private network", ask: "lan.example.com.", qtype: dns.TypeA, rcode: dns.RcodeRefused, report: "answer points to 10.1.2.3 (private)"},
+		{name: "a private network, IPv6", ask: "lan.example.com.", qtype: dns.TypeAAAA, rcode: dns.RcodeRefused, report: "answer points to fd00::3 (private)"},
+		{name: "a carrier's network", ask: "carrier.example.com.", qtype: dns.TypeA, rcode: dns.RcodeRefused, report: "answer points to 100.64.0.1 (shared)"},
+		{name: "this host by its public address", ask: "self.example.com.", qtype: dns.TypeA, rcode: dns.RcodeRefused, report: "answer points to 203.0.113.80 (this host)"},
+		{name: "private, but granted as an address", ask: "net.example.com.", qtype: dns.TypeA, answer: []string{"10.200.0.1 30"}},
+		{name: "a rule that says private, beside one that does not", ask: "nas.corp.test.", qtype: dns.TypeA,
+			answer: []string{"10.1.2.3 30", "203.0.113.80 30", "192.0.2.80 30"},
+			grants: []string{"7 nas.corp.test 10.1.2.3:445 1m0s", "7 nas.corp.test 203.0.113.80:445 1m0s",
+				"7 nas.corp.test 192.0.2.80:445 1m0s", "7 nas.corp.test 192.0.2.80:443 1m0s"},
+			report: "answer points to 127.0.0.1 (loopback)"},
+		{name: "the asked name's rule counts for an alias", ask: "alias.corp.test.", qtype: dns.TypeA, answer: []string{"10.1.2.3 30"},
+			grants: []string{"7 alias.corp.test 10.1.2.3:0 1m0s"}},
+		{name: "asked about", ask: "ask.corp.test.", qtype: dns.TypeA, answer: []string{"192.0.2.4 30"}, asked: []string{"ask.corp.test 192.0.2.4"},
+			report: "answer points to 10.1.2.4 (private)"},
+		{name: "asked about, private", ask: "askall.corp.test.", qtype: dns.TypeA, answer: []string{"10.1.2.5 30"}, asked: []string{"askall.corp.test 10.1.2.5"}},
+
+		{name: "no time to live", ask: "zero.example.com.", qtype: dns.TypeA, answer: []string{"192.0.2.5 0"},
+			grants: []string{"7 zero.example.com 192.0.2.5:443 1m0s"}},
+		{name: "HTTPS", ask: "svc.example.com.", qtype: dns.TypeHTTPS, silent: true},
+		{name: "SVCB", ask: "svc.example.com.", qtype: dns.TypeSVCB, silent: true},
+		{name: "MX", ask: "svc.example.com.", qtype: dns.TypeMX, silent: true},
+		{name: "SRV", ask: "_x._tcp.example.com.", qtype: dns.TypeSRV, silent: true},
+		{name: "ANY", ask: "api.example.com.", qtype: dns.TypeANY, silent: true},
+		{name: "CNAME", ask: "www.example.com.", qtype: dns.TypeCNAME, silent: true},
+		{name: "NULL", ask: "api.example.com.", qtype: dns.TypeNULL, silent: true},
+		{name: "a circle of three", ask: "three.example.com.", qtype: dns.TypeA, rcode: dns.RcodeServerFailure},
 
 		{name: "hosts file", ask: "db.", qtype: dns.TypeA, answer: []string{"10.9.8.7 0"}, grants: []string{"7 db 10.9.8.7:0 1m0s"}, silent: true},
 		{name: "hosts file, other family", ask: "db.", qtype: dns.TypeAAAA, silent: true},
@@ -263,6 +323,9 @@ func TestAnswers(t *testing.T) {
 				}
 				f.mu.Lock()
 				defer f.mu.Unlock()
+				if !slices.Equal(f.asked, c.asked) {
+					t.Errorf("asked %q, want %q", f.asked, c.asked)
+				}
 				if !slices.Equal(f.grants, c.grants) {
 					t.Errorf("grants %q, want %q", f.grants, c.grants)
 				}
@@ -410,8 +473,9 @@ func TestReserved(t *testing.T) {
 		{"fe80::1", true}, {"fd00:ec2::254", true}, {"ff02::1", true},
 		{"192.0.2.1", false}, {"10.0.0.1", false}, {"172.16.0.1", false}, {"2001:db8::1", false}, {"fd00::1", false}, {"64:ff9b::c000:201", false},
 	} {
-		if got := reserved(netip.MustParseAddr(c.addr)) != ""; got != c.want {
-			t.Errorf("reserved(%s) = %v, want %v", c.addr, got, c.want)
+		s := &Server{own: ownAddresses{interfaces: func() ([]net.Addr, error) { return nil, nil }}}
+		if got := s.look(netip.MustParseAddr(c.addr), false).reserved; got != c.want {
+			t.Errorf("%s is reserved: %v, want %v", c.addr, got, c.want)
 		}
 	}
 }
@@ -419,7 +483,7 @@ func TestReserved(t *testing.T) {
 func TestResolvConf(t *testing.T) {
 	got := parseResolvConf(strings.NewReader("# x\nsearch corp\nnameserver 10.0.0.53\nnameserver fe80::1%eth0\nnameserver bad\n nameserver  2001:db8::53 \n"))
 	want := []string{"10.0.0.53:53", "[fe80::1%eth0]:53", "[2001:db8::53]:53"}
-	if !slices.Equal(got, want) {
+	if !slices.Equal(got.servers, want) || !slices.Equal(got.search, []string{"corp"}) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
@@ -446,10 +510,11 @@ func FuzzFollow(f *testing.F) {
 			return
 		}
 		for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA} {
-			_, addrs, ttl := follow(m, m.Question[0].Name, qtype)
-			if len(addrs) > maxAddresses || ttl < 0 || ttl > maxGrant {
-				t.Errorf("%d addresses, ttl %v", len(addrs), ttl)
+			c := newChain(m.Question[0].Name, qtype)
+			if err := c.follow(m); (err == nil || len(c.addrs) > 0) && len(c.names) > maxChain || len(c.addrs) > maxAddresses || c.ttl < 0 || c.ttl > maxGrant {
+				t.Errorf("%d names, %d addresses, ttl %v", len(c.names), len(c.addrs), c.ttl)
 			}
+			noneFor(m)
 		}
 	})
 }

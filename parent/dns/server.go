@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,8 @@ import (
 
 	"github.com/miekg/dns"
 	"golang.org/x/net/netutil"
+
+	"github.com/raypher/raypher/parent/dns/hosts"
 )
 
 const (
@@ -29,6 +32,9 @@ type Server struct {
 	port      uint16
 	servers   []*dns.Server
 	upstreams *upstreams
+	hosts     *hosts.File
+	limits    *limits
+	own       ownAddresses
 	reports   *reports
 
 	mu      sync.Mutex
@@ -38,17 +44,13 @@ type Server struct {
 
 // Listen opens the sockets, so that the port is known before the guard is loaded.
 func Listen(o Options) (*Server, error) {
-	s := &Server{options: o, pending: map[uint64]int{}}
+	s := &Server{options: o, pending: map[uint64]int{}, limits: newLimits(), hosts: hosts.Open(cmp.Or(o.Hosts, hosts.Path))}
 	var err error
-	if s.upstreams, err = newUpstreams(o.Upstreams); err != nil {
+	if s.upstreams, err = newUpstreams(o.Upstreams, cmp.Or(o.ResolvConf, resolvConf)); err != nil {
 		return nil, err
 	}
-	if o.Timeout == 0 {
-		s.options.Timeout = answerTimeout
-	}
-	if o.Hosts == "" {
-		s.options.Hosts = hostsPath
-	}
+	s.options.Timeout = cmp.Or(o.Timeout, answerTimeout)
+	s.own.interfaces = net.InterfaceAddrs
 	s.reports = newReports(o.Report)
 	if err := s.openSame(); err != nil {
 		return nil, fmt.Errorf("dns forwarder: %w", err)
@@ -149,6 +151,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	}
 	flushed, stop := context.WithCancel(context.Background())
 	running.Go(func() { s.reports.run(flushed) })
+	running.Go(func() { s.forget(flushed) })
 	var err error
 	select {
 	case <-ctx.Done():
@@ -164,6 +167,20 @@ func (s *Server) Serve(ctx context.Context) error {
 	stop()
 	running.Wait()
 	return err
+}
+
+// forget drops what is known of agents that are gone, now and then.
+func (s *Server) forget(ctx context.Context) {
+	tick := time.NewTicker(agentQuiet / 4)
+	defer tick.Stop()
+	for {
+		select {
+		case now := <-tick.C:
+			s.limits.forget(now)
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // handle answers one question.

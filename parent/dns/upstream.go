@@ -19,26 +19,33 @@ import (
 
 const (
 	resolvConf    = "/etc/resolv.conf"
-	tryTimeout    = 1500 * time.Millisecond // one upstream, one try
 	rounds        = 2
-	maxChain      = 16 // CNAME records followed within one answer
-	maxFollowed   = 4  // further questions, where an upstream does not follow them itself
-	maxAddresses  = 64 // of one name
 	maxUpstreams  = 8
-	upstreamsKept = 5 * time.Second // until /etc/resolv.conf is read again
+	maxSearch     = 32
+	upstreamsKept = 5 * time.Second  // until /etc/resolv.conf is read again
+	upstreamLast  = 10 * time.Second // for so long one that failed is asked last
 )
 
 // upstreams are the resolvers that granted names are asked of, in order.
 type upstreams struct {
 	fixed []string
+	path  string // of resolv.conf
+	cache *cache
 
-	mu   sync.Mutex
-	list []string
-	read time.Time
+	mu     sync.Mutex
+	conf   resolverFile
+	read   time.Time
+	failed map[string]time.Time
 }
 
-func newUpstreams(fixed []string) (*upstreams, error) {
-	u := &upstreams{}
+// resolverFile is what resolv.conf(5) says: agents read the same file.
+type resolverFile struct {
+	servers []string // address:port
+	search  []string // domains that the C library adds to names, lower case, no trailing dot
+}
+
+func newUpstreams(fixed []string, path string) (*upstreams, error) {
+	u := &upstreams{path: path, cache: newCache(), failed: map[string]time.Time{}}
 	for _, text := range fixed {
 		a, err := upstreamAddress(text)
 		if err != nil {
@@ -60,97 +67,123 @@ func upstreamAddress(text string) (string, error) {
 	return a.String(), nil
 }
 
-// current is the list in force.
+// file is what resolv.conf says, a few seconds ago at most. Other servers than before may know other answers.
+func (u *upstreams) file() (resolverFile, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if time.Since(u.read) < upstreamsKept {
+		return u.conf, nil
+	}
+	f, err := os.Open(u.path)
+	if err != nil {
+		return resolverFile{}, fmt.Errorf("finding upstreams: %w", err)
+	}
+	defer f.Close()
+	conf := parseResolvConf(f)
+	if !slices.Equal(conf.servers, u.conf.servers) {
+		u.cache.clear()
+	}
+	u.conf, u.read = conf, time.Now()
+	return conf, nil
+}
+
+// current is the list in force, those last that failed a moment ago.
 func (u *upstreams) current() ([]string, error) {
-	if len(u.fixed) > 0 {
-		return u.fixed, nil
+	list := u.fixed
+	if len(list) == 0 {
+		conf, err := u.file()
+		if err != nil {
+			return nil, err
+		}
+		if list = conf.servers; len(list) == 0 {
+			return nil, fmt.Errorf("finding upstreams: %s names no server", u.path)
+		}
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if time.Since(u.read) < upstreamsKept && len(u.list) > 0 {
-		return u.list, nil
+	var good, bad []string
+	for _, server := range list {
+		if time.Since(u.failed[server]) < upstreamLast {
+			bad = append(bad, server)
+		} else {
+			good = append(good, server)
+		}
 	}
-	f, err := os.Open(resolvConf)
-	if err != nil {
-		return nil, fmt.Errorf("finding upstreams: %w", err)
-	}
-	defer f.Close()
-	u.list, u.read = parseResolvConf(f), time.Now()
-	if len(u.list) == 0 {
-		return nil, fmt.Errorf("finding upstreams: %s names no server", resolvConf)
-	}
-	return u.list, nil
+	return append(good, bad...), nil
 }
 
-// parseResolvConf reads the name servers of resolv.conf(5); other lines and addresses it cannot read are passed over.
-func parseResolvConf(r io.Reader) []string {
-	var list []string
+func (u *upstreams) note(server string, good bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if good {
+		delete(u.failed, server)
+	} else {
+		u.failed[server] = time.Now()
+	}
+}
+
+// search are the domains that the host's C library adds to names; none where its file cannot be read.
+func (u *upstreams) search() []string {
+	conf, err := u.file()
+	if err != nil {
+		return nil
+	}
+	return conf.search
+}
+
+// parseResolvConf reads resolv.conf(5); lines that are of no use here and addresses it cannot read are passed over.
+func parseResolvConf(r io.Reader) resolverFile {
+	var conf resolverFile
 	lines := bufio.NewScanner(r)
-	for lines.Scan() && len(list) < maxUpstreams {
+	for lines.Scan() {
 		f := strings.Fields(lines.Text())
-		if len(f) < 2 || f[0] != "nameserver" {
+		if len(f) < 2 {
 			continue
 		}
-		if a, err := netip.ParseAddr(f[1]); err == nil {
-			list = append(list, net.JoinHostPort(a.String(), "53"))
+		switch f[0] {
+		case "nameserver":
+			if a, err := netip.ParseAddr(f[1]); err == nil && len(conf.servers) < maxUpstreams {
+				conf.servers = append(conf.servers, net.JoinHostPort(a.String(), "53"))
+			}
+		case "search", "domain": // the last one counts
+			conf.search = nil
+			for _, domain := range f[1:min(len(f), 1+maxSearch)] {
+				if domain = strings.TrimSuffix(strings.ToLower(domain), "."); domain != "" {
+					conf.search = append(conf.search, domain)
+				}
+			}
 		}
 	}
-	return list
+	return conf
 }
 
-// resolve asks for the addresses of a name, following aliases. Only an upstream's addresses for that chain are believed.
+// resolve finds the addresses of a name, following aliases.
 func (u *upstreams) resolve(ctx context.Context, name string, qtype uint16) (resolved, error) {
-	owner, ttl := dns.Fqdn(name), maxGrant
+	return u.cache.resolve(ctx, name, qtype, u.follow)
+}
+
+func (u *upstreams) follow(ctx context.Context, name string, qtype uint16) (resolved, error) {
+	c := newChain(name, qtype)
 	for range 1 + maxFollowed {
-		m, err := u.ask(ctx, owner, qtype)
+		asked := c.end()
+		m, err := u.ask(ctx, asked, qtype)
 		if err != nil {
 			return resolved{}, err
 		}
 		if m.Rcode != dns.RcodeSuccess {
-			return resolved{rcode: m.Rcode}, nil
+			return resolved{rcode: m.Rcode, ttl: noneFor(m)}, nil
 		}
-		end, addrs, least := follow(m, owner, qtype)
-		ttl = min(ttl, least)
-		if len(addrs) > 0 || end == owner {
-			return resolved{addrs: addrs, ttl: ttl}, nil
+		if err := c.follow(m); err != nil {
+			return resolved{}, err
 		}
-		owner = end
+		if len(c.addrs) > 0 {
+			return resolved{addrs: c.addrs, ttl: c.ttl}, nil
+		}
+		if c.end() == asked {
+			return resolved{ttl: min(c.ttl, noneFor(m))}, nil
+		}
 	}
-	return resolved{}, fmt.Errorf("%s: more than %d aliases", name, maxFollowed)
-}
-
-// follow walks the aliases of one answer from owner: where they end, the addresses there, and the least time to live.
-func follow(m *dns.Msg, owner string, qtype uint16) (end string, addrs []netip.Addr, ttl time.Duration) {
-	ttl, end = maxGrant, owner
-	for range maxChain {
-		alias := ""
-		for _, rr := range m.Answer {
-			h := rr.Header()
-			if h.Class != dns.ClassINET || !strings.EqualFold(h.Name, end) {
-				continue
-			}
-			var a netip.Addr
-			switch rr := rr.(type) {
-			case *dns.A:
-				a, _ = netip.AddrFromSlice(rr.A.To4())
-			case *dns.AAAA:
-				a, _ = netip.AddrFromSlice(rr.AAAA)
-			case *dns.CNAME:
-				alias = rr.Target
-			}
-			if (h.Rrtype == qtype && a.IsValid() && !slices.Contains(addrs, a)) || h.Rrtype == dns.TypeCNAME {
-				ttl = min(ttl, time.Duration(h.Ttl)*time.Second)
-			}
-			if h.Rrtype == qtype && a.IsValid() && !slices.Contains(addrs, a) && len(addrs) < maxAddresses {
-				addrs = append(addrs, a)
-			}
-		}
-		if len(addrs) > 0 || alias == "" {
-			break
-		}
-		end = alias
-	}
-	return end, addrs, ttl
+	return resolved{}, fmt.Errorf("%s: %w", name, errChain)
 }
 
 // ask puts one question to the upstreams in turn, until one answers with a name's addresses or that there is none.
@@ -170,36 +203,13 @@ func (u *upstreams) ask(ctx context.Context, name string, qtype uint16) (*dns.Ms
 			case err != nil:
 				last = err
 			case m.Rcode == dns.RcodeSuccess || m.Rcode == dns.RcodeNameError:
+				u.note(server, true)
 				return m, nil
 			default:
 				last = fmt.Errorf("%s answers %s", server, dns.RcodeToString[m.Rcode])
 			}
+			u.note(server, false)
 		}
 	}
 	return nil, fmt.Errorf("asking upstreams: %w", last)
-}
-
-// exchange asks one upstream over UDP, and over TCP where the answer was cut. Each question has a socket, so a port, and an
-// ID of its own; the library passes over answers with another ID, and what answers another question is refused here
-// (RFC 5452).
-func exchange(ctx context.Context, server, name string, qtype uint16) (*dns.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
-	defer cancel()
-	q := new(dns.Msg)
-	q.SetQuestion(name, qtype)
-	q.SetEdns0(maxDatagram, false)
-	for _, network := range []string{"udp", "tcp"} {
-		c := dns.Client{Net: network, Timeout: tryTimeout}
-		m, _, err := c.ExchangeContext(ctx, q, server)
-		if err != nil {
-			return nil, err
-		}
-		if !m.Response || len(m.Question) != 1 || m.Question[0].Qtype != qtype || !strings.EqualFold(m.Question[0].Name, name) {
-			return nil, fmt.Errorf("%s answers another question", server)
-		}
-		if !m.Truncated || network == "tcp" {
-			return m, nil
-		}
-	}
-	return nil, errors.New("unreachable")
 }
