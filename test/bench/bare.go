@@ -4,9 +4,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"strconv"
-	"strings"
-	"time"
 	"unsafe"
 
 	"golang.org/x/net/bpf"
@@ -18,26 +15,6 @@ import (
 )
 
 // What the guard's opens are compared with: the same opens under Landlock alone, and with a notification that decides nothing.
-
-// openFile opens and closes a file count times, without Go's own layers, and prints what one took in nanoseconds.
-func openFile(path string, count int) error {
-	var took time.Duration
-	for round, n := range []int{count / 10, count} {
-		began := time.Now()
-		for range n {
-			fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-			if err != nil {
-				return fmt.Errorf("open %s: %w", path, err)
-			}
-			unix.Close(fd)
-		}
-		if took = time.Since(began); round == 0 {
-			continue // warm up
-		}
-	}
-	fmt.Println(took.Nanoseconds() / int64(count))
-	return nil
-}
 
 // underLandlock puts this thread under the rules of a policy for files, and under nothing else.
 func underLandlock(policyPath, home string) error {
@@ -124,25 +101,4 @@ func answer(ready <-chan uintptr) {
 		response := [3]uint64{notification[0], 0, 1 << 32} // struct seccomp_notif_resp with the flag to go on
 		_, _, _ = unix.RawSyscall(unix.SYS_IOCTL, listener, requestSend, uintptr(unsafe.Pointer(&response)))
 	}
-}
-
-// openWork is `work open-plain|open-landlock|open-notified COUNT PATH [POLICY]`.
-func openWork(kind string, arguments []string) error {
-	if len(arguments) < 2 {
-		return fmt.Errorf("%s: COUNT and PATH are missing", kind)
-	}
-	count, err := strconv.Atoi(arguments[0])
-	if err != nil {
-		return err
-	}
-	switch strings.TrimPrefix(kind, "open-") {
-	case "landlock":
-		err = underLandlock(arguments[2], os.Getenv("HOME"))
-	case "notified":
-		err = underNotification()
-	}
-	if err != nil {
-		return err
-	}
-	return openFile(arguments[1], count)
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	"github.com/raypher/raypher/examples/stage"
 )
@@ -28,8 +27,8 @@ func main() {
 }
 
 func run(arguments []string) error {
-	if len(arguments) >= 3 && arguments[0] == roleWork && strings.HasPrefix(arguments[1], "open-") {
-		return openWork(arguments[1], arguments[2:])
+	if len(arguments) > 0 && arguments[0] == roleTurns {
+		return takeTurns(arguments[1:])
 	}
 	if len(arguments) >= 3 && arguments[0] == roleWork {
 		count, err := strconv.Atoi(arguments[2])

@@ -58,6 +58,10 @@ func measure(out io.Writer, programs string, agents int, filesOnly bool) (err er
 	if err := b.prepare(); err != nil {
 		return err
 	}
+	// A warden is nobody's child but init's; here it is this program's, so that its time is counted too.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("take in the wardens: %w", err)
+	}
 	listener, err := net.Listen("tcp4", targetAddress)
 	if err != nil {
 		return err
@@ -203,10 +207,6 @@ func (b *bench) governed() error {
 
 // start measures what starting a program under the guard costs, in time and in CPU of everything that takes part.
 func (b *bench) start() error {
-	// A warden is nobody's child but init's; here it is this program's, so that its time is counted too.
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("start: take in the wardens: %w", err)
-	}
 	var with, without, all []time.Duration
 	var cpuWith, cpuWithout time.Duration
 	for range starts {
@@ -237,26 +237,35 @@ func (b *bench) start() error {
 
 // reap waits for the wardens of agents that have ended.
 func (b *bench) reap() error {
-	lists, err := filepath.Glob("/proc/self/task/*/children")
-	if err != nil {
-		return err
-	}
-	for _, list := range lists {
-		children, err := os.ReadFile(list)
-		if err != nil {
-			continue // the thread has ended
+	for _, pid := range children() {
+		if slices.Contains(b.pair.Processes(), pid) {
+			continue
 		}
-		for _, child := range strings.Fields(string(children)) {
-			pid, err := strconv.Atoi(child)
-			if err != nil || slices.Contains(b.pair.Processes(), pid) {
-				continue
-			}
-			if _, err := unix.Wait4(pid, nil, 0, nil); err != nil {
-				return fmt.Errorf("start: wait for warden %d: %w", pid, err)
-			}
+		if _, err := unix.Wait4(pid, nil, 0, nil); err != nil {
+			return fmt.Errorf("start: wait for warden %d: %w", pid, err)
 		}
 	}
 	return nil
+}
+
+// children are the processes whose parent this program is.
+func children() (pids []int) {
+	lists, err := filepath.Glob("/proc/self/task/*/children")
+	if err != nil {
+		return nil
+	}
+	for _, list := range lists {
+		text, err := os.ReadFile(list)
+		if err != nil {
+			continue // the thread has ended
+		}
+		for _, child := range strings.Fields(string(text)) {
+			if pid, err := strconv.Atoi(child); err == nil {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids
 }
 
 // cpu is the processor time of this program's ended children and of the pair.

@@ -131,7 +131,7 @@ func onlyIf(named bool, d policy.Decision) policy.Decision {
 }
 
 // decided runs the handler of a call until it is decided or waits for a person. granted is what a person agreed to.
-func (w *worker) decided(n *notification, r *ruling, c call, granted []matter) answer {
+func (w *worker) decided(n *notification, r *ruling, c *call, granted []matter) answer {
 	w.granted = granted
 	for range maxMatters {
 		if len(w.granted) > 0 && !r.narrowed {
@@ -290,7 +290,7 @@ func (b *Broker) resume() {
 		if !w.valid(&h.n) {
 			continue
 		}
-		w.send(&h.n, w.decided(&h.n, w.rules.Load(), w.calls[h.n.Number], h.granted))
+		w.send(&h.n, w.decided(&h.n, w.rules.Load(), w.calls.of(h.n.Number), h.granted))
 	}
 }
 

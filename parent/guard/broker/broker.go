@@ -81,7 +81,7 @@ type Options struct {
 // Broker serves the notifications of one agent.
 type Broker struct {
 	options Options
-	calls   map[int32]call
+	calls   callsByNumber
 	rules   atomic.Pointer[ruling]
 	fold    *fold
 	// approvals are the calls that wait for a person.
@@ -233,7 +233,14 @@ type worker struct {
 	*Broker
 	link  [4096]byte // room for the path of an object
 	bytes [4096]byte // room for the target's memory
-	away  bool       // raypherd did not answer while the call was decided
+	name  [4097]byte // room for a path that is passed to the kernel
+
+	// Arguments of calls, here so that none is allocated.
+	local  unix.Iovec
+	remote unix.RemoteIovec
+	how    unix.OpenHow
+
+	away bool // raypherd did not answer while the call was decided
 
 	// Of the call that is being decided: what a person agreed to, and what is to be asked next.
 	granted    []matter
@@ -292,29 +299,30 @@ func (w *worker) ownThread() error {
 
 // answer decides a notification.
 func (w *worker) answer(n *notification) answer {
-	c, known := w.calls[n.Number]
-	if n.Arch != nativeArch() {
-		c, known = call{name: "i386", refuse: unix.ENOSYS}, true
-	}
-	if !known {
-		c = call{name: fmt.Sprintf("call %d", n.Number), refuse: unix.ENOSYS}
+	c := w.calls.of(n.Number)
+	switch {
+	case n.Arch != nativeArch():
+		c = &call{name: "i386", refuse: unix.ENOSYS}
+	case c == nil:
+		c = &call{name: fmt.Sprintf("call %d", n.Number), refuse: unix.ENOSYS}
 	}
 	r := w.rules.Load()
 	if c.log {
 		w.note(n, r, journal.Log, event{operation: "syscall", target: c.name})
 	}
-	if c.refuse != 0 && c.partly != nil {
+	errno := c.refuse
+	if errno != 0 && c.partly != nil {
 		var refused bool
-		if c.refuse, refused = c.partly(n.Args); !refused {
+		if errno, refused = c.partly(n.Args); !refused {
 			return goOn
 		}
 	}
-	if c.refuse != 0 {
+	if errno != 0 {
 		layer, operation, target := "seccomp", "syscall", c.name
 		if c.describe != nil {
 			operation, target = c.describe(n)
 		}
-		return w.refuse(n, r, event{operation: operation, target: target, rule: c.rule, errno: c.refuse, layer: layer})
+		return w.refuse(n, r, event{operation: operation, target: target, rule: c.rule, errno: errno, layer: layer})
 	}
 	if c.handle == nil {
 		return goOn
@@ -323,7 +331,7 @@ func (w *worker) answer(n *notification) answer {
 }
 
 // unseen answers a call that nobody could look at. It is not the agent's fault, so on_violation has no part in it.
-func (w *worker) unseen(n *notification, r *ruling, c call) answer {
+func (w *worker) unseen(n *notification, r *ruling, c *call) answer {
 	e := event{operation: "syscall", target: c.name, rule: ruleAway, errno: unix.EACCES}
 	if r.lenient {
 		w.note(n, r, journal.WouldBlock, e)

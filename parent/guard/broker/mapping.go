@@ -30,6 +30,9 @@ func mapCall(w *worker, n *notification, r *ruling) answer {
 	if n.Args[2]&unix.PROT_EXEC == 0 && n.Args[3]&unix.MAP_DENYWRITE == 0 || n.Args[3]&unix.MAP_ANONYMOUS != 0 {
 		return goOn // notified for another reason
 	}
+	if path, named := w.descriptorName(n, int32(n.Args[4])); named && w.executed(n, r, path) {
+		return goOn
+	}
 	fd, err := w.descriptor(n, int32(n.Args[4]))
 	if err != nil {
 		return result(err)
@@ -49,6 +52,12 @@ func mapCall(w *worker, n *notification, r *ruling) answer {
 		return w.refuse(n, r, event{operation: "map-exec", target: o.path, rule: rule, errno: unix.EACCES, access: missingToMap(o, rule)})
 	}
 	return goOn
+}
+
+// executed reports whether an exec rule grants what lies at path, whatever its content is.
+func (w *worker) executed(n *notification, r *ruling, path string) bool {
+	_, fixed := r.programs[path]
+	return !fixed && r.files.Governed() && w.decide(n, r, path, policy.Exec).Verdict == policy.VerdictAllow
 }
 
 // mayMap reports whether a file may be mapped for execution: by an exec rule, with its hash where it has one; or as a library, which

@@ -171,7 +171,7 @@ func (w *worker) sets(n *notification) string {
 	owner := func(argument int) string {
 		return fmt.Sprintf("owner %d:%d", int32(n.Args[argument]), int32(n.Args[argument+1]))
 	}
-	switch w.calls[n.Number].name {
+	switch w.calls.of(n.Number).name {
 	case "chmod", "fchmod":
 		return mode(1)
 	case "fchmodat", "fchmodat2":

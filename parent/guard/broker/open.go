@@ -153,6 +153,9 @@ func (w *worker) openPath(n *notification, r *ruling, o opening) answer {
 	if o.flags&unix.O_TMPFILE == unix.O_TMPFILE {
 		return w.openTemporary(n, r, o)
 	}
+	if a, settled := w.openPlain(n, r, o); settled {
+		return a
+	}
 	at, err := w.lookup(n, o.folder, o.path, o.lookup)
 	switch {
 	case err == nil:

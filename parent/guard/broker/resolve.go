@@ -88,18 +88,26 @@ func (w *worker) start(n *notification, folder int32, path string, resolve uint6
 
 // descriptor opens the object behind a descriptor of the target, or its working directory, as O_PATH.
 func (w *worker) descriptor(n *notification, number int32) (int, error) {
-	name := "cwd"
-	if number != unix.AT_FDCWD {
-		if number < 0 {
-			return -1, unix.EBADF
-		}
-		name = "fd/" + itoa(int(number))
+	name, err := descriptorPath(n, number)
+	if err != nil {
+		return -1, err
 	}
-	fd, err := unix.Open(procPath(n.PID, name), unix.O_PATH|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(name, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) {
 		err = unix.EBADF
 	}
 	return fd, err
+}
+
+// descriptorPath is a descriptor of the target, or its working directory, in /proc.
+func descriptorPath(n *notification, number int32) (string, error) {
+	switch {
+	case number == unix.AT_FDCWD:
+		return procPath(n.PID, "cwd"), nil
+	case number < 0:
+		return "", unix.EBADF
+	}
+	return procPath(n.PID, "fd/"+itoa(int(number))), nil
 }
 
 func closeStart(fd int) {
@@ -123,8 +131,7 @@ func (w *worker) lookup(n *notification, folder int32, path string, f lookupFlag
 }
 
 func (w *worker) lookupFrom(n *notification, from int, path string, f lookupFlags) (*object, error) {
-	how := f.openHow()
-	fd, err := unix.Openat2(from, path, &how)
+	fd, err := w.openName(from, path, f.openHow())
 	if err == nil {
 		o, err := w.describe(fd)
 		if err != nil || !within(o.path, "/proc") || f.resolve != 0 && !within(o.path, ownProc) {

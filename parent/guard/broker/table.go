@@ -26,8 +26,19 @@ type call struct {
 	handle   handler // nil: let it go on
 }
 
+// callsByNumber is a table of calls. It has room for all that the architectures know (policy.LastSyscall).
+type callsByNumber []*call
+
+// of is what is done with a call; nil: it is not known.
+func (t callsByNumber) of(number int32) *call {
+	if number < 0 || int(number) >= len(t) {
+		return nil
+	}
+	return t[number]
+}
+
 // callTable is the table of a permit, by number. The filter that floor installs notifies no others.
-func callTable(permit *policy.Policy) map[int32]call {
+func callTable(permit *policy.Policy) callsByNumber {
 	byName := map[string]call{}
 	for _, r := range floor.Refusals() {
 		if r.Lifted(permit) {
@@ -69,10 +80,10 @@ func callTable(permit *policy.Policy) map[int32]call {
 		}
 		byName[name] = c
 	}
-	table := map[int32]call{}
+	table := make(callsByNumber, policy.LastSyscall(runtime.GOARCH)+1)
 	for name, c := range byName {
 		if number, ok := policy.SyscallNumber(runtime.GOARCH, name); ok {
-			table[int32(number)] = c
+			table[number] = &c
 		}
 	}
 	return table

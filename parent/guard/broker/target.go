@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -36,10 +37,7 @@ func (w *worker) readSome(n *notification, address uint64, b []byte) (int, error
 	}
 	got, err := 0, error(unix.EPERM)
 	if !w.relayed.Load() {
-		local := []unix.Iovec{{Base: &b[0]}}
-		local[0].SetLen(len(b))
-		remote := []unix.RemoteIovec{{Base: uintptr(address), Len: len(b)}}
-		got, err = unix.ProcessVMReadv(int(n.PID), local, remote, 0)
+		got, err = w.readDirectly(n.PID, address, b)
 	}
 	if err == unix.EPERM && w.mayRelay() {
 		got, err = w.memories.read(w, n, address, b)
@@ -49,6 +47,20 @@ func (w *worker) readSome(n *notification, address uint64, b []byte) (int, error
 		err = unix.EINTR // it is being killed
 	}
 	return got, err
+}
+
+// readDirectly is process_vm_readv without its allocations. It may wait: what is mapped there can lie in a slow file.
+func (w *worker) readDirectly(pid uint32, address uint64, b []byte) (int, error) {
+	w.local.Base = &b[0]
+	w.local.SetLen(len(b))
+	w.remote = unix.RemoteIovec{Base: uintptr(address), Len: len(b)}
+	got, _, errno := unix.Syscall6(unix.SYS_PROCESS_VM_READV, uintptr(pid), uintptr(unsafe.Pointer(&w.local)), 1,
+		uintptr(unsafe.Pointer(&w.remote)), 1, 0)
+	w.local.Base = nil
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(got), nil
 }
 
 // mayRelay reports, after a refusal by the kernel, whether it was Yama's and raypherd can be asked instead. Once that is so, it
@@ -71,13 +83,16 @@ func (w *worker) heard(err error) {
 	}
 }
 
+// shortText is how much of a string is read first, in bytes.
+const shortText = 256
+
 // text reads a string that ends with a zero byte, of at most limit bytes with it; tooLong is the error for a longer one.
 func (w *worker) text(n *notification, address uint64, limit int, tooLong unix.Errno) (string, error) {
 	limit = min(limit, len(w.bytes))
 	for have := 0; have < limit; {
 		at := address + uint64(have)
-		// Never across a page in one step: the next page may be missing, and the string may end before it.
-		chunk := min(limit-have, pageSize-int(at%pageSize))
+		// Never across a page in one step: the next page may be missing, and the string may end before it. Most are short.
+		chunk := min(limit-have, pageSize-int(at%pageSize), max(shortText, have))
 		got, err := w.readSome(n, at, w.bytes[have:have+chunk])
 		if err != nil {
 			return "", err
