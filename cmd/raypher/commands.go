@@ -18,6 +18,8 @@ var builders = []struct {
 	{"attest", attestCommand},
 	{"events", eventsCommand},
 	{"agents", agentsCommand},
+	{"attach", attachCommand},
+	{"detach", detachCommand},
 	{"approvals", approvalsCommand},
 	{"status", statusCommand},
 	{"ceiling", ceilingCommand},

@@ -35,6 +35,8 @@ func (h *Host) Adopt() error {
 		known[r.ID] = true
 	}
 	problems = errors.Join(problems, h.clear(known))
+	held, more := h.heldFor()
+	problems = errors.Join(problems, more)
 	for _, id := range armed {
 		if _, ok := h.ByCgroup(id); !ok {
 			problems = errors.Join(problems, h.options.Guard.Disarm(id))
@@ -44,17 +46,76 @@ func (h *Host) Adopt() error {
 		return problems
 	}
 	for _, id := range h.options.Files.Agents() {
-		if _, ok := h.ByCgroup(id); !ok {
+		if _, ok := h.ByCgroup(id); !ok && !slices.Contains(held, id) { // its deadline closes what is held
 			problems = errors.Join(problems, h.options.Files.Disarm(id))
 		}
 	}
 	return problems
 }
 
+// heldFor lists the cgroups that are attached for no agent that goes on. Their programs are not ours to end, and to let them go would
+// open them: the guard stays there, without an entry, and refuses everything until an operator detaches them.
+func (h *Host) heldFor() (held []uint64, problems error) {
+	for _, id := range h.options.Guard.Attached() {
+		if _, ok := h.ByCgroup(id); ok {
+			continue
+		}
+		path, ok := h.options.Cgroups.Numbered(id)
+		if !ok {
+			problems = errors.Join(problems, h.options.Guard.Detach(id))
+			continue
+		}
+		held = append(held, id)
+		h.options.Log.Error("an attached cgroup does not go on and is closed: `raypher detach --cgroup` lets it go", "cgroup", path)
+	}
+	return held, problems
+}
+
+// adoptAttached lets one attached agent go on.
+func (h *Host) adoptAttached(r *record) error {
+	path, err := h.options.Cgroups.Folder(r.Attached)
+	if err != nil {
+		return err
+	}
+	group, err := h.options.Cgroups.Attach(r.ID, path)
+	ended := errors.New("it has ended") // heldFor takes the guard away
+	switch {
+	case errors.Is(err, cgroup.ErrEmpty) && group.ID() == r.CgroupID:
+		return errors.Join(ended, group.Remove())
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, cgroup.ErrEmpty), err == nil && group.ID() != r.CgroupID:
+		return ended
+	}
+	if err != nil {
+		return err
+	}
+	a, err := h.revive(r)
+	if err != nil {
+		return err
+	}
+	a.group = group
+	a.tally.partly.Store(true)
+	if err := group.Mark(); err != nil {
+		return err
+	}
+	empty, err := group.Empty()
+	if err != nil {
+		return err
+	}
+	if err := a.arm(); err != nil {
+		return err
+	}
+	h.shares.Keep(a.id, a.share())
+	a.start(empty)
+	return nil
+}
+
 // adopt lets one agent go on.
 func (h *Host) adopt(r *record, boot string, armed []uint64) error {
 	if r.Boot != boot {
 		return errors.New("the machine was started anew")
+	}
+	if r.Attached != "" {
+		return h.adoptAttached(r)
 	}
 	group, err := h.options.Cgroups.Find(r.ID)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && group.ID() != r.CgroupID {

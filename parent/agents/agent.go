@@ -55,15 +55,21 @@ type Agent struct {
 	development  bool
 	tier         string
 	started      time.Time
+	attached     string   // cgroup2 path that an operator attached; empty: it was launched
+	attachedBy   uint32   // user
+	networkOnly  bool     // as asked
+	uncovered    []string // of an attached one: what nothing holds, in words
 
 	stops   chan string     // why to end it; one slot, the first reason counts
 	narrows chan *narrowing // from RequestVisa
 	lines   chan lineChange // the warden came or went
 	begun   chan struct{}   // the warden said Started; one slot
-	gone    chan struct{}   // closed when nothing of the agent is left
-	blocked atomic.Uint64   // refused actions
-	tally   tally           // of them, against the guard's own count
-	visas   allowance       // for RequestVisa
+	// detaches says which user lets an attached agent go.
+	detaches chan uint32
+	gone     chan struct{} // closed when nothing of the agent is left
+	blocked  atomic.Uint64 // refused actions
+	tally    tally         // of them, against the guard's own count
+	visas    allowance     // for RequestVisa
 	// handshakes is for TLSCertificate and TLSSign.
 	handshakes allowance
 
@@ -104,6 +110,9 @@ func (a *Agent) Gone() <-chan struct{} { return a.gone }
 
 // Permit is what the agent may do now.
 func (a *Agent) Permit() *policy.Policy { return a.current().permit }
+
+// Visa is what the agent has now.
+func (a *Agent) Visa() []byte { return a.current().visa }
 
 // CgroupID is the id by which the kernel knows the agent.
 func (a *Agent) CgroupID() uint64 { return a.group.ID() }
@@ -149,6 +158,8 @@ func (a *Agent) Status() *parentv1.AgentStatus {
 		word = "closed"
 	case a.group.Frozen():
 		word = "frozen"
+	case a.attached != "":
+		word = "attached"
 	}
 	pids, _ := a.group.Processes() // an agent that just ended has none
 	var r policy.Resources         // what its cgroup was made with
@@ -159,7 +170,8 @@ func (a *Agent) Status() *parentv1.AgentStatus {
 		Namespace: a.namespace, MaxMemoryMb: r.MaxMemoryMB, MaxProcesses: r.MaxProcesses, MaxFds: r.MaxFDs,
 		AgentId: a.id, Name: a.name, Subject: a.subject, Uid: a.uid, Program: a.program,
 		StartedUnix: a.started.Unix(), ExpiresUnix: g.expires, Processes: uint32(len(pids)),
-		Blocked: a.blocked.Load(), State: word, Mode: string(mode(g.permit)),
+		Blocked: a.blocked.Load(), State: word, Mode: string(mode(g.permit)), Backend: a.backend,
+		Attached: a.attached, Uncovered: a.uncovered,
 	}
 }
 

@@ -34,6 +34,7 @@ type FileGuard interface {
 	Disarm(cgroupID uint64) error
 	Agents() []uint64
 	Permit(lsm.Grant) error
+	Level(cgroupPath string) (uint32, error)
 	Verdict(lsm.Event) journal.Verdict
 }
 

@@ -28,6 +28,7 @@ func (k *kept) Reload(id uint64, p *policy.Policy) error { k.reloaded[id] = p; r
 func (k *kept) Extend(id uint64, deadline int64) error   { k.deadline[id] = deadline; return nil }
 func (k *kept) Disarm(id uint64) error                   { delete(k.armed, id); return nil }
 func (k *kept) Permit(g lsm.Grant) error                 { k.permits = append(k.permits, g); return nil }
+func (k *kept) Level(string) (uint32, error)             { return 1, nil }
 func (k *kept) Verdict(lsm.Event) journal.Verdict        { return journal.Verdict{} }
 func (k *kept) Agents() (all []uint64) {
 	for id := range k.armed {

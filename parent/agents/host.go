@@ -63,6 +63,10 @@ type NetworkGuard interface {
 	Renew(cgroupID uint64, deadline int64) error
 	Replace(cgroupID uint64, n *policy.Network) error
 	Disarm(cgroupID uint64) error
+	// Attach and Detach are for cgroups outside of the agents' folder; Attached lists their ids.
+	Attach(cgroupPath string) error
+	Detach(cgroupID uint64) error
+	Attached() []uint64
 	// Lend and GrantName open a destination that a person approved.
 	Lend(cgroupID uint64, to netip.AddrPort, period time.Duration) error
 	GrantName(cgroupID uint64, name string, addr netip.Addr, port uint16, ttl time.Duration) error
@@ -217,9 +221,23 @@ func (h *Host) Whose(t *task.Task) (Kind, *Agent, error) {
 		}
 	}
 	if governed {
-		return Inside, nil, nil
+		return Inside, h.attachedWith(t), nil
 	}
 	return Outside, nil, nil
+}
+
+// attachedWith is the attached agent that a process belongs to; mu is held. Nil: another instance's.
+func (h *Host) attachedWith(t *task.Task) *Agent {
+	path, err := cgroup.Of(t.PID())
+	if err != nil || !t.Alive() {
+		return nil
+	}
+	for _, a := range h.agents {
+		if a.attached != "" && a.group.Holds(path) {
+			return a
+		}
+	}
+	return nil
 }
 
 // reserve counts a launch that is under way.

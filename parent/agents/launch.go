@@ -309,7 +309,7 @@ func (a *Agent) mint(ctx context.Context, begun int64, intent []byte, asked *par
 		Namespace: a.namespace, Name: a.name, ConfirmationKey: a.confirmation,
 		Asserted: &enclavev1.Asserted{
 			AgentId: a.id, Uid: a.uid, User: a.user, Home: a.home, Pid: int32(a.runnerPID),
-			BinarySha256: a.digest, Backend: a.backend, Host: a.host.options.Hostname,
+			BinarySha256: a.digest, Backend: a.backend, Host: a.host.options.Hostname, Cgroup: a.attached,
 		},
 	}
 	if asked != nil {

@@ -76,6 +76,7 @@ func (a *Agent) start(empty <-chan struct{}) {
 	a.lines = make(chan lineChange)
 	a.begun = make(chan struct{}, 1)
 	a.gone = make(chan struct{})
+	a.detaches = make(chan uint32)
 	a.host.add(a, empty)
 }
 
@@ -92,8 +93,13 @@ func (a *Agent) live(empty <-chan struct{}) {
 	ctx, cancel := context.WithCancel(a.host.ctx)
 	defer o.mints.Wait()
 	defer cancel()
-	defer a.warden.Close()
-	warden := a.warden.Gone()
+	var warden <-chan struct{}
+	if a.warden != nil { // an attached agent has none
+		defer a.warden.Close()
+		warden = a.warden.Gone()
+	} else {
+		o.deadline.Stop()
+	}
 	for {
 		clock := time.NewTimer(o.sleep())
 		select {
@@ -116,6 +122,10 @@ func (a *Agent) live(empty <-chan struct{}) {
 			o.kill("")
 		case <-a.begun:
 			o.running()
+		case by := <-a.detaches:
+			clock.Stop()
+			o.detached(by)
+			return
 		case change := <-a.lines:
 			o.lineChanged(change)
 		case n := <-a.narrows:
@@ -183,9 +193,9 @@ func (o *owner) close() {
 	o.freeze()
 }
 
-// freeze holds a closed agent still, unless its mode only watches.
+// freeze holds a closed agent still, unless its mode only watches, or the kernel holds all that is held of it.
 func (o *owner) freeze() {
-	if mode(o.current().permit) != policy.Enforce {
+	if mode(o.current().permit) != policy.Enforce || o.attached != "" {
 		return
 	}
 	if err := o.group.Freeze(true); err != nil {
@@ -222,6 +232,10 @@ func (o *owner) renewed(r renewal) {
 	if r.grant.permit.Hash() != o.current().permit.Hash() { // there is another ceiling since
 		if err := errors.Join(o.host.options.Guard.Replace(o.group.ID(), r.grant.permit.Network), o.reloadFiles(r.grant)); err != nil {
 			o.host.options.Log.Error("the guard does not take the permit of the renewal", "agent", o.id, "error", err)
+			if o.attached != "" {
+				o.closeAttached()
+				return
+			}
 			o.kill("the guard could not follow its renewed visa")
 			return
 		}
@@ -342,7 +356,7 @@ func (o *owner) end() {
 	o.setState(Ending)
 	o.host.options.Approvals.Forget(o.id)
 	refused := o.refused()
-	err := errors.Join(o.host.options.Guard.Disarm(o.group.ID()), o.host.dismiss(o.group.ID()), o.group.Remove(), o.forget())
+	err := o.dissolve()
 	if err != nil {
 		o.host.options.Log.Error("something of an ended agent is left", "agent", o.id, "error", err)
 	}
@@ -356,6 +370,14 @@ func (o *owner) end() {
 	o.account(refused)
 	o.closeLine()
 	o.host.remove(o.Agent)
+}
+
+// dissolve takes away what the host keeps for an agent.
+func (a *Agent) dissolve() error {
+	if a.attached != "" {
+		return a.letGo()
+	}
+	return errors.Join(a.host.options.Guard.Disarm(a.group.ID()), a.host.dismiss(a.group.ID()), a.group.Remove(), a.forget())
 }
 
 // become makes the caller the agent's warden. There is no record yet: an agent that has not begun does not go on under another

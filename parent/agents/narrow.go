@@ -115,7 +115,7 @@ func (o *owner) narrow(n *narrowing) error {
 	if o.state != Running {
 		return fmt.Errorf("agent %s is %s: the guard cannot follow now", o.id, o.state)
 	}
-	if o.line == nil {
+	if o.line == nil && o.attached == "" {
 		return fmt.Errorf("agent %s: its warden is not connected: the guard cannot follow now, try again", o.id)
 	}
 	if err := o.host.options.Guard.Replace(o.group.ID(), n.grant.permit.Network); err != nil {

@@ -46,8 +46,12 @@ type record struct {
 	Begun        bool // the warden said Started
 	Blocked      uint64
 
-	WardenPID     int
+	WardenPID     int    // 0: it is attached and has none
 	WardenStarted uint64 // clock ticks since boot
+
+	Attached   string   `json:",omitempty"` // cgroup2 path
+	AttachedBy uint32   `json:",omitempty"`
+	Uncovered  []string `json:",omitempty"`
 
 	EnclaveKey      []byte // PKIX DER, of the enclave that signed the visa of the launch
 	LaunchVisa      []byte
@@ -83,9 +87,13 @@ func (a *Agent) save() error {
 	if err != nil {
 		return err
 	}
-	warden, err := a.wardenTask().Identity()
-	if err != nil {
-		return fmt.Errorf("record of agent %s: the warden: %w", a.id, err)
+	var warden task.Identity
+	var wardenPID int
+	if w := a.wardenTask(); w != nil {
+		if warden, err = w.Identity(); err != nil {
+			return fmt.Errorf("record of agent %s: the warden: %w", a.id, err)
+		}
+		wardenPID = w.PID()
 	}
 	a.mu.Lock()
 	r := record{
@@ -96,7 +104,8 @@ func (a *Agent) save() error {
 		Confirmation: a.confirmation, SecretHash: a.secretHash, LaunchPermit: a.launchPermit.Canonical(),
 		Backend: a.backend, Terminals: a.terminals, Notes: a.notes, Development: a.development, Tier: a.tier, Started: a.started,
 		CgroupID: a.group.ID(), Begun: a.state != Launching, Blocked: a.blocked.Load(),
-		WardenPID: a.warden.PID(), WardenStarted: warden.Started,
+		WardenPID: wardenPID, WardenStarted: warden.Started,
+		Attached: a.attached, AttachedBy: a.attachedBy, Uncovered: a.uncovered,
 		EnclaveKey: a.enclaveKey, LaunchVisa: a.launchVisa,
 		Visa: a.grant.visa, VisaKey: a.grant.enclaveKey, VisaID: a.grant.visaID, PolicyHash: a.grant.policyHash,
 		Permit: a.grant.permit.Canonical(), Intent: a.grant.intent,
@@ -163,6 +172,7 @@ func (h *Host) revive(r *record) (*Agent, error) {
 		asked: r.Asked, manifest: r.Manifest, sourceHash: r.SourceHash,
 		confirmation: r.Confirmation, secretHash: r.SecretHash, enclaveKey: r.EnclaveKey, launchVisa: r.LaunchVisa,
 		backend: r.Backend, terminals: r.Terminals, notes: r.Notes, development: r.Development, tier: r.Tier, started: r.Started,
+		attached: r.Attached, attachedBy: r.AttachedBy, uncovered: r.Uncovered, networkOnly: r.Backend == Network,
 		state: Waiting,
 	}
 	if a.backend == "" {
@@ -185,6 +195,10 @@ func (h *Host) revive(r *record) (*Agent, error) {
 	}
 	if err := h.signed(a); err != nil {
 		return nil, err
+	}
+	if a.attached != "" {
+		a.state = Running
+		return a, nil
 	}
 	if a.warden, err = h.reviveWarden(r); err != nil {
 		return nil, fmt.Errorf("its warden: %w", err)

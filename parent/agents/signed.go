@@ -121,6 +121,7 @@ func (a *Agent) claimed(key *journal.Key, encoded []byte, permit *policy.Policy)
 		{"program", bytes.Equal(asserted.BinarySHA256, a.digest)},
 		{"process", asserted.PID == int32(a.runnerPID)},
 		{"confirmation key", bytes.Equal(claims.Confirmation.Key, a.confirmation)},
+		{"cgroup", asserted.Cgroup == a.attached},
 		{"policy", bytes.Equal(claims.PolicyHash, a.sourceHash)},
 	} {
 		if !c.same {

@@ -69,6 +69,9 @@ func (a *Agent) show(v journal.Verdict) {
 	if err != nil {
 		return // the hub counts and logs it
 	}
+	if a.attached != "" {
+		return // it has no terminal
+	}
 	a.mu.Lock()
 	line := a.line
 	a.mu.Unlock()

@@ -24,7 +24,8 @@ var (
 	ErrGoverned = errors.New("it is under the guard already, lies in a cgroup that is, or holds one")
 )
 
-// Attach returns the group of a cgroup2 folder that somebody else made, or why it cannot be taken. It is not marked yet.
+// Attach returns the group of a cgroup2 folder that somebody else made, or why it cannot be taken; with ErrEmpty both. It is not
+// marked yet.
 func (p *Parent) Attach(id, path string) (*Group, error) {
 	path = filepath.Clean(path)
 	below, err := filepath.Rel(p.mounts.Unified, path)
@@ -46,7 +47,7 @@ func (p *Parent) Attach(id, path string) (*Group, error) {
 		return nil, fmt.Errorf("cgroup %s: %w: it says %q", path, ErrThreaded, strings.TrimSpace(string(kind)))
 	}
 	if !g.Populated() {
-		return nil, fmt.Errorf("cgroup %s: %w", path, ErrEmpty)
+		return g, fmt.Errorf("cgroup %s: %w", path, ErrEmpty)
 	}
 	return g, nil
 }
@@ -71,8 +72,34 @@ func (g *Group) Free() error {
 	})
 }
 
+// Name is the id that the group was made or found with.
+func (g *Group) Name() string { return g.id }
+
+// OwnedAbove says whether a user other than root may move processes out of the group: into a sibling, with the right to write into the
+// cgroup above both (Documentation/admin-guide/cgroup-v2.rst, delegation containment).
+func (g *Group) OwnedAbove() bool {
+	var st unix.Stat_t
+	err := unix.Stat(filepath.Join(filepath.Dir(g.path), "cgroup.procs"), &st)
+	return err == nil && (st.Uid != 0 || st.Mode&0o022 != 0)
+}
+
 // Below is the group's cgroup2 path, as /proc/<pid>/cgroup spells it.
 func (g *Group) Below() string { return g.below }
+
+// Numbered finds the folder of a cgroup by its id; false: there is none.
+func (p *Parent) Numbered(id uint64) (path string, found bool) {
+	_ = filepath.WalkDir(p.mounts.Unified, func(at string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return nil // what vanishes meanwhile is not it
+		}
+		if n, err := number(at); err == nil && n == id {
+			path, found = at, true
+			return fs.SkipAll
+		}
+		return nil
+	})
+	return path, found
+}
 
 // Mark tells every raypherd that what runs in a group from Attach is governed.
 func (g *Group) Mark() error {

@@ -283,7 +283,7 @@ func (d *daemon) backend() string {
 // folder, empty.
 func (d *daemon) leaveNothing() error {
 	lives, err := inhabited(d.cgroups)
-	if err != nil || lives {
+	if err != nil || lives || len(d.guard.Attached()) > 0 {
 		return err
 	}
 	if d.files != nil {
