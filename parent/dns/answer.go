@@ -161,7 +161,7 @@ func ofType(addrs []netip.Addr, qtype uint16) []netip.Addr {
 func (s *Server) answerWith(q *question, found resolved) *dns.Msg {
 	kept := found.addrs[:0:0]
 	for _, addr := range found.addrs {
-		end := s.look(addr, found.local)
+		end := look(addr, found.local)
 		closed := end.closed(q, addr)
 		if q.observed != nil {
 			*q.observed = append(*q.observed, Observed{addr, closed && end.reserved})

@@ -34,7 +34,6 @@ type Server struct {
 	upstreams *upstreams
 	hosts     *hosts.File
 	limits    *limits
-	own       ownAddresses
 	reports   *reports
 
 	mu      sync.Mutex
@@ -50,7 +49,6 @@ func Listen(o Options) (*Server, error) {
 		return nil, err
 	}
 	s.options.Timeout = cmp.Or(o.Timeout, answerTimeout)
-	s.own.interfaces = net.InterfaceAddrs
 	s.reports = newReports(o.Report)
 	if err := s.openSame(); err != nil {
 		return nil, fmt.Errorf("dns forwarder: %w", err)
