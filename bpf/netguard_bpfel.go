@@ -122,6 +122,7 @@ const (
 	NetguardLayerLAYER_EGRESS       NetguardLayer = 8
 	NetguardLayerLAYER_CONNECT_UNIX NetguardLayer = 9
 	NetguardLayerLAYER_SENDMSG_UNIX NetguardLayer = 10
+	NetguardLayerLAYER_XDP          NetguardLayer = 11
 )
 
 type NetguardMode uint8
@@ -189,6 +190,7 @@ const (
 	NetguardReasonREASON_NO_SERVER_NAME NetguardReason = 6
 	NetguardReasonREASON_SERVER_NAME    NetguardReason = 7
 	NetguardReasonREASON_CUT            NetguardReason = 8
+	NetguardReasonREASON_SOURCE         NetguardReason = 9
 )
 
 type NetguardRule uint32

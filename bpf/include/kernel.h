@@ -15,6 +15,25 @@ struct bpf_sock_addr_kern {
 	__u32 uaddrlen; /* since 6.7, like the unix socket hooks that need it */
 };
 
+/* include/linux/kernfs.h, cgroup-defs.h, include/net/sock.h: from a socket to the ids of its cgroup and those above it */
+struct kernfs_node {
+	__u64 id;
+};
+
+struct cgroup {
+	struct kernfs_node *kn;
+	int level;
+	struct cgroup *ancestors[];
+};
+
+struct sock_cgroup_data {
+	struct cgroup *cgroup;
+};
+
+struct sock {
+	struct sock_cgroup_data sk_cgrp_data;
+};
+
 #pragma clang attribute pop
 
 /* Numbers of the interface that are not in <linux/bpf.h>. */
