@@ -80,6 +80,7 @@ func (p *Policy) normalised() *Policy {
 			Listen:          normalList(w.Listen, normalListen),
 			Ingress:         normalList(w.Ingress, normalIngress),
 			Unix:            normalList(w.Unix, cleanPattern),
+			Isolate:         w.Isolate,
 		}
 	}
 	n.Approval = p.Approval.normalised()
@@ -163,6 +164,9 @@ func (p *Policy) encode() []byte {
 		section.text("default_action", string(w.DefaultAction))
 		section.list("egress", w.Egress)
 		section.list("ingress", w.Ingress)
+		if w.Isolate {
+			section.raw("isolate", []byte("true"))
+		}
 		section.list("listen", w.Listen)
 		section.text("on_deny", string(w.OnDeny))
 		section.list("require_approval", w.RequireApproval)

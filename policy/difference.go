@@ -22,6 +22,9 @@ func Difference(a, b *Policy) []Beyond {
 	if na == nil {
 		na = &Network{}
 	}
+	if nb != nil && nb.Isolate && !na.Isolate {
+		all = append(all, Beyond{"network.isolate", "false", "the other has true"})
+	}
 	_, beyond := narrowNetwork(nb, na)
 	for _, one := range beyond {
 		one.Reason = "the other does not grant it"

@@ -98,6 +98,9 @@ func (e *Explanation) network(n *Network) {
 		e.say("connect to unix sockets", saysRefused, "all")
 		return
 	}
+	if n.Isolate {
+		e.say("network namespace", "its own", "its loopback is no other program's, and all that leaves is held again on the host (isolate)")
+	}
 	e.each("connect", saysGranted, n.Egress, "", "")
 	e.each("connect", saysAsks, n.RequireApproval, "", "")
 	refused := saysRefused

@@ -29,6 +29,7 @@ func narrowNetwork(outer, inner *Network) (*Network, []Beyond) {
 	beyond = append(beyond, endpointsBeyond("network.ingress", inner.IngressEndpoints(), ingress, ownEnds)...)
 	beyond = append(beyond, pathsIncluded("network.unix", inner.Unix, outer.Unix)...)
 	result := *inner
+	result.Isolate = inner.Isolate || outer.Isolate // stricter, as on_violation: kill
 	return &result, beyond
 }
 

@@ -139,6 +139,7 @@ func (d decoder) network(at location, n *strictyaml.Node, w *Network) {
 		"egress":           func(at location, n *strictyaml.Node) { d.List(at, n, &w.Egress, strictyaml.Items{}) },
 		"listen":           func(at location, n *strictyaml.Node) { d.List(at, n, &w.Listen, strictyaml.Items{Numbers: true}) },
 		"ingress":          func(at location, n *strictyaml.Node) { d.List(at, n, &w.Ingress, strictyaml.Items{Numbers: true}) },
+		"isolate":          func(at location, n *strictyaml.Node) { d.Truth(at, n, &w.Isolate) },
 		"unix":             func(at location, n *strictyaml.Node) { d.List(at, n, &w.Unix, paths) },
 	})
 }

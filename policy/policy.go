@@ -93,6 +93,8 @@ type Network struct {
 	// Ingress are those who may open flows to the agent: a port for everyone, CIDR, or CIDR:port. The port is the agent's own.
 	Ingress []string `json:"ingress,omitempty"`
 	Unix    []string `json:"unix,omitempty"` // path patterns of unix sockets that may be connected to
+	// Isolate gives the agent a network namespace of its own: a veth is its only way out. It can be asked for, never taken back.
+	Isolate bool `json:"isolate,omitempty"`
 }
 
 // Resources are limits on one agent; nil fields are not limited.

@@ -31,6 +31,7 @@ var schemaTexts = map[string]string{
 	"network.listen":              "Where the agent may listen: a port, or address:port.",
 	"network.ingress":             "Who may open flows to the agent: a port of it for everyone, a CIDR, or CIDR:port; IPv6 with a port in brackets.",
 	"network.unix":                "Paths of unix sockets that the agent may connect to.",
+	"network.isolate":             "Give the agent a network namespace of its own, whose only way out is watched by the host.",
 	"resources":                   "Limits on the whole agent.",
 	"resources.max_fds":           "Open descriptors of one process.",
 	"resources.max_memory_mb":     "Memory of the whole agent, in mebibytes.",
