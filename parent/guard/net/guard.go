@@ -26,6 +26,8 @@ type Options struct {
 	// DNSPort is the forwarder's port on 127.0.0.1 and [::1]. All traffic of an agent to port 53 goes there. 0: there is no
 	// forwarder, and port 53 is refused.
 	DNSPort uint16
+	// Hosts is the hosts file; empty: /etc/hosts.
+	Hosts string
 	// OwnPorts are raypherd's TCP ports on loopback that every agent may reach; at most MaxOwnPorts.
 	OwnPorts []uint16
 }
@@ -46,16 +48,17 @@ type Reason uint8
 
 // The reasons.
 const (
-	NotGranted   Reason = iota // no rule grants it
-	Expired                    // the deadline of the agent's visa has passed
-	UnknownAgent               // the cgroup has no entry
-	Unreadable                 // a packet that the guard cannot read: fragments, options, unknown protocols
-	NoHello                    // a stream to a name's address on a port of TLS begins with something else
-	SplitHello                 // its hello lies in several packets or records: the whole of it cannot be read
-	NoServerName               // its hello names no server
-	ServerName                 // its hello names a server that was not resolved for the agent; Event.Path is that name
-	Severed                    // an operator has cut it
-	Flood                      // stands for Count events that were not recorded one by one
+	NotGranted    Reason = iota // no rule grants it
+	Expired                     // the deadline of the agent's visa has passed
+	UnknownAgent                // the cgroup has no entry
+	Unreadable                  // a packet that the guard cannot read: fragments, options, unknown protocols
+	NoHello                     // a stream to a name's address on a port of TLS begins with something else
+	SplitHello                  // its hello lies in several packets or records: the whole of it cannot be read
+	NoServerName                // its hello names no server
+	ServerName                  // its hello names a server that was not resolved for the agent; Event.Path is that name
+	Severed                     // an operator has cut it
+	ForeignSource               // a frame on an isolated agent's wire that has another sender than the agent
+	Flood                       // stands for Count events that were not recorded one by one
 )
 
 // Event is one refused action, or one that would have been refused (Mode audit). Equal ones within a second are folded:
