@@ -15,13 +15,11 @@ import (
 // probe in each of these three.
 func (w *world) newService(t *testing.T) (service agent, outside, inside, below *probe) {
 	t.Helper()
-	world := &world{near: w.near, far: w.far}
-	world.makeCgroup(t)
-	slice := world.newAgent(t, "some.slice")
-	world.cgroupPath = slice.dir
-	service = world.newAgent(t, "some.service")
-	world.cgroupPath = service.dir
-	deeper := world.newAgent(t, "deeper")
+	above := &world{}
+	above.makeCgroup(t)
+	slice := above.newAgent(t, "some.slice")
+	service = (&world{cgroupPath: slice.dir}).newAgent(t, "some.service")
+	deeper := (&world{cgroupPath: service.dir}).newAgent(t, "deeper")
 	return service, w.startProbe(t, slice.fd), w.startProbe(t, service.fd), w.startProbe(t, deeper.fd)
 }
 
