@@ -229,6 +229,21 @@ func (r *Reader) Number(at Place, n *Node, into **uint64) {
 	*into = &value
 }
 
+// Plain returns a number or a word as it is written, for values with a form of their own, such as amounts of money; ok: it was one. want says
+// what is wanted and fix how it is written.
+func (r *Reader) Plain(at Place, n *Node, want, fix string) (text string, ok bool) {
+	n, ok = r.visit(at, n)
+	if !ok {
+		return "", false
+	}
+	switch tag := n.ShortTag(); {
+	case n.Kind == yaml.ScalarNode && n.Value != "" && (tag == "!!str" || tag == "!!int" || tag == "!!float"):
+		return n.Value, true
+	}
+	r.Report(at, Faultf(fix, "%s where %s is wanted", describe(n), want))
+	return "", false
+}
+
 // Truth decodes true or false.
 func (r *Reader) Truth(at Place, n *Node, into *bool) {
 	n, ok := r.visit(at, n)
