@@ -36,8 +36,12 @@ import (
 // maxWorkers bounds the threads that can wait in slow file systems at once. Normally there is one.
 const maxWorkers = 16
 
-// slow is how long a worker may be busy with one call before another one takes over the notifications.
-const slow = 10 * time.Millisecond
+// slow is how long a worker may be busy with one call before another one takes over the notifications. Where none was lately, it is
+// looked less and less often, down to each rarely: each look costs the processor as much as several decisions.
+const (
+	slow   = 10 * time.Millisecond
+	rarely = 8 * slow
+)
 
 // Options of a broker.
 type Options struct {
@@ -187,18 +191,22 @@ func (b *Broker) busy() {
 // watch starts another worker when the ones there are do not come back in time. It ends when nothing happens any more, so that
 // an idle agent costs nothing, and a busy one no timer for each call.
 func (b *Broker) watch() {
+	pause := slow
 	for quiet := 0; quiet < 10; {
 		before := b.received.Load()
-		time.Sleep(slow)
+		time.Sleep(pause)
 		b.mutex.Lock()
-		stuck := b.idle == 0
+		busy := b.idle == 0
 		b.mutex.Unlock()
-		switch {
-		case b.received.Load() != before:
-			quiet = 0
-		case stuck:
+		again := b.received.Load() != before
+		if busy && !again {
 			b.startWorker()
-			quiet = 0
+		}
+		switch {
+		case busy:
+			quiet, pause = 0, slow
+		case again:
+			quiet, pause = 0, min(2*pause, rarely)
 		default:
 			quiet++
 		}

@@ -219,7 +219,7 @@ func (w *worker) openObject(n *notification, r *ruling, o opening, at *object) a
 	if !at.injectable(access) && !w.ownProcFile(at, access) {
 		return w.openSpecial(n, r, at, access, d.Rule)
 	}
-	fd, err := openHere(at, o)
+	fd, err := w.openHere(at, o)
 	if err != nil {
 		return result(err)
 	}
@@ -227,9 +227,9 @@ func (w *worker) openObject(n *notification, r *ruling, o opening, at *object) a
 }
 
 // openHere opens the very object. What does not apply to something that is already found is left out.
-func openHere(at *object, o opening) (int, error) {
+func (w *worker) openHere(at *object, o opening) (int, error) {
 	how := unix.OpenHow{Flags: o.flags&^(unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW) | unix.O_CLOEXEC | unix.O_NOCTTY}
-	return unix.Openat2(unix.AT_FDCWD, at.reopen(), &how)
+	return w.openName(ownDescriptors(), itoa(at.fd), how)
 }
 
 // ownProcFile reports whether a file of procfs is one that a process may write about itself (decideProc saw to that): what
@@ -266,7 +266,7 @@ func (w *worker) openUnnamed(n *notification, r *ruling, o opening, at *object, 
 	}
 	if at.kind() == unix.S_IFIFO {
 		o.flags |= unix.O_NONBLOCK // never wait here for the other end
-		fd, err := openHere(at, o)
+		fd, err := w.openHere(at, o)
 		if err == nil {
 			_, err = unix.FcntlInt(uintptr(fd), unix.F_SETFL, int(o.flags&^unix.O_NONBLOCK))
 		}

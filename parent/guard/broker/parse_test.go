@@ -2,8 +2,10 @@ package broker
 
 import (
 	"math/rand/v2"
+	"os"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -76,6 +78,70 @@ func FuzzParseAddress(f *testing.F) {
 		address, ok := parseAddress(raw)
 		if strings.Contains(address.path, "\x00") || !ok && address != (unixAddress{}) {
 			t.Errorf("%q: %+v, %v", raw, address, ok)
+		}
+	})
+}
+
+func FuzzParseInternet(f *testing.F) {
+	for _, seed := range []string{
+		"\x02\x00\x00\x50\x7f\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00", "\x02\x00\x00\x50\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00",
+		"\x0a\x00\x01\xbb\x00\x00\x00\x00" + "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\xff\xff\x0a\x00\x00\x01", "\x0a\x00" + strings.Repeat("\x00", 26), "\x02\x00",
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		to, ok := parseInternet(raw)
+		if !ok {
+			return
+		}
+		if to.Addr().IsUnspecified() || to.Addr().Is4In6() {
+			t.Errorf("%x: %s is not the address that is reached", raw, to)
+		}
+		if family := raw[0]; raw[1] != 0 || family != unix.AF_INET && family != unix.AF_INET6 {
+			t.Errorf("%x: %s of another family", raw, to)
+		}
+	})
+}
+
+// FuzzText: a string is read up to its zero byte and not beyond: what comes after it may be missing.
+func FuzzText(f *testing.F) {
+	for _, seed := range []string{"\x00", "/a\x00", "/a\x00rest", "", "/never", strings.Repeat("x", 255) + "\x00", strings.Repeat("x", 256) + "\x00",
+		strings.Repeat("x", 4095) + "\x00", strings.Repeat("x", 4096), strings.Repeat("x", 5000) + "\x00"} {
+		f.Add([]byte(seed))
+	}
+	const pages = 3
+	room, err := unix.Mmap(-1, 0, (pages+1)*pageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		f.Fatal(err)
+	}
+	room = room[:pages*pageSize]
+	if err := unix.Mprotect(room[:(pages+1)*pageSize][pages*pageSize:], unix.PROT_NONE); err != nil {
+		f.Fatal(err)
+	}
+	w := &worker{Broker: &Broker{}}
+	n := &notification{PID: uint32(os.Getpid())}
+	f.Fuzz(func(t *testing.T, content []byte) {
+		content = content[:min(len(content), len(room))]
+		at := len(room) - len(content)
+		copy(room[at:], content)
+		if len(content) == 0 {
+			at-- // the last byte before what is missing
+			room[at] = 'x'
+			content = room[at:]
+		}
+		got, err := w.pathArgument(n, uint64(uintptr(unsafe.Pointer(&room[at]))))
+		want, _, found := strings.Cut(string(content), "\x00")
+		switch {
+		case found && len(want) < unix.PathMax:
+			if err != nil || got != want {
+				t.Errorf("%q, %v; want %q", got, err, want)
+			}
+		case len(content) >= unix.PathMax:
+			if err != unix.ENAMETOOLONG {
+				t.Errorf("%q, %v; want ENAMETOOLONG", got, err)
+			}
+		case err != unix.EFAULT:
+			t.Errorf("%q, %v; want EFAULT", got, err)
 		}
 	})
 }

@@ -136,3 +136,14 @@ func TestOnlyNames(t *testing.T) {
 		}
 	}
 }
+
+func FuzzOnlyNames(f *testing.F) {
+	for _, seed := range []string{"a", "a/b", "a//b", "./a", "a/..", "/", ""} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, path string) {
+		if want := path != "" && path[0] != '/' && filepath.Clean("/"+path) == "/"+path; onlyNames(path) != want {
+			t.Errorf("%q: %v", path, !want)
+		}
+	})
+}

@@ -11,10 +11,9 @@ import (
 
 // quickReadlink reads where the object behind an O_PATH descriptor lies.
 func quickReadlink(fd int, into []byte) (int, error) {
-	var room [len(procSelfFD) + 12]byte
-	name := append(strconv.AppendInt(append(room[:0], procSelfFD...), int64(fd), 10), 0)
-	folder := unix.AT_FDCWD
-	length, _, errno := unix.RawSyscall6(unix.SYS_READLINKAT, uintptr(folder), uintptr(unsafe.Pointer(&name[0])),
+	var room [12]byte
+	name := append(strconv.AppendInt(room[:0], int64(fd), 10), 0)
+	length, _, errno := unix.RawSyscall6(unix.SYS_READLINKAT, uintptr(ownDescriptors()), uintptr(unsafe.Pointer(&name[0])),
 		uintptr(unsafe.Pointer(&into[0])), uintptr(len(into)), 0, 0)
 	if errno != 0 {
 		return 0, errno

@@ -206,7 +206,7 @@ func (f Filter) connects() fragment {
 
 // order puts the calls first that are frequent and mostly pass.
 func (f Filter) order(rules map[string]fragment) []string {
-	frequent := []string{"ioctl", MapCall, "connect", "socket", "setsockopt", "clone", "prctl", "prlimit64", "openat", "open"}
+	frequent := []string{"openat", "open", "ioctl", MapCall, "connect", "socket", "setsockopt", "clone", "prctl", "prlimit64"}
 	rest := make([]string, 0, len(rules))
 	for name := range rules {
 		if !slices.Contains(frequent, name) {
