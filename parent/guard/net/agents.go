@@ -69,7 +69,7 @@ func (g *Guard) Disarm(cgroupID uint64) error {
 	delete(g.lent, cgroupID)
 	delete(g.networks, cgroupID)
 	delete(g.cuts, cgroupID)
-	_, err = g.dropNames(cgroupID, func(string) bool { return false })
+	_, err = g.dropNames(cgroupID, g.keeps(cgroupID, nil, nil))
 	err = errors.Join(err, g.restoreNames(cgroupID), g.dropTraffic(cgroupID))
 	for _, m := range []*ebpf.Map{g.maps.Counts, g.maps.Reported} {
 		if e := m.Delete(cgroupID); e != nil && !errors.Is(e, ebpf.ErrKeyNotExist) {
@@ -116,10 +116,11 @@ func (g *Guard) entry(cgroupID uint64) (bpf.NetguardAgent, error) {
 // rules or all of the new ones.
 func (g *Guard) put(cgroupID uint64, entry bpf.NetguardAgent, n *policy.Network) error {
 	const what = "network guard: arming an agent"
-	rules, err := rulesOf(n, func(name string) bool { return g.isCut(cgroupID, name) })
+	local, _, err := g.hosts.Table()
 	if err != nil {
 		return err
 	}
+	rules := rulesOf(n)
 	rules = append(append(rules, g.lentTo(cgroupID, n)...), g.cutRules(cgroupID)...)
 	entry.Cgroup, entry.Cut = cgroupID, g.cutFlags(cgroupID)
 	entry.Slot = 0
@@ -154,9 +155,10 @@ func (g *Guard) put(cgroupID uint64, entry bpf.NetguardAgent, n *policy.Network)
 		return explain(what, err)
 	}
 	// Names that are no longer granted go first: until the entry is written they are only missing.
-	if _, err := g.dropNames(cgroupID, func(name string) bool {
-		return n != nil && (len(n.MatchHosts(name)) > 0 || n.AsksName(name)) && !g.isCut(cgroupID, name)
-	}); err != nil {
+	if _, err = g.dropNames(cgroupID, g.keeps(cgroupID, n, local)); err == nil {
+		err = g.grantLocal(cgroupID, n)
+	}
+	if err != nil {
 		g.slots.release(entry.Slot)
 		return err
 	}

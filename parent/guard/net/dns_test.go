@@ -80,7 +80,7 @@ func TestDNS(t *testing.T) {
 	w.serve(t, w.far, mustAddr("10.77.0.2:53"))
 	w.capture(t)
 	up := &resolver{addrs: map[string]netip.Addr{"api.example.com.": far4, "evil.test.": second4, "rebind.example.com.": lo4}}
-	network := &policy.Network{Egress: []string{"*.example.com:80", "10.77.0.2/32:53"}}
+	network := &policy.Network{Egress: []string{"private *.example.com:80", "10.77.0.2/32:53"}}
 	var a agent
 	g, reports := w.names(t, up, func(id uint64) (dns.Agent, bool) {
 		return dns.Agent{CgroupID: id, Network: network, Mode: policy.Enforce}, id == a.id

@@ -1,6 +1,7 @@
 package netguard
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/raypher/raypher/bpf"
+	"github.com/raypher/raypher/parent/dns/hosts"
 	"github.com/raypher/raypher/policy"
 )
 
@@ -37,6 +39,9 @@ type Guard struct {
 	cuts  map[uint64][]Cut
 	// networks are the rules that agents were given last, as far as this process gave them or was told.
 	networks map[uint64]*policy.Network
+	hosts    *hosts.File
+	// hostsVersion is that of the hosts file which is in force for every agent.
+	hostsVersion uint64
 	// servers are the names of each agent that its TLS hellos may ask for.
 	servers map[uint64]int
 	// attached are the links to cgroups outside of Options.CgroupPath, by the cgroup's id.
@@ -56,7 +61,7 @@ func Load(o Options) (*Guard, error) {
 	if len(o.OwnPorts) > MaxOwnPorts {
 		return nil, fmt.Errorf("network guard: %d own ports: at most %d", len(o.OwnPorts), MaxOwnPorts)
 	}
-	g := &Guard{options: o, names: map[uint64]int{}, lent: map[uint64]loans{}, cuts: map[uint64][]Cut{}, networks: map[uint64]*policy.Network{}, servers: map[uint64]int{}, attached: map[uint64][]link.Link{}, stop: make(chan struct{})}
+	g := &Guard{options: o, hosts: hosts.Open(cmp.Or(o.Hosts, hosts.Path)), names: map[uint64]int{}, lent: map[uint64]loans{}, cuts: map[uint64][]Cut{}, networks: map[uint64]*policy.Network{}, servers: map[uint64]int{}, attached: map[uint64][]link.Link{}, stop: make(chan struct{})}
 	if err := g.load(); err != nil {
 		g.Close()
 		return nil, err

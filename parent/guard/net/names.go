@@ -27,17 +27,21 @@ func (g *Guard) GrantName(cgroupID uint64, name string, addr netip.Addr, port ui
 	if _, err := g.entry(cgroupID); err != nil {
 		return err
 	}
+	if g.isCut(cgroupID, name) {
+		return fmt.Errorf("network guard: %s: %w", name, ErrCut)
+	}
+	return g.grantName(cgroupID, name, addr, port, uint64(bootTime()+ttl.Nanoseconds()), g.ruleOfName(cgroupID, name, port))
+}
+
+// grantName is GrantName until a time, by a rule. g.mu is held.
+func (g *Guard) grantName(cgroupID uint64, name string, addr netip.Addr, port uint16, expires uint64, rule bpf.NetguardRuleId) error {
 	words, family := addressWords(addr)
 	key := bpf.NetguardNameKey{Cgroup: cgroupID, Addr: words, Port: networkOrder(port), Family: family}
 	var grant, before bpf.NetguardNameGrant
 	if len(name) >= len(grant.Name) {
 		return fmt.Errorf("network guard: a name of %d bytes: at most %d", len(name), len(grant.Name)-1)
 	}
-	if g.isCut(cgroupID, name) {
-		return fmt.Errorf("network guard: %s: %w", name, ErrCut)
-	}
-	grant.Expires = uint64(bootTime() + ttl.Nanoseconds())
-	grant.Rule = uint32(g.ruleOfName(cgroupID, name, port))
+	grant.Expires, grant.Rule = expires, uint32(rule)
 	for i := range len(name) {
 		grant.Name[i] = int8(name[i])
 	}
@@ -84,10 +88,10 @@ func (g *Guard) grantServer(cgroupID uint64, grant bpf.NetguardNameGrant) error 
 }
 
 // dropNames removes an agent's names, and their addresses, that keep does not want, and says how many addresses that were.
-func (g *Guard) dropNames(cgroupID uint64, keep func(name string) bool) (int, error) {
+func (g *Guard) dropNames(cgroupID uint64, keep keepName) (int, error) {
 	if g.servers[cgroupID] > 0 {
-		if err := g.dropServers(func(k bpf.NetguardServerKey, _ uint64) bool {
-			return k.Cgroup == cgroupID && !keep(text(k.Name[:]))
+		if err := g.dropServers(func(k bpf.NetguardServerKey, expires uint64) bool {
+			return k.Cgroup == cgroupID && !keep(text(k.Name[:]), netip.Addr{}, 0, expires)
 		}); err != nil {
 			return 0, err
 		}
@@ -96,7 +100,7 @@ func (g *Guard) dropNames(cgroupID uint64, keep func(name string) bool) (int, er
 		return 0, nil
 	}
 	return g.dropWhere(func(k bpf.NetguardNameKey, v bpf.NetguardNameGrant) bool {
-		return k.Cgroup == cgroupID && !keep(text(v.Name[:]))
+		return k.Cgroup == cgroupID && !keep(text(v.Name[:]), addressOf(k.Addr, k.Family), networkOrder(k.Port), v.Expires)
 	})
 }
 
@@ -183,9 +187,10 @@ func (g *Guard) countNames() error {
 	return err
 }
 
-// background keeps empty tries ready and forgets old addresses, until Close.
+// background keeps empty tries ready, follows the hosts file and forgets old addresses, until Close.
 func (g *Guard) background() {
-	refill, forget := time.NewTicker(50*time.Millisecond), time.NewTicker(time.Minute)
+	refill, forget, follow := time.NewTicker(50*time.Millisecond), time.NewTicker(time.Minute), time.NewTicker(time.Second)
+	defer follow.Stop()
 	defer refill.Stop()
 	defer forget.Stop()
 	for {
@@ -198,6 +203,8 @@ func (g *Guard) background() {
 				_ = g.slots.refill() // said by the Arm that finds none
 			}
 			g.mu.Unlock()
+		case <-follow.C:
+			g.followHosts()
 		case <-forget.C:
 			g.mu.Lock()
 			_, _ = g.dropExpired(0, nameKept) // tried again in a minute; an expired address opens nothing

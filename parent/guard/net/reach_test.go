@@ -32,7 +32,7 @@ func TestNames(t *testing.T) {
 	time.Sleep(1100 * time.Millisecond)
 	w.startProbe(t, a.fd).expect(action{Do: "tcp", To: to}, silence, "")
 	p.expect(action{Do: "say"}, "", answer)
-	must(t, g.Replace(a.id, &policy.Network{Egress: []string{"*.example.com:80", "10.9.9.9/32"}}))
+	must(t, g.Replace(a.id, &policy.Network{Egress: []string{"private *.example.com:80", "10.9.9.9/32"}}))
 	p.expect(action{Do: "say"}, "", answer)
 	must(t, g.Replace(a.id, &policy.Network{Egress: []string{"10.9.9.9/32"}}))
 	p.expect(action{Do: "say"}, silence, "")

@@ -5,7 +5,6 @@ import (
 	"net/netip"
 
 	"github.com/raypher/raypher/bpf"
-	"github.com/raypher/raypher/parent/dns/hosts"
 	"github.com/raypher/raypher/policy"
 )
 
@@ -24,16 +23,12 @@ type rule struct {
 	says bpf.NetguardRuleSaid
 }
 
-// rulesOf turns the network section into the entries of the trie. Rules that name a host stand for what the hosts file says of
-// it, since programs read that file without asking a DNS server; the forwarder adds the others as they are resolved. A rule that
-// is wider than a reserved range leaves a hole there, and so does default_action: allow. Names that are cut stand for nothing.
-func rulesOf(n *policy.Network, cut func(name string) bool) ([]rule, error) {
+// rulesOf turns the network section into the entries of the trie. Rules that name a host stand for nothing there: the forwarder
+// opens addresses as it resolves them, grantLocal those of the hosts file. A rule that is wider than a reserved range leaves a hole
+// there, and so does default_action: allow.
+func rulesOf(n *policy.Network) []rule {
 	if n == nil {
-		return nil, nil
-	}
-	local, err := hosts.Read(hosts.Path)
-	if err != nil {
-		return nil, err
+		return nil
 	}
 	set := map[bpf.NetguardRuleKey]bpf.NetguardRuleSaid{}
 	var holes []netip.Prefix
@@ -70,21 +65,11 @@ func rulesOf(n *policy.Network, cut func(name string) bool) ([]rule, error) {
 			set[ruleKey(classBind, netip.PrefixFrom(everywhere, 0), e.Port)] = grantBy(listIngress, e.Rule)
 		}
 	}
-	for name, addrs := range local {
-		if cut(name) {
-			continue
-		}
-		for _, e := range n.MatchHosts(name) {
-			for _, a := range addrs {
-				set[ruleKey(0, netip.PrefixFrom(a, a.BitLen()), e.Port)] = grantBy(listEgress, e.Rule)
-			}
-		}
-	}
 	rules := make([]rule, 0, len(set))
 	for k, says := range set {
 		rules = append(rules, rule{k, says})
 	}
-	return rules, nil
+	return rules
 }
 
 func grantBy(list, rule string) bpf.NetguardRuleSaid {

@@ -271,7 +271,7 @@ func TestServerNameLifetimes(t *testing.T) {
 	w.serve(t, w.far, mustAddr("10.77.0.2:443"))
 	g := w.load(t, Options{})
 	a := w.newAgent(t, "agent")
-	network := &policy.Network{Egress: []string{granted + ":443", "other.example.com:443"}}
+	network := &policy.Network{Egress: []string{"private " + granted + ":443", "private other.example.com:443"}}
 	arm(t, g, a, network, policy.Enforce)
 	p := w.startProbe(t, a.fd)
 	try := func(name, want string) {
@@ -288,14 +288,14 @@ func TestServerNameLifetimes(t *testing.T) {
 	try("other.example.com", "")
 	try(granted, "") // two names, one address
 
-	must(t, g.Replace(a.id, &policy.Network{Egress: []string{"other.example.com:443"}}))
+	must(t, g.Replace(a.id, &policy.Network{Egress: []string{"private other.example.com:443"}}))
 	try(granted, "timeout") // the name went with its rule
 	try("other.example.com", "")
 
 	t.Run("an open stream that only a name grants from now on", func(t *testing.T) {
 		must(t, g.Replace(a.id, &policy.Network{Egress: []string{"10.77.0.2/32"}}))
 		p.expect(action{Do: "open", To: mustAddr("10.77.0.2:443"), Data: "plain"}, "", "you said plain")
-		must(t, g.Replace(a.id, &policy.Network{Egress: []string{"other.example.com:443"}}))
+		must(t, g.Replace(a.id, &policy.Network{Egress: []string{"private other.example.com:443"}}))
 		must(t, g.GrantName(a.id, "other.example.com", far4, 443, time.Hour))
 		if o := p.do(action{Do: "say", Data: "more"}); o.Err != "timeout" {
 			t.Errorf("what never named its server goes on: %+v", o)
@@ -304,7 +304,7 @@ func TestServerNameLifetimes(t *testing.T) {
 	t.Run("a stream that named its server stays open", func(t *testing.T) {
 		p := w.startProbe(t, a.fd)
 		p.expect(action{Do: "open", To: mustAddr("10.77.0.2:443"), Data: string(ascii(t, "other.example.com"))}, "", "you said "+string(ascii(t, "other.example.com")))
-		must(t, g.Replace(a.id, &policy.Network{Egress: []string{"other.example.com:443", "unrelated.example.com"}}))
+		must(t, g.Replace(a.id, &policy.Network{Egress: []string{"private other.example.com:443", "unrelated.example.com"}}))
 		p.expect(action{Do: "say", Data: "more"}, "", "you said more")
 	})
 	t.Run("the same socket, connected again", func(t *testing.T) {
