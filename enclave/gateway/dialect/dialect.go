@@ -13,7 +13,6 @@ package dialect
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -196,7 +195,7 @@ func Read(kind Kind, method, path string, body []byte) (*Request, error) {
 		return nil, refuse(Invalid, "model is missing: name one that has a price")
 	}
 	request.body = o
-	request.input += int64(len(body)) + expansion(body)
+	request.input += aroundRequest + int64(len(body)) + expansion(body)
 	return request, nil
 }
 
@@ -220,7 +219,7 @@ func (r *Request) Prepare(limits Limits) (*Call, error) {
 		return &Call{Body: r.body.raw}, nil
 	}
 	if limits.Window <= 0 || limits.Output <= 0 {
-		return nil, fmt.Errorf("model %q: its context window and its longest answer must be known: they bound what a call can cost", r.Model)
+		return nil, refuse(Invalid, "model %.80q: its context window and its longest answer are not in the price list, so what it costs cannot be bounded", r.Model)
 	}
 	call := &Call{Model: r.Model, Stream: r.Stream, protocol: r.protocol}
 	call.Bound.Input = r.input

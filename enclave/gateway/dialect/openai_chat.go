@@ -11,6 +11,7 @@ import (
 
 // Tokens that a provider adds around what a request says, beyond what the request's own syntax has bytes for.
 const (
+	aroundRequest = 512  // what a provider says to its models before all else
 	aroundMessage = 16   // roles and separators of one message or tool
 	aroundTools   = 2048 // what explains tools to a model; Anthropic's documentation counts up to 804, and 735 more for computer use
 )

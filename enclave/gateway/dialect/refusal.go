@@ -30,6 +30,7 @@ type Refusal struct {
 	Reason     Reason
 	Message    string
 	RetryAfter time.Duration // 0: not said
+	Cause      error         // for who calls this package; no client sees it
 }
 
 func refuse(reason Reason, format string, arguments ...any) *Refusal {
@@ -37,6 +38,8 @@ func refuse(reason Reason, format string, arguments ...any) *Refusal {
 }
 
 func (r *Refusal) Error() string { return r.Message }
+
+func (r *Refusal) Unwrap() error { return r.Cause }
 
 // Response returns what a client of that kind understands as an error of its provider.
 func (r *Refusal) Response(kind Kind) (status int, header http.Header, body []byte) {

@@ -1,0 +1,169 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/raypher/raypher/cost"
+	"github.com/raypher/raypher/cost/prices"
+	"github.com/raypher/raypher/enclave/gateway/dialect"
+)
+
+// serve holds, calls, hands on and settles. An error means that nothing of an answer was written yet.
+func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, a *attempt) error {
+	if a.entry != nil {
+		if err := g.opts.Ledger.Reserve(r.Context(), a.entry); err != nil {
+			return refusalOf(err)
+		}
+	}
+	// From here on the client may go, and what it asked for is charged all the same.
+	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
+	defer cancel()
+	gone := context.AfterFunc(r.Context(), func() { time.AfterFunc(drainTimeout, cancel) })
+	defer gone()
+
+	answer, err := g.send(ctx, a)
+	if err != nil {
+		g.end(a, outcomeOf(err), dialect.Usage{})
+		return err
+	}
+	defer answer.Body.Close()
+	copyHeader(w.Header(), answer.Header)
+	w.WriteHeader(answer.StatusCode)
+	how, usage := g.stream(w, answer, a)
+	g.end(a, how, usage)
+	return nil
+}
+
+// outcome is how a call ends for the ledger.
+type outcome int
+
+const (
+	keep     outcome = iota // nobody knows what was used
+	settle                  // the provider says what was used
+	withdraw                // no byte of it left
+)
+
+// outcomeOf is the one of a call without an answer.
+func outcomeOf(err error) outcome {
+	var refusal *dialect.Refusal
+	if errors.As(err, &refusal) && errors.Is(refusal.Cause, errNotSent) {
+		return withdraw
+	}
+	return keep
+}
+
+// send sends a call once. The transport sends it again only where nothing of it was written, or where an HTTP/2 peer says that it was not
+// worked on (RFC 9113, section 8.7): headers that would make it believe more, Idempotency-Key, are not passed.
+func (g *Gateway) send(ctx context.Context, a *attempt) (*http.Response, error) {
+	request, err := http.NewRequestWithContext(ctx, a.method, a.url.String(), bytes.NewReader(a.call.Body))
+	if err != nil {
+		return nil, err
+	}
+	request.Header = a.header
+	// RoundTrip follows no redirects: a redirect is an answer.
+	answer, err := g.transport.RoundTrip(request)
+	if err != nil {
+		g.opts.Log.Warn("gateway", "provider", a.provider, "error", err)
+		return nil, &dialect.Refusal{Reason: dialect.Upstream, Message: "provider " + a.provider + " did not answer: " + reason(err), Cause: err}
+	}
+	answer.Request, a.call.Body = nil, nil // a stream may go on for long
+	return answer, nil
+}
+
+// reason says without addresses or certificates what went wrong.
+func reason(err error) string {
+	switch {
+	case errors.Is(err, errNotSent):
+		return "it cannot be reached"
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return "it took too long"
+	default:
+		return "the connection failed; the enclave's log says why"
+	}
+}
+
+// stream hands an answer on as it comes. When the client has gone the rest is read all the same, for its end says what was used.
+func (g *Gateway) stream(w http.ResponseWriter, answer *http.Response, a *attempt) (outcome, dialect.Usage) {
+	meter := a.call.Meter(answer.Header.Get("Content-Type"))
+	flusher := http.NewResponseController(w)
+	there := true
+	hand := func(p []byte) {
+		if !there || len(p) == 0 {
+			return
+		}
+		_ = flusher.SetWriteDeadline(time.Now().Add(writeTimeout))
+		if _, err := w.Write(p); err != nil || flusher.Flush() != nil {
+			there = false
+		}
+	}
+	success := answer.StatusCode >= 200 && answer.StatusCode < 300
+	buffer := make([]byte, 32<<10)
+	for {
+		n, err := answer.Body.Read(buffer)
+		if n > 0 && success {
+			hand(meter.Feed(buffer[:n]))
+		} else if n > 0 {
+			hand(buffer[:n])
+		}
+		if err == nil {
+			continue
+		}
+		whole := errors.Is(err, io.EOF)
+		if !success {
+			return charged(answer.StatusCode), dialect.Usage{}
+		}
+		rest, usage, ok := meter.End(whole)
+		hand(rest)
+		if !ok {
+			return keep, dialect.Usage{}
+		}
+		return settle, usage
+	}
+}
+
+// charged is how a call ends whose answer is an error. One that the provider blames on the request, 400 to 499, it has not worked on, and
+// by 503 and 529 it says that it did not begin. Of others, 408 among them, nobody knows how far it came.
+func charged(status int) outcome {
+	if status >= 400 && status < 500 && status != http.StatusRequestTimeout || status == http.StatusServiceUnavailable || status == statusOverloaded {
+		return settle
+	}
+	return keep
+}
+
+// statusOverloaded is Anthropic's status of an overloaded service.
+const statusOverloaded = 529
+
+// end tells the ledger. The client need not be there, and a hold that cannot be settled stays, so the only harm of a failure is that
+// too much counts as spent.
+func (g *Gateway) end(a *attempt, how outcome, used dialect.Usage) {
+	if a.entry == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), settleTime)
+	defer cancel()
+	var err error
+	switch how {
+	case settle:
+		u := usage(used)
+		err = g.opts.Ledger.Settle(ctx, a.entry.ID, cost.Amount(a.rates.Cost(u)), u.Tokens())
+	case withdraw:
+		err = g.opts.Ledger.Withdraw(ctx, a.entry.ID)
+	default:
+		err = g.opts.Ledger.Keep(ctx, a.entry.ID)
+	}
+	if err != nil {
+		g.opts.Log.Error("gateway: a call was not settled", "provider", a.provider, "request", a.entry.ID, "error", err)
+	}
+}
+
+func usage(u dialect.Usage) prices.Usage {
+	return prices.Usage{
+		Input: uint64(u.Input), CachedInput: uint64(u.CacheRead), CacheWrite: uint64(u.CacheWrite), CacheWrite1h: uint64(u.CacheWrite1h),
+		Output: uint64(u.Output - u.Reasoning), Reasoning: uint64(u.Reasoning),
+	}
+}
