@@ -32,6 +32,7 @@ type Report struct {
 	Complete bool    `json:"complete"` // everything could be looked at
 	Backend  string  `json:"backend"`  // what decides about files and programs: lsm or broker
 	Tier     string  `json:"tier"`     // what vouches for visas: software, or what a running daemon says
+	Holds    []Class `json:"holds"`    // what the backend holds, by the classes of the conformance table
 }
 
 // Interpret says what the findings mean.
@@ -52,6 +53,7 @@ func Interpret(f *Findings) *Report {
 		}
 		r.Checks = append(r.Checks, c)
 	}
+	r.Holds = classes(r.Backend)
 	r.Checks = append(r.Checks, checkFleet(f)...)
 	r.Checks = append(r.Checks, checkTPM(f)...) // never Fail: the guard runs without one
 	return r

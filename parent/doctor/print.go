@@ -44,6 +44,7 @@ func (r *Report) Print(out io.Writer, colour bool) error {
 		}
 	}
 	fmt.Fprintf(&b, "\nbackend  %s\ntier     %s\n", r.Backend, r.Tier)
+	b.WriteString(r.holds())
 	for _, line := range r.summary() {
 		fmt.Fprintln(&b, paint(bold, line))
 	}

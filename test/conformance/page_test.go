@@ -1,6 +1,7 @@
 package conformance_test
 
 import (
+	"encoding/json"
 	"flag"
 	"os"
 	"strings"
@@ -12,6 +13,27 @@ import (
 var update = flag.Bool("update", false, "write docs/conformance.md anew")
 
 const page = "../../docs/conformance.md"
+
+// holds is the same for raypher doctor.
+const holds = "../../parent/doctor/holds.json"
+
+// TestHolds: raypher doctor shows what the table says.
+func TestHolds(t *testing.T) {
+	want, err := json.MarshalIndent(conformance.Classes(), "", "\t")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want = append(want, '\n')
+	if *update {
+		if err := os.WriteFile(holds, want, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(holds)
+	if err != nil || string(got) != string(want) {
+		t.Errorf("parent/doctor/holds.json is not the table (%v): go test ./test/conformance -run 'TestPage|TestHolds' -update", err)
+	}
+}
 
 // TestPage: the documentation shows the table as it is, with at least as many cases as were promised, each by a name of its own.
 func TestPage(t *testing.T) {
