@@ -183,11 +183,20 @@ func (s *Server) forget(ctx context.Context) {
 
 // handle answers one question.
 func (s *Server) handle(w dns.ResponseWriter, r *dns.Msg) {
-	proto, protocol := uint8(syscall.IPPROTO_UDP), "udp"
+	proto := uint8(syscall.IPPROTO_UDP)
 	if _, ok := w.RemoteAddr().(*net.TCPAddr); ok {
-		proto, protocol = syscall.IPPROTO_TCP, "tcp"
+		proto = syscall.IPPROTO_TCP
 	}
 	agent, ok := s.options.Lookup(proto, addrPort(w.LocalAddr()), addrPort(w.RemoteAddr()))
+	s.handleOf(w, r, agent, ok)
+}
+
+// handleOf answers a question of an agent; ok false: it is nobody's.
+func (s *Server) handleOf(w dns.ResponseWriter, r *dns.Msg, agent Agent, ok bool) {
+	protocol := "udp"
+	if _, stream := w.RemoteAddr().(*net.TCPAddr); stream {
+		protocol = "tcp"
+	}
 	if !ok {
 		s.write(w, r, refusal(r, "not an agent"), protocol)
 		return
