@@ -23,7 +23,8 @@ type NetguardAgent struct {
 	Reject       uint8
 	DefaultAllow uint8
 	Cut          NetguardCut
-	Reserved     [4]uint8
+	Isolated     uint8
+	Reserved     [3]uint8
 }
 
 type NetguardAgentEntry struct {

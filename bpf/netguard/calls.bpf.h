@@ -127,7 +127,7 @@ static __noinline int answer_call(struct bpf_sock_addr *ctx, struct call *c)
 		s = state_of(ctx, s);
 		return refuse_call(c, id, REASON_CUT, a.cut & CUT_REJECT ? NULL : &a, s);
 	}
-	if (c->flow.port == bpf_htons(53) && dns_port && netns == own_netns) {
+	if (c->flow.port == bpf_htons(53) && dns_port && (netns == own_netns || a.isolated)) {
 		s = state_of(ctx, s);
 		if (!s)
 			return refuse_call(c, id, REASON_UNREADABLE, NULL, NULL);
@@ -155,7 +155,7 @@ static __noinline int answer_call(struct bpf_sock_addr *ctx, struct call *c)
 	q.flow = c->flow;
 	q.slot = a.slot;
 	q.default_allow = a.default_allow;
-	q.own = is_own(&c->flow, netns);
+	q.own = is_own(&a, &c->flow, netns);
 	q.open = h == HELD_OLD;
 	grant = granted(&q);
 	if (grant == GRANT_RULE && !s)

@@ -272,8 +272,12 @@ static __always_inline int judge_leaving(struct __sk_buff *skb, struct packet *p
 			return refuse_packet(p, id, REASON_CUT, how == CUT_WITH_ERROR ? NULL : a, s);
 		p->rule = RULE_NONE;
 	}
-	if (p->transport == 0)
+	if (p->transport == 0) {
+		/* What the kernel of a namespace says to its routers belongs to who made the namespace: an isolated agent's runner. */
+		if (a->isolated && p->destination.family == 6 && p->destination.addr[0] == bpf_htonl(0xff020000))
+			return DROP_SILENTLY;
 		return refuse_packet(p, id, REASON_UNREADABLE, a, s);
+	}
 	if (h == HELD)
 		p->rule = s->rule;
 	if (h == HELD && p->destination.proto == IPPROTO_TCP && (s->hello == HELLO_AWAITED || s->hello == HELLO_HELD)) {
@@ -283,7 +287,7 @@ static __always_inline int judge_leaving(struct __sk_buff *skb, struct packet *p
 	}
 	if (h == HELD && p->destination.proto == IPPROTO_TCP && !p->opens)
 		return PASS;
-	q.own = s && is_own(&p->destination, s->netns);
+	q.own = s && is_own(a, &p->destination, s->netns);
 	if (q.own && (p->opens || p->destination.proto == IPPROTO_UDP))
 		record_peer(s, id, &p->source);
 	if (h == HELD)
@@ -372,7 +376,7 @@ static __always_inline int judge_coming(struct __sk_buff *skb, struct packet *p,
 	if (h == HELD && !p->opens)
 		return PASS;
 	ask(&q, &p->source, a, id, now);
-	q.own = s && is_own(&p->source, s->netns);
+	q.own = s && is_own(a, &p->source, s->netns);
 	q.open = h == HELD_OLD;
 	if (!p->opens && granted(&q)) {
 		p->rule = q.rule;

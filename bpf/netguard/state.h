@@ -36,7 +36,8 @@ struct agent {
 	__u8 reject;		/* on_deny: 1 EPERM, 0 silence */
 	__u8 default_allow;
 	enum cut cut;
-	__u8 reserved[4];
+	__u8 isolated;		/* in a network namespace of its own, where the forwarder listens too */
+	__u8 reserved[3];
 };
 
 /*

@@ -37,6 +37,9 @@ func (h *Host) Adopt() error {
 	problems = errors.Join(problems, h.clear(known))
 	held, more := h.heldFor()
 	problems = errors.Join(problems, more)
+	if h.options.Isolation != nil {
+		problems = errors.Join(problems, h.options.Isolation.Clean(func(id string) bool { return known[id] }))
+	}
 	for _, id := range armed {
 		if _, ok := h.ByCgroup(id); !ok {
 			problems = errors.Join(problems, h.options.Guard.Disarm(id))
@@ -136,10 +139,14 @@ func (h *Host) adopt(r *record, boot string, armed []uint64) error {
 	if !slices.Contains(armed, group.ID()) {
 		err := h.options.Guard.Arm(netguard.Agent{
 			CgroupID: group.ID(), Network: a.grant.permit.Network, Mode: mode(a.grant.permit), Deadline: a.grant.deadline,
+			Isolated: a.isolated(),
 		})
 		if err != nil {
 			return errors.Join(fmt.Errorf("arming the network guard: %w", err), a.warden.Close())
 		}
+	}
+	if err := a.connected(); err != nil {
+		return errors.Join(err, a.warden.Close())
 	}
 	if err := a.findAgain(); err != nil {
 		return errors.Join(err, a.warden.Close())

@@ -337,6 +337,9 @@ func (h *Host) take(a *Agent) (err error) {
 // arm puts the grant of an attached agent in force.
 func (a *Agent) arm() error {
 	o, g := a.host.options, a.current()
+	if isolates(g.permit) {
+		return ErrStaysShared
+	}
 	err := o.Guard.Arm(netguard.Agent{CgroupID: a.group.ID(), Network: g.permit.Network, Mode: mode(g.permit), Deadline: g.deadline})
 	if err != nil {
 		return fmt.Errorf("arming the network guard: %w", err)

@@ -81,6 +81,7 @@ type Options struct {
 	// EnclaveKeys are the identifiers of the pinned key of the enclave and of those that it replaced, also while the enclave is away.
 	EnclaveKeys func() ([][32]byte, error)
 	Guard       NetworkGuard
+	Isolation   Isolation // nil: no agent can have a network namespace of its own
 	Files       FileGuard // nil: the broker holds the files of all agents
 	Events      *events.Hub
 	Approvals   *approvals.Desk // where calls that wait for a person are asked about

@@ -475,6 +475,7 @@ func (h *Host) install(a *Agent, caller Caller, runner *task.Task) (err error) {
 	}
 	err = h.options.Guard.Arm(netguard.Agent{
 		CgroupID: a.group.ID(), Network: a.grant.permit.Network, Mode: mode(a.grant.permit), Deadline: a.grant.deadline,
+		Isolated: a.isolated(),
 	})
 	if err != nil {
 		return fmt.Errorf("arming the network guard: %w", err)

@@ -273,6 +273,12 @@ func (o *owner) running() {
 	if o.state != Launching {
 		return
 	}
+	if o.isolated() {
+		if err := o.connect(); err != nil {
+			o.refuseStart(err) // its runner says so and ends; one that does not is killed when its time is over
+			return
+		}
+	}
 	if err := o.hold(); err != nil {
 		o.host.options.Log.Error("the agent cannot begin", "agent", o.id, "error", err)
 		o.kill("its rules for files could not be put in force: " + err.Error())
@@ -280,7 +286,7 @@ func (o *owner) running() {
 	}
 	o.setState(Running)
 	o.deadline.Stop()
-	if o.backend == LSM {
+	if o.backend == LSM || o.isolated() {
 		o.tell(&attend.ParentMessage{Armed: &attend.Armed{}})
 	}
 	if err := o.save(); err != nil {
@@ -377,7 +383,7 @@ func (a *Agent) dissolve() error {
 	if a.attached != "" {
 		return a.letGo()
 	}
-	return errors.Join(a.host.options.Guard.Disarm(a.group.ID()), a.host.dismiss(a.group.ID()), a.group.Remove(), a.forget())
+	return errors.Join(a.host.options.Guard.Disarm(a.group.ID()), a.host.dismiss(a.group.ID()), a.disconnect(), a.group.Remove(), a.forget())
 }
 
 // become makes the caller the agent's warden. There is no record yet: an agent that has not begun does not go on under another

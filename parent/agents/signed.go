@@ -61,6 +61,9 @@ func (a *Agent) withinLaunch(permit *policy.Policy) error {
 	if _, err := policy.Narrow(a.launchPermit, permit); err != nil {
 		return fmt.Errorf("beyond what the launch was granted: %w", err)
 	}
+	if isolates(permit) && !a.isolated() {
+		return ErrStaysShared
+	}
 	return nil
 }
 

@@ -44,7 +44,7 @@ func (a *Agent) missing(counted, heard uint64) {
 
 // hear notes that a verdict of the network guard was heard.
 func (t *tally) hear(v journal.Verdict) {
-	if strings.HasPrefix(v.Layer, "cgroup") {
+	if strings.HasPrefix(v.Layer, "cgroup") || v.Layer == "xdp" {
 		t.network.Add(uint64(max(v.Count, 1)))
 	}
 }

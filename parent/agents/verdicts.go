@@ -183,6 +183,8 @@ func reasonRule(r netguard.Reason) string {
 		return "the cgroup is not armed"
 	case netguard.Unreadable:
 		return "a packet that cannot be read"
+	case netguard.ForeignSource:
+		return "a frame in the name of another sender than the agent"
 	case netguard.NoHello:
 		return "a stream to a name's address on a port of TLS that does not begin with a TLS hello"
 	case netguard.SplitHello:

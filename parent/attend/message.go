@@ -202,8 +202,11 @@ type Answered struct {
 	UntilBoottimeNs int64 `json:"until_boottime_ns,omitempty"`
 }
 
-// Armed answers Started where Terms.FilesHeld: the agent's rules are in force in the kernel, and its program may be executed.
-type Armed struct{}
+// Armed answers Started where Terms.FilesHeld or where the permit isolates: the agent's rules are in force in the kernel, it has its
+// wire, and its program may be executed.
+type Armed struct {
+	Failed string `json:"failed,omitempty"` // why it must not be; empty: it may
+}
 
 // End says that raypherd ends the agent.
 type End struct {

@@ -95,6 +95,7 @@ type daemon struct {
 	files    *lsm.Guard // nil: the broker holds files
 	hub      *events.Hub
 	desk     *approvals.Desk
+	wires    *isolation
 	agents   *agents.Host
 	server   *server.Server
 	relay    *relay.Server
@@ -315,8 +316,10 @@ func (d *daemon) openAgents(context.Context) error {
 	if d.files != nil {
 		files = d.files
 	}
+	d.wires = newIsolation(d)
+	d.later(d.wires.close)
 	d.agents = agents.NewHost(agents.Options{
-		Files: files,
+		Isolation: d.wires, Files: files,
 		Paths: d.options.Paths, Cgroups: d.cgroups, Enclave: d.enclave, Guard: d.guard, Events: d.hub, Approvals: d.desk,
 		EnclaveKeys: func() ([][32]byte, error) { return link.Pins(filepath.Join(d.options.Paths.Keys, link.PinFile)) },
 		FleetPolicy: d.fleetPolicy(),

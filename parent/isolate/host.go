@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -128,6 +129,10 @@ const (
 
 // openHost waits for the lock. Close the result.
 func openHost(folder string) (*host, error) {
+	folder, err := folderOf(folder)
+	if err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return nil, fmt.Errorf("folder of what isolated agents share: %w", err)
 	}
@@ -149,6 +154,21 @@ func openHost(folder string) (*host, error) {
 		return nil, fmt.Errorf("%s: %w", lock.Name(), err)
 	}
 	return h, nil
+}
+
+// folderOf is the part of a folder for this network namespace, by its cookie, which no other one of this boot has (socket(7),
+// SO_NETNS_COOKIE).
+func folderOf(folder string) (string, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return "", fmt.Errorf("finding the network namespace: %w", err)
+	}
+	defer unix.Close(fd)
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if err != nil {
+		return "", fmt.Errorf("finding the network namespace: %w", err)
+	}
+	return filepath.Join(folder, strconv.FormatUint(cookie, 10)), nil
 }
 
 func (h *host) close() { h.lock.Close() }

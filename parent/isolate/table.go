@@ -15,7 +15,9 @@ import (
 // tableName is the one table of nftables, of family inet, which holds everything that is Raypher's there.
 const tableName = "raypher"
 
-func table() *nftables.Table { return &nftables.Table{Name: tableName, Family: nftables.TableFamilyINet} }
+func table() *nftables.Table {
+	return &nftables.Table{Name: tableName, Family: nftables.TableFamilyINet}
+}
 
 // end is an address of a packet.
 type end struct{ offset4, offset6 uint32 }

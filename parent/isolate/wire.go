@@ -109,7 +109,11 @@ func (w *Wires) Disconnect(id string, cgroupID uint64) error {
 // Clean removes the wires of this raypherd's earlier runs but those of agents that go on, and what is left of the host's changes where
 // nobody has a wire any more.
 func (w *Wires) Clean(goesOn func(id string) bool) error {
-	if _, err := os.Stat(filepath.Join(w.Folder, stateFile)); errors.Is(err, os.ErrNotExist) {
+	folder, err := folderOf(w.Folder)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(folder, stateFile)); errors.Is(err, os.ErrNotExist) {
 		return nil // nobody was ever isolated here
 	}
 	h, err := openHost(w.Folder)

@@ -79,6 +79,9 @@ func (r *runner) run() (err error) {
 	if err := errors.Join(checkIdentity(), checkYama()); err != nil {
 		return err
 	}
+	if err := r.enterNamespace(); err != nil {
+		return err
+	}
 	if r.terminals, err = checkStandard(); err != nil {
 		return err
 	}
@@ -303,6 +306,9 @@ func (r *runner) become() error {
 	if err := r.program.unchanged(); err != nil {
 		return err
 	}
+	if err := r.isolate(); err != nil {
+		return err
+	}
 	if err := floor.DropPrivileges(0); err != nil {
 		return err
 	}
@@ -357,7 +363,7 @@ func (r *runner) execute(visaPath string) error {
 	env := slices.DeleteFunc(os.Environ(), func(entry string) bool {
 		name, _, _ := strings.Cut(entry, "=")
 		_, replaced := own[name]
-		return replaced
+		return replaced || name == namespaceVariable
 	})
 	for _, name := range []string{instance.VisaVariable, instance.AgentSocketVariable, instance.AgentIDVariable} {
 		env = append(env, name+"="+own[name])

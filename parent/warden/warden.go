@@ -78,7 +78,7 @@ type warden struct {
 	recorder   *trace.Recorder // of a run in mode audit; nil: another mode
 	home       string
 	ready      chan struct{} // closed when broker is set
-	armed      chan struct{} // one slot: the kernel holds the agent's rules for files
+	armed      chan string   // one slot: the kernel holds the agent's rules and it has its wire, or why not
 	broker     *broker.Broker
 	static     int // the agent's first task, when Landlock alone decides on files; else 0
 }
@@ -88,7 +88,7 @@ type warden struct {
 func Run(ctx context.Context, o Options) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	w := &warden{options: o, ready: make(chan struct{}), armed: make(chan struct{}, 1)}
+	w := &warden{options: o, ready: make(chan struct{}), armed: make(chan string, 1)}
 	var out io.Writer = io.Discard
 	if o.Output != nil {
 		out = o.Output
@@ -139,13 +139,17 @@ func Run(ctx context.Context, o Options) error {
 // armedWait is how long raypherd may take to arm the guard of files. It writes a few maps.
 const armedWait = 30 * time.Second
 
-// awaitArmed waits until the kernel holds the agent's rules for files, where it does: before that, nothing may be executed.
+// awaitArmed waits until the kernel holds the agent's rules for files, where it does, and until the agent has its wire, where it is isolated:
+// before that, nothing may be executed.
 func (w *warden) awaitArmed(ctx context.Context, served chan error) error {
-	if !w.granted.FilesHeld {
+	if isolated := w.permit.Network != nil && w.permit.Network.Isolate; !w.granted.FilesHeld && !isolated {
 		return nil
 	}
 	select {
-	case <-w.armed:
+	case failed := <-w.armed:
+		if failed != "" {
+			return errors.New(failed)
+		}
 		return nil
 	case err := <-served:
 		served <- err
@@ -153,7 +157,7 @@ func (w *warden) awaitArmed(ctx context.Context, served chan error) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-time.After(armedWait):
-		return errors.New("raypherd did not put the rules for files in force: the program is not executed")
+		return errors.New("raypherd did not put the rules in force: the program is not executed")
 	}
 }
 
@@ -367,7 +371,7 @@ func (w *warden) hear(m *attend.ParentMessage) {
 		w.broker.Answer(m.Answered.ID, broker.Answer{Approved: m.Answered.Approved, Until: m.Answered.UntilBoottimeNs})
 	case m.Armed != nil:
 		select {
-		case w.armed <- struct{}{}:
+		case w.armed <- m.Armed.Failed:
 		default:
 		}
 	case m.End != nil:

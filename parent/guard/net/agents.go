@@ -20,6 +20,9 @@ func (g *Guard) Arm(a Agent) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	entry := bpf.NetguardAgent{Deadline: uint64(max(a.Deadline, 0)), Mode: modeNumber(a.Mode)}
+	if a.Isolated {
+		entry.Isolated = 1
+	}
 	return g.put(a.CgroupID, entry, a.Network)
 }
 

@@ -184,6 +184,7 @@ var layers = map[bpf.NetguardLayer]string{
 	bpf.NetguardLayerLAYER_EGRESS:       "cgroup_skb/egress",
 	bpf.NetguardLayerLAYER_CONNECT_UNIX: "cgroup/connect_unix",
 	bpf.NetguardLayerLAYER_SENDMSG_UNIX: "cgroup/sendmsg_unix",
+	bpf.NetguardLayerLAYER_XDP:          "xdp",
 }
 
 // protocol names the IANA number; others are their number. A unix socket's flow has no family.

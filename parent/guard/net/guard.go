@@ -41,6 +41,7 @@ type Agent struct {
 	Network  *policy.Network // nil: nothing may be reached
 	Mode     policy.Mode
 	Deadline int64 // CLOCK_BOOTTIME in nanoseconds; the kernel closes the agent's network then
+	Isolated bool  // in a network namespace of its own, where the DNS forwarder listens on loopback too
 }
 
 // Reason is why something was refused.
