@@ -135,11 +135,11 @@ const (
 )
 
 type NetguardNameGrant struct {
-	_        structs.HostLayout
-	Expires  uint64
-	Rule     uint32
-	Reserved uint32
-	Name     [256]int8
+	_       structs.HostLayout
+	Expires uint64
+	Rule    uint32
+	Server  uint32
+	Name    [256]int8
 }
 
 type NetguardNameKey struct {

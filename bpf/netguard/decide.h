@@ -149,10 +149,22 @@ static __noinline int severed(struct agent *a, const struct flow *remote, struct
 
 	if (a->cut & CUT_ALL)
 		return a->cut & CUT_REJECT ? CUT_WITH_ERROR : CUT_IN_SILENCE;
-	if ((a->cut & CUT_NAMES) && s && s->server) {
+	if (a->cut & CUT_NAMES) {
+		struct name_key by = { .cgroup = a->cgroup, .port = remote->port, .family = remote->family };
+		struct name_grant *g;
 		struct cut_said *said;
 
-		name.server = s->server;
+		name.server = s ? s->server : 0;
+		if (!name.server) { /* it has said no name: the one that opened the address counts */
+			__builtin_memcpy(by.addr, remote->addr, sizeof(by.addr));
+			g = bpf_map_lookup_elem(&names, &by);
+			if (!g) {
+				by.port = 0;
+				g = bpf_map_lookup_elem(&names, &by);
+			}
+			if (g)
+				name.server = g->server;
+		}
 		said = bpf_map_lookup_elem(&cut_names, &name);
 		if (said)
 			return said->how;

@@ -112,7 +112,7 @@ static __noinline int refuse_hello(struct stream *st)
 	r.what.operation = OP_CONNECT;
 	r.what.layer = LAYER_EGRESS;
 	r.what.reason = st->reason;
-	r.what.mode = st->agent->mode;
+	r.what.mode = st->reason == REASON_CUT ? MODE_ENFORCE : st->agent->mode;
 	r.what.rule = st->packet->rule;
 	r.pid = s->pid;
 	__builtin_memcpy(r.comm, s->comm, sizeof(r.comm));
@@ -123,7 +123,7 @@ static __noinline int refuse_hello(struct stream *st)
 			r.what.path = r.what.path * 31 + name[i];
 	}
 	report_path(&r, name, name ? PATH_BYTES : 0);
-	if (st->agent->mode != MODE_ENFORCE) {
+	if (r.what.mode != MODE_ENFORCE) {
 		s->hello = HELLO_GRANTED;
 		return PASS;
 	}
@@ -173,9 +173,11 @@ static __noinline int await_hello(struct stream *st)
 	key->cgroup = st->cgroup;
 	switch (tls_read(skb, offset, skb->len, key->name)) {
 	case TLS_NAME:
+		s->server = server_hash(key->name);
+		if (st->agent->cut && severed(st->agent, &st->packet->destination, s))
+			return refused_hello(st, REASON_CUT, key->name);
 		if (!bpf_map_lookup_elem(&servers, key))
 			return refused_hello(st, REASON_SERVER_NAME, key->name);
-		s->server = server_hash(key->name);
 		s->hello = HELLO_GRANTED;
 		bpf_sk_storage_delete(&hellos, st->sk);
 		return PASS;

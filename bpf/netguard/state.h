@@ -108,7 +108,7 @@ struct name_key {
 struct name_grant {
 	__u64 expires;		/* CLOCK_BOOTTIME, nanoseconds */
 	__u32 rule;		/* that grants the name */
-	__u32 reserved;
+	__u32 server;		/* its hash */
 	char name[NAME_BYTES];	/* for raypherd: a rule that goes takes its addresses with it */
 };
 

@@ -96,6 +96,7 @@ func (h *Host) adoptAttached(r *record) error {
 		return err
 	}
 	a.group = group
+	a.rememberNetwork()
 	a.tally.partly.Store(true)
 	if err := group.Mark(); err != nil {
 		return err
@@ -135,6 +136,7 @@ func (h *Host) adopt(r *record, boot string, armed []uint64) error {
 		return err
 	}
 	a.group = group
+	a.rememberNetwork()
 	a.tally.partly.Store(true)
 	if !slices.Contains(armed, group.ID()) {
 		err := h.options.Guard.Arm(netguard.Agent{

@@ -74,13 +74,20 @@ type Agent struct {
 	handshakes allowance
 
 	resolved resolvedNames
+	// cutting is held while what an operator cut changes, saving while the record is written.
+	cutting, saving sync.Mutex
 
-	mu     sync.Mutex
-	state  State
-	closed bool // its visa ended and is not renewed yet
-	grant  grant
-	warden *task.Task
-	line   *outbox // to the warden; nil: it is not connected
+	mu sync.Mutex
+	// applied is the operator's last policy for it, expanded; nil: none since the launch.
+	applied *policy.Policy
+	state   State
+	closed  bool // its visa ended and is not renewed yet
+	grant   grant
+	cuts    []NetworkCut
+	warden  *task.Task
+	line    *outbox // to the warden; nil: it is not connected
+	told    bool    // nothing of the agent runs, and what it was refused is told
+	silent  bool    // the warden has said everything
 }
 
 // grant is what an agent may do now.

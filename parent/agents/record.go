@@ -46,6 +46,8 @@ type record struct {
 	Begun        bool // the warden said Started
 	Blocked      uint64
 
+	Cuts []NetworkCut `json:",omitempty"` // by operators
+
 	WardenPID     int    // 0: it is attached and has none
 	WardenStarted uint64 // clock ticks since boot
 
@@ -83,6 +85,8 @@ func (a *Agent) recordPath() string {
 
 // save writes the record in one step: a reader finds the old one or the new one, whole.
 func (a *Agent) save() error {
+	a.saving.Lock()
+	defer a.saving.Unlock()
 	boot, err := bootID()
 	if err != nil {
 		return err
@@ -104,6 +108,7 @@ func (a *Agent) save() error {
 		Confirmation: a.confirmation, SecretHash: a.secretHash, LaunchPermit: a.launchPermit.Canonical(),
 		Backend: a.backend, Terminals: a.terminals, Notes: a.notes, Development: a.development, Tier: a.tier, Started: a.started,
 		CgroupID: a.group.ID(), Begun: a.state != Launching, Blocked: a.blocked.Load(),
+		Cuts:      a.cuts,
 		WardenPID: wardenPID, WardenStarted: warden.Started,
 		Attached: a.attached, AttachedBy: a.attachedBy, Uncovered: a.uncovered,
 		EnclaveKey: a.enclaveKey, LaunchVisa: a.launchVisa,
@@ -173,7 +178,7 @@ func (h *Host) revive(r *record) (*Agent, error) {
 		confirmation: r.Confirmation, secretHash: r.SecretHash, enclaveKey: r.EnclaveKey, launchVisa: r.LaunchVisa,
 		backend: r.Backend, terminals: r.Terminals, notes: r.Notes, development: r.Development, tier: r.Tier, started: r.Started,
 		attached: r.Attached, attachedBy: r.AttachedBy, uncovered: r.Uncovered, networkOnly: r.Backend == Network,
-		state: Waiting,
+		state: Waiting, cuts: r.Cuts,
 	}
 	if a.backend == "" {
 		a.backend = Broker

@@ -2,12 +2,9 @@ package server
 
 import (
 	"context"
-	"os/user"
-	"strconv"
 
 	"google.golang.org/grpc"
 
-	"github.com/raypher/raypher/journal"
 	"github.com/raypher/raypher/parent/approvals"
 	parentv1 "github.com/raypher/raypher/proto/parent/v1"
 )
@@ -52,13 +49,9 @@ func (s *operator) WatchApprovals(r *parentv1.WatchApprovalsRequest, stream grpc
 
 // Answer answers a question, as who the kernel says is at the other end.
 func (s *operator) Answer(ctx context.Context, r *parentv1.AnswerRequest) (*parentv1.AnswerReply, error) {
-	c, err := callerOf(ctx)
+	who, err := personOf(ctx)
 	if err != nil {
 		return nil, err
-	}
-	who := journal.Person{UID: c.uid, User: strconv.Itoa(int(c.uid)), PID: uint32(c.task.PID())}
-	if account, err := user.LookupId(who.User); err == nil {
-		who.User = account.Username
 	}
 	// What is begun is ended, also when the caller goes away: it is on record or the question stays open.
 	recorded, err := s.server.options.Approvals.Answer(context.WithoutCancel(ctx), r.Id,

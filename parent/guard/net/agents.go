@@ -123,6 +123,9 @@ func (g *Guard) put(cgroupID uint64, entry bpf.NetguardAgent, n *policy.Network)
 	if err != nil {
 		return err
 	}
+	if err := g.cutNames(cgroupID); err != nil {
+		return err
+	}
 	rules := rulesOf(n)
 	rules = append(append(rules, g.lentTo(cgroupID, n)...), g.cutRules(cgroupID)...)
 	entry.Cgroup, entry.Cut = cgroupID, g.cutFlags(cgroupID)

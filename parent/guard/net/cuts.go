@@ -37,23 +37,35 @@ func (c Cut) String() string {
 	return "everything"
 }
 
-// Cut severs an agent from cuts, and from nothing else. n are its rules, as for Replace. A name's cut ends flows whose TLS hello asked for
-// it, and those to addresses that no other name of the agent has.
-func (g *Guard) Cut(cgroupID uint64, n *policy.Network, cuts []Cut) error {
+// Cut severs an agent from cuts, and from nothing else; an agent that an earlier raypherd armed must be Remembered first. A name's cut ends
+// flows whose TLS hello asked for it, and those to addresses that no other name of the agent has.
+//
+// Streams that a cut with Reject ends are reset at both ends, so far as they are in the caller's network namespace and their sockets in the
+// agent's cgroup itself, not below it; others see silence.
+func (g *Guard) Cut(cgroupID uint64, cuts []Cut) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	entry, err := g.entry(cgroupID)
 	if err != nil {
 		return err
 	}
+	n, known := g.networks[cgroupID]
+	if !known {
+		return fmt.Errorf("network guard: cgroup %d: its rules are not known yet: try again", cgroupID)
+	}
 	before := g.cuts[cgroupID]
 	g.cuts[cgroupID] = slices.Clone(cuts)
-	// The names come first: put forgets which were resolved.
-	if err := errors.Join(g.cutNames(cgroupID), g.put(cgroupID, entry, n)); err != nil {
+	ends, err := g.rejected(cgroupID)
+	if err != nil {
+		return err
+	}
+	// Once while the resets may still leave, and once for what was opened in between.
+	aborted := abort(cgroupID, ends)
+	if err := g.put(cgroupID, entry, n); err != nil {
 		g.cuts[cgroupID] = before
 		return err
 	}
-	return g.restoreNames(cgroupID)
+	return errors.Join(g.restoreNames(cgroupID), aborted, abort(cgroupID, ends))
 }
 
 // Cuts are what the agent is severed from. A raypherd that was restarted learns them by Cut.

@@ -20,15 +20,13 @@ const (
 	nameKept = time.Hour
 )
 
-// GrantName opens new flows to an address for ttl, because the granted name resolved to it. Port 0 is every port.
+// GrantName opens new flows to an address for ttl, because the granted name resolved to it. Port 0 is every port. A name that an operator
+// has cut opens nothing: the error is ErrCut.
 func (g *Guard) GrantName(cgroupID uint64, name string, addr netip.Addr, port uint16, ttl time.Duration) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if _, err := g.entry(cgroupID); err != nil {
 		return err
-	}
-	if g.isCut(cgroupID, name) {
-		return fmt.Errorf("network guard: %s: %w", name, ErrCut)
 	}
 	return g.grantName(cgroupID, name, addr, port, uint64(bootTime()+ttl.Nanoseconds()), g.ruleOfName(cgroupID, name, port))
 }
@@ -41,12 +39,15 @@ func (g *Guard) grantName(cgroupID uint64, name string, addr netip.Addr, port ui
 	if len(name) >= len(grant.Name) {
 		return fmt.Errorf("network guard: a name of %d bytes: at most %d", len(name), len(grant.Name)-1)
 	}
-	grant.Expires, grant.Rule = expires, uint32(rule)
+	grant.Expires, grant.Rule, grant.Server = expires, uint32(rule), serverHash(name)
 	for i := range len(name) {
 		grant.Name[i] = int8(name[i])
 	}
 	err := g.maps.Names.Lookup(key, &before)
+	cut := g.isCut(cgroupID, name)
 	switch {
+	case cut && err == nil && int64(before.Expires) > bootTime() && !g.isCut(cgroupID, text(before.Name[:])):
+		return fmt.Errorf("network guard: %s: %w", name, ErrCut) // the address is another name's as well
 	case err == nil:
 		grant.Expires = max(grant.Expires, before.Expires)
 	case !errors.Is(err, ebpf.ErrKeyNotExist):
@@ -62,7 +63,11 @@ func (g *Guard) grantName(cgroupID uint64, name string, addr netip.Addr, port ui
 	if err := g.grantServer(cgroupID, grant); err != nil {
 		return err
 	}
-	return explain("network guard: granting a name's address", g.maps.Names.Put(key, grant))
+	err = explain("network guard: granting a name's address", g.maps.Names.Put(key, grant))
+	if err == nil && cut { // from now on the address is known as one that is cut
+		err = errors.Join(fmt.Errorf("network guard: %s: %w", name, ErrCut), g.cutNames(cgroupID))
+	}
+	return err
 }
 
 // grantServer lets the agent's TLS streams to addresses of names ask for this one.

@@ -19,6 +19,7 @@ import (
 	"unsafe"
 
 	"github.com/miekg/dns"
+	"github.com/vishvananda/netns"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 )
@@ -60,6 +61,11 @@ type probe struct {
 // startProbe starts a probe in a cgroup (an open folder; -1: in the test's own), in the near namespace.
 func (w *world) startProbe(t testing.TB, cgroup int) *probe {
 	t.Helper()
+	return w.startProbeIn(t, w.near, cgroup)
+}
+
+func (w *world) startProbeIn(t testing.TB, ns netns.NsHandle, cgroup int) *probe {
+	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), probeEnvironment+"=1", "GODEBUG=asyncpreemptoff=1") // no SIGURG: no EINTR
 	cmd.Stderr = os.Stderr
@@ -74,7 +80,7 @@ func (w *world) startProbe(t testing.TB, cgroup int) *probe {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.in(t, w.near, func() { must(t, cmd.Start()) })
+	w.in(t, ns, func() { must(t, cmd.Start()) })
 	p := &probe{t, cmd, in, bufio.NewScanner(out)}
 	t.Cleanup(func() {
 		in.Close()
@@ -154,8 +160,10 @@ func (s *probeState) act(a action) (string, error) {
 		return once(a, unix.SOCK_DGRAM, unix.IPPROTO_UDPLITE)
 	case "open", "open-udp", "say", "again":
 		return s.flow(a)
-	case "bind", "listen", "accept", "serve-udp", "answer-udp", "bound-tcp", "tell":
+	case "bind", "listen", "accept", "accept-keep", "hear", "unlisten", "serve-udp", "answer-udp", "bound-tcp", "tell":
 		return s.local(a)
+	case "from-tcp", "from-udp":
+		return from(a)
 	case "unix", "unix-dgram", "socketpair":
 		return actUnix(a)
 	case "peername", "peername-mapped", "recvfrom", "recvfrom-mapped":
@@ -267,8 +275,12 @@ func (s *probeState) flow(a action) (string, error) {
 // local binds. "bound-tcp" connects to Path from the bound address.
 func (s *probeState) local(a action) (string, error) {
 	switch a.Do {
-	case "accept", "answer-udp":
+	case "accept", "accept-keep", "answer-udp":
 		return s.answer(a)
+	case "hear":
+		return receive(s.fd)
+	case "unlisten":
+		return "", unix.Close(s.listener)
 	case "tell": // a datagram from the bound socket to somebody who has not asked
 		_, to := sockaddr(a)
 		if err := unix.Sendto(s.listener, []byte(a.Data), 0, to); err != nil {
@@ -285,7 +297,7 @@ func (s *probeState) local(a action) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := unix.Bind(fd, at); err != nil {
+	if err := errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.Bind(fd, at)); err != nil {
 		unix.Close(fd)
 		return "", err
 	}
@@ -326,13 +338,47 @@ func (s *probeState) answer(a action) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer unix.Close(fd)
+	limit := unix.NsecToTimeval(probePatience.Nanoseconds())
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
+		return "", err
+	}
+	if a.Do == "accept-keep" {
+		s.fd = fd
+	} else {
+		defer unix.Close(fd)
+	}
 	said, err := receive(fd)
 	if err != nil {
 		return "", err
 	}
 	_, err = unix.Write(fd, []byte(said))
 	return said, err
+}
+
+// from sends Data from the address Path, and returns the answer.
+func from(a action) (string, error) {
+	kind := unix.SOCK_STREAM
+	if a.Do == "from-udp" {
+		kind = unix.SOCK_DGRAM
+	}
+	family, to := sockaddr(a)
+	fd, err := socket(family, kind, 0)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	own, err := netip.ParseAddr(a.Path)
+	if err != nil {
+		return "", err
+	}
+	_, at := sockaddr(action{To: netip.AddrPortFrom(own, 0)})
+	if err := errors.Join(unix.Bind(fd, at), unix.Connect(fd, to)); err != nil {
+		return "", err
+	}
+	if _, err := unix.Write(fd, []byte(a.Data)); err != nil {
+		return "", err
+	}
+	return receive(fd)
 }
 
 func actUnix(a action) (string, error) {

@@ -2,6 +2,7 @@ package netguard
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
@@ -104,11 +105,12 @@ func (g *Guard) dropTraffic(cgroupID uint64) error {
 	return nil
 }
 
-// Remember tells the guard the rules of an agent that an earlier raypherd armed, so that names are counted for the rule that grants them.
-func (g *Guard) Remember(cgroupID uint64, n *policy.Network) {
+// Remember tells the guard the rules of an agent that an earlier raypherd armed, and what it was severed from. The kernel knows both; if
+// it is armed anew, it stays severed.
+func (g *Guard) Remember(cgroupID uint64, n *policy.Network, cuts []Cut) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.networks[cgroupID] = n
+	g.networks[cgroupID], g.cuts[cgroupID] = n, slices.Clone(cuts)
 }
 
 // ruleOfName is the id of the rule by which a name is granted on a port. g.mu is held.

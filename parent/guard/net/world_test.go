@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -34,6 +35,7 @@ type world struct {
 	mu      sync.Mutex
 	arrived []string // "tcp 10.77.0.2:80 data", in order
 	packets []string // every IP packet from near that the far end's interface saw
+	resets  int      // streams that the near end reset
 }
 
 var (
@@ -210,6 +212,11 @@ func (w *world) serve(t testing.TB, ns netns.NsHandle, a netip.AddrPort) {
 				for {
 					n, err := c.Read(b)
 					if err != nil {
+						if errors.Is(err, unix.ECONNRESET) {
+							w.mu.Lock()
+							w.resets++
+							w.mu.Unlock()
+						}
 						return
 					}
 					w.note("tcp %v %s", a, b[:n])

@@ -2049,6 +2049,502 @@ func (x *ReloadReply) GetChanges() []string {
 	return nil
 }
 
+type CutNetworkRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AgentId       string                 `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	Cut           *NetworkCut            `protobuf:"bytes,2,opt,name=cut,proto3" json:"cut,omitempty"` // absent: everything, in silence
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CutNetworkRequest) Reset() {
+	*x = CutNetworkRequest{}
+	mi := &file_parent_v1_parent_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CutNetworkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CutNetworkRequest) ProtoMessage() {}
+
+func (x *CutNetworkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CutNetworkRequest.ProtoReflect.Descriptor instead.
+func (*CutNetworkRequest) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *CutNetworkRequest) GetAgentId() string {
+	if x != nil {
+		return x.AgentId
+	}
+	return ""
+}
+
+func (x *CutNetworkRequest) GetCut() *NetworkCut {
+	if x != nil {
+		return x.Cut
+	}
+	return nil
+}
+
+type RestoreNetworkRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AgentId       string                 `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	Cut           *NetworkCut            `protobuf:"bytes,2,opt,name=cut,proto3" json:"cut,omitempty"` // absent: all cuts; else the one of this name or address
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreNetworkRequest) Reset() {
+	*x = RestoreNetworkRequest{}
+	mi := &file_parent_v1_parent_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreNetworkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreNetworkRequest) ProtoMessage() {}
+
+func (x *RestoreNetworkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreNetworkRequest.ProtoReflect.Descriptor instead.
+func (*RestoreNetworkRequest) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *RestoreNetworkRequest) GetAgentId() string {
+	if x != nil {
+		return x.AgentId
+	}
+	return ""
+}
+
+func (x *RestoreNetworkRequest) GetCut() *NetworkCut {
+	if x != nil {
+		return x.Cut
+	}
+	return nil
+}
+
+type NetworkCut struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`                    // a host name, or *.name
+	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`              // an address or CIDR; neither: everything
+	Reject        bool                   `protobuf:"varint,3,opt,name=reject,proto3" json:"reject,omitempty"`               // calls fail at once and open streams are reset; false: silence
+	User          string                 `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"`                    // in answers: who cut it
+	AtUnix        int64                  `protobuf:"varint,5,opt,name=at_unix,json=atUnix,proto3" json:"at_unix,omitempty"` // in answers
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkCut) Reset() {
+	*x = NetworkCut{}
+	mi := &file_parent_v1_parent_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkCut) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkCut) ProtoMessage() {}
+
+func (x *NetworkCut) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkCut.ProtoReflect.Descriptor instead.
+func (*NetworkCut) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *NetworkCut) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *NetworkCut) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *NetworkCut) GetReject() bool {
+	if x != nil {
+		return x.Reject
+	}
+	return false
+}
+
+func (x *NetworkCut) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *NetworkCut) GetAtUnix() int64 {
+	if x != nil {
+		return x.AtUnix
+	}
+	return 0
+}
+
+type NetworkCuts struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cuts          []*NetworkCut          `protobuf:"bytes,1,rep,name=cuts,proto3" json:"cuts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkCuts) Reset() {
+	*x = NetworkCuts{}
+	mi := &file_parent_v1_parent_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkCuts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkCuts) ProtoMessage() {}
+
+func (x *NetworkCuts) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkCuts.ProtoReflect.Descriptor instead.
+func (*NetworkCuts) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *NetworkCuts) GetCuts() []*NetworkCut {
+	if x != nil {
+		return x.Cuts
+	}
+	return nil
+}
+
+type NetworkTrafficRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AgentId       string                 `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkTrafficRequest) Reset() {
+	*x = NetworkTrafficRequest{}
+	mi := &file_parent_v1_parent_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkTrafficRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkTrafficRequest) ProtoMessage() {}
+
+func (x *NetworkTrafficRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkTrafficRequest.ProtoReflect.Descriptor instead.
+func (*NetworkTrafficRequest) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *NetworkTrafficRequest) GetAgentId() string {
+	if x != nil {
+		return x.AgentId
+	}
+	return ""
+}
+
+type NetworkTrafficReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Agents        []*AgentTraffic        `protobuf:"bytes,1,rep,name=agents,proto3" json:"agents,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkTrafficReply) Reset() {
+	*x = NetworkTrafficReply{}
+	mi := &file_parent_v1_parent_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkTrafficReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkTrafficReply) ProtoMessage() {}
+
+func (x *NetworkTrafficReply) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkTrafficReply.ProtoReflect.Descriptor instead.
+func (*NetworkTrafficReply) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *NetworkTrafficReply) GetAgents() []*AgentTraffic {
+	if x != nil {
+		return x.Agents
+	}
+	return nil
+}
+
+type AgentTraffic struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AgentId       string                 `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Subject       string                 `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	Rules         []*RuleTraffic         `protobuf:"bytes,4,rep,name=rules,proto3" json:"rules,omitempty"` // those that something passed by, or was dropped by
+	Cuts          []*NetworkCut          `protobuf:"bytes,5,rep,name=cuts,proto3" json:"cuts,omitempty"`
+	Refused       uint64                 `protobuf:"varint,6,opt,name=refused,proto3" json:"refused,omitempty"`   // calls and packets that were refused, as the journal counts them
+	Incoming      uint64                 `protobuf:"varint,7,opt,name=incoming,proto3" json:"incoming,omitempty"` // packets from outside that nothing had asked for
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AgentTraffic) Reset() {
+	*x = AgentTraffic{}
+	mi := &file_parent_v1_parent_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AgentTraffic) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AgentTraffic) ProtoMessage() {}
+
+func (x *AgentTraffic) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AgentTraffic.ProtoReflect.Descriptor instead.
+func (*AgentTraffic) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *AgentTraffic) GetAgentId() string {
+	if x != nil {
+		return x.AgentId
+	}
+	return ""
+}
+
+func (x *AgentTraffic) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AgentTraffic) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *AgentTraffic) GetRules() []*RuleTraffic {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *AgentTraffic) GetCuts() []*NetworkCut {
+	if x != nil {
+		return x.Cuts
+	}
+	return nil
+}
+
+func (x *AgentTraffic) GetRefused() uint64 {
+	if x != nil {
+		return x.Refused
+	}
+	return 0
+}
+
+func (x *AgentTraffic) GetIncoming() uint64 {
+	if x != nil {
+		return x.Incoming
+	}
+	return 0
+}
+
+type RuleTraffic struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Rule           string                 `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"`                                // egress RULE, listen RULE, ingress RULE; default, cut, raypherd, approved
+	PacketsOut     uint64                 `protobuf:"varint,2,opt,name=packets_out,json=packetsOut,proto3" json:"packets_out,omitempty"` // on the wire
+	BytesOut       uint64                 `protobuf:"varint,3,opt,name=bytes_out,json=bytesOut,proto3" json:"bytes_out,omitempty"`       // with IP headers
+	PacketsIn      uint64                 `protobuf:"varint,4,opt,name=packets_in,json=packetsIn,proto3" json:"packets_in,omitempty"`
+	BytesIn        uint64                 `protobuf:"varint,5,opt,name=bytes_in,json=bytesIn,proto3" json:"bytes_in,omitempty"`
+	DroppedPackets uint64                 `protobuf:"varint,6,opt,name=dropped_packets,json=droppedPackets,proto3" json:"dropped_packets,omitempty"` // in both directions
+	DroppedBytes   uint64                 `protobuf:"varint,7,opt,name=dropped_bytes,json=droppedBytes,proto3" json:"dropped_bytes,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *RuleTraffic) Reset() {
+	*x = RuleTraffic{}
+	mi := &file_parent_v1_parent_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RuleTraffic) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RuleTraffic) ProtoMessage() {}
+
+func (x *RuleTraffic) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RuleTraffic.ProtoReflect.Descriptor instead.
+func (*RuleTraffic) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *RuleTraffic) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *RuleTraffic) GetPacketsOut() uint64 {
+	if x != nil {
+		return x.PacketsOut
+	}
+	return 0
+}
+
+func (x *RuleTraffic) GetBytesOut() uint64 {
+	if x != nil {
+		return x.BytesOut
+	}
+	return 0
+}
+
+func (x *RuleTraffic) GetPacketsIn() uint64 {
+	if x != nil {
+		return x.PacketsIn
+	}
+	return 0
+}
+
+func (x *RuleTraffic) GetBytesIn() uint64 {
+	if x != nil {
+		return x.BytesIn
+	}
+	return 0
+}
+
+func (x *RuleTraffic) GetDroppedPackets() uint64 {
+	if x != nil {
+		return x.DroppedPackets
+	}
+	return 0
+}
+
+func (x *RuleTraffic) GetDroppedBytes() uint64 {
+	if x != nil {
+		return x.DroppedBytes
+	}
+	return 0
+}
+
 type StopAgentRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	AgentId       string                 `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
@@ -2058,7 +2554,7 @@ type StopAgentRequest struct {
 
 func (x *StopAgentRequest) Reset() {
 	*x = StopAgentRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[33]
+	mi := &file_parent_v1_parent_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2070,7 +2566,7 @@ func (x *StopAgentRequest) String() string {
 func (*StopAgentRequest) ProtoMessage() {}
 
 func (x *StopAgentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[33]
+	mi := &file_parent_v1_parent_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2083,7 +2579,7 @@ func (x *StopAgentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopAgentRequest.ProtoReflect.Descriptor instead.
 func (*StopAgentRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{33}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *StopAgentRequest) GetAgentId() string {
@@ -2101,7 +2597,7 @@ type StopAgentReply struct {
 
 func (x *StopAgentReply) Reset() {
 	*x = StopAgentReply{}
-	mi := &file_parent_v1_parent_proto_msgTypes[34]
+	mi := &file_parent_v1_parent_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2113,7 +2609,7 @@ func (x *StopAgentReply) String() string {
 func (*StopAgentReply) ProtoMessage() {}
 
 func (x *StopAgentReply) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[34]
+	mi := &file_parent_v1_parent_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2126,7 +2622,7 @@ func (x *StopAgentReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopAgentReply.ProtoReflect.Descriptor instead.
 func (*StopAgentReply) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{34}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{42}
 }
 
 type EventsRequest struct {
@@ -2139,7 +2635,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[35]
+	mi := &file_parent_v1_parent_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2151,7 +2647,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[35]
+	mi := &file_parent_v1_parent_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2164,7 +2660,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{35}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *EventsRequest) GetAgentId() string {
@@ -2192,7 +2688,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_parent_v1_parent_proto_msgTypes[36]
+	mi := &file_parent_v1_parent_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2204,7 +2700,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[36]
+	mi := &file_parent_v1_parent_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2217,7 +2713,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{36}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Event) GetVerdict() []byte {
@@ -2250,7 +2746,7 @@ type ListEvidenceRequest struct {
 
 func (x *ListEvidenceRequest) Reset() {
 	*x = ListEvidenceRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[37]
+	mi := &file_parent_v1_parent_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2262,7 +2758,7 @@ func (x *ListEvidenceRequest) String() string {
 func (*ListEvidenceRequest) ProtoMessage() {}
 
 func (x *ListEvidenceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[37]
+	mi := &file_parent_v1_parent_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2275,7 +2771,7 @@ func (x *ListEvidenceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEvidenceRequest.ProtoReflect.Descriptor instead.
 func (*ListEvidenceRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{37}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListEvidenceRequest) GetAgentId() string {
@@ -2297,7 +2793,7 @@ type EvidenceItem struct {
 
 func (x *EvidenceItem) Reset() {
 	*x = EvidenceItem{}
-	mi := &file_parent_v1_parent_proto_msgTypes[38]
+	mi := &file_parent_v1_parent_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2309,7 +2805,7 @@ func (x *EvidenceItem) String() string {
 func (*EvidenceItem) ProtoMessage() {}
 
 func (x *EvidenceItem) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[38]
+	mi := &file_parent_v1_parent_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2322,7 +2818,7 @@ func (x *EvidenceItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvidenceItem.ProtoReflect.Descriptor instead.
 func (*EvidenceItem) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{38}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *EvidenceItem) GetEpoch() []byte {
@@ -2363,7 +2859,7 @@ type ExportEvidenceRequest struct {
 
 func (x *ExportEvidenceRequest) Reset() {
 	*x = ExportEvidenceRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[39]
+	mi := &file_parent_v1_parent_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2375,7 +2871,7 @@ func (x *ExportEvidenceRequest) String() string {
 func (*ExportEvidenceRequest) ProtoMessage() {}
 
 func (x *ExportEvidenceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[39]
+	mi := &file_parent_v1_parent_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2388,7 +2884,7 @@ func (x *ExportEvidenceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportEvidenceRequest.ProtoReflect.Descriptor instead.
 func (*ExportEvidenceRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{39}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ExportEvidenceRequest) GetEpoch() []byte {
@@ -2414,7 +2910,7 @@ type EvidenceBundle struct {
 
 func (x *EvidenceBundle) Reset() {
 	*x = EvidenceBundle{}
-	mi := &file_parent_v1_parent_proto_msgTypes[40]
+	mi := &file_parent_v1_parent_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2426,7 +2922,7 @@ func (x *EvidenceBundle) String() string {
 func (*EvidenceBundle) ProtoMessage() {}
 
 func (x *EvidenceBundle) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[40]
+	mi := &file_parent_v1_parent_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2439,7 +2935,7 @@ func (x *EvidenceBundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvidenceBundle.ProtoReflect.Descriptor instead.
 func (*EvidenceBundle) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{40}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *EvidenceBundle) GetBundle() []byte {
@@ -2458,7 +2954,7 @@ type OperatorInstallCeilingRequest struct {
 
 func (x *OperatorInstallCeilingRequest) Reset() {
 	*x = OperatorInstallCeilingRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[41]
+	mi := &file_parent_v1_parent_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2470,7 +2966,7 @@ func (x *OperatorInstallCeilingRequest) String() string {
 func (*OperatorInstallCeilingRequest) ProtoMessage() {}
 
 func (x *OperatorInstallCeilingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[41]
+	mi := &file_parent_v1_parent_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2483,7 +2979,7 @@ func (x *OperatorInstallCeilingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorInstallCeilingRequest.ProtoReflect.Descriptor instead.
 func (*OperatorInstallCeilingRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{41}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *OperatorInstallCeilingRequest) GetBundle() []byte {
@@ -2502,7 +2998,7 @@ type OperatorAttestRequest struct {
 
 func (x *OperatorAttestRequest) Reset() {
 	*x = OperatorAttestRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[42]
+	mi := &file_parent_v1_parent_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2514,7 +3010,7 @@ func (x *OperatorAttestRequest) String() string {
 func (*OperatorAttestRequest) ProtoMessage() {}
 
 func (x *OperatorAttestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[42]
+	mi := &file_parent_v1_parent_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2527,7 +3023,7 @@ func (x *OperatorAttestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorAttestRequest.ProtoReflect.Descriptor instead.
 func (*OperatorAttestRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{42}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *OperatorAttestRequest) GetNonce() []byte {
@@ -2547,7 +3043,7 @@ type OperatorAttestation struct {
 
 func (x *OperatorAttestation) Reset() {
 	*x = OperatorAttestation{}
-	mi := &file_parent_v1_parent_proto_msgTypes[43]
+	mi := &file_parent_v1_parent_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2559,7 +3055,7 @@ func (x *OperatorAttestation) String() string {
 func (*OperatorAttestation) ProtoMessage() {}
 
 func (x *OperatorAttestation) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[43]
+	mi := &file_parent_v1_parent_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2572,7 +3068,7 @@ func (x *OperatorAttestation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorAttestation.ProtoReflect.Descriptor instead.
 func (*OperatorAttestation) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{43}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *OperatorAttestation) GetTier() string {
@@ -2600,7 +3096,7 @@ type OperatorDescribeKeyRequest struct {
 
 func (x *OperatorDescribeKeyRequest) Reset() {
 	*x = OperatorDescribeKeyRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[44]
+	mi := &file_parent_v1_parent_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2612,7 +3108,7 @@ func (x *OperatorDescribeKeyRequest) String() string {
 func (*OperatorDescribeKeyRequest) ProtoMessage() {}
 
 func (x *OperatorDescribeKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[44]
+	mi := &file_parent_v1_parent_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2625,7 +3121,7 @@ func (x *OperatorDescribeKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorDescribeKeyRequest.ProtoReflect.Descriptor instead.
 func (*OperatorDescribeKeyRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{44}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *OperatorDescribeKeyRequest) GetPurpose() string {
@@ -2661,7 +3157,7 @@ type OperatorKeyDescription struct {
 
 func (x *OperatorKeyDescription) Reset() {
 	*x = OperatorKeyDescription{}
-	mi := &file_parent_v1_parent_proto_msgTypes[45]
+	mi := &file_parent_v1_parent_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2673,7 +3169,7 @@ func (x *OperatorKeyDescription) String() string {
 func (*OperatorKeyDescription) ProtoMessage() {}
 
 func (x *OperatorKeyDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[45]
+	mi := &file_parent_v1_parent_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2686,7 +3182,7 @@ func (x *OperatorKeyDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorKeyDescription.ProtoReflect.Descriptor instead.
 func (*OperatorKeyDescription) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{45}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *OperatorKeyDescription) GetPublicKey() []byte {
@@ -2726,7 +3222,7 @@ type OperatorInstallGrantRequest struct {
 
 func (x *OperatorInstallGrantRequest) Reset() {
 	*x = OperatorInstallGrantRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[46]
+	mi := &file_parent_v1_parent_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2738,7 +3234,7 @@ func (x *OperatorInstallGrantRequest) String() string {
 func (*OperatorInstallGrantRequest) ProtoMessage() {}
 
 func (x *OperatorInstallGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[46]
+	mi := &file_parent_v1_parent_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2751,7 +3247,7 @@ func (x *OperatorInstallGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorInstallGrantRequest.ProtoReflect.Descriptor instead.
 func (*OperatorInstallGrantRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{46}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *OperatorInstallGrantRequest) GetGrant() []byte {
@@ -2769,7 +3265,7 @@ type OperatorDescribeGrantRequest struct {
 
 func (x *OperatorDescribeGrantRequest) Reset() {
 	*x = OperatorDescribeGrantRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[47]
+	mi := &file_parent_v1_parent_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2781,7 +3277,7 @@ func (x *OperatorDescribeGrantRequest) String() string {
 func (*OperatorDescribeGrantRequest) ProtoMessage() {}
 
 func (x *OperatorDescribeGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[47]
+	mi := &file_parent_v1_parent_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2794,7 +3290,7 @@ func (x *OperatorDescribeGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorDescribeGrantRequest.ProtoReflect.Descriptor instead.
 func (*OperatorDescribeGrantRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{47}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{55}
 }
 
 // OperatorGrantStatus is GrantStatus of the enclave.
@@ -2816,7 +3312,7 @@ type OperatorGrantStatus struct {
 
 func (x *OperatorGrantStatus) Reset() {
 	*x = OperatorGrantStatus{}
-	mi := &file_parent_v1_parent_proto_msgTypes[48]
+	mi := &file_parent_v1_parent_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2828,7 +3324,7 @@ func (x *OperatorGrantStatus) String() string {
 func (*OperatorGrantStatus) ProtoMessage() {}
 
 func (x *OperatorGrantStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[48]
+	mi := &file_parent_v1_parent_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2841,7 +3337,7 @@ func (x *OperatorGrantStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorGrantStatus.ProtoReflect.Descriptor instead.
 func (*OperatorGrantStatus) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{48}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *OperatorGrantStatus) GetAnchor() []byte {
@@ -2922,7 +3418,7 @@ type OperatorDescribeFleetRequest struct {
 
 func (x *OperatorDescribeFleetRequest) Reset() {
 	*x = OperatorDescribeFleetRequest{}
-	mi := &file_parent_v1_parent_proto_msgTypes[49]
+	mi := &file_parent_v1_parent_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2934,7 +3430,7 @@ func (x *OperatorDescribeFleetRequest) String() string {
 func (*OperatorDescribeFleetRequest) ProtoMessage() {}
 
 func (x *OperatorDescribeFleetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[49]
+	mi := &file_parent_v1_parent_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2947,7 +3443,7 @@ func (x *OperatorDescribeFleetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorDescribeFleetRequest.ProtoReflect.Descriptor instead.
 func (*OperatorDescribeFleetRequest) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{49}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{57}
 }
 
 // OperatorFleetStatus is FleetStatus of the enclave, and the policies of the controller on this host.
@@ -2968,7 +3464,7 @@ type OperatorFleetStatus struct {
 
 func (x *OperatorFleetStatus) Reset() {
 	*x = OperatorFleetStatus{}
-	mi := &file_parent_v1_parent_proto_msgTypes[50]
+	mi := &file_parent_v1_parent_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2980,7 +3476,7 @@ func (x *OperatorFleetStatus) String() string {
 func (*OperatorFleetStatus) ProtoMessage() {}
 
 func (x *OperatorFleetStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[50]
+	mi := &file_parent_v1_parent_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2993,7 +3489,7 @@ func (x *OperatorFleetStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorFleetStatus.ProtoReflect.Descriptor instead.
 func (*OperatorFleetStatus) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{50}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *OperatorFleetStatus) GetController() string {
@@ -3070,7 +3566,7 @@ type OperatorPolicy struct {
 
 func (x *OperatorPolicy) Reset() {
 	*x = OperatorPolicy{}
-	mi := &file_parent_v1_parent_proto_msgTypes[51]
+	mi := &file_parent_v1_parent_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3082,7 +3578,7 @@ func (x *OperatorPolicy) String() string {
 func (*OperatorPolicy) ProtoMessage() {}
 
 func (x *OperatorPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_parent_v1_parent_proto_msgTypes[51]
+	mi := &file_parent_v1_parent_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3095,7 +3591,7 @@ func (x *OperatorPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorPolicy.ProtoReflect.Descriptor instead.
 func (*OperatorPolicy) Descriptor() ([]byte, []int) {
-	return file_parent_v1_parent_proto_rawDescGZIP(), []int{51}
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *OperatorPolicy) GetName() string {
@@ -3280,7 +3776,44 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\x06permit\x18\x03 \x01(\fR\x06permit\"\x0f\n" +
 	"\rReloadRequest\"'\n" +
 	"\vReloadReply\x12\x18\n" +
-	"\achanges\x18\x01 \x03(\tR\achanges\"-\n" +
+	"\achanges\x18\x01 \x03(\tR\achanges\"_\n" +
+	"\x11CutNetworkRequest\x12\x19\n" +
+	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12/\n" +
+	"\x03cut\x18\x02 \x01(\v2\x1d.raypher.parent.v1.NetworkCutR\x03cut\"c\n" +
+	"\x15RestoreNetworkRequest\x12\x19\n" +
+	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12/\n" +
+	"\x03cut\x18\x02 \x01(\v2\x1d.raypher.parent.v1.NetworkCutR\x03cut\"\x7f\n" +
+	"\n" +
+	"NetworkCut\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x16\n" +
+	"\x06reject\x18\x03 \x01(\bR\x06reject\x12\x12\n" +
+	"\x04user\x18\x04 \x01(\tR\x04user\x12\x17\n" +
+	"\aat_unix\x18\x05 \x01(\x03R\x06atUnix\"@\n" +
+	"\vNetworkCuts\x121\n" +
+	"\x04cuts\x18\x01 \x03(\v2\x1d.raypher.parent.v1.NetworkCutR\x04cuts\"2\n" +
+	"\x15NetworkTrafficRequest\x12\x19\n" +
+	"\bagent_id\x18\x01 \x01(\tR\aagentId\"N\n" +
+	"\x13NetworkTrafficReply\x127\n" +
+	"\x06agents\x18\x01 \x03(\v2\x1f.raypher.parent.v1.AgentTrafficR\x06agents\"\xf6\x01\n" +
+	"\fAgentTraffic\x12\x19\n" +
+	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
+	"\asubject\x18\x03 \x01(\tR\asubject\x124\n" +
+	"\x05rules\x18\x04 \x03(\v2\x1e.raypher.parent.v1.RuleTrafficR\x05rules\x121\n" +
+	"\x04cuts\x18\x05 \x03(\v2\x1d.raypher.parent.v1.NetworkCutR\x04cuts\x12\x18\n" +
+	"\arefused\x18\x06 \x01(\x04R\arefused\x12\x1a\n" +
+	"\bincoming\x18\a \x01(\x04R\bincoming\"\xe7\x01\n" +
+	"\vRuleTraffic\x12\x12\n" +
+	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x1f\n" +
+	"\vpackets_out\x18\x02 \x01(\x04R\n" +
+	"packetsOut\x12\x1b\n" +
+	"\tbytes_out\x18\x03 \x01(\x04R\bbytesOut\x12\x1d\n" +
+	"\n" +
+	"packets_in\x18\x04 \x01(\x04R\tpacketsIn\x12\x19\n" +
+	"\bbytes_in\x18\x05 \x01(\x04R\abytesIn\x12'\n" +
+	"\x0fdropped_packets\x18\x06 \x01(\x04R\x0edroppedPackets\x12#\n" +
+	"\rdropped_bytes\x18\a \x01(\x04R\fdroppedBytes\"-\n" +
 	"\x10StopAgentRequest\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\"\x10\n" +
 	"\x0eStopAgentReply\"B\n" +
@@ -3357,7 +3890,7 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\x06Whoami\x12 .raypher.parent.v1.WhoamiRequest\x1a\x1b.raypher.parent.v1.Identity\x12R\n" +
 	"\vRequestVisa\x12%.raypher.parent.v1.RequestVisaRequest\x1a\x1c.raypher.parent.v1.VisaReply\x12g\n" +
 	"\x0eTLSCertificate\x12-.raypher.parent.v1.AgentTLSCertificateRequest\x1a&.raypher.parent.v1.AgentTLSCertificate\x12W\n" +
-	"\aTLSSign\x12&.raypher.parent.v1.AgentTLSSignRequest\x1a$.raypher.parent.v1.AgentTLSSignature2\x98\x0e\n" +
+	"\aTLSSign\x12&.raypher.parent.v1.AgentTLSSignRequest\x1a$.raypher.parent.v1.AgentTLSSignature2\xac\x10\n" +
 	"\bOperator\x12J\n" +
 	"\x06Status\x12 .raypher.parent.v1.StatusRequest\x1a\x1e.raypher.parent.v1.StatusReply\x12V\n" +
 	"\n" +
@@ -3366,7 +3899,11 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\x06Attach\x12 .raypher.parent.v1.AttachRequest\x1a\x1e.raypher.parent.v1.AttachReply\x12J\n" +
 	"\x06Detach\x12 .raypher.parent.v1.DetachRequest\x1a\x1e.raypher.parent.v1.DetachReply\x12Y\n" +
 	"\vApplyPolicy\x12%.raypher.parent.v1.ApplyPolicyRequest\x1a#.raypher.parent.v1.ApplyPolicyReply\x12J\n" +
-	"\x06Reload\x12 .raypher.parent.v1.ReloadRequest\x1a\x1e.raypher.parent.v1.ReloadReply\x12F\n" +
+	"\x06Reload\x12 .raypher.parent.v1.ReloadRequest\x1a\x1e.raypher.parent.v1.ReloadReply\x12R\n" +
+	"\n" +
+	"CutNetwork\x12$.raypher.parent.v1.CutNetworkRequest\x1a\x1e.raypher.parent.v1.NetworkCuts\x12Z\n" +
+	"\x0eRestoreNetwork\x12(.raypher.parent.v1.RestoreNetworkRequest\x1a\x1e.raypher.parent.v1.NetworkCuts\x12b\n" +
+	"\x0eNetworkTraffic\x12(.raypher.parent.v1.NetworkTrafficRequest\x1a&.raypher.parent.v1.NetworkTrafficReply\x12F\n" +
 	"\x06Events\x12 .raypher.parent.v1.EventsRequest\x1a\x18.raypher.parent.v1.Event0\x01\x12Y\n" +
 	"\fListEvidence\x12&.raypher.parent.v1.ListEvidenceRequest\x1a\x1f.raypher.parent.v1.EvidenceItem0\x01\x12]\n" +
 	"\x0eExportEvidence\x12(.raypher.parent.v1.ExportEvidenceRequest\x1a!.raypher.parent.v1.EvidenceBundle\x12b\n" +
@@ -3393,7 +3930,7 @@ func file_parent_v1_parent_proto_rawDescGZIP() []byte {
 	return file_parent_v1_parent_proto_rawDescData
 }
 
-var file_parent_v1_parent_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_parent_v1_parent_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_parent_v1_parent_proto_goTypes = []any{
 	(*WhoamiRequest)(nil),                 // 0: raypher.parent.v1.WhoamiRequest
 	(*Identity)(nil),                      // 1: raypher.parent.v1.Identity
@@ -3428,32 +3965,40 @@ var file_parent_v1_parent_proto_goTypes = []any{
 	(*ApplyPolicyReply)(nil),              // 30: raypher.parent.v1.ApplyPolicyReply
 	(*ReloadRequest)(nil),                 // 31: raypher.parent.v1.ReloadRequest
 	(*ReloadReply)(nil),                   // 32: raypher.parent.v1.ReloadReply
-	(*StopAgentRequest)(nil),              // 33: raypher.parent.v1.StopAgentRequest
-	(*StopAgentReply)(nil),                // 34: raypher.parent.v1.StopAgentReply
-	(*EventsRequest)(nil),                 // 35: raypher.parent.v1.EventsRequest
-	(*Event)(nil),                         // 36: raypher.parent.v1.Event
-	(*ListEvidenceRequest)(nil),           // 37: raypher.parent.v1.ListEvidenceRequest
-	(*EvidenceItem)(nil),                  // 38: raypher.parent.v1.EvidenceItem
-	(*ExportEvidenceRequest)(nil),         // 39: raypher.parent.v1.ExportEvidenceRequest
-	(*EvidenceBundle)(nil),                // 40: raypher.parent.v1.EvidenceBundle
-	(*OperatorInstallCeilingRequest)(nil), // 41: raypher.parent.v1.OperatorInstallCeilingRequest
-	(*OperatorAttestRequest)(nil),         // 42: raypher.parent.v1.OperatorAttestRequest
-	(*OperatorAttestation)(nil),           // 43: raypher.parent.v1.OperatorAttestation
-	(*OperatorDescribeKeyRequest)(nil),    // 44: raypher.parent.v1.OperatorDescribeKeyRequest
-	(*OperatorKeyDescription)(nil),        // 45: raypher.parent.v1.OperatorKeyDescription
-	(*OperatorInstallGrantRequest)(nil),   // 46: raypher.parent.v1.OperatorInstallGrantRequest
-	(*OperatorDescribeGrantRequest)(nil),  // 47: raypher.parent.v1.OperatorDescribeGrantRequest
-	(*OperatorGrantStatus)(nil),           // 48: raypher.parent.v1.OperatorGrantStatus
-	(*OperatorDescribeFleetRequest)(nil),  // 49: raypher.parent.v1.OperatorDescribeFleetRequest
-	(*OperatorFleetStatus)(nil),           // 50: raypher.parent.v1.OperatorFleetStatus
-	(*OperatorPolicy)(nil),                // 51: raypher.parent.v1.OperatorPolicy
-	nil,                                   // 52: raypher.parent.v1.StatusReply.CountersEntry
+	(*CutNetworkRequest)(nil),             // 33: raypher.parent.v1.CutNetworkRequest
+	(*RestoreNetworkRequest)(nil),         // 34: raypher.parent.v1.RestoreNetworkRequest
+	(*NetworkCut)(nil),                    // 35: raypher.parent.v1.NetworkCut
+	(*NetworkCuts)(nil),                   // 36: raypher.parent.v1.NetworkCuts
+	(*NetworkTrafficRequest)(nil),         // 37: raypher.parent.v1.NetworkTrafficRequest
+	(*NetworkTrafficReply)(nil),           // 38: raypher.parent.v1.NetworkTrafficReply
+	(*AgentTraffic)(nil),                  // 39: raypher.parent.v1.AgentTraffic
+	(*RuleTraffic)(nil),                   // 40: raypher.parent.v1.RuleTraffic
+	(*StopAgentRequest)(nil),              // 41: raypher.parent.v1.StopAgentRequest
+	(*StopAgentReply)(nil),                // 42: raypher.parent.v1.StopAgentReply
+	(*EventsRequest)(nil),                 // 43: raypher.parent.v1.EventsRequest
+	(*Event)(nil),                         // 44: raypher.parent.v1.Event
+	(*ListEvidenceRequest)(nil),           // 45: raypher.parent.v1.ListEvidenceRequest
+	(*EvidenceItem)(nil),                  // 46: raypher.parent.v1.EvidenceItem
+	(*ExportEvidenceRequest)(nil),         // 47: raypher.parent.v1.ExportEvidenceRequest
+	(*EvidenceBundle)(nil),                // 48: raypher.parent.v1.EvidenceBundle
+	(*OperatorInstallCeilingRequest)(nil), // 49: raypher.parent.v1.OperatorInstallCeilingRequest
+	(*OperatorAttestRequest)(nil),         // 50: raypher.parent.v1.OperatorAttestRequest
+	(*OperatorAttestation)(nil),           // 51: raypher.parent.v1.OperatorAttestation
+	(*OperatorDescribeKeyRequest)(nil),    // 52: raypher.parent.v1.OperatorDescribeKeyRequest
+	(*OperatorKeyDescription)(nil),        // 53: raypher.parent.v1.OperatorKeyDescription
+	(*OperatorInstallGrantRequest)(nil),   // 54: raypher.parent.v1.OperatorInstallGrantRequest
+	(*OperatorDescribeGrantRequest)(nil),  // 55: raypher.parent.v1.OperatorDescribeGrantRequest
+	(*OperatorGrantStatus)(nil),           // 56: raypher.parent.v1.OperatorGrantStatus
+	(*OperatorDescribeFleetRequest)(nil),  // 57: raypher.parent.v1.OperatorDescribeFleetRequest
+	(*OperatorFleetStatus)(nil),           // 58: raypher.parent.v1.OperatorFleetStatus
+	(*OperatorPolicy)(nil),                // 59: raypher.parent.v1.OperatorPolicy
+	nil,                                   // 60: raypher.parent.v1.StatusReply.CountersEntry
 }
 var file_parent_v1_parent_proto_depIdxs = []int32{
 	11, // 0: raypher.parent.v1.ListApprovalsReply.questions:type_name -> raypher.parent.v1.ApprovalQuestion
 	11, // 1: raypher.parent.v1.ApprovalChange.question:type_name -> raypher.parent.v1.ApprovalQuestion
 	17, // 2: raypher.parent.v1.ListProposalsReply.proposals:type_name -> raypher.parent.v1.Proposal
-	52, // 3: raypher.parent.v1.StatusReply.counters:type_name -> raypher.parent.v1.StatusReply.CountersEntry
+	60, // 3: raypher.parent.v1.StatusReply.counters:type_name -> raypher.parent.v1.StatusReply.CountersEntry
 	20, // 4: raypher.parent.v1.StatusReply.namespaces:type_name -> raypher.parent.v1.NamespaceUse
 	21, // 5: raypher.parent.v1.NamespaceUse.agents:type_name -> raypher.parent.v1.NamespaceAmount
 	21, // 6: raypher.parent.v1.NamespaceUse.memory_mb:type_name -> raypher.parent.v1.NamespaceAmount
@@ -3462,60 +4007,72 @@ var file_parent_v1_parent_proto_depIdxs = []int32{
 	24, // 9: raypher.parent.v1.ListAgentsReply.agents:type_name -> raypher.parent.v1.AgentStatus
 	20, // 10: raypher.parent.v1.ListAgentsReply.namespaces:type_name -> raypher.parent.v1.NamespaceUse
 	24, // 11: raypher.parent.v1.AttachReply.agent:type_name -> raypher.parent.v1.AgentStatus
-	51, // 12: raypher.parent.v1.OperatorFleetStatus.policies:type_name -> raypher.parent.v1.OperatorPolicy
-	0,  // 13: raypher.parent.v1.Agent.Whoami:input_type -> raypher.parent.v1.WhoamiRequest
-	2,  // 14: raypher.parent.v1.Agent.RequestVisa:input_type -> raypher.parent.v1.RequestVisaRequest
-	4,  // 15: raypher.parent.v1.Agent.TLSCertificate:input_type -> raypher.parent.v1.AgentTLSCertificateRequest
-	6,  // 16: raypher.parent.v1.Agent.TLSSign:input_type -> raypher.parent.v1.AgentTLSSignRequest
-	18, // 17: raypher.parent.v1.Operator.Status:input_type -> raypher.parent.v1.StatusRequest
-	22, // 18: raypher.parent.v1.Operator.ListAgents:input_type -> raypher.parent.v1.ListAgentsRequest
-	33, // 19: raypher.parent.v1.Operator.StopAgent:input_type -> raypher.parent.v1.StopAgentRequest
-	25, // 20: raypher.parent.v1.Operator.Attach:input_type -> raypher.parent.v1.AttachRequest
-	27, // 21: raypher.parent.v1.Operator.Detach:input_type -> raypher.parent.v1.DetachRequest
-	29, // 22: raypher.parent.v1.Operator.ApplyPolicy:input_type -> raypher.parent.v1.ApplyPolicyRequest
-	31, // 23: raypher.parent.v1.Operator.Reload:input_type -> raypher.parent.v1.ReloadRequest
-	35, // 24: raypher.parent.v1.Operator.Events:input_type -> raypher.parent.v1.EventsRequest
-	37, // 25: raypher.parent.v1.Operator.ListEvidence:input_type -> raypher.parent.v1.ListEvidenceRequest
-	39, // 26: raypher.parent.v1.Operator.ExportEvidence:input_type -> raypher.parent.v1.ExportEvidenceRequest
-	41, // 27: raypher.parent.v1.Operator.InstallCeiling:input_type -> raypher.parent.v1.OperatorInstallCeilingRequest
-	42, // 28: raypher.parent.v1.Operator.Attest:input_type -> raypher.parent.v1.OperatorAttestRequest
-	44, // 29: raypher.parent.v1.Operator.DescribeKey:input_type -> raypher.parent.v1.OperatorDescribeKeyRequest
-	46, // 30: raypher.parent.v1.Operator.InstallGrant:input_type -> raypher.parent.v1.OperatorInstallGrantRequest
-	47, // 31: raypher.parent.v1.Operator.DescribeGrant:input_type -> raypher.parent.v1.OperatorDescribeGrantRequest
-	49, // 32: raypher.parent.v1.Operator.DescribeFleet:input_type -> raypher.parent.v1.OperatorDescribeFleetRequest
-	8,  // 33: raypher.parent.v1.Operator.ListApprovals:input_type -> raypher.parent.v1.ListApprovalsRequest
-	10, // 34: raypher.parent.v1.Operator.WatchApprovals:input_type -> raypher.parent.v1.WatchApprovalsRequest
-	13, // 35: raypher.parent.v1.Operator.Answer:input_type -> raypher.parent.v1.AnswerRequest
-	15, // 36: raypher.parent.v1.Operator.ListProposals:input_type -> raypher.parent.v1.ListProposalsRequest
-	1,  // 37: raypher.parent.v1.Agent.Whoami:output_type -> raypher.parent.v1.Identity
-	3,  // 38: raypher.parent.v1.Agent.RequestVisa:output_type -> raypher.parent.v1.VisaReply
-	5,  // 39: raypher.parent.v1.Agent.TLSCertificate:output_type -> raypher.parent.v1.AgentTLSCertificate
-	7,  // 40: raypher.parent.v1.Agent.TLSSign:output_type -> raypher.parent.v1.AgentTLSSignature
-	19, // 41: raypher.parent.v1.Operator.Status:output_type -> raypher.parent.v1.StatusReply
-	23, // 42: raypher.parent.v1.Operator.ListAgents:output_type -> raypher.parent.v1.ListAgentsReply
-	34, // 43: raypher.parent.v1.Operator.StopAgent:output_type -> raypher.parent.v1.StopAgentReply
-	26, // 44: raypher.parent.v1.Operator.Attach:output_type -> raypher.parent.v1.AttachReply
-	28, // 45: raypher.parent.v1.Operator.Detach:output_type -> raypher.parent.v1.DetachReply
-	30, // 46: raypher.parent.v1.Operator.ApplyPolicy:output_type -> raypher.parent.v1.ApplyPolicyReply
-	32, // 47: raypher.parent.v1.Operator.Reload:output_type -> raypher.parent.v1.ReloadReply
-	36, // 48: raypher.parent.v1.Operator.Events:output_type -> raypher.parent.v1.Event
-	38, // 49: raypher.parent.v1.Operator.ListEvidence:output_type -> raypher.parent.v1.EvidenceItem
-	40, // 50: raypher.parent.v1.Operator.ExportEvidence:output_type -> raypher.parent.v1.EvidenceBundle
-	19, // 51: raypher.parent.v1.Operator.InstallCeiling:output_type -> raypher.parent.v1.StatusReply
-	43, // 52: raypher.parent.v1.Operator.Attest:output_type -> raypher.parent.v1.OperatorAttestation
-	45, // 53: raypher.parent.v1.Operator.DescribeKey:output_type -> raypher.parent.v1.OperatorKeyDescription
-	48, // 54: raypher.parent.v1.Operator.InstallGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
-	48, // 55: raypher.parent.v1.Operator.DescribeGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
-	50, // 56: raypher.parent.v1.Operator.DescribeFleet:output_type -> raypher.parent.v1.OperatorFleetStatus
-	9,  // 57: raypher.parent.v1.Operator.ListApprovals:output_type -> raypher.parent.v1.ListApprovalsReply
-	12, // 58: raypher.parent.v1.Operator.WatchApprovals:output_type -> raypher.parent.v1.ApprovalChange
-	14, // 59: raypher.parent.v1.Operator.Answer:output_type -> raypher.parent.v1.AnswerReply
-	16, // 60: raypher.parent.v1.Operator.ListProposals:output_type -> raypher.parent.v1.ListProposalsReply
-	37, // [37:61] is the sub-list for method output_type
-	13, // [13:37] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	35, // 12: raypher.parent.v1.CutNetworkRequest.cut:type_name -> raypher.parent.v1.NetworkCut
+	35, // 13: raypher.parent.v1.RestoreNetworkRequest.cut:type_name -> raypher.parent.v1.NetworkCut
+	35, // 14: raypher.parent.v1.NetworkCuts.cuts:type_name -> raypher.parent.v1.NetworkCut
+	39, // 15: raypher.parent.v1.NetworkTrafficReply.agents:type_name -> raypher.parent.v1.AgentTraffic
+	40, // 16: raypher.parent.v1.AgentTraffic.rules:type_name -> raypher.parent.v1.RuleTraffic
+	35, // 17: raypher.parent.v1.AgentTraffic.cuts:type_name -> raypher.parent.v1.NetworkCut
+	59, // 18: raypher.parent.v1.OperatorFleetStatus.policies:type_name -> raypher.parent.v1.OperatorPolicy
+	0,  // 19: raypher.parent.v1.Agent.Whoami:input_type -> raypher.parent.v1.WhoamiRequest
+	2,  // 20: raypher.parent.v1.Agent.RequestVisa:input_type -> raypher.parent.v1.RequestVisaRequest
+	4,  // 21: raypher.parent.v1.Agent.TLSCertificate:input_type -> raypher.parent.v1.AgentTLSCertificateRequest
+	6,  // 22: raypher.parent.v1.Agent.TLSSign:input_type -> raypher.parent.v1.AgentTLSSignRequest
+	18, // 23: raypher.parent.v1.Operator.Status:input_type -> raypher.parent.v1.StatusRequest
+	22, // 24: raypher.parent.v1.Operator.ListAgents:input_type -> raypher.parent.v1.ListAgentsRequest
+	41, // 25: raypher.parent.v1.Operator.StopAgent:input_type -> raypher.parent.v1.StopAgentRequest
+	25, // 26: raypher.parent.v1.Operator.Attach:input_type -> raypher.parent.v1.AttachRequest
+	27, // 27: raypher.parent.v1.Operator.Detach:input_type -> raypher.parent.v1.DetachRequest
+	29, // 28: raypher.parent.v1.Operator.ApplyPolicy:input_type -> raypher.parent.v1.ApplyPolicyRequest
+	31, // 29: raypher.parent.v1.Operator.Reload:input_type -> raypher.parent.v1.ReloadRequest
+	33, // 30: raypher.parent.v1.Operator.CutNetwork:input_type -> raypher.parent.v1.CutNetworkRequest
+	34, // 31: raypher.parent.v1.Operator.RestoreNetwork:input_type -> raypher.parent.v1.RestoreNetworkRequest
+	37, // 32: raypher.parent.v1.Operator.NetworkTraffic:input_type -> raypher.parent.v1.NetworkTrafficRequest
+	43, // 33: raypher.parent.v1.Operator.Events:input_type -> raypher.parent.v1.EventsRequest
+	45, // 34: raypher.parent.v1.Operator.ListEvidence:input_type -> raypher.parent.v1.ListEvidenceRequest
+	47, // 35: raypher.parent.v1.Operator.ExportEvidence:input_type -> raypher.parent.v1.ExportEvidenceRequest
+	49, // 36: raypher.parent.v1.Operator.InstallCeiling:input_type -> raypher.parent.v1.OperatorInstallCeilingRequest
+	50, // 37: raypher.parent.v1.Operator.Attest:input_type -> raypher.parent.v1.OperatorAttestRequest
+	52, // 38: raypher.parent.v1.Operator.DescribeKey:input_type -> raypher.parent.v1.OperatorDescribeKeyRequest
+	54, // 39: raypher.parent.v1.Operator.InstallGrant:input_type -> raypher.parent.v1.OperatorInstallGrantRequest
+	55, // 40: raypher.parent.v1.Operator.DescribeGrant:input_type -> raypher.parent.v1.OperatorDescribeGrantRequest
+	57, // 41: raypher.parent.v1.Operator.DescribeFleet:input_type -> raypher.parent.v1.OperatorDescribeFleetRequest
+	8,  // 42: raypher.parent.v1.Operator.ListApprovals:input_type -> raypher.parent.v1.ListApprovalsRequest
+	10, // 43: raypher.parent.v1.Operator.WatchApprovals:input_type -> raypher.parent.v1.WatchApprovalsRequest
+	13, // 44: raypher.parent.v1.Operator.Answer:input_type -> raypher.parent.v1.AnswerRequest
+	15, // 45: raypher.parent.v1.Operator.ListProposals:input_type -> raypher.parent.v1.ListProposalsRequest
+	1,  // 46: raypher.parent.v1.Agent.Whoami:output_type -> raypher.parent.v1.Identity
+	3,  // 47: raypher.parent.v1.Agent.RequestVisa:output_type -> raypher.parent.v1.VisaReply
+	5,  // 48: raypher.parent.v1.Agent.TLSCertificate:output_type -> raypher.parent.v1.AgentTLSCertificate
+	7,  // 49: raypher.parent.v1.Agent.TLSSign:output_type -> raypher.parent.v1.AgentTLSSignature
+	19, // 50: raypher.parent.v1.Operator.Status:output_type -> raypher.parent.v1.StatusReply
+	23, // 51: raypher.parent.v1.Operator.ListAgents:output_type -> raypher.parent.v1.ListAgentsReply
+	42, // 52: raypher.parent.v1.Operator.StopAgent:output_type -> raypher.parent.v1.StopAgentReply
+	26, // 53: raypher.parent.v1.Operator.Attach:output_type -> raypher.parent.v1.AttachReply
+	28, // 54: raypher.parent.v1.Operator.Detach:output_type -> raypher.parent.v1.DetachReply
+	30, // 55: raypher.parent.v1.Operator.ApplyPolicy:output_type -> raypher.parent.v1.ApplyPolicyReply
+	32, // 56: raypher.parent.v1.Operator.Reload:output_type -> raypher.parent.v1.ReloadReply
+	36, // 57: raypher.parent.v1.Operator.CutNetwork:output_type -> raypher.parent.v1.NetworkCuts
+	36, // 58: raypher.parent.v1.Operator.RestoreNetwork:output_type -> raypher.parent.v1.NetworkCuts
+	38, // 59: raypher.parent.v1.Operator.NetworkTraffic:output_type -> raypher.parent.v1.NetworkTrafficReply
+	44, // 60: raypher.parent.v1.Operator.Events:output_type -> raypher.parent.v1.Event
+	46, // 61: raypher.parent.v1.Operator.ListEvidence:output_type -> raypher.parent.v1.EvidenceItem
+	48, // 62: raypher.parent.v1.Operator.ExportEvidence:output_type -> raypher.parent.v1.EvidenceBundle
+	19, // 63: raypher.parent.v1.Operator.InstallCeiling:output_type -> raypher.parent.v1.StatusReply
+	51, // 64: raypher.parent.v1.Operator.Attest:output_type -> raypher.parent.v1.OperatorAttestation
+	53, // 65: raypher.parent.v1.Operator.DescribeKey:output_type -> raypher.parent.v1.OperatorKeyDescription
+	56, // 66: raypher.parent.v1.Operator.InstallGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
+	56, // 67: raypher.parent.v1.Operator.DescribeGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
+	58, // 68: raypher.parent.v1.Operator.DescribeFleet:output_type -> raypher.parent.v1.OperatorFleetStatus
+	9,  // 69: raypher.parent.v1.Operator.ListApprovals:output_type -> raypher.parent.v1.ListApprovalsReply
+	12, // 70: raypher.parent.v1.Operator.WatchApprovals:output_type -> raypher.parent.v1.ApprovalChange
+	14, // 71: raypher.parent.v1.Operator.Answer:output_type -> raypher.parent.v1.AnswerReply
+	16, // 72: raypher.parent.v1.Operator.ListProposals:output_type -> raypher.parent.v1.ListProposalsReply
+	46, // [46:73] is the sub-list for method output_type
+	19, // [19:46] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_parent_v1_parent_proto_init() }
@@ -3531,7 +4088,7 @@ func file_parent_v1_parent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_parent_v1_parent_proto_rawDesc), len(file_parent_v1_parent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   53,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -259,6 +259,9 @@ const (
 	Operator_Detach_FullMethodName         = "/raypher.parent.v1.Operator/Detach"
 	Operator_ApplyPolicy_FullMethodName    = "/raypher.parent.v1.Operator/ApplyPolicy"
 	Operator_Reload_FullMethodName         = "/raypher.parent.v1.Operator/Reload"
+	Operator_CutNetwork_FullMethodName     = "/raypher.parent.v1.Operator/CutNetwork"
+	Operator_RestoreNetwork_FullMethodName = "/raypher.parent.v1.Operator/RestoreNetwork"
+	Operator_NetworkTraffic_FullMethodName = "/raypher.parent.v1.Operator/NetworkTraffic"
 	Operator_Events_FullMethodName         = "/raypher.parent.v1.Operator/Events"
 	Operator_ListEvidence_FullMethodName   = "/raypher.parent.v1.Operator/ListEvidence"
 	Operator_ExportEvidence_FullMethodName = "/raypher.parent.v1.Operator/ExportEvidence"
@@ -290,6 +293,11 @@ type OperatorClient interface {
 	ApplyPolicy(ctx context.Context, in *ApplyPolicyRequest, opts ...grpc.CallOption) (*ApplyPolicyReply, error)
 	// Reload reads the host's files anew: its policy and what its namespaces may use.
 	Reload(ctx context.Context, in *ReloadRequest, opts ...grpc.CallOption) (*ReloadReply, error)
+	// CutNetwork severs an agent from the network, or from a part of it, at once; RestoreNetwork ends cuts. Both are in the journal.
+	CutNetwork(ctx context.Context, in *CutNetworkRequest, opts ...grpc.CallOption) (*NetworkCuts, error)
+	RestoreNetwork(ctx context.Context, in *RestoreNetworkRequest, opts ...grpc.CallOption) (*NetworkCuts, error)
+	// NetworkTraffic says what passed by each rule of each agent, what was dropped, and what is cut.
+	NetworkTraffic(ctx context.Context, in *NetworkTrafficRequest, opts ...grpc.CallOption) (*NetworkTrafficReply, error)
 	Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Event], error)
 	ListEvidence(ctx context.Context, in *ListEvidenceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EvidenceItem], error)
 	ExportEvidence(ctx context.Context, in *ExportEvidenceRequest, opts ...grpc.CallOption) (*EvidenceBundle, error)
@@ -384,6 +392,36 @@ func (c *operatorClient) Reload(ctx context.Context, in *ReloadRequest, opts ...
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ReloadReply)
 	err := c.cc.Invoke(ctx, Operator_Reload_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) CutNetwork(ctx context.Context, in *CutNetworkRequest, opts ...grpc.CallOption) (*NetworkCuts, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(NetworkCuts)
+	err := c.cc.Invoke(ctx, Operator_CutNetwork_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) RestoreNetwork(ctx context.Context, in *RestoreNetworkRequest, opts ...grpc.CallOption) (*NetworkCuts, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(NetworkCuts)
+	err := c.cc.Invoke(ctx, Operator_RestoreNetwork_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) NetworkTraffic(ctx context.Context, in *NetworkTrafficRequest, opts ...grpc.CallOption) (*NetworkTrafficReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(NetworkTrafficReply)
+	err := c.cc.Invoke(ctx, Operator_NetworkTraffic_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -563,6 +601,11 @@ type OperatorServer interface {
 	ApplyPolicy(context.Context, *ApplyPolicyRequest) (*ApplyPolicyReply, error)
 	// Reload reads the host's files anew: its policy and what its namespaces may use.
 	Reload(context.Context, *ReloadRequest) (*ReloadReply, error)
+	// CutNetwork severs an agent from the network, or from a part of it, at once; RestoreNetwork ends cuts. Both are in the journal.
+	CutNetwork(context.Context, *CutNetworkRequest) (*NetworkCuts, error)
+	RestoreNetwork(context.Context, *RestoreNetworkRequest) (*NetworkCuts, error)
+	// NetworkTraffic says what passed by each rule of each agent, what was dropped, and what is cut.
+	NetworkTraffic(context.Context, *NetworkTrafficRequest) (*NetworkTrafficReply, error)
 	Events(*EventsRequest, grpc.ServerStreamingServer[Event]) error
 	ListEvidence(*ListEvidenceRequest, grpc.ServerStreamingServer[EvidenceItem]) error
 	ExportEvidence(context.Context, *ExportEvidenceRequest) (*EvidenceBundle, error)
@@ -613,6 +656,15 @@ func (UnimplementedOperatorServer) ApplyPolicy(context.Context, *ApplyPolicyRequ
 }
 func (UnimplementedOperatorServer) Reload(context.Context, *ReloadRequest) (*ReloadReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Reload not implemented")
+}
+func (UnimplementedOperatorServer) CutNetwork(context.Context, *CutNetworkRequest) (*NetworkCuts, error) {
+	return nil, status.Error(codes.Unimplemented, "method CutNetwork not implemented")
+}
+func (UnimplementedOperatorServer) RestoreNetwork(context.Context, *RestoreNetworkRequest) (*NetworkCuts, error) {
+	return nil, status.Error(codes.Unimplemented, "method RestoreNetwork not implemented")
+}
+func (UnimplementedOperatorServer) NetworkTraffic(context.Context, *NetworkTrafficRequest) (*NetworkTrafficReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method NetworkTraffic not implemented")
 }
 func (UnimplementedOperatorServer) Events(*EventsRequest, grpc.ServerStreamingServer[Event]) error {
 	return status.Error(codes.Unimplemented, "method Events not implemented")
@@ -796,6 +848,60 @@ func _Operator_Reload_Handler(srv interface{}, ctx context.Context, dec func(int
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(OperatorServer).Reload(ctx, req.(*ReloadRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_CutNetwork_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CutNetworkRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).CutNetwork(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_CutNetwork_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).CutNetwork(ctx, req.(*CutNetworkRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_RestoreNetwork_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RestoreNetworkRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).RestoreNetwork(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_RestoreNetwork_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).RestoreNetwork(ctx, req.(*RestoreNetworkRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_NetworkTraffic_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(NetworkTrafficRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).NetworkTraffic(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_NetworkTraffic_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).NetworkTraffic(ctx, req.(*NetworkTrafficRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1047,6 +1153,18 @@ var Operator_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Reload",
 			Handler:    _Operator_Reload_Handler,
+		},
+		{
+			MethodName: "CutNetwork",
+			Handler:    _Operator_CutNetwork_Handler,
+		},
+		{
+			MethodName: "RestoreNetwork",
+			Handler:    _Operator_RestoreNetwork_Handler,
+		},
+		{
+			MethodName: "NetworkTraffic",
+			Handler:    _Operator_NetworkTraffic_Handler,
 		},
 		{
 			MethodName: "ExportEvidence",
