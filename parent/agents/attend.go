@@ -67,6 +67,42 @@ func (a *Agent) Attend(ctx context.Context, secret []byte, send func(*attend.Par
 	}
 }
 
+// Silent takes the warden's word that it has said everything. It is still told what the kernel refused; then its connection ends.
+func (a *Agent) Silent() {
+	a.mu.Lock()
+	a.silent = true
+	a.mu.Unlock()
+	a.hangUp()
+}
+
+// Settle tells the warden what the kernel refused its agent until now, and that this was all.
+func (a *Agent) Settle() {
+	a.drain()
+	a.mu.Lock()
+	line := a.line
+	a.mu.Unlock()
+	if line != nil {
+		line.show(&attend.ParentMessage{Settled: &attend.Settled{}}) // behind the others; a warden that reads too slowly waits no longer for them
+	}
+}
+
+// toldAll notes that what the kernel refused the agent is told.
+func (a *Agent) toldAll() {
+	a.mu.Lock()
+	a.told = true
+	a.mu.Unlock()
+	a.hangUp()
+}
+
+// hangUp ends the connection of a warden that neither has anything to say nor is to be told anything.
+func (a *Agent) hangUp() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.told && a.silent && a.line != nil {
+		a.line.close()
+	}
+}
+
 // change tells the owner, unless there is none any more.
 func (a *Agent) change(ctx context.Context, c lineChange) bool {
 	select {

@@ -1,6 +1,7 @@
 package agents
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -33,6 +35,8 @@ type FileGuard interface {
 	Extend(cgroupID uint64, deadline int64) error
 	Disarm(cgroupID uint64) error
 	Agents() []uint64
+	Counters(cgroupID uint64) (lsm.Counters, error)
+	drainer
 	Permit(lsm.Grant) error
 	Level(cgroupPath string) (uint32, error)
 	Verdict(lsm.Event) journal.Verdict
@@ -155,6 +159,38 @@ func (h *Host) FileEvent(e lsm.Event) {
 	}
 	v := h.options.Files.Verdict(e)
 	h.outside(v, e.CgroupID, e.Mode)
+}
+
+// drainer is a guard that can say when all that it refused was told.
+type drainer interface{ Drain(context.Context) error }
+
+// drainLimit bounds the wait for what the kernel reported of an agent that has ended. It lies there already.
+const drainLimit = 5 * time.Second
+
+// drain has everything told that the kernel refused the agent while it is still known: its last process has ended, so nothing is to come.
+// It returns the file guard's own count.
+func (a *Agent) drain() (refused uint64) {
+	ctx, cancel := context.WithTimeout(a.host.ctx, drainLimit)
+	defer cancel()
+	var err error
+	if guard, ok := a.host.options.Guard.(drainer); ok {
+		err = guard.Drain(ctx)
+	}
+	held := a.backend == LSM && a.host.options.Files != nil
+	if held {
+		err = errors.Join(err, a.host.options.Files.Drain(ctx))
+	}
+	if err != nil {
+		a.host.options.Log.Error("what an agent was refused last may be told without its name", "agent", a.id, "error", err)
+	}
+	if !held {
+		return 0
+	}
+	c, err := a.host.options.Files.Counters(a.group.ID())
+	if err != nil {
+		return 0 // it was never armed
+	}
+	return c.Refused
 }
 
 // permitTime is how long the kernel lets through what a person allowed once: until the warden has performed the call.

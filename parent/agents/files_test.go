@@ -1,6 +1,7 @@
 package agents
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -29,6 +30,8 @@ func (k *kept) Extend(id uint64, deadline int64) error   { k.deadline[id] = dead
 func (k *kept) Disarm(id uint64) error                   { delete(k.armed, id); return nil }
 func (k *kept) Permit(g lsm.Grant) error                 { k.permits = append(k.permits, g); return nil }
 func (k *kept) Level(string) (uint32, error)             { return 1, nil }
+func (k *kept) Drain(context.Context) error              { return nil }
+func (k *kept) Counters(uint64) (lsm.Counters, error)    { return lsm.Counters{}, nil }
 func (k *kept) Verdict(lsm.Event) journal.Verdict        { return journal.Verdict{} }
 func (k *kept) Agents() (all []uint64) {
 	for id := range k.armed {

@@ -361,7 +361,8 @@ func (o *owner) kill(reason string) {
 func (o *owner) end() {
 	o.setState(Ending)
 	o.host.options.Approvals.Forget(o.id)
-	refused := o.refused()
+	refused, held := o.refused(), o.drain()
+	o.toldAll()
 	err := o.dissolve()
 	if err != nil {
 		o.host.options.Log.Error("something of an ended agent is left", "agent", o.id, "error", err)
@@ -373,7 +374,7 @@ func (o *owner) end() {
 	case <-time.After(lastEvents):
 	case <-o.host.ctx.Done():
 	}
-	o.account(refused)
+	o.account(refused, held)
 	o.closeLine()
 	o.host.remove(o.Agent)
 }

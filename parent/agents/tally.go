@@ -12,15 +12,15 @@ import (
 )
 
 // A block that was never heard of must not stay hidden. So whoever refuses counts by itself, where it refuses and before anything
-// can be folded, queued or dropped: the broker in the warden, the network guard in the kernel. At the agent's end both numbers are
+// can be folded, queued or dropped: the broker in the warden, the guards of network and files in the kernel. At the agent's end both numbers are
 // compared with what was heard; what is missing is journalled as lost, and the comparison itself as an entry "count".
 
 // tally is what was heard of one agent's blocks, by who refuses. Its fields may be used by several goroutines.
 type tally struct {
-	warden, network atomic.Uint64 // blocks that verdicts stood for
-	counted         atomic.Uint64 // what the warden says that it refused
-	told            atomic.Bool   // it said so
-	partly          atomic.Bool   // an earlier raypherd heard of some
+	warden, network, files atomic.Uint64 // blocks that verdicts stood for
+	counted                atomic.Uint64 // what the warden says that it refused
+	told                   atomic.Bool   // it said so
+	partly                 atomic.Bool   // an earlier raypherd heard of some
 }
 
 // countingGuard is a network guard that counts what it refuses.
@@ -42,10 +42,13 @@ func (a *Agent) missing(counted, heard uint64) {
 	}
 }
 
-// hear notes that a verdict of the network guard was heard.
+// hear notes that a verdict of a guard in the kernel was heard.
 func (t *tally) hear(v journal.Verdict) {
-	if strings.HasPrefix(v.Layer, "cgroup") || v.Layer == "xdp" {
+	switch {
+	case strings.HasPrefix(v.Layer, "cgroup"), v.Layer == "xdp":
 		t.network.Add(uint64(max(v.Count, 1)))
+	case strings.HasPrefix(v.Layer, "lsm"):
+		t.files.Add(uint64(max(v.Count, 1)))
 	}
 }
 
@@ -65,8 +68,8 @@ func (a *Agent) refused() uint64 {
 // lateEvents is how long a folded event of the network guard may still be on its way when lastEvents is over.
 const lateEvents = 2 * time.Second
 
-// account journals an ended agent's count. refused is the network guard's.
-func (o *owner) account(refused uint64) {
+// account journals an ended agent's count. refused is the network guard's, held the file guard's.
+func (o *owner) account(refused, held uint64) {
 	for end := time.Now().Add(lateEvents); o.tally.network.Load() < refused && time.Now().Before(end); {
 		select {
 		case <-time.After(lateEvents / 20):
@@ -76,6 +79,8 @@ func (o *owner) account(refused uint64) {
 	}
 	counted, heard := refused, o.tally.network.Load()
 	o.missing(counted, heard)
+	o.missing(held, o.tally.files.Load())
+	counted, heard = counted+held, heard+o.tally.files.Load()
 	note := ""
 	if o.tally.told.Load() {
 		counted, heard = counted+o.tally.counted.Load(), heard+o.tally.warden.Load()

@@ -18,6 +18,7 @@ type WardenMessage struct {
 	Started   *Started   `json:"started,omitempty"`
 	Reported  *Reported  `json:"reported,omitempty"`
 	Count     *Count     `json:"count,omitempty"`
+	Settle    *Settle    `json:"settle,omitempty"`
 	Blocked   *Blocked   `json:"blocked,omitempty"`
 	Asked     *Asked     `json:"asked,omitempty"`
 	Withdrawn *Withdrawn `json:"withdrawn,omitempty"`
@@ -76,6 +77,13 @@ type Withdrawn struct {
 	ID uint64 `json:"id"`
 }
 
+// Settle asks for what the kernel refused until now: the program has ended, and soon nobody reads the warden's lines. Settled comes
+// behind all of it.
+type (
+	Settle  struct{}
+	Settled struct{}
+)
+
 // Blocked is the warden's own count of what it refused since the launch, behind all verdicts about it: its last message.
 type Blocked struct {
 	Total uint64 `json:"total"`
@@ -88,6 +96,7 @@ type ParentMessage struct {
 	Renewed  *Renewed  `json:"renewed,omitempty"`
 	Narrowed *Narrowed `json:"narrowed,omitempty"`
 	Seen     *Seen     `json:"seen,omitempty"`
+	Settled  *Settled  `json:"settled,omitempty"`
 	Observed *Observed `json:"observed,omitempty"`
 	Answered *Answered `json:"answered,omitempty"`
 	Waits    *Waits    `json:"waits,omitempty"`
@@ -111,6 +120,8 @@ func (m *ParentMessage) Kind() string {
 		return "observed"
 	case m.Seen != nil:
 		return "seen"
+	case m.Settled != nil:
+		return "settled"
 	case m.Waits != nil:
 		return fmt.Sprint("waits ", m.Waits.ID)
 	case m.Answered != nil:

@@ -20,8 +20,9 @@ const firstTimeout = 10 * time.Second
 // lastWords is how long a warden is heard after its agent is gone.
 const lastWords = 3 * time.Second
 
-// lastShown is how long a warden that has said everything is still told what the kernel refused.
-const lastShown = 300 * time.Millisecond
+// lastShown bounds how long a warden that has said everything is still told what the kernel refused. Its agent has ended, so that is a
+// matter of milliseconds on a machine that has time.
+const lastShown = 10 * time.Second
 
 // wardens serves wardens, in the sessions of package attend.
 type wardens struct {
@@ -70,7 +71,7 @@ func (w *wardens) attend(session *attend.Accepted, c *caller) error {
 		case <-ctx.Done():
 		}
 	}()
-	messages := receive(ctx, session, cancel)
+	messages, silent := receive(ctx, session, cancel)
 	var first *attend.WardenMessage
 	select {
 	case first = <-messages:
@@ -86,13 +87,14 @@ func (w *wardens) attend(session *attend.Accepted, c *caller) error {
 	hearing := make(chan struct{})
 	go func() {
 		defer close(hearing)
-		w.hear(ctx, a, messages)
+		w.hear(ctx, a, messages, silent)
 	}()
 	err = a.Attend(ctx, secret, session.Send)
 	if err == nil {
 		// The agent is gone; the warden may still have to say what it refused last.
 		select {
 		case <-ctx.Done():
+		case <-silent:
 		case <-time.After(lastWords):
 		}
 	}
@@ -107,15 +109,16 @@ func (w *wardens) attend(session *attend.Accepted, c *caller) error {
 	return err
 }
 
-// receive reads the session into a channel, so that waiting for it can end. The goroutine ends with the session.
-func receive(ctx context.Context, session *attend.Accepted, cancel context.CancelCauseFunc) <-chan *attend.WardenMessage {
-	messages := make(chan *attend.WardenMessage)
+// receive reads the session into a channel, so that waiting for it can end, and closes silent when the warden has said everything. The
+// goroutine ends with the session.
+func receive(ctx context.Context, session *attend.Accepted, cancel context.CancelCauseFunc) (_ <-chan *attend.WardenMessage, silent <-chan struct{}) {
+	messages, said := make(chan *attend.WardenMessage), make(chan struct{})
 	go func() {
 		for {
 			m, err := session.Recv()
 			if err != nil {
 				if errors.Is(err, io.EOF) {
-					// The warden has said everything, and reads on for what the kernel refused last.
+					close(said) // it reads on for what the kernel refused last
 					select {
 					case <-ctx.Done():
 					case <-time.After(lastShown):
@@ -132,7 +135,7 @@ func receive(ctx context.Context, session *attend.Accepted, cancel context.Cance
 			}
 		}
 	}()
-	return messages
+	return messages, said
 }
 
 // begin makes or finds the agent.
@@ -155,10 +158,13 @@ func (w *wardens) begin(ctx context.Context, c *caller, first *attend.WardenMess
 }
 
 // hear takes what the warden says while its agent lives. A verdict that cannot be read is counted as lost; the next one is heard.
-func (w *wardens) hear(ctx context.Context, a *agents.Agent, messages <-chan *attend.WardenMessage) {
+func (w *wardens) hear(ctx context.Context, a *agents.Agent, messages <-chan *attend.WardenMessage, silent <-chan struct{}) {
 	for {
 		select {
 		case <-ctx.Done():
+			return
+		case <-silent:
+			a.Silent()
 			return
 		case m := <-messages:
 			switch {
@@ -170,6 +176,8 @@ func (w *wardens) hear(ctx context.Context, a *agents.Agent, messages <-chan *at
 				}
 			case m.Count != nil:
 				a.Count(m.Count.ByOperation)
+			case m.Settle != nil:
+				a.Settle()
 			case m.Blocked != nil:
 				a.Blocked(m.Blocked)
 			case m.Asked != nil:

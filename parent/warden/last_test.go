@@ -34,7 +34,9 @@ func TestTheCountComesLast(t *testing.T) {
 	}
 	raypherd := &heard{closed: make(chan struct{})}
 	ended := make(chan int)
-	go func() { ended <- l.end(&attend.WardenMessage{Blocked: &attend.Blocked{Total: maxQueued + more}}) }()
+	go func() {
+		ended <- l.end(&attend.WardenMessage{Blocked: &attend.Blocked{Total: maxQueued + more}}, farewell)
+	}()
 	l.run(t.Context(), raypherd)
 	if lost := <-ended; lost != more {
 		t.Errorf("%d messages were lost, want %d", lost, more)

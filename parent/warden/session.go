@@ -60,8 +60,10 @@ type line struct {
 	lost  int
 	last  *attend.WardenMessage // goes behind everything, however much waits
 	ended bool
-	wake  chan struct{}
-	done  chan struct{}
+	// patience is how long raypherd may take, after the last word, to tell what the kernel refused.
+	patience time.Duration
+	wake     chan struct{}
+	done     chan struct{}
 }
 
 // begin sends the launch and waits for what is granted. What is expected to be, it hands to expect. The error is in raypherd's
@@ -162,7 +164,7 @@ func (l *line) serve(session Session) error {
 			if err := session.CloseSend(); err == nil {
 				select {
 				case <-broke:
-				case <-time.After(time.Second):
+				case <-time.After(l.patience):
 				}
 			}
 			return nil
@@ -219,10 +221,11 @@ func (l *line) isEnded() bool {
 	return l.ended
 }
 
-// end lets run return when everything was sent, and last behind it, and waits for that. It returns how many messages were lost.
-func (l *line) end(last *attend.WardenMessage) int {
+// end lets run return when everything was sent, and last behind it, and raypherd has told everything or patience is over, and waits for
+// that. It returns how many messages were lost.
+func (l *line) end(last *attend.WardenMessage, patience time.Duration) int {
 	l.mutex.Lock()
-	l.last = last
+	l.last, l.patience = last, patience
 	l.ended = true
 	l.mutex.Unlock()
 	l.notify()

@@ -79,6 +79,7 @@ type warden struct {
 	home       string
 	ready      chan struct{} // closed when broker is set
 	armed      chan string   // one slot: the kernel holds the agent's rules and it has its wire, or why not
+	settled    chan struct{} // one slot: raypherd has told what the kernel refused until it was asked
 	broker     *broker.Broker
 	static     int // the agent's first task, when Landlock alone decides on files; else 0
 }
@@ -88,7 +89,7 @@ type warden struct {
 func Run(ctx context.Context, o Options) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	w := &warden{options: o, ready: make(chan struct{}), armed: make(chan string, 1)}
+	w := &warden{options: o, ready: make(chan struct{}), armed: make(chan string, 1), settled: make(chan struct{}, 1)}
 	var out io.Writer = io.Discard
 	if o.Output != nil {
 		out = o.Output
@@ -129,12 +130,20 @@ func Run(ctx context.Context, o Options) error {
 	o.Runner.Close()
 	err = <-served
 	w.awaitLast()
-	if lost := w.line.end(&attend.WardenMessage{Blocked: &attend.Blocked{Total: w.broker.Blocked()}}); lost > 0 {
+	patience := lastTold
+	if err != nil {
+		patience = farewell // the agent may run on, and ends only with its warden
+	}
+	if lost := w.line.end(&attend.WardenMessage{Blocked: &attend.Blocked{Total: w.broker.Blocked()}}, patience); lost > 0 {
 		w.lines.Say("%d verdicts did not reach raypherd", lost)
 	}
 	w.endTrace()
 	return err
 }
+
+// lastTold bounds how long raypherd may take to tell what the kernel refused an agent that has ended. It closes the connection behind
+// that, which is a matter of milliseconds on a machine that has time.
+const lastTold = 10 * time.Second
 
 // armedWait is how long raypherd may take to arm the guard of files. It writes a few maps.
 const armedWait = 30 * time.Second
@@ -374,6 +383,11 @@ func (w *warden) hear(m *attend.ParentMessage) {
 		case w.armed <- m.Armed.Failed:
 		default:
 		}
+	case m.Settled != nil:
+		select {
+		case w.settled <- struct{}{}:
+		default:
+		}
 	case m.End != nil:
 		w.lines.Say("raypherd ends the agent: %s", m.End.Reason)
 	}
@@ -523,6 +537,7 @@ func (w *warden) releaseTerminal(ctx context.Context, program int) {
 		w.sayReport()
 	}
 	time.Sleep(foldGrace)
+	w.settle()
 	w.lines.Rest()
 	null, err := nullFile()
 	if err != nil {
@@ -531,6 +546,19 @@ func (w *warden) releaseTerminal(ctx context.Context, program int) {
 	defer null.Close()
 	_ = unix.Dup3(int(null.Fd()), int(w.options.Output.Fd()), unix.O_CLOEXEC)
 }
+
+// settle waits until raypherd has told what the kernel refused so far.
+func (w *warden) settle() {
+	w.line.send(&attend.WardenMessage{Settle: &attend.Settle{}})
+	select {
+	case <-w.settled:
+	case <-w.line.done:
+	case <-time.After(settleWait):
+	}
+}
+
+// settleWait is how long who reads the lines of a program that has ended waits for a raypherd that is away.
+const settleWait = 5 * time.Second
 
 // foldGrace is how long after the program's end its last verdicts may still be printed.
 const foldGrace = 20 * time.Millisecond

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,6 +31,7 @@ type World struct {
 	victim  *exec.Cmd
 	mutex   sync.Mutex
 	reached map[string]*atomic.Int64 // by socket: connections and datagrams that came
+	seen    map[string]sight         // by path: what a file was when it was looked at last
 	close   []func() error
 }
 
@@ -39,7 +41,7 @@ func newWorld(parent, program string, uid int) (*World, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &World{Folder: filepath.Join(root, "f"), Program: filepath.Join(root, "probe"), uid: uid, reached: map[string]*atomic.Int64{}}
+	w := &World{Folder: filepath.Join(root, "f"), Program: filepath.Join(root, "probe"), uid: uid, reached: map[string]*atomic.Int64{}, seen: map[string]sight{}}
 	w.close = append(w.close, func() error { return os.RemoveAll(root) })
 	raw, err := os.ReadFile(program)
 	w.hash = fmt.Sprintf("%x", sha256.Sum256(raw))
@@ -216,7 +218,7 @@ func (w *World) look() (state, error) {
 		if err != nil {
 			return err
 		}
-		one, err := lookAt(path)
+		one, err := w.lookAt(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
@@ -240,12 +242,38 @@ func (w *World) look() (state, error) {
 // contents makes the same content the same word in this process.
 var contents = maphash.MakeSeed()
 
-// lookAt tells all of a file that an agent could change.
-func lookAt(path string) (map[string]string, error) {
+// sight is a file as it was found at a moment.
+type sight struct {
+	status     unix.Stat_t
+	at         time.Time
+	properties map[string]string
+}
+
+// tick bounds how coarse a file system's clock is: what changes later than that after a look has another time of its status.
+const tick = 100 * time.Millisecond
+
+// lookAt tells all of a file that an agent could change. What it is made of is read again only where its status may have changed: the
+// kernel sets that time at each change, and no action of the probe writes through a mapping.
+func (w *World) lookAt(path string) (map[string]string, error) {
+	now := time.Now()
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); err != nil {
 		return nil, &fs.PathError{Op: "lstat", Path: path, Err: err}
 	}
+	st.Atim = unix.Timespec{} // looking changes it
+	last, known := w.seen[path]
+	if known && last.status == st && last.at.Sub(time.Unix(st.Ctim.Unix())) > tick {
+		return last.properties, nil
+	}
+	one, err := properties(path, &st)
+	if err == nil {
+		w.seen[path] = sight{st, now, one}
+	}
+	return one, err
+}
+
+// properties are those of a file, by name.
+func properties(path string, st *unix.Stat_t) (map[string]string, error) {
 	one := map[string]string{
 		"inode": fmt.Sprint(st.Dev, st.Ino), "mode": fmt.Sprintf("%o", st.Mode), "owner": fmt.Sprint(st.Uid, st.Gid),
 	}

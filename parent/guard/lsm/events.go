@@ -29,6 +29,8 @@ func (g *Guard) Run(ctx context.Context, report func(Event)) error {
 		return explain("file guard: opening the events", err)
 	}
 	defer r.Close()
+	g.drains.Open(r)
+	defer g.drains.Close()
 	defer context.AfterFunc(ctx, func() { r.Close() })()
 	next := time.Now().Add(sweepEvery)
 	var record ringbuf.Record
@@ -42,6 +44,11 @@ func (g *Guard) Run(ctx context.Context, report func(Event)) error {
 			}
 		case errors.Is(err, ringbuf.ErrClosed):
 			return nil
+		case errors.Is(err, ringbuf.ErrFlushed):
+			if err := g.sweep(report); err != nil {
+				return err
+			}
+			g.drains.Flushed()
 		case !errors.Is(err, os.ErrDeadlineExceeded):
 			return explain("file guard: reading events", err)
 		}
@@ -53,6 +60,9 @@ func (g *Guard) Run(ctx context.Context, report func(Event)) error {
 		}
 	}
 }
+
+// Drain waits until Run has reported what was refused before the call, counts too, or until ctx ends. Without a Run it does nothing.
+func (g *Guard) Drain(ctx context.Context) error { return explain("file guard", g.drains.Wait(ctx)) }
 
 // sweep reports, for each agent, how many refusals were not handed over as events since the last time.
 func (g *Guard) sweep(report func(Event)) error {
@@ -165,11 +175,22 @@ func (g *Guard) Verdict(e Event) journal.Verdict {
 		if r != nil && e.Path != "" {
 			v.Rule = r.files.Decide(e.Path, e.Access).Rule
 		}
-		if r != nil && v.Rule == "" && e.Operation == "map-exec" && r.files.Decide(e.Path, policy.Write).Verdict != policy.VerdictBlock {
-			v.Rule = "what the agent may write is executed by an exec rule only" // as package broker words it
+		if r != nil && v.Rule == "" && e.Operation == "map-exec" {
+			v.Rule = r.unmapped(e.Path)
 		}
 	}
 	return v
+}
+
+// unmapped says why what no rule names is not mapped for execution, as package broker words it.
+func (r *ruling) unmapped(path string) string {
+	switch {
+	case r.files.Decide(path, policy.Read).Verdict == policy.VerdictBlock:
+		return ""
+	case r.files.Decide(path, policy.Write).Verdict != policy.VerdictBlock:
+		return "what the agent may write is executed by an exec rule only"
+	}
+	return "a program is executed by an exec rule only"
 }
 
 // target says what was refused where there is no path.

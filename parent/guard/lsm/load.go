@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/raypher/raypher/bpf"
+	"github.com/raypher/raypher/parent/guard/ring"
 )
 
 // Guard is the loaded file guard.
@@ -34,6 +35,7 @@ type Guard struct {
 	tables *tables
 	rules  map[uint64]*ruling // of the agents armed by this process
 	told   map[uint64]Counters
+	drains ring.Drains
 }
 
 // Programs that are run and not attached.

@@ -27,6 +27,8 @@ func (g *Guard) Run(ctx context.Context, report func(Event)) error {
 		return explain("network guard: opening the events", err)
 	}
 	defer r.Close()
+	g.drains.Open(r)
+	defer g.drains.Close()
 	defer context.AfterFunc(ctx, func() { r.Close() })()
 	next := time.Now().Add(sweepEvery)
 	var record ringbuf.Record
@@ -40,6 +42,8 @@ func (g *Guard) Run(ctx context.Context, report func(Event)) error {
 			}
 		case errors.Is(err, ringbuf.ErrClosed):
 			return nil
+		case errors.Is(err, ringbuf.ErrFlushed):
+			g.drains.Flushed()
 		case !errors.Is(err, os.ErrDeadlineExceeded):
 			return explain("network guard: reading events", err)
 		}
@@ -50,6 +54,12 @@ func (g *Guard) Run(ctx context.Context, report func(Event)) error {
 			next = now.Add(sweepEvery)
 		}
 	}
+}
+
+// Drain waits until Run has reported what was refused before the call, but for what is folded still, or until ctx ends. Without a Run it
+// does nothing.
+func (g *Guard) Drain(ctx context.Context) error {
+	return explain("network guard", g.drains.Wait(ctx))
 }
 
 // sweep reports what the kernel folded since the last one, and forgets what is quiet.

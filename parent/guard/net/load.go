@@ -18,6 +18,7 @@ import (
 
 	"github.com/raypher/raypher/bpf"
 	"github.com/raypher/raypher/parent/dns/hosts"
+	"github.com/raypher/raypher/parent/guard/ring"
 	"github.com/raypher/raypher/policy"
 )
 
@@ -50,6 +51,7 @@ type Guard struct {
 	stop     chan struct{}
 	stopOnce sync.Once
 	done     sync.WaitGroup
+	drains   ring.Drains
 }
 
 // optional are the programs that a kernel may lack. Both came with Linux 6.7.
