@@ -105,6 +105,36 @@ func (g *Guard) dropTraffic(cgroupID uint64) error {
 	return nil
 }
 
+// Memory returns how many bytes the kernel has set aside for the guard's maps of all agents, and for the rules of one.
+func (g *Guard) Memory(cgroupID uint64) (shared, rules uint64, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	of := func(m *ebpf.Map) (uint64, error) {
+		info, err := m.Info()
+		if err != nil {
+			return 0, explain("network guard: memory of a map", err)
+		}
+		n, _ := info.Memlock()
+		return n, nil
+	}
+	for _, m := range g.shared {
+		n, err := of(m)
+		if err != nil {
+			return 0, 0, err
+		}
+		shared += n
+	}
+	entry, err := g.entry(cgroupID)
+	if err != nil || entry.Slot == 0 {
+		return shared, 0, err
+	}
+	err = g.inTrie(entry.Slot, func(trie *ebpf.Map) (err error) {
+		rules, err = of(trie)
+		return err
+	})
+	return shared, rules, err
+}
+
 // Remember tells the guard the rules of an agent that an earlier raypherd armed, and what it was severed from. The kernel knows both; if
 // it is armed anew, it stays severed.
 func (g *Guard) Remember(cgroupID uint64, n *policy.Network, cuts []Cut) {
