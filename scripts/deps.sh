@@ -19,6 +19,7 @@ need python3 python3-minimal
 need node nodejs
 need npm npm
 need curl curl
+need dig bind9-dnsutils
 need perl perl-base
 need ssh openssh-client; need nc netcat-openbsd # what agents are not to run
 need gcc gcc              # the race detector

@@ -19,6 +19,7 @@ import (
 // resolver is an upstream that knows some addresses and notes what it was asked.
 type resolver struct {
 	addrs map[string]netip.Addr
+	many  []netip.Addr // of many.example.com
 
 	mu    sync.Mutex
 	asked []string
@@ -33,6 +34,11 @@ func (r *resolver) ServeDNS(w mdns.ResponseWriter, q *mdns.Msg) {
 	m.SetReply(q)
 	if a, ok := r.addrs[name]; ok && q.Question[0].Qtype == mdns.TypeA {
 		m.Answer = []mdns.RR{&mdns.A{Hdr: mdns.RR_Header{Name: q.Question[0].Name, Rrtype: mdns.TypeA, Class: mdns.ClassINET, Ttl: 60}, A: a.AsSlice()}}
+	}
+	if name == "many.example.com." && q.Question[0].Qtype == mdns.TypeA {
+		for _, a := range r.many {
+			m.Answer = append(m.Answer, &mdns.A{Hdr: mdns.RR_Header{Name: q.Question[0].Name, Rrtype: mdns.TypeA, Class: mdns.ClassINET, Ttl: 60}, A: a.AsSlice()})
+		}
 	}
 	w.WriteMsg(m)
 }
@@ -49,7 +55,7 @@ func (w *world) names(t *testing.T, up *resolver, permit func(cgroup uint64) (dn
 	var f *dns.Server
 	w.in(t, w.near, func() {
 		var err error
-		f, err = dns.Listen(dns.Options{Upstreams: []string{p.LocalAddr().String()}, Report: func(q dns.Query) { reports <- q }})
+		f, err = dns.Listen(dns.Options{Upstreams: []string{p.LocalAddr().String()}, ResolvConf: w.resolvConf, Report: func(q dns.Query) { reports <- q }})
 		must(t, err)
 	})
 	g := w.load(t, Options{DNSPort: f.Port()})

@@ -31,6 +31,7 @@ import (
 type world struct {
 	near, far  netns.NsHandle
 	cgroupPath string
+	resolvConf string // that the forwarder reads; empty: the machine's
 
 	mu      sync.Mutex
 	arrived []string // "tcp 10.77.0.2:80 data", in order
