@@ -3,6 +3,7 @@ package cost
 import (
 	"crypto/sha256"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -75,20 +76,24 @@ func (d decoder) control(n *node, c *Control) {
 	fields["namespaces"] = func(at place, n *node) { d.namespaces(at, n, c) }
 	fields["alerts"] = func(at place, n *node) { d.alerts(at, n, &c.Alerts) }
 	fields["providers"] = func(at place, n *node) { d.providers(at, n, c) }
+	missing := map[string]string{
+		"version": "write version: 1, and a larger number at each change", "time_zone": "write a name like UTC or Europe/Berlin",
+		"monthly_budget_usd": "write what this host may spend in a month",
+	}
+	for key, read := range fields {
+		fields[key] = func(at place, n *node) {
+			delete(missing, key)
+			read(at, n)
+		}
+	}
 	d.Fields("", n, fields)
-	switch {
-	case version == nil && d.Count() == 0:
-		d.Report("version", strictyaml.Faultf("write version: 1, and a larger number at each change", "it is missing"))
-	case version != nil && *version == 0:
-		d.Report("version", strictyaml.Faultf("use a number from 1", "version 0"))
-	case version != nil:
-		c.Version = *version
+	for _, key := range slices.Sorted(maps.Keys(missing)) {
+		d.Report(place(key), strictyaml.Faultf(missing[key], "it is missing"))
 	}
-	if c.TimeZone == "" && d.Count() == 0 {
-		d.Report("time_zone", strictyaml.Faultf("write a name like UTC or Europe/Berlin", "it is missing"))
-	}
-	if c.Host.Budget == nil && d.Count() == 0 {
-		d.Report("monthly_budget_usd", strictyaml.Faultf("write what this host may spend in a month", "it is missing"))
+	if version != nil {
+		if c.Version = *version; c.Version == 0 {
+			d.Report("version", strictyaml.Faultf("use a number from 1", "version 0"))
+		}
 	}
 }
 
