@@ -19,7 +19,7 @@ status are the program's own. One line on the standard error says each refused a
 
 Where raypherd runs, members of its group run agents as themselves. Where it does not, root gets a
 private pair for this run. RAYPHER_RUN_DIR names the run folder of a raypherd that was started with
---run-dir.
+--run-dir; if that one does not answer, nothing is run.
 
 The exit status is the program's; 125 when the guard could not be set up, 126 when the program cannot
 be executed or the policy does not let it, 127 when it is not found. In all three cases it was not

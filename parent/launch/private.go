@@ -20,7 +20,7 @@ import (
 const privateTimeout = 20 * time.Second
 
 // findDaemon returns the socket of the raypherd that serves this run. Where none does, root gets a private pair; the note says so
-// when one was expected.
+// when one was expected. One that was named and does not answer is an error: its ceiling was to hold.
 func findDaemon() (socket, note string, err error) {
 	paths, err := instance.FromEnvironment()
 	if err != nil {
@@ -32,6 +32,8 @@ func findDaemon() (socket, note string, err error) {
 		return paths.Socket, "", nil
 	case errors.Is(err, unix.EACCES):
 		return "", "", fmt.Errorf("raypherd at %s: %w: %s", paths.Socket, err, instance.WhoMayAsk(paths.Socket))
+	case os.Getenv(instance.RunVariable) != "":
+		return "", "", fmt.Errorf("no raypherd at %s, which %s names: %w: start it, or unset %s", paths.Socket, instance.RunVariable, err, instance.RunVariable)
 	case os.Geteuid() != 0:
 		return "", "", fmt.Errorf("no raypherd at %s: %w: start it, or run as root", paths.Socket, err)
 	}
@@ -46,7 +48,7 @@ func findDaemon() (socket, note string, err error) {
 // ceiling may be what a run was meant to stay within.
 func expected(paths instance.Paths, err error) bool {
 	_, served := os.Stat(paths.Journal)
-	return !errors.Is(err, unix.ENOENT) || os.Getenv(instance.RunVariable) != "" || served == nil
+	return !errors.Is(err, unix.ENOENT) || served == nil
 }
 
 // startPrivate starts raypherd for this run alone. It ends with the run.

@@ -49,8 +49,8 @@ func TestParentKilled(t *testing.T) {
 	held("with raypherd up")
 	m.pair.KillParent()
 	held("with raypherd dead")
-	if got := m.run(ordinary, "/bin/true"); got.code != 125 && got.code != 0 {
-		t.Errorf("a run without raypherd: status %d, want 125 or a private pair\n%s", got.code, got.stderr)
+	if got := m.run(ordinary, "/bin/true"); got.code != 125 || !strings.Contains(got.stderr, "RAYPHER_RUN_DIR") {
+		t.Errorf("a run without raypherd: status %d, want 125\n%s", got.code, got.stderr)
 	}
 	if err := m.pair.RestartParent(t.Context()); err != nil {
 		t.Fatalf("%v\n%s", err, m.pair.Log())

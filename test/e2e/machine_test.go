@@ -95,8 +95,11 @@ func (m *machine) command(ctx context.Context, arguments ...string) *exec.Cmd {
 }
 
 func (m *machine) environment() []string {
-	run := filepath.Join(m.home.Root, "run") // where nothing serves, without a pair
-	return []string{"HOME=" + m.home.Dir, "PATH=" + systemPath, "TERM=dumb", "RAYPHER_RUN_DIR=" + run}
+	environment := []string{"HOME=" + m.home.Dir, "PATH=" + systemPath, "TERM=dumb"}
+	if m.pair != nil { // else the host's, of which there is none, or a private one
+		environment = append(environment, "RAYPHER_RUN_DIR="+filepath.Join(m.home.Root, "run"))
+	}
+	return environment
 }
 
 // outcome is what a command did.
