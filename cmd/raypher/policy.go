@@ -33,7 +33,7 @@ func policyCommand() *cobra.Command {
 
 Exit codes: 0 yes, 1 the policy is invalid or the answer is no, 2 wrong usage or a file that cannot be read.`,
 	}
-	c.AddCommand(policyCheckCommand(), policyExplainCommand(), policyHashCommand(), policySchemaCommand(), policyIncludeCommand(),
+	c.AddCommand(policyApplyCommand(), policyCheckCommand(), policyExplainCommand(), policyHashCommand(), policySchemaCommand(), policyIncludeCommand(),
 		policyKeygenCommand(), policySignCommand(), policyVerifyCommand(), policyReleaseCommand(), policyDiffCommand(), policyDriftCommand())
 	return c
 }

@@ -111,6 +111,7 @@ type Host struct {
 	owners sync.WaitGroup
 
 	mu       sync.Mutex
+	policy   []byte // of the host, as Options.Policy until Follow
 	agents   map[string]*Agent
 	byCgroup map[uint64]*Agent
 	launches map[uint32]int // launches under way, by user
@@ -125,6 +126,7 @@ func NewHost(o Options) *Host {
 		byCgroup: make(map[uint64]*Agent),
 		launches: make(map[uint32]int),
 	}
+	h.policy = o.Policy
 	h.ctx, h.detach = context.WithCancel(context.Background())
 	return h
 }
@@ -133,6 +135,20 @@ func NewHost(o Options) *Host {
 func (h *Host) Detach() {
 	h.detach()
 	h.owners.Wait()
+}
+
+// Follow takes another default policy, and other limits of namespaces, for agents that begin from now on.
+func (h *Host) Follow(defaultPolicy []byte, limits *namespaces.File) {
+	h.shares.Follow(limits)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.policy = defaultPolicy
+}
+
+func (h *Host) defaultPolicy() []byte {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.policy
 }
 
 // Agent returns an agent by its id.

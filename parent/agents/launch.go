@@ -233,7 +233,7 @@ func (h *Host) readPolicy(ctx context.Context, a *Agent, l *attend.Launch) (*pol
 		return p, name, err
 	}
 	if len(source) == 0 {
-		source, name = h.options.Policy, h.options.PolicyPath
+		source, name = h.defaultPolicy(), h.options.PolicyPath
 	}
 	if len(source) == 0 {
 		return nil, "", fmt.Errorf("launch: no policy: give one with --policy, or lay down %s for this host", h.options.PolicyPath)

@@ -49,7 +49,8 @@ func (a *allowance) take() bool {
 // narrowing asks the owner to let the guard follow a grant.
 type narrowing struct {
 	grant grant
-	done  chan error // one slot
+	bound *policy.Policy // of the operator, which the agent stays within from then on; nil: the agent asks itself
+	done  chan error     // one slot
 }
 
 // RequestVisa grants a visa on an intent within the permit of the launch; empty: on the whole of it. If asked, the guard
@@ -71,27 +72,34 @@ func (a *Agent) RequestVisa(ctx context.Context, r *parentv1.RequestVisaRequest)
 	if !r.GuardFollows {
 		return answer, nil
 	}
-	n := &narrowing{grant: g, done: make(chan error, 1)}
+	if err := a.follow(ctx, &narrowing{grant: g, done: make(chan error, 1)}); err != nil {
+		return nil, err
+	}
+	return answer, nil
+}
+
+// follow has the owner let the guard follow a grant.
+func (a *Agent) follow(ctx context.Context, n *narrowing) error {
 	select {
 	case a.narrows <- n:
-		// The owner answers each narrowing that it took.
-		if err := <-n.done; err != nil {
-			return nil, err
-		}
-		return answer, nil
+		return <-n.done // the owner answers each narrowing that it took
 	case <-a.gone:
-		return nil, fmt.Errorf("agent %s: %w", a.id, ErrNoAgent)
+		return fmt.Errorf("agent %s: %w", a.id, ErrNoAgent)
 	case <-a.host.ctx.Done():
-		return nil, fmt.Errorf("agent %s: raypherd ends", a.id)
+		return fmt.Errorf("agent %s: raypherd ends", a.id)
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return ctx.Err()
 	}
 }
 
 // readIntent returns the intent's canonical form, ~ expanded; nil for the whole permit.
 func (a *Agent) readIntent(text []byte) ([]byte, error) {
-	if len(text) == 0 {
+	bound := a.bound()
+	switch {
+	case len(text) == 0 && bound == a.launchPermit:
 		return nil, nil
+	case len(text) == 0:
+		return bound.Canonical(), nil
 	}
 	if len(text) > maxIntent {
 		return nil, fmt.Errorf("%w: intent: %d bytes, at most %d", ErrInvalid, len(text), maxIntent)
@@ -104,7 +112,7 @@ func (a *Agent) readIntent(text []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: intent: %w", ErrInvalid, err)
 	}
-	if _, err := policy.Narrow(a.launchPermit, intent); err != nil {
+	if _, err := policy.Narrow(bound, intent); err != nil {
 		return nil, fmt.Errorf("%w: the intent is beyond what this run was granted: %w", ErrInvalid, err)
 	}
 	return intent.Canonical(), nil
@@ -118,6 +126,9 @@ func (o *owner) narrow(n *narrowing) error {
 	if o.line == nil && o.attached == "" {
 		return fmt.Errorf("agent %s: its warden is not connected: the guard cannot follow now, try again", o.id)
 	}
+	if err := o.withinBound(n); err != nil {
+		return err
+	}
 	if err := o.host.options.Guard.Replace(o.group.ID(), n.grant.permit.Network); err != nil {
 		return fmt.Errorf("network guard: %w", err)
 	}
@@ -126,6 +137,11 @@ func (o *owner) narrow(n *narrowing) error {
 	}
 	if err := errors.Join(o.reloadFiles(n.grant), o.extendFiles(n.grant)); err != nil {
 		return err
+	}
+	if n.bound != nil {
+		o.mu.Lock()
+		o.applied = n.bound
+		o.mu.Unlock()
 	}
 	o.take(n.grant)
 	o.tell(narrowed(n.grant))

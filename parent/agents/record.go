@@ -51,6 +51,7 @@ type record struct {
 	WardenPID     int    // 0: it is attached and has none
 	WardenStarted uint64 // clock ticks since boot
 
+	Applied    []byte   `json:",omitempty"` // the operator's last policy for it
 	Attached   string   `json:",omitempty"` // cgroup2 path
 	AttachedBy uint32   `json:",omitempty"`
 	Uncovered  []string `json:",omitempty"`
@@ -100,6 +101,10 @@ func (a *Agent) save() error {
 		wardenPID = w.PID()
 	}
 	a.mu.Lock()
+	var applied []byte
+	if a.applied != nil {
+		applied = a.applied.Canonical()
+	}
 	r := record{
 		Boot: boot, ID: a.id, Subject: a.subject, Namespace: a.namespace, Name: a.name,
 		UID: a.uid, User: a.user, Home: a.home, PolicyHome: a.policyHome,
@@ -110,7 +115,7 @@ func (a *Agent) save() error {
 		CgroupID: a.group.ID(), Begun: a.state != Launching, Blocked: a.blocked.Load(),
 		Cuts:      a.cuts,
 		WardenPID: wardenPID, WardenStarted: warden.Started,
-		Attached: a.attached, AttachedBy: a.attachedBy, Uncovered: a.uncovered,
+		Applied: applied, Attached: a.attached, AttachedBy: a.attachedBy, Uncovered: a.uncovered,
 		EnclaveKey: a.enclaveKey, LaunchVisa: a.launchVisa,
 		Visa: a.grant.visa, VisaKey: a.grant.enclaveKey, VisaID: a.grant.visaID, PolicyHash: a.grant.policyHash,
 		Permit: a.grant.permit.Canonical(), Intent: a.grant.intent,
@@ -197,6 +202,11 @@ func (h *Host) revive(r *record) (*Agent, error) {
 	}
 	if a.grant.permit, err = policy.ParseCanonical(r.Permit); err != nil {
 		return nil, fmt.Errorf("its permit: %w", err)
+	}
+	if len(r.Applied) > 0 {
+		if a.applied, err = policy.ParseCanonical(r.Applied); err != nil {
+			return nil, fmt.Errorf("the operator's policy for it: %w", err)
+		}
 	}
 	if err := h.signed(a); err != nil {
 		return nil, err

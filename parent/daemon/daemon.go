@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
@@ -99,8 +100,10 @@ type daemon struct {
 	agents   *agents.Host
 	server   *server.Server
 	relay    *relay.Server
-	emptied  chan struct{} // private: the last agent is gone
-	down     []func() error
+	// reloading is held while policy and limits are exchanged.
+	reloading sync.Mutex
+	emptied   chan struct{} // private: the last agent is gone
+	down      []func() error
 }
 
 // Run serves until ctx ends. An error means that raypherd did not start, or that a part of it failed.
@@ -360,7 +363,7 @@ func (d *daemon) openRelay(context.Context) (err error) {
 func (d *daemon) openServer(context.Context) (err error) {
 	d.server, err = server.New(server.Options{
 		Paths: d.options.Paths, Agents: d.agents, Events: d.hub, Approvals: d.desk, Enclave: d.enclave, Fleet: d.fleet, Evidence: evidence{d.store},
-		Peer: d.guard.Peer, Counters: d.counters, Group: d.group, Loopback: d.loopback,
+		Peer: d.guard.Peer, Counters: d.counters, Reload: d.reload, Group: d.group, Loopback: d.loopback,
 		Version: d.options.Version, Backend: d.backend(), Notes: d.notes, Log: d.log,
 	})
 	return err
@@ -414,6 +417,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	parts.Go(func() error { return d.server.Serve(serving) })
 	parts.Go(func() error { return d.relay.Serve(serving) })
 	parts.Go(func() error { sayLosses(serving, lossesLooked, d.guard.Statistics, d.log); return nil })
+	parts.Go(func() error { d.reloadOnHangup(serving); return nil })
 	if d.fleet != nil {
 		parts.Go(func() error { d.fleet.Run(serving); return nil })
 	}

@@ -49,14 +49,20 @@ func ShareOf(namespace, name string, permit *policy.Policy) Share {
 
 // Ledger is what the agents of one raypherd have of their namespaces. Its methods may be called from several goroutines.
 type Ledger struct {
-	file *File
-
 	mu     sync.Mutex
+	file   *File
 	shares map[string]Share // by agent
 }
 
 // NewLedger returns a ledger without agents.
 func NewLedger(f *File) *Ledger { return &Ledger{file: f, shares: map[string]Share{}} }
+
+// Follow takes other limits for what is claimed from now on. Agents that run keep their shares, whether these fit or not.
+func (l *Ledger) Follow(f *File) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.file = f
+}
 
 // Claim gives an agent its share, until Release, or says why there is no room for it: an error that wraps ErrNoRoom. Of two that
 // claim the last share at once, one gets it.

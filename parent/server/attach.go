@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/raypher/raypher/parent/agents"
 	parentv1 "github.com/raypher/raypher/proto/parent/v1"
@@ -27,6 +28,20 @@ func (s *operator) Attach(ctx context.Context, r *parentv1.AttachRequest) (*pare
 		return nil, err
 	}
 	return &parentv1.AttachReply{Agent: a.Status(), Visa: a.Visa()}, nil
+}
+
+// ApplyPolicy gives a running agent other rules.
+func (s *operator) ApplyPolicy(ctx context.Context, r *parentv1.ApplyPolicyRequest) (*parentv1.ApplyPolicyReply, error) {
+	return s.server.options.Agents.Apply(ctx, r)
+}
+
+// Reload reads the host's files anew.
+func (s *operator) Reload(context.Context, *parentv1.ReloadRequest) (*parentv1.ReloadReply, error) {
+	changes, err := s.server.options.Reload()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", agents.ErrInvalid, err)
+	}
+	return &parentv1.ReloadReply{Changes: changes}, nil
 }
 
 // Detach lets an attached cgroup go.

@@ -77,6 +77,7 @@ type Options struct {
 	// Peer says which cgroup sent from remote to local (netguard.Guard.Peer).
 	Peer     func(proto uint8, local, remote netip.AddrPort) (cgroupID uint64, ok bool)
 	Counters func() map[string]uint64 // of other parts, for the status; may be nil
+	Reload   func() ([]string, error) // reads the host's files anew and says what changed
 	Group    int                      // gid of the operators; -1: root alone
 	Loopback net.Listener             // for agents, from ListenLoopback; nil: none
 	Version  string
