@@ -138,12 +138,16 @@ func (s *Server) resolve(ctx context.Context, q *question) (found resolved, why 
 	if q.name == "localhost" || strings.HasSuffix(q.name, ".localhost") {
 		return resolved{rcode: dns.RcodeNameError}, "", nil
 	}
-	if why := s.limits.name(q.agent.CgroupID, q.name, slices.Concat(q.rules, q.asks), time.Now()); why != "" {
+	rules, least := slices.Concat(q.rules, q.asks), minKept
+	if wildcardOf(rules) != "" {
+		least = minBelow
+	}
+	if why := s.limits.name(q.agent.CgroupID, q.name, rules, time.Now()); why != "" {
 		if s.report(q, why); enforced(q.agent) {
 			return resolved{}, why, nil
 		}
 	}
-	found, err = s.upstreams.resolve(ctx, q.name, q.qtype)
+	found, err = s.upstreams.resolve(ctx, q.name, q.qtype, least)
 	return found, "", err
 }
 

@@ -9,10 +9,11 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// What was answered is kept for its time to live, but at least minKept: a question below a wildcard is a signal to whoever
-// answers for it, and asking it again and again would be a tunnel that no limit on names sees.
+// What was answered is kept for its time to live. Below a wildcard at least minBelow: a question there is a signal to whoever
+// answers for the domain, and asking known names again and again would be a tunnel that no limit on names sees.
 const (
-	minKept   = 5 * time.Second
+	minKept   = time.Second
+	minBelow  = 30 * time.Second
 	maxKept   = time.Hour
 	maxNone   = 30 * time.Second // that there is none (RFC 2308)
 	maxCached = 4096             // answers
@@ -33,16 +34,16 @@ type cacheKey struct {
 
 type cached struct {
 	found resolved
-	at    time.Time // when it was found
-	until time.Time
+	at    time.Time     // when it was found
+	kept  time.Duration // from then on, for who has no reason to keep it longer
 }
 
 func newCache() *cache { return &cache{of: map[cacheKey]cached{}} }
 
-// resolve answers from what is kept, or by ask.
-func (c *cache) resolve(ctx context.Context, name string, qtype uint16, ask func(context.Context, string, uint16) (resolved, error)) (resolved, error) {
+// resolve answers from what is kept, at least as long as least says, or by ask.
+func (c *cache) resolve(ctx context.Context, name string, qtype uint16, least time.Duration, ask func(context.Context, string, uint16) (resolved, error)) (resolved, error) {
 	key := cacheKey{name, qtype}
-	if found, ok := c.look(key, time.Now()); ok {
+	if found, ok := c.look(key, least, time.Now()); ok {
 		return found, nil
 	}
 	// Who joins waits as long as who came first: its time bounds the flight.
@@ -60,11 +61,11 @@ func (c *cache) resolve(ctx context.Context, name string, qtype uint16, ask func
 }
 
 // look is an answer that is kept, with what is left of its time to live.
-func (c *cache) look(key cacheKey, now time.Time) (resolved, bool) {
+func (c *cache) look(key cacheKey, least time.Duration, now time.Time) (resolved, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e, ok := c.of[key]
-	if !ok || now.After(e.until) {
+	if !ok || now.Sub(e.at) > max(e.kept, least) {
 		return resolved{}, false
 	}
 	e.found.ttl = max(0, e.found.ttl-now.Sub(e.at))
@@ -81,13 +82,13 @@ func (c *cache) keep(key cacheKey, found resolved, now time.Time) {
 	if len(c.of) >= maxCached {
 		c.makeRoom(now)
 	}
-	c.of[key] = cached{found: found, at: now, until: now.Add(max(kept, minKept))}
+	c.of[key] = cached{found: found, at: now, kept: kept}
 }
 
 // makeRoom drops what is over, or else any quarter.
 func (c *cache) makeRoom(now time.Time) {
 	for key, e := range c.of {
-		if now.After(e.until) {
+		if now.Sub(e.at) > max(e.kept, minBelow) {
 			delete(c.of, key)
 		}
 	}

@@ -82,17 +82,9 @@ func (l *limits) question(agent uint64, now time.Time) bool {
 
 // name says why an agent must not send a granted name to an upstream, or nothing. rules are those that grant it or ask about it.
 func (l *limits) name(agent uint64, name string, rules []policy.Endpoint, now time.Time) string {
-	wildcard := ""
-	for _, e := range rules {
-		if !strings.HasPrefix(e.Host, "*.") {
-			return ""
-		}
-		if len(e.Host) > len(wildcard) { // the longest leaves the least to choose
-			wildcard = e.Host
-		}
-	}
+	wildcard := wildcardOf(rules)
 	if wildcard == "" {
-		return "" // default_action: allow; a tunnel needs no names there
+		return ""
 	}
 	below := strings.TrimSuffix(name, wildcard[1:])
 	if len(below) > maxBelow {
@@ -122,6 +114,20 @@ func (l *limits) name(agent uint64, name string, rules []policy.Endpoint, now ti
 	}
 	a.known[name] = now
 	return ""
+}
+
+// wildcardOf is the wildcard below which an agent chose a name; none where a rule spells the name out, and under default_action: allow,
+// where a tunnel needs no names.
+func wildcardOf(rules []policy.Endpoint) (wildcard string) {
+	for _, e := range rules {
+		if !strings.HasPrefix(e.Host, "*.") {
+			return ""
+		}
+		if len(e.Host) > len(wildcard) { // the longest leaves the least to choose
+			wildcard = e.Host
+		}
+	}
+	return wildcard
 }
 
 // forget drops agents that are gone.

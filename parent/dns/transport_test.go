@@ -325,19 +325,19 @@ func TestCache(t *testing.T) {
 	c, asked := newCache(), 0
 	answer := resolved{addrs: nil, ttl: time.Minute}
 	ask := func(context.Context, string, uint16) (resolved, error) { asked++; return answer, nil }
-	c.resolve(ctx, "a.example.com", dns.TypeA, ask)
-	c.resolve(ctx, "a.example.com", dns.TypeA, ask)
+	c.resolve(ctx, "a.example.com", dns.TypeA, minKept, ask)
+	c.resolve(ctx, "a.example.com", dns.TypeA, minKept, ask)
 	if asked != 1 {
 		t.Errorf("asked %d times", asked)
 	}
-	c.resolve(ctx, "a.example.com", dns.TypeAAAA, ask)
-	c.resolve(ctx, "b.example.com", dns.TypeA, ask)
+	c.resolve(ctx, "a.example.com", dns.TypeAAAA, minKept, ask)
+	c.resolve(ctx, "b.example.com", dns.TypeA, minKept, ask)
 	if asked != 3 {
 		t.Errorf("asked %d times, want 3", asked)
 	}
 	fails := func(context.Context, string, uint16) (resolved, error) { asked++; return resolved{}, errChain }
 	for range 2 {
-		if _, err := c.resolve(ctx, "c.example.com", dns.TypeA, fails); err == nil {
+		if _, err := c.resolve(ctx, "c.example.com", dns.TypeA, minKept, fails); err == nil {
 			t.Error("a failure is lost")
 		}
 	}
@@ -350,17 +350,20 @@ func TestCache(t *testing.T) {
 		name  string
 		ttl   time.Duration
 		some  bool
+		least time.Duration
 		after time.Duration
 		kept  bool
 		left  time.Duration
 	}{
-		{"young", time.Minute, true, 20 * time.Second, true, 40 * time.Second},
-		{"over", time.Minute, true, 61 * time.Second, false, 0},
-		{"no time to live, asked again at once", 0, true, 4 * time.Second, true, 0},
-		{"no time to live, later", 0, true, 6 * time.Second, false, 0},
-		{"long", 48 * time.Hour, true, 61 * time.Minute, false, 0},
-		{"none", time.Hour, false, 31 * time.Second, false, 0},
-		{"none, young", time.Hour, false, 29 * time.Second, true, time.Hour - 29*time.Second},
+		{"young", time.Minute, true, minKept, 20 * time.Second, true, 40 * time.Second},
+		{"over", time.Minute, true, minKept, 61 * time.Second, false, 0},
+		{"no time to live, asked again at once", 0, true, minKept, time.Second / 2, true, 0},
+		{"no time to live, later", 0, true, minKept, 2 * time.Second, false, 0},
+		{"no time to live, below a wildcard", 0, true, minBelow, 29 * time.Second, true, 0},
+		{"no time to live, below a wildcard, later", 0, true, minBelow, 31 * time.Second, false, 0},
+		{"long", 48 * time.Hour, true, minKept, 61 * time.Minute, false, 0},
+		{"none", time.Hour, false, minKept, 31 * time.Second, false, 0},
+		{"none, young", time.Hour, false, minKept, 29 * time.Second, true, time.Hour - 29*time.Second},
 	} {
 		found := resolved{ttl: tt.ttl}
 		if tt.some {
@@ -368,7 +371,7 @@ func TestCache(t *testing.T) {
 		}
 		key := cacheKey{tt.name, dns.TypeA}
 		c.keep(key, found, now)
-		got, kept := c.look(key, now.Add(tt.after))
+		got, kept := c.look(key, tt.least, now.Add(tt.after))
 		if kept != tt.kept || kept && got.ttl != tt.left {
 			t.Errorf("%s: kept %v, ttl %v; want %v, %v", tt.name, kept, got.ttl, tt.kept, tt.left)
 		}

@@ -157,9 +157,9 @@ func parseResolvConf(r io.Reader) resolverFile {
 	return conf
 }
 
-// resolve finds the addresses of a name, following aliases.
-func (u *upstreams) resolve(ctx context.Context, name string, qtype uint16) (resolved, error) {
-	return u.cache.resolve(ctx, name, qtype, u.follow)
+// resolve finds the addresses of a name, following aliases. What was found is used again for least.
+func (u *upstreams) resolve(ctx context.Context, name string, qtype uint16, least time.Duration) (resolved, error) {
+	return u.cache.resolve(ctx, name, qtype, least, u.follow)
 }
 
 func (u *upstreams) follow(ctx context.Context, name string, qtype uint16) (resolved, error) {
