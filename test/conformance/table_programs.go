@@ -153,6 +153,18 @@ var familyCases = []Case{
 	line("joining a group", action{"join", "4"}, "EPERM", "", "socket multicast membership, option 35"),
 	line("joining a group of IPv6", action{"join", "6"}, "EPERM", "", "socket multicast membership, option 20"),
 	line("another option", action{"join", "0"}, "ok", "", ""),
+	line("UDP-Lite", action{"socket", "2", "2", "136"}, "EPERM", "", "socket family 2, datagram, protocol 136"),
+	line("DCCP", action{"socket", "2", "6", "33"}, "EPERM", "", "socket family 2, type 6, protocol 33"),
+	line("CAN", action{"socket", "29", "3", "1"}, "EPERM", "", "socket family 29, raw, protocol 1"),
+	line("TIPC", action{"socket", "30", "2", "0"}, "EPERM", "", "socket family 30, datagram, protocol 0"),
+	line("SMC", action{"socket", "43", "1", "0"}, "EPERM", "", "socket family 43, stream, protocol 0"),
+	line("binding to an interface", action{"raw", "setsockopt", "0", "1", "25", "s:lo", "3"}, "EPERM", "", "socket option SO_BINDTODEVICE"),
+	line("binding to an interface by number", action{"raw", "setsockopt", "0", "1", "62", "z:4", "4"}, "EPERM", "", "socket option SO_BINDTOIFINDEX"),
+	line("marking packets", action{"raw", "setsockopt", "0", "1", "36", "z:4", "4"}, "EPERM", "", "socket option SO_MARK"),
+	line("IPv4 options, as source routes are", action{"raw", "setsockopt", "0", "0", "4", "z:4", "4"}, "EPERM", "", "socket option IP_OPTIONS"),
+	line("another's address", action{"raw", "setsockopt", "0", "0", "19", "z:4", "4"}, "EPERM", "", "socket option IP_TRANSPARENT"),
+	line("an IPv6 routing header", action{"raw", "setsockopt", "0", "41", "57", "z:8", "8"}, "EPERM", "", "socket option IPV6_RTHDR"),
+	line("an option that is no way", action{"raw", "setsockopt", "0", "1", "9", "z:4", "4"}, "ENOTSOCK", "", ""),
 }
 
 // hashes is a policy of programs by their content.

@@ -57,7 +57,7 @@ func callTable(permit *policy.Policy) callsByNumber {
 			}
 		case "setsockopt":
 			c.describe = func(n *notification) (string, string) {
-				return "socket", fmt.Sprintf("multicast membership, option %d", int32(n.Args[2]))
+				return "socket", floor.OptionName(uint32(n.Args[1]), uint32(n.Args[2]))
 			}
 		}
 		byName[r.Name] = c

@@ -158,8 +158,9 @@ var refusals = []Refusal{
 	// Sockets that the network guard does not hold.
 	{Name: "socket", Errno: unix.EPERM, when: sockets},
 	// The host itself tells the network of each membership in a multicast group (IGMP, MLD): bytes of the agent's choice, in
-	// packets that are not the agent's. A policy can allow setsockopt by name.
-	{Name: "setsockopt", Errno: unix.EPERM, when: memberships},
+	// packets that are not the agent's. Others lead packets on another way than the rules' addresses say: by an interface, a mark, a
+	// route of the sender's, somebody else's address. A policy can allow setsockopt by name.
+	{Name: "setsockopt", Errno: unix.EPERM, when: socketOptions},
 }
 
 // namedIoctls are the requests that are refused one by one.
@@ -230,7 +231,7 @@ func (r Refusal) Refuses(args [6]uint64) (unix.Errno, bool) {
 // which runtimes signal all the time.
 func toldSignals(answer uint32) map[string]fragment {
 	one := ifBetween(0, 1, math.MaxInt32, ret(answer))
-	return map[string]fragment{"kill": one, "tkill": one, "rt_sigqueueinfo": one}
+	return map[string]fragment{"kill": one, "tkill": one, "rt_sigqueueinfo": one, "pidfd_send_signal": ret(answer)}
 }
 
 // SignalCalls send signals. The warden decides them where Landlock does not keep signals inside (SignalsHeld).
@@ -316,12 +317,33 @@ func sockets(refused uint32) fragment {
 	)
 }
 
-// memberships refuses the options that join, leave or filter multicast groups: IP_ADD_MEMBERSHIP (35) to MCAST_MSFILTER (48) of
-// IPv4, and of IPv6 20, 21, 27, 28 and the same MCAST_* (include/uapi/linux/in.h, in6.h).
-func memberships(refused uint32) fragment {
+// leading are the options that lead packets on another way, by level. The network guard drops what carries IPv4 options or an IPv6
+// routing header anyhow, also where a message brings it along.
+var leading = map[uint32]map[uint32]string{
+	unix.SOL_SOCKET: {unix.SO_BINDTODEVICE: "SO_BINDTODEVICE", unix.SO_BINDTOIFINDEX: "SO_BINDTOIFINDEX", unix.SO_MARK: "SO_MARK"},
+	unix.IPPROTO_IP: {unix.IP_OPTIONS: "IP_OPTIONS", unix.IP_TRANSPARENT: "IP_TRANSPARENT", unix.IP_UNICAST_IF: "IP_UNICAST_IF"},
+	unix.IPPROTO_IPV6: {
+		unix.IPV6_2292PKTOPTIONS: "IPV6_2292PKTOPTIONS", unix.IPV6_HOPOPTS: "IPV6_HOPOPTS", unix.IPV6_RTHDRDSTOPTS: "IPV6_RTHDRDSTOPTS",
+		unix.IPV6_RTHDR: "IPV6_RTHDR", unix.IPV6_DSTOPTS: "IPV6_DSTOPTS", unix.IPV6_TRANSPARENT: "IPV6_TRANSPARENT", unix.IPV6_UNICAST_IF: "IPV6_UNICAST_IF",
+	},
+}
+
+// OptionName says in words which socket option was refused.
+func OptionName(level, option uint32) string {
+	if name := leading[level][option]; name != "" {
+		return "option " + name
+	}
+	return fmt.Sprintf("multicast membership, option %d", int32(option))
+}
+
+// socketOptions refuses leading, and the options that join, leave or filter multicast groups: IP_ADD_MEMBERSHIP (35) to MCAST_MSFILTER
+// (48) of IPv4, and of IPv6 20, 21, 27, 28 and the same MCAST_* (include/uapi/linux/in.h, in6.h).
+func socketOptions(refused uint32) fragment {
+	of := func(level uint32) fragment { return oneOf(2, slices.Sorted(maps.Keys(leading[level]))...)(refused) }
 	six := chain(ifBetween(2, 20, 21, ret(refused)), ifBetween(2, 27, 28, ret(refused)), ifBetween(2, 42, 48, ret(refused)))
 	return chain(
-		when(1, anyBits, unix.IPPROTO_IP, ifBetween(2, 35, 48, ret(refused))),
-		when(1, anyBits, unix.IPPROTO_IPV6, six),
+		when(1, anyBits, unix.SOL_SOCKET, of(unix.SOL_SOCKET)),
+		when(1, anyBits, unix.IPPROTO_IP, chain(ifBetween(2, 35, 48, ret(refused)), of(unix.IPPROTO_IP))),
+		when(1, anyBits, unix.IPPROTO_IPV6, chain(six, of(unix.IPPROTO_IPV6))),
 	)
 }

@@ -167,6 +167,18 @@ func TestFilter(t *testing.T) {
 		{governed, "setsockopt", []uint64{3, unix.IPPROTO_IP, 48}, retNotify}, // MCAST_MSFILTER
 		{governed, "setsockopt", []uint64{3, unix.IPPROTO_IP, unix.IP_MULTICAST_ALL}, retAllow},
 		{governed, "setsockopt", []uint64{3, unix.IPPROTO_IP, unix.IP_MULTICAST_LOOP}, retAllow},
+		{governed, "setsockopt", []uint64{3, unix.SOL_SOCKET, unix.SO_BINDTODEVICE}, retNotify},
+		{governed, "setsockopt", []uint64{3, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX}, retNotify},
+		{governed, "setsockopt", []uint64{3, unix.SOL_SOCKET, unix.SO_MARK}, retNotify},
+		{governed, "setsockopt", []uint64{3, unix.SOL_SOCKET, unix.SO_KEEPALIVE}, retAllow},
+		{governed, "setsockopt", []uint64{3, unix.SOL_SOCKET, unix.IP_OPTIONS}, retAllow}, // another level's number
+		{governed, "setsockopt", []uint64{3, unix.IPPROTO_IP, 0xff00000000 | unix.IP_OPTIONS}, retNotify},
+		{governed, "setsockopt", []uint64{3, unix.IPPROTO_IP, unix.IP_TRANSPARENT}, retNotify},
+		{governed, "setsockopt", []uint64{3, unix.IPPROTO_IP, unix.IP_TOS}, retAllow},
+		{governed, "setsockopt", []uint64{3, unix.IPPROTO_IPV6, unix.IPV6_RTHDR}, retNotify},
+		{governed, "setsockopt", []uint64{3, unix.IPPROTO_IPV6, unix.IPV6_TRANSPARENT}, retNotify},
+		{governed, "setsockopt", []uint64{3, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY}, retAllow},
+		{governed, "setsockopt", []uint64{3, unix.IPPROTO_TCP, unix.TCP_NODELAY}, retAllow},
 		{governed, "setsockopt", []uint64{3, unix.IPPROTO_IPV6, unix.IPV6_JOIN_GROUP}, retNotify},
 		{governed, "setsockopt", []uint64{3, unix.IPPROTO_IPV6, unix.IPV6_JOIN_ANYCAST}, retNotify},
 		{governed, "setsockopt", []uint64{3, unix.IPPROTO_IPV6, 46}, retNotify},
