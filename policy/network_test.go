@@ -63,6 +63,9 @@ func TestMatchHost(t *testing.T) {
 		"a.com..": 0, "": 0, ".": 0, "10.0.0.1": 0, "localhost": 1, "a.com\x00": 0, "ａ.com": 0, "*.c.com": 0,
 	} {
 		matches := n.MatchHosts(name)
+		if indexed := n.Hosts().Match(name); len(indexed) != want || want == 1 && indexed[0] != matches[0] {
+			t.Errorf("%q by the index: %v", name, indexed)
+		}
 		first, ok := n.MatchHost(name)
 		if len(matches) != want || ok != (want > 0) || (ok && first != matches[0]) {
 			t.Errorf("%q: %v", name, matches)

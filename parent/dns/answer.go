@@ -39,7 +39,8 @@ func (s *Server) answer(ctx context.Context, a Agent, r *dns.Msg, protocol strin
 	if bad := malformed(r); bad != nil {
 		return bad
 	}
-	q := newQuestion(a, r, protocol)
+	names := s.names.of(a.Network)
+	q := newQuestion(a, names, r, protocol)
 	if !s.limits.question(a.CgroupID, time.Now()) {
 		if s.report(q, TooMany); enforced(a) {
 			return refusal(r, TooMany)
@@ -47,7 +48,7 @@ func (s *Server) answer(ctx context.Context, a Agent, r *dns.Msg, protocol strin
 	}
 	open := a.Network != nil && a.Network.DefaultAction == policy.Allow
 	if !open && len(q.rules)+len(q.asks) == 0 {
-		if s.searched(q) {
+		if s.searched(names, q.name) {
 			return reply(r, dns.RcodeNameError)
 		}
 		s.report(q, NotGranted)
@@ -89,12 +90,12 @@ func malformed(r *dns.Msg) *dns.Msg {
 	return nil
 }
 
-func newQuestion(a Agent, r *dns.Msg, protocol string) *question {
+func newQuestion(a Agent, names nameRules, r *dns.Msg, protocol string) *question {
 	q := &question{agent: a, message: r, qtype: r.Question[0].Qtype, protocol: protocol, name: strings.ToLower(r.Question[0].Name)}
 	if q.name != "." {
 		q.name = strings.TrimSuffix(q.name, ".")
 	}
-	q.rules, q.asks = a.Network.MatchHosts(q.name), a.Network.AskedHosts(q.name)
+	q.rules, q.asks = names.grants.Match(q.name), names.asks.Match(q.name)
 	return q
 }
 
@@ -110,10 +111,10 @@ func enforced(a Agent) bool { return a.Mode != policy.Audit && a.Mode != policy.
 
 // searched reports whether a name that is not granted is what the C library makes of a granted one with the host's search
 // list. That it does not exist lets the library go on to the name itself; REFUSED would end its search.
-func (s *Server) searched(q *question) bool {
+func (s *Server) searched(names nameRules, asked string) bool {
 	return slices.ContainsFunc(s.upstreams.search(), func(domain string) bool {
-		name, added := strings.CutSuffix(q.name, "."+domain)
-		return added && len(q.agent.Network.MatchHosts(name))+len(q.agent.Network.AskedHosts(name)) > 0
+		name, added := strings.CutSuffix(asked, "."+domain)
+		return added && len(names.grants.Match(name))+len(names.asks.Match(name)) > 0
 	})
 }
 

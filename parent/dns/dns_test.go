@@ -64,7 +64,7 @@ func (u *upstream) ServeDNS(w dns.ResponseWriter, r *dns.Msg) {
 	w.WriteMsg(m)
 }
 
-func (u *upstream) start(t *testing.T) string {
+func (u *upstream) start(t testing.TB) string {
 	t.Helper()
 	p, l := bothNetworks(t)
 	for _, s := range []*dns.Server{{PacketConn: p, Handler: u}, {Listener: l, Handler: u}} {
@@ -78,7 +78,7 @@ func (u *upstream) start(t *testing.T) string {
 }
 
 // bothNetworks listens on one port over UDP and TCP: a port that is free for one may be taken for the other.
-func bothNetworks(t *testing.T) (net.PacketConn, net.Listener) {
+func bothNetworks(t testing.TB) (net.PacketConn, net.Listener) {
 	t.Helper()
 	var taken error
 	for range 20 {
@@ -158,7 +158,7 @@ func (f *forwarder) ask(t *testing.T, network, name string, qtype uint16) *dns.M
 	return m
 }
 
-func zone(t *testing.T, lines ...string) []dns.RR {
+func zone(t testing.TB, lines ...string) []dns.RR {
 	t.Helper()
 	var all []dns.RR
 	for _, line := range lines {

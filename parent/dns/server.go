@@ -33,6 +33,7 @@ type Server struct {
 	servers   []*dns.Server
 	upstreams *upstreams
 	hosts     *hosts.File
+	names     indexes
 	limits    *limits
 	reports   *reports
 
