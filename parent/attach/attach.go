@@ -26,6 +26,9 @@ func Check(p *policy.Policy) error {
 	if n := p.Network; n != nil && len(n.RequireApproval) > 0 {
 		needs = append(needs, "network.require_approval: only a call that seccomp holds can wait for a person")
 	}
+	if n := p.Network; n != nil && n.Isolate {
+		needs = append(needs, "network.isolate: a network namespace is entered by a program itself")
+	}
 	if len(p.Syscalls) > 0 {
 		needs = append(needs, "syscalls: filters are taken by a program itself, before it is executed")
 	}
