@@ -250,12 +250,14 @@ static __always_inline enum fate judge_leaving(struct xdp_md *ctx, const struct 
 	struct frame *f = &l->frame;
 	__u64 cgroup = w->cgroup;
 	struct agent a;
+	bool to_host;
 	__be16 type;
 
 	l->reason = REASON_UNREADABLE;
 	if ((void *)(eth + 1) > end)
 		return FATE_REFUSE;
 	type = eth->type;
+	to_host = same_mac(eth->to, w->host_mac);
 	if (!same_mac(eth->from, w->agent_mac))
 		return not_granted(l, REASON_SOURCE);
 	if (type == bpf_htons(ETH_P_ARP))
@@ -264,6 +266,8 @@ static __always_inline enum fate judge_leaving(struct xdp_md *ctx, const struct 
 		return FATE_REFUSE;
 	if (is_neighbour(f))
 		return judge_neighbour(ctx, w, f);
+	if (!to_host)
+		return FATE_REFUSE;
 	if (!same_addr(&f->source, w->agent6, w->agent4))
 		return not_granted(l, REASON_SOURCE);
 	if (!find_agent(&cgroup, &a))

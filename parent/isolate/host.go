@@ -263,7 +263,7 @@ func wires() (map[int]string, error) {
 	}
 	all := map[int]string{}
 	for _, l := range links {
-		if id, ok := strings.CutPrefix(l.Attrs().Name, wirePrefix); ok && l.Type() == "veth" {
+		if id, ok := strings.CutPrefix(l.Attrs().Name, wirePrefix); ok && l.Type() == "veth" && strings.HasPrefix(l.Attrs().Alias, alias("")) {
 			all[l.Attrs().Index] = id
 		}
 	}

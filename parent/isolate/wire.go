@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -243,12 +244,31 @@ func (c *connecting) up() error {
 				return err
 			}
 		}
-		return nil
+		return ready(own, agentEnd)
 	})
+	if err == nil {
+		err = ready(host, wirePrefix+c.id)
+	}
 	if err != nil {
 		return fmt.Errorf("the wire of agent %s: its end inside: %w", c.id, err)
 	}
 	return nil
+}
+
+// readyWait bounds how long the kernel may take to open the queues of both ends, which it does a little after they came up. What is sent
+// before is lost, and a stream's first segment is sent again a second later only.
+const readyWait = time.Second
+
+func ready(h *netlink.Handle, name string) error {
+	for end := time.Now().Add(readyWait); ; time.Sleep(time.Millisecond) {
+		link, err := h.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		if link.Attrs().OperState == netlink.OperUp || time.Now().After(end) {
+			return nil // or it is late: what is lost is sent again
+		}
+	}
 }
 
 // end configures one end. Who is at the other one is told to the kernel, which then never has to ask.
@@ -295,18 +315,25 @@ func quiet(name string) {
 	}
 }
 
-// inside does something in a network namespace, on a thread that ends with it.
+// inside does something in a network namespace, and comes back. A thread that could not come back would be of no use elsewhere.
 func inside(ns *os.File, do func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread is of no use elsewhere
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter the agent's network namespace: %w", err)
-			return
-		}
-		done <- do()
-	}()
-	return <-done
+	runtime.LockOSThread()
+	before, err := netns.Get()
+	if err != nil {
+		runtime.UnlockOSThread()
+		return err
+	}
+	defer before.Close()
+	if err := netns.Set(netns.NsHandle(ns.Fd())); err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("enter the agent's network namespace: %w", err)
+	}
+	err = do()
+	if back := netns.Set(before); back != nil {
+		return errors.Join(err, fmt.Errorf("leave the agent's network namespace: %w", back))
+	}
+	runtime.UnlockOSThread()
+	return err
 }
 
 // checkOwn says whether ns is a network namespace with nothing but its loopback, and not this process's.

@@ -55,15 +55,14 @@ func must(t testing.TB, err error) {
 
 func newNamespace(t testing.TB) netns.NsHandle {
 	t.Helper()
-	var ns netns.NsHandle
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // the thread ends in its namespace
-		var err error
-		ns, err = netns.New()
-		done <- err
-	}()
-	must(t, <-done)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	home, err := netns.Get()
+	must(t, err)
+	defer home.Close()
+	ns, err := netns.New()
+	must(t, err)
+	must(t, netns.Set(home))
 	t.Cleanup(func() { ns.Close() })
 	return ns
 }
@@ -176,7 +175,9 @@ func (w *world) newGuest(n *policy.Network) guest {
 	g.cgroup = st.Ino
 	w.arm(g, n, policy.Enforce)
 	within(w.t, w.host, func() {
-		notes, err := w.wires.Connect(g.id, g.cgroup, os.NewFile(dup(w.t, g.ns), "netns"))
+		ns := os.NewFile(dup(w.t, g.ns), "netns")
+		defer ns.Close()
+		notes, err := w.wires.Connect(g.id, g.cgroup, ns)
 		must(w.t, err)
 		if len(notes) > 0 {
 			w.t.Log(notes)
