@@ -71,6 +71,7 @@ func (g *Guard) Disarm(cgroupID uint64) error {
 	g.slots.release(entry.Slot)
 	delete(g.lent, cgroupID)
 	delete(g.networks, cgroupID)
+	delete(g.indexed, cgroupID)
 	delete(g.cuts, cgroupID)
 	_, err = g.dropNames(cgroupID, g.keeps(cgroupID, nil, nil))
 	err = errors.Join(err, g.restoreNames(cgroupID), g.dropTraffic(cgroupID))

@@ -41,6 +41,8 @@ type Guard struct {
 	// networks are the rules that agents were given last, as far as this process gave them or was told.
 	networks map[uint64]*policy.Network
 	hosts    *hosts.File
+	// indexed are the rules of networks that name hosts.
+	indexed map[uint64]hostRules
 	// hostsVersion is that of the hosts file which is in force for every agent.
 	hostsVersion uint64
 	// servers are the names of each agent that its TLS hellos may ask for.
@@ -63,7 +65,7 @@ func Load(o Options) (*Guard, error) {
 	if len(o.OwnPorts) > MaxOwnPorts {
 		return nil, fmt.Errorf("network guard: %d own ports: at most %d", len(o.OwnPorts), MaxOwnPorts)
 	}
-	g := &Guard{options: o, hosts: hosts.Open(cmp.Or(o.Hosts, hosts.Path)), names: map[uint64]int{}, lent: map[uint64]loans{}, cuts: map[uint64][]Cut{}, networks: map[uint64]*policy.Network{}, servers: map[uint64]int{}, attached: map[uint64][]link.Link{}, stop: make(chan struct{})}
+	g := &Guard{options: o, hosts: hosts.Open(cmp.Or(o.Hosts, hosts.Path)), names: map[uint64]int{}, lent: map[uint64]loans{}, cuts: map[uint64][]Cut{}, networks: map[uint64]*policy.Network{}, indexed: map[uint64]hostRules{}, servers: map[uint64]int{}, attached: map[uint64][]link.Link{}, stop: make(chan struct{})}
 	if err := g.load(); err != nil {
 		g.Close()
 		return nil, err

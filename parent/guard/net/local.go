@@ -77,6 +77,23 @@ func (g *Guard) grantLocal(cgroupID uint64, n *policy.Network) error {
 	return nil
 }
 
+// hostRules are the rules of one network section that name hosts.
+type hostRules struct {
+	of *policy.Network
+	policy.HostIndex
+}
+
+// hostRules indexes an agent's rules once. g.mu is held.
+func (g *Guard) hostRules(cgroupID uint64) policy.HostIndex {
+	n := g.networks[cgroupID]
+	if x, ok := g.indexed[cgroupID]; ok && x.of == n {
+		return x.HostIndex
+	}
+	x := hostRules{n, n.Hosts()}
+	g.indexed[cgroupID] = x
+	return x.HostIndex
+}
+
 // keepName says whether an address that a name opened stays open; for the name itself addr is not valid.
 type keepName func(name string, addr netip.Addr, port uint16, expires uint64) bool
 

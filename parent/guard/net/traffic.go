@@ -145,7 +145,7 @@ func (g *Guard) Remember(cgroupID uint64, n *policy.Network, cuts []Cut) {
 
 // ruleOfName is the id of the rule by which a name is granted on a port. g.mu is held.
 func (g *Guard) ruleOfName(cgroupID uint64, name string, port uint16) bpf.NetguardRuleId {
-	for _, e := range g.networks[cgroupID].MatchHosts(name) {
+	for _, e := range g.hostRules(cgroupID).Match(name) {
 		if e.Port == port {
 			return ruleID(listEgress, e.Rule)
 		}
