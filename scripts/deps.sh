@@ -22,6 +22,7 @@ need curl curl
 need dig bind9-dnsutils
 need perl perl-base
 need ssh openssh-client; need nc netcat-openbsd # what agents are not to run
+need hping3 hping3; need nft nftables # packets made by hand; what the network guard is measured against
 need gcc gcc              # the race detector
 need cpio cpio            # a second reader of enclave ramdisks
 need swtpm swtpm; need swtpm_setup swtpm-tools; need tpm2_create tpm2-tools # TPMs in tests
