@@ -274,6 +274,7 @@ func TestUngovernedFilesOfRoot(t *testing.T) {
 		{"read beside", action{"content", "FOLDER/b/file", "granted"}, "ok", ""},
 		{"run anything", action{"exec", "/bin/true"}, "ok", ""},
 		{"a signal to outside", action{"kill", strconv.Itoa(os.Getpid()), "0"}, "EPERM", "signal process " + strconv.Itoa(os.Getpid())},
+		{"a signal to outside by descriptor", action{"kill-pidfd", "1", "0"}, "EPERM", "signal process 1"},
 	})
 }
 

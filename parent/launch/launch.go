@@ -46,6 +46,9 @@ type Options struct {
 	signals bool // the warden decides signals, as on kernels where Landlock does not
 }
 
+// decidesSignals reports whether the warden decides all signals: Landlock does not keep them inside.
+func (o Options) decidesSignals() bool { return o.signals || !floor.SignalsHeld() }
+
 // runner is the state of one run before it becomes the program.
 type runner struct {
 	options   Options
@@ -317,7 +320,7 @@ func (r *runner) become() error {
 	}
 	body, err := json.Marshal(warden.Floor{
 		Task: unix.Gettid(), Grants: r.ready.plan.Grants, Open: r.ready.plan.Open, Devices: r.ready.limits.Devices, Closed: r.ready.limits.Closed, Sealed: r.ready.limits.Sealed,
-		VisaFile: len(files) > 0, Static: r.ready.plan.Static,
+		VisaFile: len(files) > 0, Static: r.ready.plan.Static, Signals: r.options.decidesSignals(),
 	})
 	if err != nil {
 		return err

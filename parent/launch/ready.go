@@ -73,7 +73,7 @@ func (r *runner) prepare(terms attend.Terms) (*ready, error) {
 	n.filter, err = floor.Filter{
 		Permit: n.permit, AllConnects: floor.NeedsAllConnects(n.permit, terms.AgentSocket),
 		Observed: n.permit.Mode == policy.Audit,
-		Signals:  r.options.signals || !floor.SignalsHeld(), FilesHeld: terms.FilesHeld, Static: n.plan.Static,
+		Signals:  r.options.decidesSignals(), FilesHeld: terms.FilesHeld, Static: n.plan.Static,
 	}.Assemble()
 	return n, err
 }

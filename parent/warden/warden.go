@@ -38,6 +38,7 @@ type Floor struct {
 	Sealed   []string      `json:"sealed,omitempty"`
 	VisaFile bool          `json:"visa_file,omitempty"` // the visa's file comes with the listener
 	Static   bool          `json:"static,omitempty"`    // Landlock alone decides on files
+	Signals  bool          `json:"signals,omitempty"`   // Landlock does not keep signals inside
 }
 
 // Options of a warden.
@@ -329,7 +330,7 @@ func (w *warden) receiveFloor() error {
 		Listener: fds[0], Permit: w.resolved, Coverage: floor.Covers(f.Grants, f.Open),
 		Closed: f.Closed, Sealed: f.Sealed, Devices: f.Devices, Cgroup: w.cgroup,
 		VisaPath: w.granted.VisaPath, Visa: w.pass.get, AgentSocket: w.granted.AgentSocket,
-		Relay: w.options.Relay, Relayed: w.relayed,
+		Relay: w.options.Relay, Relayed: w.relayed, Signals: f.Signals,
 		Observe: w.observer(), Report: w.verdict, Count: w.count, Kill: w.kill, Ask: w.asked, Withdraw: w.withdrawn,
 	})
 	return err

@@ -91,7 +91,7 @@ var processCases = []Case{
 	underLSM(outcome{"EPERM", "", "signal signal 19 to another's process | a process that is not the agent's"}, held612(line("stopping another process", action{"raw", "kill", "VICTIM", "19"}, "EPERM", "", "signal process VICTIM | a process that is not the agent's"))),
 	held612(line("a signal to a thread of another", action{"raw", "tgkill", "VICTIM", "VICTIM", "19"}, "EPERM", "", "")),
 	underLSM(outcome{"EPERM", "", "signal signal 19 to another's process | a process that is not the agent's"}, held612(line("a queued signal", action{"raw", "tkill", "VICTIM", "19"}, "EPERM", "", "signal process VICTIM | a process that is not the agent's"))),
-	held612(line("a signal by descriptor", action{"kill-pidfd", "VICTIM", "19"}, "EPERM", "", "")),
+	underLSM(outcome{"EPERM", "", ""}, held612(line("a signal by descriptor", action{"kill-pidfd", "VICTIM", "19"}, "EPERM", "", "signal process VICTIM | a process that is not the agent's"))),
 	line("a signal to itself", action{"kill-self"}, "ok", "", ""),
 	line("its own priority", action{"raw", "setpriority", "0", "0", "1"}, "ok", "", ""),
 	line("another's priority", action{"raw", "setpriority", "0", "VICTIM", "19"}, "EPERM", "", "schedule process VICTIM | a process that is not the agent's"),

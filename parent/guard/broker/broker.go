@@ -59,6 +59,8 @@ type Options struct {
 	Visa func() []byte
 	// AgentSocket is the unix socket that an agent may always connect to; empty: none.
 	AgentSocket string
+	// Signals says that Landlock does not keep signals inside the agent.
+	Signals bool
 	// Relay is asked for what Yama keeps from the warden; nil: it is refused. Relayed says that Yama does from the start.
 	Relay   *relay.Client
 	Relayed bool

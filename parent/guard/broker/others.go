@@ -135,23 +135,30 @@ func killCall(w *worker, n *notification, r *ruling) answer {
 }
 
 // pidfdSignalCall signals the process that a descriptor stands for. Another thread could put another descriptor under the same
-// number, so the broker sends the signal itself, to what it looked at. The receiver sees the warden as the sender.
+// number: where Landlock does not keep signals inside, the broker sends the signal itself, to what it looked at. The receiver sees the
+// warden as the sender.
 func pidfdSignalCall(w *worker, n *notification, r *ruling) answer {
-	if n.Args[3] != 0 {
+	switch {
+	case n.Args[3] != 0 && w.options.Signals:
 		return fail(unix.EINVAL) // flags came with Linux 6.9, which is newer than ABI 4
+	case n.Args[3] != 0:
+		return goOn // a thread or a group: Landlock leaves out who is not the agent's
 	}
+	pid := 0
 	fd, err := w.take(n, int32(n.Args[0]))
-	if err != nil {
-		return result(err)
+	if err == nil {
+		defer unix.Close(fd)
+		pid, err = pidOf(fd)
 	}
-	defer unix.Close(fd)
-	pid, err := pidOf(fd)
-	if err != nil {
+	switch {
+	case err != nil && w.options.Signals:
 		return result(err)
+	case err != nil:
+		return goOn // also folders of /proc stand for processes
 	}
 	own, err := w.ownTask(n, uint32(pid))
 	a := w.onOthers(n, r, "signal", fmt.Sprintf("process %d", pid), own, err)
-	if a != goOn || r.lenient {
+	if a != goOn || r.lenient || !w.options.Signals {
 		return a
 	}
 	return result(unix.PidfdSendSignal(fd, unix.Signal(n.Args[1]), nil, 0))
