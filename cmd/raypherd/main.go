@@ -112,6 +112,10 @@ func parse(args []string, out io.Writer) (*daemon.Options, error) {
 	flags.UintVar(&dnsPort, "dns-port", 0, "port of the DNS forwarder on loopback; 0: one that is free")
 	flags.StringVar(&dns, "dns-upstream", "", "resolvers as address or address:port, separated by commas (default: those of /etc/resolv.conf)")
 	flags.StringVar(&o.Backend, "backend", daemon.Auto, "what holds agents' files and programs: lsm (programs of BPF LSM), broker (Landlock, seccomp and a warden), or auto: lsm where this kernel takes it, but for private runs")
+	flags.Func("xdp", "`interface` whose incoming packets are judged before the kernel's stack sees them: what comes for an agent's socket and none of its flows asked for is dropped, and nothing of this host's own; repeated", func(name string) error {
+		o.XDP = append(o.XDP, name)
+		return nil
+	})
 	flags.StringVar(&o.Group, "group", instance.Group, "group whose members run agents and operate raypherd")
 	flags.StringVar(&private, "private", "", "serve the one run with this id and end with it; no TCP listener")
 	flags.IntVar(&o.KeepRuns, "keep-runs", daemon.KeptRuns, "how many private runs keep their journals; those of the last 30 days always do")

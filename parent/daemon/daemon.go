@@ -74,6 +74,7 @@ type Options struct {
 	Backend       string // Auto, agents.LSM or agents.Broker; empty: Auto
 	KeepRuns      int    // old private runs whose journals are kept
 	DryRun        bool
+	XDP           []string // interfaces whose incoming packets are guarded
 	Version       string
 	Log           *slog.Logger
 }
@@ -115,7 +116,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		}
 	}()
 	for _, step := range []func(context.Context) error{
-		d.prepare, d.openJournal, d.connectEnclave, d.openFleet, d.openListeners, d.attachGuard, d.openAgents, d.openRelay, d.openServer,
+		d.prepare, d.openJournal, d.connectEnclave, d.openFleet, d.openListeners, d.attachGuard, d.openAgents, d.guardInterfaces, d.openRelay, d.openServer,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -390,6 +391,9 @@ func (d *daemon) counters() map[string]uint64 {
 		return nil
 	}
 	all := map[string]uint64{"network_events": s.Events, "network_events_folded": s.Folded, "network_events_lost": s.Lost}
+	wires, interfaces := d.wires.dropped()
+	all["xdp_drop"] = wires.Packets + interfaces.Packets
+	all["xdp_drop_interfaces"] = interfaces.Packets
 	if d.files == nil {
 		return all
 	}

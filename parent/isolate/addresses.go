@@ -50,6 +50,20 @@ func prefix(a netip.Addr) *net.IPNet {
 	return &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(bits, a.BitLen())}
 }
 
+// Blocks are where the wires of this host lie, or will.
+func (w *Wires) Blocks() (block4, block6Own netip.Prefix, err error) {
+	h, err := openHost(w.Folder)
+	if err != nil {
+		return netip.Prefix{}, netip.Prefix{}, err
+	}
+	defer h.close()
+	if h.state != nil {
+		return h.state.Block, block6, nil
+	}
+	block4, err = chooseBlock()
+	return block4, block6, err
+}
+
 // chooseBlock finds a block that nothing on this host leads to, but wires.
 func chooseBlock() (netip.Prefix, error) {
 	routes, err := netlink.RouteListFiltered(unix.AF_INET, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
