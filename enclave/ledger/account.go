@@ -1,6 +1,8 @@
 package ledger
 
 import (
+	"time"
+
 	"github.com/raypher/raypher/cost"
 	"github.com/raypher/raypher/journal"
 )
@@ -30,9 +32,6 @@ func newAccount() *account {
 	return &account{requests: newWindow(minute, minuteStep), tokens: newWindow(day, dayStep)}
 }
 
-// used is all that counts against the budget.
-func (a *account) used() uint64 { return add(add(a.spent, a.held), a.lost) }
-
 // idle says that nothing of it is left to remember at a time (Unix seconds), its spending apart.
 func (a *account) idle(now int64) bool {
 	a.requests.advance(now)
@@ -58,4 +57,13 @@ func (a *account) balance(now int64) Balance {
 	a.requests.advance(now)
 	a.tokens.advance(now)
 	return Balance{Spent: cost.Amount(a.spent), Held: cost.Amount(a.held), Lost: cost.Amount(a.lost), Requests: a.requests.sum, Tokens: a.tokens.sum, Closed: a.closed}
+}
+
+// Balance is how a cap stands at the time of the newest entry. Names are "", namespace, namespace/agent, namespace/agent/run.
+func (f *Fold) Balance(level int, name string) Balance {
+	a := f.accounts[level][name]
+	if a == nil {
+		return Balance{}
+	}
+	return a.balance(f.clock / int64(time.Second))
 }

@@ -182,6 +182,7 @@ func (l *Ledger) Reserve(ctx context.Context, c *Call) error {
 
 // begin admits a call and puts its entry on its way; short: there is too little credit.
 func (l *Ledger) begin(ctx context.Context, c *Call) (r *record, short bool, err error) {
+	attached := l.opts.Journal.Attached() // not under the lock: the journal calls back under its own
 	if err := l.lock(ctx); err != nil {
 		return nil, false, err
 	}
@@ -193,7 +194,7 @@ func (l *Ledger) begin(ctx context.Context, c *Call) (r *record, short bool, err
 		}
 		return known, false, err
 	}
-	if !l.opts.Journal.Attached() {
+	if !attached {
 		return nil, false, lease.ErrNoStore
 	}
 	limits := l.control.Limits(c.Namespace, c.Agent)

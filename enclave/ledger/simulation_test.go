@@ -83,7 +83,7 @@ func simulate(t *testing.T, seed uint64) (*world, int) {
 	flip := func() bool { return rng.IntN(3) == 0 }
 	w.faults = faults{store: flip(), rollback: flip(), clones: flip(), clock: flip(), above: flip(), anchor: flip()}
 	w.anchor = simAnchor{w: w, counter: rng.Uint64N(50)}
-	w.control = simControl()
+	w.control = simControl(1 + 2*cost.Amount(rng.IntN(2)))
 	w.say("seed %d: %+v", seed, w.faults)
 	w.start(w.copyState("/nonexistent"), log{})
 	w.install(w.processes[0])
@@ -93,6 +93,11 @@ func simulate(t *testing.T, seed uint64) (*world, int) {
 		}
 		w.step()
 		w.check()
+		if w.chance(2) {
+			for _, p := range w.processes {
+				p.replayed()
+			}
+		}
 	}
 	for _, p := range w.processes {
 		p.rest()
@@ -108,9 +113,12 @@ func simulate(t *testing.T, seed uint64) (*world, int) {
 	return w, left
 }
 
-// dollars of caps: small, so that each binds in some runs.
-func simControl() *cost.Control {
-	budget := func(a cost.Amount) cost.Limits { return cost.Limits{Budget: &a} }
+// simControl has caps that are small, so that each binds in some runs: those of one file, or a share of them.
+func simControl(share cost.Amount) *cost.Control {
+	budget := func(a cost.Amount) cost.Limits {
+		a /= share
+		return cost.Limits{Budget: &a}
+	}
 	most, tokens := uint64(40), uint64(300_000)
 	host := budget(10_000_000)
 	host.RequestsPerMinute, host.TokensPerDay = &most, &tokens
@@ -324,7 +332,7 @@ func (w *world) nonsense(p *process) {
 		return
 	}
 	c := w.calls[w.rng.IntN(len(w.calls))]
-	before := p.ledger.fold.host().used()
+	before := p.ledger.fold.host().balance(0)
 	switch {
 	case c.ended || !c.left || c.process != p: // twice, late, or of another process
 		if _, err := p.ledger.end(context.Background(), &journal.Settlement{ID: c.ID, Outcome: journal.Settled}); err == nil {
@@ -335,8 +343,8 @@ func (w *world) nonsense(p *process) {
 			w.fail("the same call again: %v", err)
 		}
 	}
-	if after := p.ledger.fold.host().used(); after != before {
-		w.fail("nonsense changed what counts from %d to %d", before, after)
+	if after := p.ledger.fold.host().balance(0); after != before {
+		w.fail("nonsense changed what counts from %+v to %+v", before, after)
 	}
 }
 
@@ -462,22 +470,21 @@ func (w *world) check() {
 		months[g.period] = true
 	}
 	for month := range months {
-		if !w.erased[month] {
-			within(scopeOf(Host, "", month), uint64(*w.control.Host.Budget))
+		if w.erased[month] { // its grants bound it, and nothing else can
+			continue
 		}
+		within(scopeOf(Host, "", month), uint64(*w.control.Host.Budget))
 		for _, namespace := range []string{"dev", "ops"} {
 			within(scopeOf(Namespace, namespace, month), uint64(*w.control.Limits(namespace, "")[Namespace].Budget)+w.allowance)
 		}
 		within(scopeOf(Agent, "dev/coder", month), uint64(*w.control.Limits("dev", "coder")[Agent].Budget)+w.allowance)
 	}
+	if len(w.erased) > 0 {
+		return
+	}
 	for _, agent := range []string{"dev/coder", "dev/tester", "ops/coder", "ops/tester"} {
 		for run := range 3 {
 			within(scopeOf(Run, fmt.Sprint(agent, "/run", run), ""), uint64(*w.control.PerRun.Budget)+w.allowance)
-		}
-	}
-	if w.chance(2) {
-		for _, p := range w.processes {
-			p.replayed()
 		}
 	}
 }

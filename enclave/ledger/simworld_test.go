@@ -232,7 +232,7 @@ func (p *process) commit() {
 	for _, h := range batch {
 		entries = append(entries, h.entries...)
 	}
-	if p.w.faults.store && p.w.chance(4) { // the head cannot be signed: nothing of this batch is in the journal
+	if p.w.faults.store && p.w.chance(10) { // the head cannot be signed: nothing of this batch is in the journal
 		for _, h := range batch {
 			h.then(errInjected)
 		}
