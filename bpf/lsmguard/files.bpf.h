@@ -156,41 +156,45 @@ int BPF_PROG(on_file_ioctl_compat, struct file *file, unsigned int request)
 	return never(id, OP_IOCTL, HOOK_FILE_IOCTL, REASON_NEVER, request, 0);
 }
 
-/* A file is mapped for execution: granted to exec, or a library. Memory without a file is the program's own matter. */
-static __always_inline int map(struct file *file, struct query *q)
-{
-	q->operation = OP_MAP_EXEC;
-	q->access = ACCESS_EXEC;
-	q->flags = QUERY_MAP;
-	q->dentry = (__u64)file->f_path.dentry;
-	q->mount = (__u64)file->f_path.mnt;
-	return decide(q);
-}
+/* include/uapi/asm-generic/mman-common.h, mman.h; include/linux/mm.h */
+#define MAP_TYPE 0x0f
+#define MAP_PRIVATE 0x02
+#define MAP_DENYWRITE 0x0800
+#define VM_SHARED 0x08
 
+/*
+ * A file is mapped for execution: granted to exec, or a library. Or it is mapped by the loader, whatever for, which alone still sets
+ * MAP_DENYWRITE: relocations can make code of what it reads. Memory without a file is the program's own matter.
+ */
 SEC("lsm/mmap_file")
-int BPF_PROG(on_mmap_file, struct file *file, unsigned long asked, unsigned long prot)
+int BPF_PROG(on_mmap_file, struct file *file, unsigned long asked, unsigned long prot, unsigned long flags)
 {
-	struct query q = { .hook = HOOK_MMAP_FILE };
+	struct query q = { .hook = HOOK_MMAP_FILE, .operation = OP_MAP_EXEC, .access = ACCESS_EXEC, .flags = QUERY_MAP };
 
-	if (!(prot & PROT_EXEC) || !file || !governed(&q.cgroup))
+	if (!(prot & PROT_EXEC || flags & MAP_DENYWRITE) || !file || !governed(&q.cgroup))
 		return 0;
-	return map(file, &q);
+	if ((file->f_inode->i_mode & S_IFMT) != S_IFREG)
+		return 0;
+	if ((flags & MAP_TYPE) != MAP_PRIVATE)
+		q.flags |= QUERY_SHARED;
+	q.dentry = (__u64)file->f_path.dentry;
+	q.mount = (__u64)file->f_path.mnt;
+	return decide(&q);
 }
 
 SEC("lsm/file_mprotect")
 int BPF_PROG(on_file_mprotect, struct vm_area_struct *area, unsigned long asked, unsigned long prot)
 {
-	struct query q = { .hook = HOOK_FILE_MPROTECT };
+	struct query q = { .hook = HOOK_FILE_MPROTECT, .operation = OP_MAP_EXEC, .access = ACCESS_EXEC, .flags = QUERY_MAP };
 	struct file *file;
 
 	if (!(prot & PROT_EXEC) || !governed(&q.cgroup))
 		return 0;
 	file = area->vm_file;
-	if (!file)
+	if (!file || (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFREG)
 		return 0;
-	q.operation = OP_MAP_EXEC;
-	q.access = ACCESS_EXEC;
-	q.flags = QUERY_MAP;
+	if (area->vm_flags & VM_SHARED)
+		q.flags |= QUERY_SHARED;
 	q.dentry = (__u64)BPF_CORE_READ(file, f_path.dentry);
 	q.mount = (__u64)BPF_CORE_READ(file, f_path.mnt);
 	return decide(&q);

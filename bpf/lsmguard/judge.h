@@ -171,25 +171,55 @@ __noinline int permitted(struct query *q, __u32 number)
 	return !bpf_map_delete_elem(&permits, &key); /* of two calls at once, one */
 }
 
-/*
- * A mapping for execution, where no rule grants exec: libraries are granted by being read, in the trees where systems keep
- * them, unless the agent may write them. What it wrote itself never is.
- */
-static __always_inline bool library(const struct room *room, const struct agent *a, const struct standing *s)
+/* What is loaded and not started is named name.so, name.so.1 or name.node: on some systems it has the mode of programs. */
+struct naming {
+	const char *path;
+	__u32 length;
+	__u32 library;
+};
+
+static __always_inline bool at(const struct naming *n, __u32 i, char c) { return n->path[i & (PATH_BYTES - 1)] == c; }
+
+/* From the end of the path to the last slash. */
+static long naming_step(__u32 i, struct naming *n)
 {
-	const char *path = room->event.path;
+	__u32 left = i + 1, from = n->length - left;
+
+	if (left > n->length || at(n, from, '/'))
+		return 1;
+	if (!at(n, from, '.'))
+		return 0;
+	n->library = (left == 3 || (left > 3 && at(n, from + 3, '.'))) && at(n, from + 1, 's') && at(n, from + 2, 'o');
+	if (left == 5 && at(n, from + 1, 'n') && at(n, from + 2, 'o') && at(n, from + 3, 'd') && at(n, from + 4, 'e'))
+		n->library = 1;
+	return n->library;
+}
+
+__noinline int named_as_library(__u32 number)
+{
+	struct room *room = room_of(number);
+	struct naming n = {};
+
+	if (!room)
+		return 0;
+	n.path = room->event.path;
+	n.length = room->event.length;
+	unknown(&n.library, sizeof(n.library));
+	bpf_loop(NAME_MAX + 1, naming_step, &n, 0);
+	return !!n.library;
+}
+
+/*
+ * A mapping for execution, where no rule grants exec: libraries are granted by being read, unless the agent may write them. What it
+ * wrote itself never is, and a program by an exec rule only.
+ */
+static __always_inline bool library(__u32 number, const struct agent *a, const struct standing *s)
+{
 	enum reason why;
 
 	if (judge(a, s, ACCESS_READ, &why) != FILE_ALLOW || judge(a, s, ACCESS_WRITE, &why) != FILE_BLOCK)
 		return false;
-	if (same(path, "/usr/", 5))
-		path += 4;
-	if (same(path, "/local/", 7))
-		path += 6;
-	if (!same(path, "/lib", 4))
-		return false;
-	path += 4;
-	return *path == '/' || same(path, "32/", 3) || same(path, "64/", 3) || same(path, "x32/", 4);
+	return !(s->flags & PLACE_PROGRAM) || named_as_library(number);
 }
 
 /* The kernel itself opens and maps the loader of what it executes. */
@@ -200,7 +230,6 @@ static __always_inline bool loads(const struct query *q, __u32 flags)
 
 static __always_inline bool answer(__u32 number, struct agent *a, struct query *q, struct standing *s, enum reason *why)
 {
-	struct room *room = room_of(number);
 	enum file_verdict verdict;
 
 	if (q->flags & QUERY_SOCKET && s->flags & OBJECT_SOCKET)
@@ -212,11 +241,13 @@ static __always_inline bool answer(__u32 number, struct agent *a, struct query *
 		*why = REASON_APPROVAL;
 		return permitted(q, number);
 	}
-	if (s->flags & (OBJECT_CLOSED | PLACE_NAMELESS))
+	if (s->flags & PLACE_NAMELESS && !(s->flags & OBJECT_CLOSED)) /* compilers at run time write through a second mapping */
+		return q->flags & QUERY_SHARED;
+	if (s->flags & OBJECT_CLOSED)
 		return false;
 	if (loads(q, s->flags))
 		return true;
-	return q->flags & QUERY_MAP && room && library(room, a, s);
+	return q->flags & QUERY_MAP && library(number, a, s);
 }
 
 __noinline int decide_query(struct query *q)

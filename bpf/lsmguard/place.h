@@ -182,13 +182,16 @@ __noinline __u32 leaf_flags(__u64 dentry, __u32 number)
 	struct dentry *d = (void *)dentry;
 	struct inode *inode = BPF_CORE_READ(d, d_inode);
 	__u32 flags = kernel_kind(BPF_CORE_READ(d, d_sb, s_magic)) ? PLACE_KERNEL : 0;
-	__u16 kind;
+	__u16 mode, kind;
 
 	if (!inode)
 		return flags;
-	kind = BPF_CORE_READ(inode, i_mode) & S_IFMT;
+	mode = BPF_CORE_READ(inode, i_mode);
+	kind = mode & S_IFMT;
 	if (kind == S_IFDIR)
 		flags |= PLACE_FOLDER;
+	else if (kind == S_IFREG && mode & 0111)
+		flags |= PLACE_PROGRAM;
 	else if (kind == S_IFBLK)
 		flags |= PLACE_BLOCK;
 	else if (kind == S_IFCHR && base_device(BPF_CORE_READ(inode, i_rdev)))

@@ -56,6 +56,7 @@ struct object_key {
 #define PLACE_BASE (1 << 12)	/* /dev/null and its like */
 #define PLACE_BLOCK (1 << 13)	/* a disk */
 #define PLACE_FOLDER (1 << 14)
+#define PLACE_PROGRAM (1 << 15)	/* a file that somebody may execute by its mode */
 
 struct hash_key {
 	__u32 number;

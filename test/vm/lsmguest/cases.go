@@ -23,6 +23,7 @@ func (m *machine) cases() {
 	}{
 		{"root", 0, nil, (*world).checks},
 		{"user", userID, nil, (*world).checks},
+		{"capable", 0, nil, (*world).capable},
 		{"approval", userID, nil, (*world).approval},
 		{"reload", userID, nil, (*world).reload},
 		{"deadline", 0, nil, (*world).deadline},
@@ -63,6 +64,23 @@ func (w *world) checks() error {
 	defer other.Wait()
 	defer hold.Close()
 	out := w.run(program, "checks", strconv.Itoa(other.Process.Pid))
+	want := len(checks)
+	if w.uid != 0 {
+		want -= len(rootChecks)
+	}
+	return w.refused(out, checks[:want])
+}
+
+// capable: with every capability an agent comes as far as the hooks behind lsm/capable, and no further.
+func (w *world) capable() error {
+	if err := w.arm(w.permit, ^uint64(0)); err != nil {
+		return err
+	}
+	return w.refused(w.run(program, "capable"), capableChecks)
+}
+
+// refused looks at what a program said of checks, and at the events of their hooks.
+func (w *world) refused(out outcome, tried []check) error {
 	lines := 0
 	for line := range strings.Lines(out.stdout) {
 		lines++
@@ -70,17 +88,13 @@ func (w *world) checks() error {
 			w.m.fail("user %d: %s", w.uid, strings.TrimSpace(line))
 		}
 	}
-	want := len(checks)
-	if w.uid != 0 {
-		want -= len(rootChecks)
-	}
-	if out.code != 0 || lines != want {
-		return fmt.Errorf("status %d after %d of %d checks\n%s", out.code, lines, want, out.stderr)
+	if out.code != 0 || lines != len(tried) {
+		return fmt.Errorf("status %d after %d of %d checks\n%s", out.code, lines, len(tried), out.stderr)
 	}
 	if err := w.settled(); err != nil {
 		return err
 	}
-	for _, c := range checks[:want] {
+	for _, c := range tried {
 		if !w.seen(c.hook) {
 			w.m.fail("user %d: %s: no event of %s", w.uid, c.name, c.hook)
 		}

@@ -23,17 +23,19 @@ func govern(part string, args []string) int {
 	switch part {
 	case "wait":
 		_, _ = io.Copy(io.Discard, os.Stdin)
+	case "i386":
+		var request uint64
+		if request, err = strconv.ParseUint(args[0], 10, 32); err == nil {
+			err = i386(uint32(request))
+		}
+	case "capable":
+		play(capableChecks)
+		return 0
 	case "checks":
 		if outsider, err = strconv.Atoi(args[0]); err != nil {
 			break
 		}
-		for _, c := range checks {
-			if err := c.try(); err != nil {
-				fmt.Printf("not ok %s: %v\n", c.name, err)
-			} else {
-				fmt.Println("ok", c.name)
-			}
-		}
+		play(checks)
 		return 0
 	case "read":
 		_, err = os.ReadFile(args[0])
@@ -51,6 +53,17 @@ func govern(part string, args []string) int {
 		return 1
 	}
 	return 0
+}
+
+// play tries each, and says how it went.
+func play(all []check) {
+	for _, c := range all {
+		if err := c.try(); err != nil {
+			fmt.Printf("not ok %s: %v\n", c.name, err)
+		} else {
+			fmt.Println("ok", c.name)
+		}
+	}
 }
 
 // neverOpened is the status of the part "until" whose first attempt was refused. 1 is also what a program gets that does not start.

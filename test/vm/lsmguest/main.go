@@ -24,15 +24,15 @@ const userID = 1000
 func main() {
 	switch {
 	case os.Getpid() == 1:
-		play()
+		live()
 	case len(os.Args) > 1:
 		os.Exit(govern(os.Args[1], os.Args[2:]))
 	}
 	os.Exit(0) // a program that was executed
 }
 
-// play runs the cases and ends the machine.
-func play() {
+// live runs the cases and ends the machine.
+func live() {
 	m := &machine{}
 	if err := m.furnish(); err != nil {
 		m.fail("furnish: %v", err)

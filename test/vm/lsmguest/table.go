@@ -81,10 +81,14 @@ var checks = []check{
 	{"map a file for execution", "lsm/mmap_file", eacces, mapping("/tmp/w/copy"), mapping(libraryPath)},
 	{"map memory for execution", "lsm/mmap_file", eacces, inMemory(mapExec), anonymous},
 	{"make a mapping executable", "lsm/file_mprotect", eacces, protectLater, nil},
+	{"map a file for reading as the loader does", "lsm/mmap_file", eacces, loaded("/tmp/w/file"), all(loaded(libraryPath), readMapping("/tmp/w/file"))},
+	{"map a program as the loader does", "lsm/mmap_file", eacces, loaded("/bin/denied"), loaded("/tmp/elsewhere/library.so.1")},
+	{"map a program for execution", "lsm/mmap_file", eacces, mapping("/bin/denied"), sharedCode},
 	{"map a program with a hash", "lsm/mmap_file", eacces, mapping("/bin/right"), nil},
 
 	{"a socket by path", "lsm/unix_stream_connect", eacces, dial("unix", otherSocket), dial("unix", grantedSocket)},
 	{"a socket by name", "lsm/unix_stream_connect", eperm, dial("unix", outsideName), ownSocket},
+	{"a datagram", "lsm/unix_may_send", eacces, datagram(otherDatagrams), datagram(grantedDatagrams)},
 	{"a signal", "lsm/task_kill", eperm, func() error { return unix.Kill(outsider, 0) }, signalChild},
 	{"a debugger", "lsm/ptrace_access_check", eperm, func() error { return calling(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(outsider))() }, nil},
 	{"another's priority", "lsm/task_setscheduler", eperm, func() error { return unix.Setpriority(unix.PRIO_PROCESS, outsider, 5) }, func() error { return unix.Setpriority(unix.PRIO_PROCESS, 0, 1) }},
@@ -101,6 +105,8 @@ var checks = []check{
 		defer unix.Close(fd)
 		return unix.IoctlSetPointerInt(fd, unix.TIOCSTI, 'x')
 	}, open("/dev/null", unix.O_RDWR)},
+	{"terminal input by a call of 32 bits", "lsm/file_ioctl", eperm, inI386(unix.TIOCSTI), either(inI386(unix.TCGETS), unix.ENOTTY)},
+	{"io_uring with a thread of the kernel", "lsm/uring_sqpoll", eperm, polledRing, nil},
 	{"io_uring", "lsm/inode_init_security_anon", eperm, ring, nil},
 	{"userfaultfd", "lsm/inode_init_security_anon", eperm, calling(unix.SYS_USERFAULTFD, 1), nil},
 	{"bpf", "lsm/bpf", eperm, calling(unix.SYS_BPF, unix.BPF_OBJ_GET, 0, 0), nil},
@@ -121,7 +127,9 @@ var rootChecks = []check{
 }
 
 func init() {
-	if isRoot() {
+	checks = append(checks, lateChecks...)
+	if isRoot() { // at the end: a user has those before them
+
 		checks = append(checks, rootChecks...)
 	}
 }

@@ -34,8 +34,6 @@ var lateChecks = []check{
 	{"removing an access list", sinceLinux(6, 2, "lsm/inode_remove_acl", "lsm/inode_removexattr"), eacces, removeACL("a.key"), removeACL(hole("acl"))},
 }
 
-func init() { checks = append(checks, lateChecks...) }
-
 // sinceLinux is one of two words, by the kernel's version.
 func sinceLinux(major, minor int, since, before string) string {
 	var u unix.Utsname

@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,21 +29,24 @@ const (
 	pins          = "/sys/fs/bpf/raypher"
 	grantedSocket = "/tmp/granted.sock"
 	otherSocket   = "/tmp/other.sock"
-	outsideName   = "@outside"
-	libraryPath   = "/usr/lib/library.so"
-	program       = "/bin/guest"
+	// Sockets for datagrams.
+	grantedDatagrams = "/tmp/granted-datagrams.sock"
+	otherDatagrams   = "/tmp/other-datagrams.sock"
+	outsideName      = "@outside"
+	libraryPath      = "/usr/lib/library.so"
+	program          = "/bin/guest"
 )
 
 const policyText = `
 namespace: vm
 filesystem:
-  read: ["/tmp/w/**", "/bin/**", "/usr/lib/**", "/proc/self/**", "/closed/**"]
+  read: ["/tmp/w/**", "/bin/**", "/usr/lib/**", "/tmp/elsewhere/**", "/proc/self/**", "/closed/**"]
   write: ["/tmp/w/**", "/tmp/out/**", "/closed/**", "/closed-moved/**", "/sealed/**", "/deep/**", "/sys/**", "/proc/**"]
   exec: [/bin/guest, {path: /bin/right, sha256: %s}, {path: /bin/wrong, sha256: %s}]
   deny: ["/tmp/w/**/*.key", "/tmp/w/denied/**"]
   require_approval: ["/tmp/w/ask/**"]
 network:
-  unix: [/tmp/granted.sock]
+  unix: [/tmp/granted.sock, /tmp/granted-datagrams.sock]
 `
 
 // world is one loaded guard and the agent of one user.
@@ -62,7 +67,7 @@ type world struct {
 // furnishFiles makes the files and sockets that the cases are about. The programs are links to one file but for their names.
 func furnishFiles() error {
 	var all []error
-	for _, dir := range []string{"/tmp/w", "/tmp/w/folder", "/tmp/w/denied", "/tmp/w/ask", "/tmp/out", "/tmp/out/folder", "/usr/lib", "/closed", "/closed/in", "/sealed",
+	for _, dir := range []string{"/tmp/w", "/tmp/w/folder", "/tmp/w/denied", "/tmp/w/ask", "/tmp/out", "/tmp/out/folder", "/tmp/elsewhere", "/usr/lib", "/closed", "/closed/in", "/sealed",
 		"/deep", "/deep/one", "/deep/one/two", "/deep/three", "/deep/three/four", "/deep/three/four/sealed", "/deep/beside", "/deep/other", agentsPath} {
 		all = append(all, os.MkdirAll(dir, 0o777), os.Chmod(dir, 0o777))
 	}
@@ -72,13 +77,21 @@ func furnishFiles() error {
 	}
 	content, err := os.ReadFile(program)
 	all = append(all, err)
-	for _, path := range []string{"/bin/right", "/bin/wrong", "/bin/denied", "/tmp/w/copy", libraryPath} {
+	for _, path := range []string{"/bin/right", "/bin/wrong", "/bin/denied", "/tmp/w/copy", libraryPath, "/tmp/elsewhere/library.so.1"} {
 		all = append(all, os.WriteFile(path, content, 0o755), os.Chmod(path, 0o755))
 	}
 	all = append(all, os.WriteFile("/tmp/w/script", []byte("#!/bin/denied\n"), 0o755))
 	all = append(all, os.WriteFile("/bin/script", []byte("#!/bin/denied\n"), 0o755))
 	for _, path := range []string{grantedSocket, otherSocket, outsideName} {
 		all = append(all, serve(path))
+	}
+	for _, path := range []string{grantedDatagrams, otherDatagrams} {
+		conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+		if err == nil {
+			err = os.Chmod(path, 0o666)
+			go io.Copy(io.Discard, conn)
+		}
+		all = append(all, err)
 	}
 	return errors.Join(all...)
 }
@@ -122,11 +135,11 @@ func newWorld(m *machine, name string, uid int, changes ...func(*policy.Policy))
 		return nil, err
 	}
 	w.listen()
-	return w, w.arm(w.permit)
+	return w, w.arm(w.permit, 0)
 }
 
-func (w *world) arm(permit *policy.Policy) error {
-	return w.guard.Arm(lsm.Agent{CgroupID: w.id, Permit: permit, Deadline: bootTime() + int64(time.Hour),
+func (w *world) arm(permit *policy.Policy, capabilities uint64) error {
+	return w.guard.Arm(lsm.Agent{CgroupID: w.id, Permit: permit, Deadline: bootTime() + int64(time.Hour), Capabilities: capabilities,
 		Closed: []string{"/closed/file", "/closed/in", "/deep/one/two/closed"}, Sealed: []string{"/sealed", "/deep/three/four/sealed"}})
 }
 
