@@ -6,7 +6,11 @@
 // test/vm/guest the same under other kernels. docs/conformance.md is made from it.
 package conformance
 
-import "github.com/raypher/raypher/test/probe"
+import (
+	"strings"
+
+	"github.com/raypher/raypher/test/probe"
+)
 
 // Backends, as visas and `raypher doctor` name them.
 const (
@@ -82,6 +86,10 @@ func onlyLSM(reason string, without outcome, c Case) Case {
 
 // on limits a case to an architecture.
 func on(arch string, c Case) Case { c.arch = arch; return c }
+
+// setsAttribute reports whether a case needs a file system with attributes of users: where there are none, what is refused is refused
+// before that shows, and what is granted fails.
+func (c Case) setsAttribute() bool { return c.Want == "ok" && strings.HasSuffix(c.Do[0], "xattr") }
 
 // Section is the cases of one class.
 type Section struct {

@@ -115,6 +115,9 @@ func (a *attempt) applies(c Case) bool {
 	if c.arch != "" && c.arch != runtime.GOARCH {
 		return false
 	}
+	if c.setsAttribute() && !a.world.attributes {
+		return false
+	}
 	return !c.scoped || a.backend == LSM || floor.SignalsHeld()
 }
 

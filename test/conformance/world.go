@@ -26,13 +26,14 @@ type World struct {
 	Folder  string // FOLDER
 	Program string // PROGRAM: a copy of the probe beside the folder
 
-	hash    string // HASH: of the probe
-	uid     int
-	victim  *exec.Cmd
-	mutex   sync.Mutex
-	reached map[string]*atomic.Int64 // by socket: connections and datagrams that came
-	seen    map[string]sight         // by path: what a file was when it was looked at last
-	close   []func() error
+	hash       string // HASH: of the probe
+	uid        int
+	attributes bool // files have attributes of users here: before Linux 6.6 those in memory have none
+	victim     *exec.Cmd
+	mutex      sync.Mutex
+	reached    map[string]*atomic.Int64 // by socket: connections and datagrams that came
+	seen       map[string]sight         // by path: what a file was when it was looked at last
+	close      []func() error
 }
 
 // newWorld makes a folder below parent for a user, with a copy of the probe beside it, and a victim.
@@ -48,6 +49,7 @@ func newWorld(parent, program string, uid int) (*World, error) {
 	if err == nil {
 		err = errors.Join(os.Chmod(root, 0o755), os.Mkdir(w.Folder, 0o755), os.WriteFile(w.Program, raw, 0o755))
 	}
+	w.attributes = unix.Setxattr(root, "user.raypher", []byte("x"), 0) == nil
 	if err == nil {
 		err = w.startVictim()
 	}
