@@ -2,6 +2,7 @@ package dns
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/raypher/raypher/policy"
 )
@@ -35,18 +36,9 @@ func (e end) opened(rule policy.Endpoint) bool { return e.what == "" || !e.reser
 // closed reports whether an answer must not point to the address. It may to one that a rule grants as an address, which is open
 // only as that rule says.
 func (e end) closed(q *question, a netip.Addr) bool {
-	if e.what == "" || q.agent.Network.Grants(a) {
+	if e.what == "" || slices.ContainsFunc(q.rules, e.opened) || slices.ContainsFunc(q.asks, e.opened) {
 		return false
 	}
-	for _, rule := range q.rules {
-		if e.opened(rule) {
-			return false
-		}
-	}
-	for _, rule := range q.asks {
-		if e.opened(rule) {
-			return false
-		}
-	}
-	return e.reserved || q.agent.Network == nil || q.agent.Network.DefaultAction != policy.Allow
+	n := q.agent.Network
+	return !n.Grants(a) && (e.reserved || n == nil || n.DefaultAction != policy.Allow)
 }
