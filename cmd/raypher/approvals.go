@@ -79,10 +79,10 @@ func printQuestions(out io.Writer, questions []*parentv1.ApprovalQuestion, now t
 		return err
 	}
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "ID\tAGENT\tWANTS TO\tTARGET\tASKED BY RULE\tPROGRAM\tWAITS\tREFUSED IN")
+	fmt.Fprintln(table, "ID\tAGENT\tWANTS TO\tTARGET\tASKED BY RULE\tPROGRAM\tCALLS\tWAITS\tREFUSED IN")
 	for _, q := range questions {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s[%d]\t%s\t%s\n", evidence.Printable(q.Id), evidence.Printable(nameIn(q.Subject)),
-			evidence.Printable(q.Operation), targets(q), evidence.Printable(q.Rule), quoted(q.Comm), q.Pid,
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s[%d]\t%d\t%s\t%s\n", evidence.Printable(q.Id), evidence.Printable(nameIn(q.Subject)),
+			evidence.Printable(q.Operation), targets(q), evidence.Printable(q.Rule), quoted(q.Comm), q.Pid, max(q.Calls, 1),
 			now.Sub(time.Unix(0, q.AskedUnixNano)).Round(time.Second), refusedIn(q, now))
 	}
 	return table.Flush()

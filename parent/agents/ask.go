@@ -37,8 +37,12 @@ func (a *Agent) Asked(m *attend.Asked) error {
 	if err := a.host.options.Approvals.Ask(a.asker(), m.ID, q, m.AskedBoottime, a.current().permit.ApprovalLimit()); err != nil {
 		return err
 	}
+	a.Joined(&attend.Joined{ID: m.ID, Calls: m.Calls})
 	return a.waits(m.ID, q)
 }
+
+// Joined takes how many equal calls wait for one answer.
+func (a *Agent) Joined(m *attend.Joined) { a.host.options.Approvals.Joined(a.id, m.ID, m.Calls) }
 
 // Withdrawn takes a question back: who waited is gone.
 func (a *Agent) Withdrawn(number uint64) { a.host.options.Approvals.Withdraw(a.id, number) }

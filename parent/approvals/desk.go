@@ -67,6 +67,7 @@ type Question struct {
 	AgentID string
 	Subject string
 	journal.Question
+	Calls uint32 // how many equal ones wait, at least 1
 	Asked time.Time
 	Until time.Time // when it is refused; zero: never
 }
@@ -110,7 +111,7 @@ func (d *Desk) Ask(from Asker, number uint64, q journal.Question, asked int64, l
 	one := &open{
 		Question: Question{
 			ID: name(from.AgentID, number), AgentID: from.AgentID, Subject: from.Subject, Question: q,
-			Asked: time.Now().Add(-waited),
+			Calls: 1, Asked: time.Now().Add(-waited),
 		},
 		asker: from, number: number,
 	}
@@ -131,6 +132,15 @@ func (d *Desk) Ask(from Asker, number uint64, q journal.Question, asked int64, l
 	}
 	d.tell(Change{Question: one.Question})
 	return nil
+}
+
+// Joined takes how many equal calls wait for the answer to an open question. One that is over is none.
+func (d *Desk) Joined(agent string, number uint64, calls uint32) {
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
+	if one := d.open[name(agent, number)]; one != nil {
+		one.Calls = max(calls, 1)
+	}
 }
 
 // of counts the questions of an agent. The mutex is held.

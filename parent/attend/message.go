@@ -22,6 +22,7 @@ type WardenMessage struct {
 	Blocked   *Blocked   `json:"blocked,omitempty"`
 	Asked     *Asked     `json:"asked,omitempty"`
 	Withdrawn *Withdrawn `json:"withdrawn,omitempty"`
+	Joined    *Joined    `json:"joined,omitempty"`
 }
 
 // FleetPolicy begins the path of a policy that the host has from its controller, in the place of a file: fleet:NAME.
@@ -70,6 +71,13 @@ type Asked struct {
 	ID            uint64 `json:"id"`                // unique for this agent
 	Question      []byte `json:"question"`          // CBOR of a journal question
 	AskedBoottime int64  `json:"asked_boottime_ns"` // CLOCK_BOOTTIME
+	Calls         uint32 `json:"calls,omitempty"`   // how many equal ones wait; 0: one, from wardens of earlier releases
+}
+
+// Joined says how many equal calls wait for the answer to a question that was asked before.
+type Joined struct {
+	ID    uint64 `json:"id"`
+	Calls uint32 `json:"calls"`
 }
 
 // Withdrawn says that nobody waits for an answer any more.

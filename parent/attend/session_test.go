@@ -34,6 +34,8 @@ func filled(t *testing.T, v reflect.Value) {
 		v.SetString("\x00 \"wörter\" </>")
 	case reflect.Uint64:
 		v.SetUint(1<<64 - 1)
+	case reflect.Uint32:
+		v.SetUint(1<<32 - 1)
 	case reflect.Int32, reflect.Int64:
 		v.SetInt(-1 << (v.Type().Bits() - 1))
 	case reflect.Uint8:

@@ -140,6 +140,26 @@ func TestApprovalsOfARealRun(t *testing.T) {
 	}
 }
 
+// TestApprovalOfManyCalls: one question stands for all equal calls, says how many wait, and one answer is for all of them.
+func TestApprovalOfManyCalls(t *testing.T) {
+	p := newPair(t).start()
+	p.write("secret", "the secret\n")
+	run, out := p.raypher("run", "--policy", p.asking("192.0.2.1", ""), "--", "bash", "-c", "cat secret & cat secret & cat secret & gone=$!; while [ ! -e go ]; do sleep 0.05; done; kill -9 $gone; wait")
+	p.eventually("three calls wait", func() bool { return p.question("open-read").Calls == 3 })
+	if said := p.say("approvals", "list"); !strings.Contains(said, "CALLS") || !strings.Contains(said, "  3  ") {
+		t.Error(said)
+	}
+	p.write("go", "")
+	p.eventually("one of them is gone", func() bool { return p.question("open-read").Calls == 2 })
+	p.say("approvals", "approve", p.question("open-read").Id)
+	if err := run.Wait(); err != nil || strings.Count(out.String(), "the secret") != 2 {
+		t.Errorf("%v: %s", err, out)
+	}
+	if all := p.answers(); len(all) != 1 {
+		t.Errorf("the journal has %+v", all)
+	}
+}
+
 // TestApprovalTimesOut: nobody answers, the call fails, and that is on record; nothing is permanent by it.
 func TestApprovalTimesOut(t *testing.T) {
 	p := newPair(t).start()

@@ -79,7 +79,7 @@ func (s *operator) ListProposals(context.Context, *parentv1.ListProposalsRequest
 func question(q approvals.Question) *parentv1.ApprovalQuestion {
 	one := &parentv1.ApprovalQuestion{
 		Id: q.ID, AgentId: q.AgentID, Subject: q.Subject, Operation: q.Operation, Target: q.Target, Other: q.Other,
-		Rule: q.Rule, Pid: q.PID, Comm: q.Comm, AskedUnixNano: q.Asked.UnixNano(),
+		Rule: q.Rule, Pid: q.PID, Comm: q.Comm, AskedUnixNano: q.Asked.UnixNano(), Calls: q.Calls,
 	}
 	if !q.Until.IsZero() {
 		one.UntilUnixNano = q.Until.UnixNano()

@@ -184,6 +184,8 @@ func (w *wardens) hear(ctx context.Context, a *agents.Agent, messages <-chan *at
 				if err := a.Asked(m.Asked); err != nil {
 					w.server.options.Log.Warn("a call waits for a person and cannot be asked about", "agent", a.ID(), "error", err)
 				}
+			case m.Joined != nil:
+				a.Joined(m.Joined)
 			case m.Withdrawn != nil:
 				a.Withdrawn(m.Withdrawn.ID)
 			}

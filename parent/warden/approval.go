@@ -12,6 +12,10 @@ import (
 
 // asked passes a question of the broker on to raypherd.
 func (w *warden) asked(q broker.Question) {
+	if q.Known {
+		w.line.send(&attend.WardenMessage{Joined: &attend.Joined{ID: q.ID, Calls: uint32(q.Calls)}})
+		return
+	}
 	question := journal.Question{
 		Operation: q.Operation, Target: q.Target, Other: q.Other, Rule: q.Rule, PID: q.PID, Comm: q.Comm,
 	}
@@ -20,7 +24,7 @@ func (w *warden) asked(q broker.Question) {
 		w.lines.Say("a call that needs a person cannot be asked about and waits: %v", err)
 		return
 	}
-	w.line.send(&attend.WardenMessage{Asked: &attend.Asked{ID: q.ID, Question: raw, AskedBoottime: q.Asked}})
+	w.line.send(&attend.WardenMessage{Asked: &attend.Asked{ID: q.ID, Question: raw, AskedBoottime: q.Asked, Calls: uint32(q.Calls)}})
 }
 
 // waits tells the person at the terminal what answers a question.

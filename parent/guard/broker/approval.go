@@ -49,6 +49,8 @@ type Question struct {
 	PID       uint32 // of the first task that waits
 	Comm      string
 	Asked     int64 // CLOCK_BOOTTIME, nanoseconds
+	Calls     int   // how many equal ones wait
+	Known     bool  // asked before: nothing but Calls has changed
 }
 
 // QuestionName is how people name the question of an agent.
@@ -76,7 +78,7 @@ type held struct {
 
 // asked is an open question with the calls that wait for its answer.
 type asked struct {
-	question Question
+	question Question // Calls is what was told last
 	matter   matter
 	calls    []held
 }
@@ -190,7 +192,7 @@ func (s *approvals) consult(w *worker, n *notification) consulted {
 		s.last++
 		one = &asked{matter: m, question: Question{
 			ID: s.last, Operation: m.operation, Target: m.target, Other: m.other, Rule: w.asks.rule,
-			PID: n.PID, Comm: comm(n.PID), Asked: bootTime(),
+			PID: n.PID, Comm: comm(n.PID), Asked: bootTime(), Calls: 1,
 		}}
 		s.open[one.question.ID] = one
 	}
@@ -307,7 +309,8 @@ func (s *approvals) next() (held, bool) {
 	return h, true
 }
 
-// watchHeld takes back what nobody waits for any more, and ends with the last call that waits.
+// watchHeld takes back what nobody waits for any more, tells how many calls wait where that has changed, and ends with the last call
+// that waits.
 func (b *Broker) watchHeld() {
 	for b.dropGone() {
 		time.Sleep(goneEvery)
@@ -318,6 +321,7 @@ func (b *Broker) watchHeld() {
 func (b *Broker) dropGone() bool {
 	s := b.approvals
 	var gone []uint64
+	var changed []Question
 	s.mutex.Lock()
 	for id, one := range s.open {
 		before := len(one.calls)
@@ -326,11 +330,19 @@ func (b *Broker) dropGone() bool {
 		if len(one.calls) == 0 {
 			delete(s.open, id)
 			gone = append(gone, id)
+		} else if len(one.calls) != one.question.Calls {
+			one.question.Calls = len(one.calls)
+			q := one.question
+			q.Known = true
+			changed = append(changed, q)
 		}
 	}
 	left := len(s.open) > 0
 	s.watching = left
 	s.mutex.Unlock()
+	for _, q := range changed {
+		b.options.Ask(q)
+	}
 	for _, id := range gone {
 		if b.options.Withdraw != nil {
 			b.options.Withdraw(id)
