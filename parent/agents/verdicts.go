@@ -100,7 +100,7 @@ func (h *Host) NetworkEvent(e netguard.Event) {
 	}
 	v := journal.Verdict{
 		Time: e.Time.UnixNano(), PID: e.PID, Comm: e.Comm, Layer: e.Layer, Operation: e.Operation,
-		Target: networkTarget(e), Rule: reasonRule(e.Reason), Errno: e.Errno, Count: max(e.Count, 1),
+		Target: networkTarget(e), Rule: networkRule(e), Errno: e.Errno, Count: max(e.Count, 1),
 	}
 	if a, ok := h.ByCgroup(e.CgroupID); ok && v.Rule == "" && strings.HasPrefix(e.Operation, "send") {
 		if rule, asks := a.current().permit.Network.Asks(e.Destination.Addr(), e.Destination.Port()); asks {
@@ -163,7 +163,18 @@ func networkTarget(e netguard.Event) string {
 	case e.Destination.Port() == 0:
 		return e.Destination.Addr().String() + "/" + e.Protocol
 	}
+	if e.Name != "" {
+		return e.Destination.String() + "/" + e.Protocol + " " + strconv.Quote(e.Name)
+	}
 	return e.Destination.String() + "/" + e.Protocol
+}
+
+// networkRule says in the verdict's Rule what refused it; empty: that nothing grants it.
+func networkRule(e netguard.Event) string {
+	if e.Reason == netguard.NotGranted && e.Reserved {
+		return "a reserved address, which wide rules leave out"
+	}
+	return reasonRule(e.Reason)
 }
 
 // nameRule is reasonRule for names.
@@ -193,6 +204,8 @@ func reasonRule(r netguard.Reason) string {
 		return "a TLS hello without a server name, to an address that a name opened"
 	case netguard.ServerName:
 		return "the TLS server name is not granted"
+	case netguard.Severed:
+		return "an operator has cut it"
 	}
 	return ""
 }

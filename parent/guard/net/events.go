@@ -38,6 +38,7 @@ func (g *Guard) Run(ctx context.Context, report func(Event)) error {
 		switch {
 		case err == nil:
 			if e, ok := decodeEvent(record.RawSample); ok {
+				e.Name = g.nameOf(e.CgroupID, e.Destination.Addr())
 				report(e)
 			}
 		case errors.Is(err, ringbuf.ErrClosed):
@@ -82,7 +83,9 @@ func (g *Guard) sweep(report func(Event)) error {
 			continue
 		}
 		if f.Folded > 0 {
-			report(newEvent(key, f.Start, f.Folded, f.Pid, f.Error, f.Comm))
+			e := newEvent(key, f.Start, f.Folded, f.Pid, f.Error, f.Comm)
+			e.Name = g.nameOf(e.CgroupID, e.Destination.Addr())
+			report(e)
 		}
 	}
 	return g.sweepFloods(report)

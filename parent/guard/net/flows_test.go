@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -168,4 +169,32 @@ func takeSocket(t *testing.T, pid int) int {
 	}
 	t.Fatal("the probe has no socket")
 	return -1
+}
+
+// TestRefusalsAreNamed: the first refusal of a flow names the process, the destination, the name behind it and what refused it.
+func TestRefusalsAreNamed(t *testing.T) {
+	w := newWorld(t)
+	g := w.load(t, Options{})
+	events := record(t, g)
+	a := w.newAgent(t, "agent")
+	n := &policy.Network{Egress: []string{"private a.example.com:80", "0.0.0.0/0:81"}}
+	arm(t, g, a, n, policy.Enforce)
+	must(t, g.GrantName(a.id, "a.example.com", far4, 80, time.Hour))
+	p := w.startProbe(t, a.fd)
+	for _, c := range []struct {
+		to, name string
+		reserved bool
+	}{{"10.77.0.2:443", "a.example.com", false}, {"10.77.1.2:443", "", false}, {"127.0.0.1:81", "", true}} {
+		p.do(action{Do: "udp", To: mustAddr(c.to), Data: "hello"})
+		p.do(action{Do: "udp", To: mustAddr(c.to), Data: "hello"})
+		e := events.wait(t, c.to, func(e Event) bool { return e.Destination == mustAddr(c.to) })
+		if e.Name != c.name || e.Reserved != c.reserved || e.PID != uint32(p.cmd.Process.Pid) || e.Comm == "" || e.Reason != NotGranted {
+			t.Errorf("%s: event %+v", c.to, e)
+		}
+	}
+	must(t, g.Cut(a.id, []Cut{{Name: "a.example.com"}}))
+	p.do(action{Do: "udp", To: mustAddr("10.77.0.2:80"), Data: "hello"})
+	if e := events.wait(t, "of the cut", func(e Event) bool { return e.Reason == Severed }); e.Name != "a.example.com" {
+		t.Errorf("of the cut: event %+v", e)
+	}
 }

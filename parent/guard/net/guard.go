@@ -73,6 +73,7 @@ type Event struct {
 	Layer       string // the hook that held it: cgroup/connect4, cgroup_skb/egress ...
 	Protocol    string // tcp, udp, icmp, ... or its number; empty for unix sockets
 	Destination netip.AddrPort
+	Name        string // that opened the destination to the agent on some port, the last of several; empty: none is known
 	Path        string // of a unix socket, "@" in front of an abstract one, or the name of ServerName; empty where the kernel does not tell
 	Reason      Reason
 	Reserved    bool // the destination lies in a reserved range, which wide rules leave out

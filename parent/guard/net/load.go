@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -36,8 +37,10 @@ type Guard struct {
 	mu    sync.Mutex // serialises what writes agents, slots and names
 	slots *slots
 	names map[uint64]int // addresses of names held by each agent
-	lent  map[uint64]loans
-	cuts  map[uint64][]Cut
+	// opened are the names by which each agent's addresses were opened, for events: the last of several.
+	opened map[uint64]map[netip.Addr]string
+	lent   map[uint64]loans
+	cuts   map[uint64][]Cut
 	// networks are the rules that agents were given last, as far as this process gave them or was told.
 	networks map[uint64]*policy.Network
 	hosts    *hosts.File
@@ -65,7 +68,7 @@ func Load(o Options) (*Guard, error) {
 	if len(o.OwnPorts) > MaxOwnPorts {
 		return nil, fmt.Errorf("network guard: %d own ports: at most %d", len(o.OwnPorts), MaxOwnPorts)
 	}
-	g := &Guard{options: o, hosts: hosts.Open(cmp.Or(o.Hosts, hosts.Path)), names: map[uint64]int{}, lent: map[uint64]loans{}, cuts: map[uint64][]Cut{}, networks: map[uint64]*policy.Network{}, indexed: map[uint64]hostRules{}, servers: map[uint64]int{}, attached: map[uint64][]link.Link{}, stop: make(chan struct{})}
+	g := &Guard{options: o, hosts: hosts.Open(cmp.Or(o.Hosts, hosts.Path)), names: map[uint64]int{}, opened: map[uint64]map[netip.Addr]string{}, lent: map[uint64]loans{}, cuts: map[uint64][]Cut{}, networks: map[uint64]*policy.Network{}, indexed: map[uint64]hostRules{}, servers: map[uint64]int{}, attached: map[uint64][]link.Link{}, stop: make(chan struct{})}
 	if err := g.load(); err != nil {
 		g.Close()
 		return nil, err

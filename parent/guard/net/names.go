@@ -64,6 +64,9 @@ func (g *Guard) grantName(cgroupID uint64, name string, addr netip.Addr, port ui
 		return err
 	}
 	err = explain("network guard: granting a name's address", g.maps.Names.Put(key, grant))
+	if err == nil {
+		g.noteOpened(cgroupID, addr.Unmap(), name)
+	}
 	if err == nil && cut { // from now on the address is known as one that is cut
 		err = errors.Join(fmt.Errorf("network guard: %s: %w", name, ErrCut), g.cutNames(cgroupID))
 	}
@@ -137,8 +140,10 @@ func (g *Guard) dropWhere(drop func(bpf.NetguardNameKey, bpf.NetguardNameGrant) 
 		if err := g.maps.Names.Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			return 0, explain("network guard: removing the address of a name", err)
 		}
+		delete(g.opened[k.Cgroup], addressOf(k.Addr, k.Family))
 		if g.names[k.Cgroup]--; g.names[k.Cgroup] <= 0 {
 			delete(g.names, k.Cgroup)
+			delete(g.opened, k.Cgroup)
 		}
 	}
 	return len(old), nil
@@ -185,11 +190,27 @@ func (g *Guard) countNames() error {
 	}); err != nil {
 		return err
 	}
-	_, err := g.dropWhere(func(k bpf.NetguardNameKey, _ bpf.NetguardNameGrant) bool {
+	_, err := g.dropWhere(func(k bpf.NetguardNameKey, v bpf.NetguardNameGrant) bool {
 		g.names[k.Cgroup]++
+		g.noteOpened(k.Cgroup, addressOf(k.Addr, k.Family), text(v.Name[:]))
 		return false
 	})
 	return err
+}
+
+// noteOpened keeps by which name an address was opened. As many are kept as addresses of names are. g.mu is held, or the guard is loading.
+func (g *Guard) noteOpened(cgroupID uint64, addr netip.Addr, name string) {
+	if g.opened[cgroupID] == nil {
+		g.opened[cgroupID] = map[netip.Addr]string{}
+	}
+	g.opened[cgroupID][addr] = name
+}
+
+// nameOf is the name by which an address was opened to an agent; empty: none.
+func (g *Guard) nameOf(cgroupID uint64, addr netip.Addr) string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.opened[cgroupID][addr]
 }
 
 // background keeps empty tries ready, follows the hosts file and forgets old addresses, until Close.
