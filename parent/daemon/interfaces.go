@@ -35,11 +35,9 @@ func (d *daemon) guardInterfaces(context.Context) error {
 		if err != nil {
 			return fmt.Errorf("--xdp %s: %w", name, err)
 		}
-		mode := "native: its driver runs the program"
 		if !native {
-			mode = "generic: its driver runs no XDP, so the kernel does, after it has made a buffer of each packet"
+			d.notes = append(d.notes[:len(d.notes):len(d.notes)], "--xdp "+name+": generic: its driver runs no XDP, so the kernel does, after it has made a buffer of each packet")
 		}
-		d.notes = append(d.notes[:len(d.notes):len(d.notes)], fmt.Sprintf("--xdp %s: %s", name, mode))
 		d.log.Info("XDP guards an interface's incoming packets", "interface", name, "native", native)
 		d.later(func() error { return g.Release(name) })
 	}
