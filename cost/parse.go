@@ -274,7 +274,7 @@ func (d decoder) providers(at place, n *node, c *Control) {
 			"models": func(at place, n *node) {
 				p.Models = map[string]prices.Rates{}
 				d.names(at, n, false, func(name string, at place, n *node) {
-					p.Models[name] = prices.ReadRates(d.Reader, at, n, parseRate, nil)
+					p.Models[name] = prices.ReadRates(d.Reader, at, n, ParseRate, nil)
 				})
 			},
 		})
@@ -291,7 +291,8 @@ func (d decoder) providers(at place, n *node, c *Control) {
 	})
 }
 
-func parseRate(text string) (uint64, error) {
+// ParseRate reads a price, in dollars for a million tokens, as package prices wants it.
+func ParseRate(text string) (uint64, error) {
 	a, err := ParseAmount(text)
 	return uint64(a), err
 }

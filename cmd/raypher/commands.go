@@ -29,6 +29,7 @@ var builders = []struct {
 	{"grant", grantCommand},
 	{"seal", sealCommand},
 	{"fleet", fleetCommand},
+	{"prices", pricesCommand},
 }
 
 // commands makes the subcommand that the command line begins with, or all of them when it begins otherwise: a run is waited
