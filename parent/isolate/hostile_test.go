@@ -134,11 +134,6 @@ func TestHostileFrames(t *testing.T) {
 	g := w.newGuest(&policy.Network{Egress: []string{far4.String() + ":80", "[" + far6.String() + "]:80"}})
 	stack := w.stack(g)
 	f, fd := g.packets(t)
-	defer unix.Close(fd)
-	send := func(frame []byte) {
-		t.Helper()
-		must(t, unix.Send(fd, frame, 0))
-	}
 	for name, good := range map[string][]byte{ // else the silence below would say nothing
 		"datagram":          f.ethernet(0x800, ipv4(f.agent4, f.granted4, 17, 0, nil, udp(80, "good"))),
 		"IPv6":              f.ethernet(0x86dd, ipv6(f.agent6, f.granted6, 17, udp(80, "good"))),
@@ -146,7 +141,7 @@ func TestHostileFrames(t *testing.T) {
 		"ARP":               f.ethernet(0x806, arp(1, f.from, f.agent4, f.host4)),
 		"neighbour":         f.ethernet(0x86dd, ipv6(f.agent6, f.host6, 58, append([]byte{135, 0, 0, 0, 0, 0, 0, 0}, f.host6.AsSlice()...))),
 	} {
-		send(good)
+		send(t, fd, good)
 		if !eventually(func() bool { return contains(stack.came(), good) }) {
 			t.Errorf("%s: was granted and did not come", name)
 		}
@@ -154,7 +149,7 @@ func TestHostileFrames(t *testing.T) {
 	for name, bad := range f.hostile() {
 		before, err := w.xdp.Of(g.cgroup)
 		must(t, err)
-		send(bad)
+		send(t, fd, bad)
 		var after xdpguard.Dropped
 		counted := eventually(func() bool {
 			after, err = w.xdp.Of(g.cgroup)
@@ -189,9 +184,15 @@ func (g guest) packets(t *testing.T) (f frames, fd int) {
 		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 		must(t, err)
 		must(t, unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: l.Attrs().Index}))
+		t.Cleanup(func() { unix.Close(fd) })
 	})
 	f.granted4, f.other4, f.granted6 = far4, other4, far6
 	return f, fd
+}
+
+func send(t *testing.T, fd int, frame []byte) {
+	t.Helper()
+	must(t, unix.Send(fd, frame, 0))
 }
 
 func contains(frames []string, frame []byte) bool {
