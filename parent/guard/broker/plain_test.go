@@ -147,3 +147,47 @@ func FuzzOnlyNames(f *testing.F) {
 		}
 	})
 }
+
+// TestMappedByName: a mapping is decided by the name of its descriptor only where an exec rule grants what lies there, whatever its content
+// is. Anything else is looked at in full, which ends here: nobody waits.
+func TestMappedByName(t *testing.T) {
+	root, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := asking(root, &policy.Filesystem{Read: []string{root + "/**"}, Exec: []string{root + "/run/**"}, Deny: []string{root + "/run/*.key"}})
+	r := w.rules.Load()
+	r.programs = map[string][32]byte{root + "/run/fixed": {}}
+	if err := os.MkdirAll(filepath.Join(root, "run"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name, file string
+		remove     bool
+		want       answerKind
+	}{
+		{"granted", "run/lib.so", false, answerContinue},
+		{"granted and removed", "run/gone.so", true, answerNever},
+		{"named like what was removed", "run/x (deleted)", false, answerNever},
+		{"denied", "run/lib.key", false, answerNever},
+		{"only to be read", "lib.so", false, answerNever},
+		{"with a hash", "run/fixed", false, answerNever},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			file, err := os.Create(filepath.Join(root, tt.file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer file.Close()
+			if tt.remove {
+				if err := os.Remove(file.Name()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			n := &notification{PID: uint32(os.Getpid()), Args: [6]uint64{2: unix.PROT_EXEC, 3: unix.MAP_PRIVATE, 4: uint64(file.Fd())}}
+			if a := mapCall(w, n, r); a.kind != tt.want {
+				t.Errorf("answered as %d; want %d", a.kind, tt.want)
+			}
+		})
+	}
+}
