@@ -48,6 +48,8 @@ func (h *Host) Attach(ctx context.Context, caller Caller, r *parentv1.AttachRequ
 	if h.options.Paths.Private {
 		return nil, fmt.Errorf("%w: attach: this raypherd serves one run and ends with it", ErrNotAllowed)
 	}
+	h.attaching.Lock() // of two that want the same cgroup the second finds it marked
+	defer h.attaching.Unlock()
 	group, err := h.attachable(caller, r)
 	if err != nil {
 		return nil, err

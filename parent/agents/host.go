@@ -110,6 +110,8 @@ type Host struct {
 	detach context.CancelFunc
 	owners sync.WaitGroup
 
+	attaching sync.Mutex // held through an Attach
+
 	mu       sync.Mutex
 	policy   []byte // of the host, as Options.Policy until Follow
 	agents   map[string]*Agent

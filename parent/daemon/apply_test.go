@@ -136,7 +136,7 @@ func TestApplyToStatic(t *testing.T) {
 	file := p.write("data/file", "line\n")
 	last := p.looping(reject(address)+files(p.dir+"/data/**", "  static: true\n"), file, address)
 	p.eventually("it can do both", func() bool { return last() == "open reached" })
-	next := p.write("next.yaml", reject(address)+files("/nothing", "  static: true\n"))
+	next := p.write("next.yaml", reject(address)+files(p.dir+"/data/other", "  static: true\n"))
 	if out, err := p.cli("policy", "apply", "--agent", "loop", next); err == nil || !strings.Contains(out, "static: true") {
 		t.Errorf("other rules: %v, %s", err, out)
 	}

@@ -239,9 +239,24 @@ func TestAttachRefuses(t *testing.T) {
 	if len(p.list()) != 1 || !s.reaches(listener(t)) {
 		t.Error("what was refused has changed something")
 	}
-	// What an attached program asks of raypherd is asked by an agent.
-	if _, err := p.operator().Attach(context.Background(), &parentv1.AttachRequest{Cgroup: s.path, NetworkOnly: true, Policy: []byte("mode: audit\nnetwork: {default_action: drop}\n")}); err != nil {
-		t.Fatal(err)
+	// Of several at once one attaches. What an attached program asks of raypherd is asked by an agent.
+	answers, operator := make(chan error, 8), p.operator()
+	for range cap(answers) {
+		go func() {
+			_, err := operator.Attach(context.Background(), &parentv1.AttachRequest{Cgroup: s.path, NetworkOnly: true, Policy: []byte("mode: audit\nnetwork: {default_action: drop}\n")})
+			answers <- err
+		}()
+	}
+	attached := 0
+	for range cap(answers) {
+		if err := <-answers; err == nil {
+			attached++
+		} else if !strings.Contains(err.Error(), "under the guard already") {
+			t.Error(err)
+		}
+	}
+	if attached != 1 {
+		t.Fatalf("%d of %d attached the same cgroup at once", attached, cap(answers))
 	}
 	self, err := os.Executable()
 	if err != nil {
