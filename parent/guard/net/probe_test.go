@@ -176,6 +176,8 @@ func (s *probeState) act(a action) (string, error) {
 		return pieces(a)
 	case "burst":
 		return burst(a)
+	case "bench-request", "bench-stream", "bench-ports":
+		return benchFlow(a)
 	case "bench-connect", "bench-send":
 		return bench(a)
 	}
