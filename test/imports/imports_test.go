@@ -33,7 +33,7 @@ var promises = []struct {
 	},
 	{
 		"the nouns that outsiders import know neither side",
-		[]string{"policy", "trace", "draft", "visa", "evidence", "journal", "manifest", "attest", "release", "recipient"},
+		[]string{"policy", "trace", "draft", "visa", "evidence", "journal", "manifest", "attest", "release", "recipient", "cost"},
 		[]string{"parent", "enclave", "bpf", "cmd", "client"},
 	},
 	{

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestPrices(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	old := write("old.yaml", `[{provider: p, model: m, input: 1, output: 2, source: "https://x/", date: "2020-01-01"}]`)
+	bad := write("bad.yaml", "- {provider: p, model: m, input: 1e3, output: 2}")
+	for _, c := range []struct {
+		name      string
+		args      []string
+		out, fail string
+	}{
+		{"list", []string{"list"}, "claude-opus-5 ", ""},
+		{"check what ships", []string{"check"}, " prices, ", ""},
+		{"an old price", []string{"check", old}, "old: m of p is of 2020-01-01", ""},
+		{"mistakes", []string{"check", bad}, "", bad + `:1:35: price "1e3"`},
+		{"no file", []string{"check", "/nonexistent"}, "", "no such file"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			command := pricesCommand()
+			var out bytes.Buffer
+			command.SetOut(&out)
+			command.SetErr(&out)
+			command.SetArgs(c.args)
+			err := command.Execute()
+			if (err == nil) != (c.fail == "") || err != nil && !strings.Contains(err.Error(), c.fail) {
+				t.Errorf("%v, want %q", err, c.fail)
+			}
+			if c.fail == "" && !strings.Contains(out.String(), c.out) {
+				t.Errorf("no %q in\n%s", c.out, out.String())
+			}
+		})
+	}
+}
