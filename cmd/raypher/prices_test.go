@@ -27,7 +27,7 @@ func TestPrices(t *testing.T) {
 		{"list", []string{"list"}, "claude-opus-5 ", ""},
 		{"check what ships", []string{"check"}, " prices, ", ""},
 		{"an old price", []string{"check", old}, "old: m of p is of 2020-01-01", ""},
-		{"mistakes", []string{"check", bad}, "", bad + `:1:35: price "1e3"`},
+		{"mistakes", []string{"check", bad}, "", bad + `:1:34: price "1e3"`},
 		{"no file", []string{"check", "/nonexistent"}, "", "no such file"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
