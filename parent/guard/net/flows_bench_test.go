@@ -124,8 +124,8 @@ func BenchmarkFlows(b *testing.B) {
 	})
 }
 
-// BenchmarkPrefixes compares the guard with a thousand prefixes with nftables that match the cgroup and a set of as many, by datagrams to
-// fresh ports: each is decided for itself.
+// BenchmarkPrefixes compares the guard with a thousand prefixes with nftables that match the cgroup and a set of as many: by datagrams of
+// one flow, which the guard decides once, and by datagrams to fresh ports, each of which is decided twice: in the call and as a packet.
 func BenchmarkPrefixes(b *testing.B) {
 	if _, err := exec.LookPath("nft"); err != nil {
 		b.Skip("nftables is not installed: scripts/deps.sh")
@@ -167,12 +167,16 @@ func BenchmarkPrefixes(b *testing.B) {
 		}
 	})
 	probes := []*probe{w.startProbe(b, fd), w.startProbe(b, a.fd)}
-	if o := probes[0].do(action{Do: "udp", To: mustAddr("10.99.0.1:9"), Data: "x"}); o.Err != refused {
+	if o := probes[0].do(action{Do: "udp", To: mustAddr("10.77.0.9:9"), Data: "x"}); o.Err != refused {
 		b.Skipf("nftables do not hold this cgroup: %+v", o)
 	}
-	inTurns(b, "ns", []string{"nftables", "guard"}, func(i int) float64 {
-		return measured(b, probes[i], action{Do: "bench-ports", To: mustAddr("10.77.0.2:20000"), Data: "5000"})
-	})
+	for name, do := range map[string]string{"one flow": "bench-send", "fresh ports": "bench-ports"} {
+		b.Run(name, func(b *testing.B) {
+			inTurns(b, "ns", []string{"nftables", "guard"}, func(i int) float64 {
+				return measured(b, probes[i], action{Do: do, To: mustAddr("10.77.0.2:20000"), Data: "5000"})
+			})
+		})
+	}
 }
 
 // benchFlow does Data times (of bench-stream: mebibytes) what it is asked for and says how many nanoseconds of CPU one took. Path is a
