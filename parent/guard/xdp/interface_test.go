@@ -97,7 +97,7 @@ type host struct {
 	said    *bufio.Scanner
 }
 
-func newHost(t *testing.T) *host {
+func newHost(t testing.TB) *host {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("makes network namespaces and loads BPF programs: needs root")
@@ -135,7 +135,7 @@ func newHost(t *testing.T) *host {
 	return h
 }
 
-func (h *host) arm(t *testing.T, mode policy.Mode) {
+func (h *host) arm(t testing.TB, mode policy.Mode) {
 	t.Helper()
 	n := &policy.Network{Egress: []string{granted.String()}}
 	must(t, h.guard.Arm(netguard.Agent{CgroupID: h.cgroup, Network: n, Mode: mode, Deadline: 1 << 62}))
@@ -151,7 +151,7 @@ func up(t testing.TB, addrs ...netip.Addr) {
 }
 
 // start starts the agent.
-func (h *host) start(t *testing.T, dir string) {
+func (h *host) start(t testing.TB, dir string) {
 	t.Helper()
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	must(t, err)
@@ -180,7 +180,7 @@ func (h *host) start(t *testing.T, dir string) {
 	must(t, err)
 }
 
-func (h *host) load(t *testing.T) *Guard {
+func (h *host) load(t testing.TB) *Guard {
 	t.Helper()
 	o := blocks
 	o.PinDir = filepath.Join(h.pins, "xdp")
@@ -195,7 +195,7 @@ func (h *host) load(t *testing.T) *Guard {
 }
 
 // send sends a datagram from the far end.
-func (h *host) send(t *testing.T, from netip.Addr, port uint16, words string) {
+func (h *host) send(t testing.TB, from netip.Addr, port uint16, words string) {
 	t.Helper()
 	within(t, h.far, func() {
 		c, err := net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(from, 0)), net.UDPAddrFromAddrPort(netip.AddrPortFrom(near, port)))
@@ -206,7 +206,7 @@ func (h *host) send(t *testing.T, from netip.Addr, port uint16, words string) {
 	})
 }
 
-func (h *host) attached(t *testing.T) (at *netlink.LinkXdp) {
+func (h *host) attached(t testing.TB) (at *netlink.LinkXdp) {
 	t.Helper()
 	within(t, h.ns, func() {
 		l, err := netlink.LinkByName("up")

@@ -25,12 +25,7 @@ type Wire struct {
 // agent may send comes in there. native says whether the driver runs it; else the kernel does, after it has made a socket
 // buffer of the frame.
 func (g *Guard) Attach(link netlink.Link, w Wire) (native bool, err error) {
-	entry := bpf.XdpguardWire{
-		Cgroup: w.CgroupID, Agent4: word4(w.Agent4), Host4: word4(w.Host4), Agent6: words6(w.Agent6), Host6: words6(w.Host6),
-	}
-	copy(entry.AgentMac[:], w.AgentMAC)
-	copy(entry.HostMac[:], w.HostMAC)
-	if err := g.objects.Wires.Put(uint32(link.Attrs().Index), entry); err != nil {
+	if err := g.objects.Wires.Put(uint32(link.Attrs().Index), w.entry()); err != nil {
 		return false, fmt.Errorf("xdp: a wire: %w", err)
 	}
 	native, err = attach(link, g.objects.RaypherWire, 0)
@@ -38,6 +33,15 @@ func (g *Guard) Attach(link netlink.Link, w Wire) (native bool, err error) {
 		return false, errors.Join(fmt.Errorf("xdp: %s: %w", link.Attrs().Name, err), g.Forget(link.Attrs().Index, w.CgroupID))
 	}
 	return native, nil
+}
+
+func (w Wire) entry() bpf.XdpguardWire {
+	entry := bpf.XdpguardWire{
+		Cgroup: w.CgroupID, Agent4: word4(w.Agent4), Host4: word4(w.Host4), Agent6: words6(w.Agent6), Host6: words6(w.Host6),
+	}
+	copy(entry.AgentMac[:], w.AgentMAC)
+	copy(entry.HostMac[:], w.HostMAC)
+	return entry
 }
 
 // Forget removes the state of a wire that is gone, by the index of its host end.
