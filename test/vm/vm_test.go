@@ -181,6 +181,10 @@ func kindOf(kernel string) kind {
 	return kind{"amd64", "qemu-system-x86_64", []string{"-M", "q35", "-cpu", "max,cx16=off,la57=off"}, "ttyS0"}
 }
 
+// emulatorFault is a kernel that finds a breakpoint of its own which it has taken away already: on attaching a program it changes its code
+// while others run it, and QEMU 7.2 shows another of its processors what was there before.
+const emulatorFault = "Oops: int3: 0000"
+
 // boot runs one machine, and once more if the first one never got to its first process.
 func boot(t testing.TB, qemu []string, consoleDevice, kernel, image string) {
 	bootFor(t, limit, qemu, consoleDevice, kernel, image)
@@ -201,6 +205,8 @@ func bootFor(t testing.TB, limit time.Duration, qemu []string, consoleDevice, ke
 			return
 		case attempt == 0 && !bytes.Contains(console, []byte("GUEST")):
 			t.Logf("the machine did not start (%v): once more", err)
+		case attempt == 0 && bytes.Contains(console, []byte(emulatorFault)):
+			t.Logf("the emulator's processor stumbled over code that the kernel had changed: once more")
 		default:
 			t.Fatalf("%v\n%s", err, console)
 		}
