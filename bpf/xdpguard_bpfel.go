@@ -61,6 +61,7 @@ const (
 	XdpguardMapPassed        = "passed"
 	XdpguardMapPassing       = "passing"
 	XdpguardMapPeers         = "peers"
+	XdpguardMapRefused       = "refused"
 	XdpguardMapReplies       = "replies"
 	XdpguardMapReported      = "reported"
 	XdpguardMapServers       = "servers"
@@ -142,6 +143,7 @@ type XdpguardMapSpecs struct {
 	Passed     *ebpf.MapSpec `ebpf:"passed"`
 	Passing    *ebpf.MapSpec `ebpf:"passing"`
 	Peers      *ebpf.MapSpec `ebpf:"peers"`
+	Refused    *ebpf.MapSpec `ebpf:"refused"`
 	Replies    *ebpf.MapSpec `ebpf:"replies"`
 	Reported   *ebpf.MapSpec `ebpf:"reported"`
 	Servers    *ebpf.MapSpec `ebpf:"servers"`
@@ -197,6 +199,7 @@ type XdpguardMaps struct {
 	Passed     *ebpf.Map `ebpf:"passed"`
 	Passing    *ebpf.Map `ebpf:"passing"`
 	Peers      *ebpf.Map `ebpf:"peers"`
+	Refused    *ebpf.Map `ebpf:"refused"`
 	Replies    *ebpf.Map `ebpf:"replies"`
 	Reported   *ebpf.Map `ebpf:"reported"`
 	Servers    *ebpf.Map `ebpf:"servers"`
@@ -220,6 +223,7 @@ func (m *XdpguardMaps) Close() error {
 		m.Passed,
 		m.Passing,
 		m.Peers,
+		m.Refused,
 		m.Replies,
 		m.Reported,
 		m.Servers,

@@ -7,6 +7,7 @@
 #define RAYPHER_XDPGUARD_STATE_H
 
 #define MAX_PASSING 65536	/* flows of all isolated agents */
+#define MAX_REFUSED 16384	/* flows that were refused a moment ago */
 #define MAX_FRAGMENTED 4096	/* datagrams of theirs that are on their way in pieces */
 
 /* The wire of one isolated agent, keyed by the index of its host end. Written by raypherd only. */
@@ -61,6 +62,14 @@ struct {
 	__type(key, struct passing_key);
 	__type(value, __u32);		/* generation of the rules that let it */
 } passing SEC(".maps");
+
+/* Flows that were refused and reported, and when: what follows in the next moment is only counted. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_REFUSED);
+	__type(key, struct passing_key);
+	__type(value, __u64);		/* CLOCK_BOOTTIME, nanoseconds */
+} refused SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

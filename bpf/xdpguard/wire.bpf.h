@@ -6,8 +6,11 @@
 
 #define FRAGMENTS_NS 30000000000ULL /* net.ipv4.ipfrag_time: how long a receiver waits for the rest */
 
-/* What becomes of a frame: it goes on; it is dropped; it is dropped as chatter of the namespace's kernel that nobody sent. */
-enum fate { FATE_PASS = 0, FATE_REFUSE, FATE_IGNORE };
+/* How long a refused flow is not looked at again: a flood costs little, and what is granted meanwhile opens that much later. */
+#define REFUSED_NS 250000000ULL
+
+/* What becomes of a frame: it goes on; it is dropped; so it is and was told; it is dropped as chatter of the namespace's kernel. */
+enum fate { FATE_PASS = 0, FATE_REFUSE, FATE_REFUSED_AGAIN, FATE_IGNORE };
 
 struct leaving {
 	struct frame frame;
@@ -212,6 +215,15 @@ static __always_inline bool piece_passes(struct leaving *l)
 	return first && now - *first < FRAGMENTS_NS;
 }
 
+/* Was this very flow refused a moment ago? */
+static __always_inline bool refused_again(const struct frame *f, __u64 cgroup)
+{
+	struct passing_key key = { .cgroup = cgroup, .remote = f->destination, .port = f->source.port };
+	__u64 *at = bpf_map_lookup_elem(&refused, &key);
+
+	return at && bpf_ktime_get_boot_ns() - *at < REFUSED_NS;
+}
+
 static __always_inline enum fate not_granted(struct leaving *l, enum reason reason)
 {
 	l->reason = reason;
@@ -270,6 +282,8 @@ static __always_inline enum fate judge_leaving(struct xdp_md *ctx, const struct 
 		return FATE_REFUSE;
 	if (!same_addr(&f->source, w->agent6, w->agent4))
 		return not_granted(l, REASON_SOURCE);
+	if (f->piece == PIECE_WHOLE && refused_again(f, cgroup))
+		return FATE_REFUSED_AGAIN;
 	if (!find_agent(&cgroup, &a))
 		return not_granted(l, REASON_UNKNOWN_AGENT);
 	l->question.cgroup = cgroup;
@@ -286,8 +300,12 @@ static __always_inline enum fate judge_leaving(struct xdp_md *ctx, const struct 
 /* Reports and counts a dropped frame. Its own function, because the stacks of calls are bounded together (512 bytes). */
 static __noinline int refuse_leaving(const struct frame *f, __u64 cgroup, enum reason reason)
 {
+	struct passing_key key = { .cgroup = cgroup, .remote = f->destination, .port = f->source.port };
+	__u64 now = bpf_ktime_get_boot_ns();
 	struct refusal r = {};
 
+	if (reason == REASON_NOT_GRANTED && f->source.port)
+		bpf_map_update_elem(&refused, &key, &now, BPF_ANY);
 	r.what.cgroup = cgroup;
 	r.what.flow = f->destination;
 	r.what.operation = f->destination.proto == IPPROTO_TCP ? OP_CONNECT : OP_SEND;
@@ -314,9 +332,11 @@ int raypher_wire(struct xdp_md *ctx)
 	fate = judge_leaving(ctx, w, &l);
 	if (fate == FATE_PASS)
 		return XDP_PASS;
-	if (fate == FATE_REFUSE) {
+	if (fate != FATE_IGNORE) {
 		count_drop(w->cgroup, bytes);
 		count_drop(WIRE_TOTAL, bytes);
+	}
+	if (fate == FATE_REFUSE) {
 		refuse_leaving(&l.frame, w->cgroup, l.reason);
 	}
 	return XDP_DROP;
