@@ -184,3 +184,33 @@ func TestReload(t *testing.T) {
 	p.daemon.Process.Signal(syscall.SIGHUP)
 	p.eventually("no agent begins in the namespace", func() bool { return strings.Contains(begins(), "max_agents") })
 }
+
+// TestForksDuringApply: an agent that forks all the time gets nothing by children that are on their way while its policy changes.
+func TestForksDuringApply(t *testing.T) {
+	p := newPair(t, "--backend", "broker").start()
+	if err := os.Mkdir(filepath.Join(p.dir, "data"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	file := p.write("data/file", "line\n")
+	wide := reject() + files(p.dir+"/data/**", "")
+	narrow := reject() + files(p.dir+"/data/**", "  deny: ["+file+"]\n")
+	_, out := p.raypher("run", "--quiet", "--policy", p.write("policy.yaml", wide), "--name", "loop", "--", "bash", "-c", fmt.Sprintf(
+		`try() { when=before; [ -e %[1]s/data/narrowed ] && when=after; r=shut; read line < %[2]s && r=open; echo $when $r; }
+		while :; do (try) & (try; (try) & wait) & wait; done 2>/dev/null`, p.dir, file))
+	p.eventually("it reads", func() bool { return strings.Contains(out.String(), "before open") })
+	for range 10 {
+		for _, policy := range []string{narrow, wide} {
+			if said, err := p.cli("policy", "apply", "--agent", "loop", p.write("next.yaml", policy)); err != nil {
+				t.Fatal(err, said)
+			}
+		}
+	}
+	if said, err := p.cli("policy", "apply", "--agent", "loop", p.write("next.yaml", narrow)); err != nil {
+		t.Fatal(err, said)
+	}
+	p.write("data/narrowed", "")
+	p.eventually("it goes on after that", func() bool { return strings.Count(out.String(), "after shut") > 50 })
+	if strings.Contains(out.String(), "after open") {
+		t.Error("a child read what was denied before it looked")
+	}
+}
