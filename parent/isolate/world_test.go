@@ -38,7 +38,6 @@ type world struct {
 
 	mu      sync.Mutex
 	arrived []string // "tcp 10.77.0.2:80 from 10.77.0.1 data", in order
-	leaked  []string // packets of the wires' addresses that the host's stack got, in hex
 }
 
 var (
