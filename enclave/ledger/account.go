@@ -25,7 +25,7 @@ type account struct {
 
 	requests window // of the last minute
 	tokens   window // of the last day
-	spentAt  int64  // Unix nanoseconds of the newest change of spent
+	month    string // in which it was spent from last
 }
 
 func newAccount() *account {

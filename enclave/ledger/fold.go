@@ -20,8 +20,6 @@ const (
 	MaxFinished = 1 << 16
 	// MaxAccounts bounds namespaces, agents and runs, each.
 	MaxAccounts = 1 << 14
-	// runMemory is how long a run that is not used is remembered, at least; it is forgotten when a month begins.
-	runMemory = 31 * 24 * time.Hour
 )
 
 // Fold is what the entries of a journal add up to: leases, reservations, settlements. The ledger keeps its balances in one and
@@ -104,7 +102,7 @@ func (f *Fold) host() *account { return f.accounts[Host][""] }
 func (f *Fold) beginEpoch() {
 	byID := func(a, b *hold) int { return bytes.Compare(a.ID[:], b.ID[:]) }
 	for _, h := range slices.SortedFunc(maps.Values(f.open), byID) {
-		f.end(h, journal.Settlement{ID: h.ID, Outcome: journal.Kept}, f.clock)
+		f.end(h, journal.Settlement{ID: h.ID, Outcome: journal.Kept})
 	}
 	f.forfeit()
 	f.first = true
@@ -177,13 +175,14 @@ func (f *Fold) grant(g *lease.Grant) {
 	if g.Period <= f.period { // months as 2026-11 sort by time
 		return
 	}
+	ended := f.period
 	f.period = g.Period
 	now := f.clock / int64(time.Second)
 	for level, accounts := range f.accounts {
 		for name, a := range accounts {
 			if level == Run { // its budget is for its life
 				a.lost = add(a.lost, f.unaccounted)
-				if a.idle(now) && f.clock-a.spentAt > int64(runMemory) {
+				if a.idle(now) && a.month != ended { // unused for a whole month; months are signed, so no clock can do this
 					delete(accounts, name)
 				}
 				continue
@@ -236,7 +235,7 @@ func (f *Fold) settle(s *journal.Settlement, at int64) (above bool, err error) {
 	h := f.open[s.ID]
 	switch {
 	case h != nil:
-		return f.end(h, *s, at), nil
+		return f.end(h, *s), nil
 	case !s.Again:
 		return false, fmt.Errorf("settlement %s: %w", s.ID, errUnknown)
 	case s.Outcome == journal.Withdrawn:
@@ -245,8 +244,8 @@ func (f *Fold) settle(s *journal.Settlement, at int64) (above bool, err error) {
 	return false, nil
 }
 
-// end takes a hold off every level and puts there what it came to. at is in Unix nanoseconds.
-func (f *Fold) end(h *hold, s journal.Settlement, at int64) (above bool) {
+// end takes a hold off every level and puts there what it came to.
+func (f *Fold) end(h *hold, s journal.Settlement) (above bool) {
 	spent := s.Actual
 	if s.Outcome == journal.Kept {
 		spent = h.Worst
@@ -263,7 +262,7 @@ func (f *Fold) end(h *hold, s journal.Settlement, at int64) (above bool) {
 		if s.Outcome == journal.Withdrawn {
 			a.requests.take(h.at, 1)
 		} else {
-			a.spentAt = max(a.spentAt, at)
+			a.month = f.period
 		}
 	}
 	switch {

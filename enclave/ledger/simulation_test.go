@@ -77,7 +77,7 @@ func simulate(t *testing.T, seed uint64) (*world, int) {
 	rng := rand.New(rand.NewPCG(seed, 0x7261797068657231))
 	w := &world{
 		rng: rng, dir: scratch(t), grants: map[uint64]*grant{}, genuine: map[[32]byte]bool{},
-		over: map[scope]uint64{}, charged: map[scope]uint64{}, erased: map[string]bool{},
+		over: map[scope]uint64{}, charged: map[scope]uint64{}, erased: map[string]bool{}, used: map[string]string{},
 	}
 	defer os.RemoveAll(w.dir)
 	flip := func() bool { return rng.IntN(3) == 0 }
@@ -191,6 +191,9 @@ func (w *world) install(p *process) {
 		w.fail("%v", err)
 		return
 	}
+	if g := w.grants[p.unseen]; g != nil && p.ledger.fold.version() < p.unseen {
+		w.erased[g.period] = true // it will never be on record again
+	}
 	w.version++
 	w.grants[w.version] = &grant{signed: signed, period: period, most: most}
 	month := p.ledger.fold.period
@@ -204,6 +207,20 @@ func (w *world) install(p *process) {
 func (w *world) rolled(p *process, month string) {
 	if host := p.ledger.fold.host(); p.ledger.fold.period > month {
 		w.low, w.high = host.spent, host.spent
+		w.forget(p, month)
+	}
+}
+
+// forget begins a run's account anew if the fold has forgotten it, which it must not in the month after its use.
+func (w *world) forget(p *process, ended string) {
+	for what := range w.charged {
+		if what.level != Run || p.ledger.fold.accounts[Run][what.name] != nil || w.faults.rollback || w.faults.clones {
+			continue
+		}
+		if w.used[what.name] == ended {
+			w.fail("run %s is forgotten in the month after its use", what.name)
+		}
+		w.charged[what], w.over[what] = 0, 0
 	}
 }
 
@@ -279,6 +296,7 @@ func (w *world) charge(c *call) {
 	r := c.reservation(journal.Hash{})
 	for level, name := range names(r) {
 		w.charged[scopeOf(level, name, c.month)] += c.actual
+		w.used[name] = c.month
 		w.over[scopeOf(level, name, c.month)] += max(c.actual, uint64(c.Worst)) - uint64(c.Worst)
 	}
 	w.charged[scope{grant: c.grant}] += c.actual

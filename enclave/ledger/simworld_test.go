@@ -61,11 +61,12 @@ type world struct {
 	calls      []*call
 	next       uint64 // request id
 
-	over      map[scope]uint64 // charged above the worst, by scope and month
-	charged   map[scope]uint64 // by scope and month
-	allowance uint64           // that a scope narrower than the host may be over, after rollbacks and clones: what was forfeited then
-	erased    map[string]bool  // months of which the parent made grants disappear
-	low, high uint64           // what the host's account has spent, at least and at most; one process only
+	over      map[scope]uint64  // charged above the worst, by scope and month
+	charged   map[scope]uint64  // by scope and month
+	allowance uint64            // that a scope narrower than the host may be over, after rollbacks and clones: what was forfeited then
+	erased    map[string]bool   // months of which the parent made grants disappear
+	used      map[string]string // month of the newest charge, by account
+	low, high uint64            // what the host's account has spent, at least and at most; one process only
 	problem   string
 	trace     []string
 }
@@ -177,6 +178,7 @@ type process struct {
 	attached bool
 	started  time.Duration
 	ledger   *Ledger
+	unseen   uint64                     // grant that was signed last before it started
 	reserved map[journal.RequestID]bool // durable
 }
 
@@ -312,7 +314,7 @@ func (w *world) start(state string, presented log) *process {
 		}
 	}
 	w.presented(state, fold)
-	p := &process{w: w, state: state, log: presented, attached: true, started: w.time, reserved: map[journal.RequestID]bool{}}
+	p := &process{w: w, unseen: w.version, state: state, log: presented, attached: true, started: w.time, reserved: map[journal.RequestID]bool{}}
 	epoch, err := journal.NewEntry(journal.TypeEpoch, w.wall(), []byte("epoch"))
 	if err != nil {
 		w.fail("%v", err)
@@ -333,15 +335,20 @@ func (w *world) presented(state string, fold *Fold) {
 	if w.faults.rollback || w.faults.clones {
 		w.allowance += uint64(max(0, fold.credit)) + fold.host().held
 	}
-	seen := uint64(0)
-	if g := fold.leases.Grant(); g != nil {
-		seen = g.Version
-	}
+	seen := fold.version()
 	for version, g := range w.grants {
 		if version > seen && version < w.version {
 			w.erased[g.period] = true
 		}
 	}
+}
+
+// version is that of the grant in force; 0: none.
+func (f *Fold) version() uint64 {
+	if g := f.leases.Grant(); g != nil {
+		return g.Version
+	}
+	return 0
 }
 
 // replayed checks that a journal adds up to what the process has in memory.

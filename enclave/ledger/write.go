@@ -248,7 +248,7 @@ func (l *Ledger) fail(r *record, err error, begun bool) *record {
 	case r.reservation != nil:
 		s, at = journal.Settlement{ID: r.reservation.ID, Outcome: journal.Withdrawn, Again: true}, l.now()
 		l.fold.tick(at)
-		l.fold.end(r.reservation, s, at)
+		l.fold.end(r.reservation, s)
 	case r.settlement != nil:
 		s = *r.settlement
 		s.Again = true
