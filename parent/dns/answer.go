@@ -2,7 +2,6 @@ package dns
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -172,7 +171,7 @@ func (s *Server) answerWith(q *question, found resolved) *dns.Msg {
 			*q.observed = append(*q.observed, Observed{addr, closed && end.reserved})
 		}
 		if closed {
-			s.report(q, fmt.Sprintf("answer points to %s (%s)", addr, end.what))
+			s.report(q, end.reason(addr))
 			if enforced(q.agent) {
 				continue
 			}

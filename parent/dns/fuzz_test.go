@@ -86,7 +86,7 @@ func FuzzAnswer(f *testing.F) {
 	q.Id = 7
 	m := new(dns.Msg)
 	m.SetReply(q)
-	for _, line := range []string{"api.example.com. 1 IN A 192.0.2.1", "api.example.com. 1 IN CNAME b.test.", "b.test. 4294967295 IN A 10.0.0.1"} {
+	for _, line := range []string{"api.example.com. 1 IN A 192.0.2.1", "api.example.com. 1 IN AAAA 2001:db8::1", "api.example.com. 1 IN CNAME b.test.", "b.test. 1 IN CNAME api.example.com.", "b.test. 4294967295 IN A 10.0.0.1"} {
 		rr, err := dns.NewRR(line)
 		if err != nil {
 			f.Fatal(err)
@@ -108,14 +108,16 @@ func FuzzAnswer(f *testing.F) {
 		if m.Id != 7 || !m.Response || len(m.Question) == 1 && !strings.EqualFold(m.Question[0].Name, "api.example.com.") {
 			t.Errorf("taken for an answer: %v", m)
 		}
-		c := newChain("api.example.com", dns.TypeA)
-		_ = c.follow(m)
-		if len(c.addrs) > maxAddresses || len(c.names) > maxChain || c.ttl < 0 || noneFor(m) < 0 {
-			t.Errorf("%+v of %v", c, m)
-		}
-		for _, a := range c.addrs {
-			if !a.Is4() {
-				t.Errorf("an address of another type: %v", a)
+		for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA} {
+			c := newChain("api.example.com", qtype)
+			_ = c.follow(m)
+			if len(c.addrs) > maxAddresses || len(c.names) > maxChain || c.ttl < 0 || c.ttl > maxGrant || noneFor(m) < 0 {
+				t.Errorf("%+v of %v", c, m)
+			}
+			for _, a := range c.addrs {
+				if a.Is4() != (qtype == dns.TypeA) {
+					t.Errorf("an address of another type: %v", a)
+				}
 			}
 		}
 	})

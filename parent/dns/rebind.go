@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -41,4 +42,13 @@ func (e end) closed(q *question, a netip.Addr) bool {
 	}
 	n := q.agent.Network
 	return !n.Grants(a) && (e.reserved || n == nil || n.DefaultAction != policy.Allow)
+}
+
+// reason is what is reported of an answer that points to the address.
+func (e end) reason(a netip.Addr) string {
+	text := fmt.Sprintf("answer points to %s (%s)", a, e.what)
+	if !e.reserved {
+		text += ": a rule that says private opens it"
+	}
+	return text
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -158,7 +159,7 @@ func TestTooManyQuestions(t *testing.T) {
 	u := &upstream{records: zone(t, "api.example.com. 60 IN A 192.0.2.1")}
 	f := start(t, Agent{CgroupID: 5, Network: &policy.Network{Egress: []string{"api.example.com"}}}, Options{Upstreams: []string{u.start(t)}})
 	now := time.Now()
-	for f.server.limits.question(5, now) {
+	for n := 0; n < 10*questionsAtOnce && f.server.limits.question(5, now); n++ {
 	}
 	f.server.limits.agents[5].questions.at = now.Add(time.Hour) // no refill while the test looks
 	if m := f.ask(t, "udp", "api.example.com.", dns.TypeA); m.Rcode != dns.RcodeRefused {
@@ -171,5 +172,26 @@ func TestTooManyQuestions(t *testing.T) {
 	}
 	if !f.server.limits.question(6, now) {
 		t.Error("another agent pays for it")
+	}
+}
+
+// TestAskedAgain: a name below a wildcard is not asked for again soon, whatever its time to live; one that a rule spells out is.
+func TestAskedAgain(t *testing.T) {
+	u := &upstream{records: zone(t, "x.example.com. 0 IN A 192.0.2.1", "api.example.com. 0 IN A 192.0.2.1")}
+	f := start(t, Agent{CgroupID: 5, Network: &policy.Network{Egress: []string{"*.example.com", "api.example.com"}}}, Options{Upstreams: []string{u.start(t)}})
+	for _, name := range []string{"x.example.com.", "api.example.com."} {
+		for range 2 {
+			f.ask(t, "udp", name, dns.TypeA)
+			c := f.server.upstreams.cache
+			c.mu.Lock()
+			for key, e := range c.of { // ten seconds pass
+				e.at = e.at.Add(-10 * time.Second)
+				c.of[key] = e
+			}
+			c.mu.Unlock()
+		}
+	}
+	if want := []string{"x.example.com.", "api.example.com.", "api.example.com."}; !slices.Equal(u.asked, want) {
+		t.Errorf("the upstream was asked %q, want %q", u.asked, want)
 	}
 }
