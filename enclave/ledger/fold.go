@@ -182,7 +182,7 @@ func (f *Fold) grant(g *lease.Grant) {
 		for name, a := range accounts {
 			if level == Run { // its budget is for its life
 				a.lost = add(a.lost, f.unaccounted)
-				if a.idle(now) && a.month != ended { // unused for a whole month; months are signed, so no clock can do this
+				if a.held == 0 && a.month != ended { // unused for a whole month; months are signed, so no clock can do this
 					delete(accounts, name)
 				}
 				continue
