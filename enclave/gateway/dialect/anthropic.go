@@ -1,7 +1,6 @@
 package dialect
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 
@@ -50,16 +49,12 @@ func (m messages) read(r *Request, o *object) error {
 	if err := m.readContent(r, o.get("system")); err != nil {
 		return err
 	}
-	list, err := o.elements("messages")
+	list, err := o.objects("messages")
 	if err != nil {
 		return err
 	}
-	for _, raw := range list {
+	for _, message := range list {
 		r.input += aroundMessage
-		message, err := parsed(raw)
-		if err != nil {
-			return fmt.Errorf("messages: %w", err)
-		}
 		if err := onlyKnown(message, "of a message: ", []string{"role", "content"}); err != nil {
 			return err
 		}
@@ -79,15 +74,11 @@ func (messages) readEdits(o *object) error {
 	if err := onlyKnown(management, "of context_management: ", []string{"edits"}); err != nil {
 		return err
 	}
-	edits, err := management.elements("edits")
+	edits, err := management.objects("edits")
 	if err != nil {
 		return err
 	}
-	for _, raw := range edits {
-		edit, err := parsed(raw)
-		if err != nil {
-			return fmt.Errorf("context_management: %w", err)
-		}
+	for _, edit := range edits {
 		kind, _, err := edit.text("type")
 		if err != nil {
 			return err
@@ -103,16 +94,12 @@ func (messages) readEdits(o *object) error {
 var anthropicClientTools = []string{"bash_", "text_editor_", "computer_", "memory_"}
 
 func (messages) readTools(r *Request, o *object) error {
-	tools, err := o.elements("tools")
+	tools, err := o.objects("tools")
 	if err != nil || len(tools) == 0 {
 		return err
 	}
 	r.input += aroundTools
-	for _, raw := range tools {
-		tool, err := parsed(raw)
-		if err != nil {
-			return fmt.Errorf("tools: %w", err)
-		}
+	for _, tool := range tools {
 		kind, there, err := tool.text("type")
 		if err != nil {
 			return err
@@ -134,15 +121,11 @@ func (m messages) readContent(r *Request, content jsontext.Value) error {
 	if content == nil || content.Kind() != '[' {
 		return readParts(r, content, nil, nil)
 	}
-	blocks, err := elements(content)
+	blocks, err := contentObjects(content)
 	if err != nil {
 		return err
 	}
-	for _, raw := range blocks {
-		block, err := parsed(raw)
-		if err != nil {
-			return fmt.Errorf("content: %w", err)
-		}
+	for _, block := range blocks {
 		kind, _, err := block.text("type")
 		if err != nil {
 			return err

@@ -59,15 +59,11 @@ func (g generate) read(r *Request, o *object) error {
 			return err
 		}
 	}
-	contents, err := o.elements("contents")
+	contents, err := o.objects("contents")
 	if err != nil {
 		return err
 	}
-	for _, raw := range contents {
-		content, err := parsed(raw)
-		if err != nil {
-			return fmt.Errorf("contents: %w", err)
-		}
+	for _, content := range contents {
 		if err := g.readContent(r, content); err != nil {
 			return err
 		}
@@ -85,16 +81,12 @@ func spelled(err error) error {
 }
 
 func (generate) readTools(r *Request, o *object) error {
-	tools, err := o.elements("tools")
+	tools, err := o.objects("tools")
 	if err != nil || len(tools) == 0 {
 		return err
 	}
 	r.input += aroundTools
-	for _, raw := range tools {
-		tool, err := parsed(raw)
-		if err != nil {
-			return fmt.Errorf("tools: %w", err)
-		}
+	for _, tool := range tools {
 		if err := onlyKnown(tool, "a tool that runs at the provider: ", []string{"functionDeclarations"}); err != nil {
 			return spelled(err)
 		}
@@ -112,15 +104,11 @@ func (generate) readContent(r *Request, content *object) error {
 	if err := onlyKnown(content, "of a content: ", []string{"role", "parts"}); err != nil {
 		return err
 	}
-	parts, err := content.elements("parts")
+	parts, err := content.objects("parts")
 	if err != nil {
 		return err
 	}
-	for _, raw := range parts {
-		part, err := parsed(raw)
-		if err != nil {
-			return fmt.Errorf("parts: %w", err)
-		}
+	for _, part := range parts {
 		for _, m := range part.members {
 			switch m.name {
 			case "text", "thought", "functionCall", "functionResponse":

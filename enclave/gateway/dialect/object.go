@@ -198,6 +198,27 @@ func (o *object) elements(name string) ([]jsontext.Value, error) {
 	return elements(value)
 }
 
+// objects returns what is in a member that is an array of objects; nil where it is missing or null.
+func (o *object) objects(name string) ([]*object, error) {
+	list, err := o.elements(name)
+	if err != nil {
+		return nil, err
+	}
+	return objects(name, list)
+}
+
+// objects reads each of a list of values as an object; name is the list's, for messages.
+func objects(name string, list []jsontext.Value) ([]*object, error) {
+	all := make([]*object, len(list))
+	for i, raw := range list {
+		var err error
+		if all[i], err = parsed(raw); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return all, nil
+}
+
 // elements returns what is in an array of a document that was read before.
 func elements(array jsontext.Value) ([]jsontext.Value, error) {
 	decoder := jsontext.NewDecoder(bytes.NewBuffer(array), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))

@@ -1,6 +1,7 @@
 package dialect
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -120,16 +121,12 @@ func (c chat) readLimit(r *Request, o *object) error {
 
 // readTools takes tools that run where the agent is; those that the provider runs are charged by use.
 func readTools(r *Request, o *object, known []string) error {
-	tools, err := o.elements("tools")
+	tools, err := o.objects("tools")
 	if err != nil || len(tools) == 0 {
 		return err
 	}
 	r.input += aroundTools + aroundMessage*int64(len(tools))
-	for _, raw := range tools {
-		tool, err := parsed(raw)
-		if err != nil {
-			return fmt.Errorf("tools: %w", err)
-		}
+	for _, tool := range tools {
 		kind, there, err := tool.text("type")
 		if err != nil {
 			return err
@@ -145,16 +142,12 @@ func readTools(r *Request, o *object, known []string) error {
 }
 
 func readMessages(r *Request, o *object) error {
-	list, err := o.elements("messages")
+	list, err := o.objects("messages")
 	if err != nil {
 		return err
 	}
-	for _, raw := range list {
+	for _, message := range list {
 		r.input += aroundMessage
-		message, err := parsed(raw)
-		if err != nil {
-			return fmt.Errorf("messages: %w", err)
-		}
 		if err := onlyKnown(message, "of a message: ", chatMessageMembers); err != nil {
 			return err
 		}
@@ -176,18 +169,11 @@ func readParts(r *Request, content jsontext.Value, plain, opaque []string) error
 	if content == nil || content.Kind() == '"' {
 		return nil
 	}
-	if content.Kind() != '[' {
-		return fmt.Errorf("content: a string or an array is expected")
-	}
-	parts, err := elements(content)
+	parts, err := contentObjects(content)
 	if err != nil {
 		return err
 	}
-	for _, raw := range parts {
-		part, err := parsed(raw)
-		if err != nil {
-			return fmt.Errorf("content: %w", err)
-		}
+	for _, part := range parts {
 		kind, _, err := part.text("type")
 		if err != nil {
 			return err
@@ -201,6 +187,18 @@ func readParts(r *Request, content jsontext.Value, plain, opaque []string) error
 		}
 	}
 	return nil
+}
+
+// contentObjects are what content has that is no string.
+func contentObjects(content jsontext.Value) ([]*object, error) {
+	if content.Kind() != '[' {
+		return nil, errors.New("content: a string or an array is expected")
+	}
+	all, err := elements(content)
+	if err != nil {
+		return nil, err
+	}
+	return objects("content", all)
 }
 
 // askForUsage has the stream end with a chunk that says what was used.
