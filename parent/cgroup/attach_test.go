@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 )
 
@@ -145,4 +146,36 @@ func TestElsewhere(t *testing.T) {
 		threads, children, err := g.Elsewhere()
 		return err == nil && threads == 0 && children == 1
 	})
+}
+
+// TestProcessesBesideOnesThatVanish: who makes and removes cgroups all the time hides no process of another that lies beside them.
+func TestProcessesBesideOnesThatVanish(t *testing.T) {
+	p := open(t)
+	slice, path := service(t, p)
+	program := start(t, &Group{parent: p, id: "s", path: path}, Limits{}, "sleep 1000")
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			first := filepath.Join(slice, "a.first") // listed before some.service
+			if os.Mkdir(first, mode) == nil {
+				os.Remove(first)
+			}
+		}
+	}()
+	defer func() { close(stop); <-ended }()
+	g, err := p.Attach("a", slice)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 5000 {
+		if pids, err := g.Processes(); err != nil || !slices.Contains(pids, program.Process.Pid) {
+			t.Fatalf("at look %d: %v, %v, want %d", i, pids, err, program.Process.Pid)
+		}
+	}
 }

@@ -108,26 +108,37 @@ func (g *Group) Evict(to string) error {
 	return err
 }
 
-// Processes lists the pids in the group and below it.
+// Processes lists the pids in the group and below it. What lies beside a cgroup that is removed meanwhile is listed all the same: who may
+// make cgroups there could else hide it.
 func (g *Group) Processes() ([]int, error) {
 	var pids []int
 	err := filepath.WalkDir(g.path, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.IsDir() {
-			return err
+		if err == nil && d.IsDir() {
+			var in []int
+			in, err = processesIn(path)
+			pids = append(pids, in...)
 		}
-		content, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
-		if err != nil {
-			return err
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+			return nil // removed before, or after it was opened
 		}
-		for _, field := range strings.Fields(string(content)) {
-			if pid, err := strconv.Atoi(field); err == nil {
-				pids = append(pids, pid)
-			}
-		}
-		return nil
+		return err
 	})
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil {
 		return nil, fmt.Errorf("processes of agent %s: %w", g.id, err)
+	}
+	return pids, nil
+}
+
+// processesIn lists the pids right in a cgroup.
+func processesIn(path string) (pids []int, err error) {
+	content, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
+	if err != nil {
+		return nil, err
+	}
+	for _, field := range strings.Fields(string(content)) {
+		if pid, err := strconv.Atoi(field); err == nil {
+			pids = append(pids, pid)
+		}
 	}
 	return pids, nil
 }
