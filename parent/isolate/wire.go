@@ -188,7 +188,7 @@ func (c *connecting) make(owner string) error {
 	c.hostMAC, c.agentMAC = randomMAC(), randomMAC()
 	name := wirePrefix + c.id
 	err := netlink.LinkAdd(&netlink.Veth{
-		LinkAttrs: netlink.LinkAttrs{Name: name, HardwareAddr: c.hostMAC},
+		LinkAttrs: netlink.LinkAttrs{Name: name, HardwareAddr: c.hostMAC, NumTxQueues: 1, NumRxQueues: 1}, // XDP sees no queue that this end lacks
 		PeerName:  agentEnd, PeerHardwareAddr: c.agentMAC, PeerNamespace: netlink.NsFd(int(c.ns.Fd())),
 	})
 	if err == nil {
