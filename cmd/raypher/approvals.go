@@ -225,7 +225,7 @@ it where it is signed, and remove the file.`,
 			case err != nil:
 				return err
 			case asJSON:
-				return printProto(c.OutOrStdout(), reply)
+				return printProposalsJSON(c.OutOrStdout(), reply.Proposals)
 			case len(reply.Proposals) == 0:
 				_, err = fmt.Fprintln(c.OutOrStdout(), "nothing is proposed")
 				return err
@@ -240,6 +240,22 @@ it where it is signed, and remove the file.`,
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
 	return c
+}
+
+// printProposalsJSON prints what the files say as text.
+func printProposalsJSON(out io.Writer, proposals []*parentv1.Proposal) error {
+	type file struct {
+		Name    string `json:"name"`
+		Path    string `json:"path"`
+		Content string `json:"content"`
+	}
+	files := make([]file, len(proposals))
+	for i, p := range proposals {
+		files[i] = file{p.Name, p.Path, string(p.Content)}
+	}
+	return printJSON(out, struct {
+		Proposals []file `json:"proposals"`
+	}{files})
 }
 
 // eachChange hands over what raypherd sends, until it ends or each fails.

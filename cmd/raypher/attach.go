@@ -42,10 +42,10 @@ It ends with the last process in the cgroup, or with raypher detach. A unit that
 				}
 			}
 			if ways != 1 {
-				return errors.New("name what to attach: one of --cgroup, --pid and --unit")
+				return usageError(errors.New("attach: name what to attach: one of --cgroup, --pid and --unit"))
 			}
 			if err := readFor(policyPath, &r.Policy, &r.PolicyPath); err != nil {
-				return err
+				return usageError(fmt.Errorf("attach: policy: %w", err))
 			}
 			var reply *parentv1.AttachReply
 			err := withOperator(func(operator parentv1.OperatorClient) (err error) {
@@ -87,9 +87,13 @@ func printAttached(out io.Writer, a *parentv1.AgentStatus) error {
 	if a.Backend == "network" {
 		holds = "the network, and nothing else"
 	}
+	processes := "processes"
+	if a.Processes == 1 {
+		processes = "process"
+	}
 	var text bytes.Buffer
-	fmt.Fprintf(&text, "attached %s as agent %s (%s), %d processes, mode %s\nheld: %s\nnot held:\n",
-		evidence.Printable(a.Attached), a.AgentId, evidence.Printable(a.Subject), a.Processes, a.Mode, holds)
+	fmt.Fprintf(&text, "attached %s as agent %s (%s), %d %s, mode %s\nheld: %s\nnot held:\n",
+		evidence.Printable(a.Attached), a.AgentId, evidence.Printable(a.Subject), a.Processes, processes, a.Mode, holds)
 	for _, u := range a.Uncovered {
 		fmt.Fprintf(&text, "  - %s\n", evidence.Printable(u))
 	}
@@ -107,7 +111,7 @@ beginning of one, or a name; it must mean one agent. --cgroup lets go of a cgrou
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, words []string) error {
 			if (cgroup == "") == (len(words) == 0) {
-				return errors.New("name an agent, or a cgroup with --cgroup")
+				return usageError(errors.New("detach: name an agent, or a cgroup with --cgroup"))
 			}
 			return withOperator(func(operator parentv1.OperatorClient) error {
 				r := &parentv1.DetachRequest{Cgroup: cgroup}

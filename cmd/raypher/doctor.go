@@ -30,6 +30,7 @@ any other user is told what could not be looked at. Exit code 0: the guard can r
 			}
 			report := doctor.Interpret(doctor.Look(c.Context(), doctor.Places{
 				Socket:      paths.Socket,
+				Named:       os.Getenv(instance.RunVariable) != "",
 				State:       paths.State,
 				Journal:     paths.Journal,
 				Group:       group,

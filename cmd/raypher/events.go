@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -101,19 +102,22 @@ func printEvent(out io.Writer, e *parentv1.Event, asJSON bool) error {
 		}
 		return err
 	}
-	times, rule, entry := "", "", "not yet in the journal"
+	times, rule, process, entry := "", "", "", "not yet in the journal"
 	if item.Count > 1 {
 		times = fmt.Sprintf(" ×%d", item.Count)
 	}
 	if item.Rule != "" {
-		rule = " by " + evidence.Printable(item.Rule)
+		rule = " by " + evidence.Printable(strings.TrimPrefix(item.Rule, "by ")) // who cut and who detached stand there as "by root"
+	}
+	if item.PID != 0 || item.Comm != "" {
+		process = fmt.Sprintf(", %s[%d]", evidence.Printable(item.Comm), item.PID)
 	}
 	if len(e.Epoch) > 0 {
 		entry = item.name()
 	}
-	_, err = fmt.Fprintf(out, "%s %s %s %s %s%s (%s%s, %s[%d]) [%s]\n",
+	_, err = fmt.Fprintf(out, "%s %s %s %s %s%s (%s%s%s) [%s]\n",
 		time.Unix(0, item.Time).Format("15:04:05.000"), evidence.Printable(item.AgentID), item.Decision,
 		evidence.Printable(item.Operation), evidence.Printable(item.Target), times,
-		evidence.Printable(item.Layer), rule, evidence.Printable(item.Comm), item.PID, entry)
+		evidence.Printable(item.Layer), rule, process, entry)
 	return err
 }

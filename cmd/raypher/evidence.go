@@ -144,6 +144,7 @@ func newApprovalItem(epoch string, index uint64, approval []byte) (listItem, err
 	if a.Who != nil {
 		v.Layer = "user " + a.Who.User
 	}
+	a.VisaID = nil // it stands beside, in hexadecimal as everywhere
 	return listItem{Epoch: epoch, Index: index, Verdict: v, VisaID: hex.EncodeToString(v.VisaID), Approval: a}, nil
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 
@@ -26,7 +27,7 @@ AGENT is an id, the beginning of one, or a name; it must mean one agent.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, words []string) error {
 			if err := readFor(words[0], &r.Policy, &r.PolicyPath); err != nil {
-				return usageError(err)
+				return usageError(fmt.Errorf("policy apply: %w", err))
 			}
 			var reply *parentv1.ApplyPolicyReply
 			err := withOperator(func(operator parentv1.OperatorClient) error {
@@ -44,7 +45,7 @@ AGENT is an id, the beginning of one, or a name; it must mean one agent.`,
 			case err != nil:
 				return err
 			case asJSON:
-				return printProto(c.OutOrStdout(), reply)
+				return printAppliedJSON(c.OutOrStdout(), reply)
 			}
 			return printApplied(c.OutOrStdout(), reply, r.Check)
 		},
@@ -77,8 +78,18 @@ func printApplied(out io.Writer, reply *parentv1.ApplyPolicyReply, check bool) e
 	return err
 }
 
+// printAppliedJSON prints the permit as the object that it is.
+func printAppliedJSON(out io.Writer, reply *parentv1.ApplyPolicyReply) error {
+	return printJSON(out, struct {
+		Live   []string        `json:"live"`
+		Bounds []string        `json:"bounds"`
+		Permit json.RawMessage `json:"permit"`
+	}{append([]string{}, reply.Live...), append([]string{}, reply.Bounds...), reply.Permit})
+}
+
 func reloadCommand() *cobra.Command {
-	return &cobra.Command{
+	var asJSON bool
+	c := &cobra.Command{
 		Use:   "reload",
 		Short: "Have raypherd read the host's policy and namespaces anew",
 		Long: `Have raypherd read anew what it read at its start: the host's policy (/etc/raypher/policy.yaml) and what namespaces may use. SIGHUP does the
@@ -93,6 +104,9 @@ same. A mistake in either changes nothing, and is said. Agents that run keep wha
 			if err != nil {
 				return err
 			}
+			if asJSON {
+				return printProto(c.OutOrStdout(), reply)
+			}
 			if len(reply.Changes) == 0 {
 				reply.Changes = []string{"nothing has changed"}
 			}
@@ -104,4 +118,6 @@ same. A mistake in either changes nothing, and is said. Agents that run keep wha
 			return nil
 		},
 	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
 }

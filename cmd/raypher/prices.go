@@ -16,35 +16,89 @@ const stalePrices = 90 * 24 * time.Hour
 
 func pricesCommand() *cobra.Command {
 	c := &cobra.Command{Use: "prices", Short: "What models cost: the price list that ships, or one of your own"}
-	c.AddCommand(
-		&cobra.Command{
-			Use: "list", Short: "Print the price list that ships, with the source and date of each price", Args: cobra.NoArgs,
-			RunE: func(c *cobra.Command, _ []string) error {
-				list, err := prices.Snapshot(cost.ParseRate)
-				if err != nil {
-					return err
-				}
-				return printPrices(c, list)
-			},
-		},
-		&cobra.Command{
-			Use: "check [FILE]", Short: "Check a price list, the one that ships without FILE, and name prices older than 90 days", Args: cobra.MaximumNArgs(1),
-			RunE: func(c *cobra.Command, args []string) error {
-				list, err := prices.Snapshot(cost.ParseRate)
-				if len(args) == 1 {
-					var text []byte
-					if text, err = readBounded(args[0], prices.MaxList); err == nil {
-						list, err = prices.Parse(args[0], text, cost.ParseRate)
-					}
-				}
-				if err != nil {
-					return err
-				}
-				return checkPrices(c, list, time.Now())
-			},
-		},
-	)
+	c.AddCommand(pricesListCommand(), pricesCheckCommand())
 	return c
+}
+
+func pricesListCommand() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "list",
+		Short: "Print the price list that ships, with the source and date of each price",
+		Long:  "Print the price list that ships, with the source and date of each price. Prices are US dollars for a million tokens.",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			list, err := prices.Snapshot(cost.ParseRate)
+			switch {
+			case err != nil:
+				return err
+			case asJSON:
+				return printPricesJSON(c, list, time.Now())
+			}
+			return printPrices(c, list)
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+func pricesCheckCommand() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "check [FILE]",
+		Short: "Check a price list, the one that ships without FILE, and name prices older than 90 days",
+		Long: `Check a price list, the one that ships without FILE, and name prices older than 90 days.
+
+Exit codes: 0 the list is well formed, 1 it is not, 2 wrong usage or a file that cannot be read.`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			list, err := prices.Snapshot(cost.ParseRate)
+			if len(args) == 1 {
+				text, unread := readBounded(args[0], prices.MaxList)
+				if unread != nil {
+					return usageError(fmt.Errorf("prices: %w: name a price list, or - for standard input", unread))
+				}
+				list, err = prices.Parse(args[0], text, cost.ParseRate)
+			}
+			switch {
+			case err != nil:
+				return err
+			case asJSON:
+				return printPricesJSON(c, list, time.Now())
+			}
+			return checkPrices(c, list, time.Now())
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+// printPricesJSON prints amounts as decimal numbers in text: a floating point number would round them.
+func printPricesJSON(c *cobra.Command, list *prices.List, now time.Time) error {
+	type price struct {
+		Provider    string `json:"provider"`
+		Model       string `json:"model"`
+		Input       string `json:"input_usd"`
+		CachedInput string `json:"cached_input_usd,omitempty"`
+		Output      string `json:"output_usd"`
+		Date        string `json:"date"`
+		Old         bool   `json:"old"`
+		Source      string `json:"source"`
+	}
+	all := make([]price, len(list.Models))
+	for i, m := range list.Models {
+		all[i] = price{
+			Provider: m.Provider, Model: m.Name, Input: cost.Amount(m.Input).String(), Output: cost.Amount(m.Output).String(),
+			Date: m.Date.Format(time.DateOnly), Old: now.Sub(m.Date) > stalePrices, Source: m.Source,
+		}
+		if m.CachedInput != nil {
+			all[i].CachedInput = cost.Amount(*m.CachedInput).String()
+		}
+	}
+	return printJSON(c.OutOrStdout(), struct {
+		Hash   string  `json:"sha256"`
+		Prices []price `json:"prices"`
+	}{fmt.Sprintf("%x", list.Hash), all})
 }
 
 func printPrices(c *cobra.Command, list *prices.List) error {

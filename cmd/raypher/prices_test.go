@@ -25,6 +25,8 @@ func TestPrices(t *testing.T) {
 		out, fail string
 	}{
 		{"list", []string{"list"}, "claude-opus-5 ", ""},
+		{"list for programs", []string{"list", "--json"}, `"model": "claude-opus-5",`, ""},
+		{"check for programs", []string{"check", "--json", old}, "\"date\": \"2020-01-01\",\n      \"old\": true", ""},
 		{"check what ships", []string{"check"}, " prices, ", ""},
 		{"an old price", []string{"check", old}, "old: m of p is of 2020-01-01", ""},
 		{"mistakes", []string{"check", bad}, "", bad + `:1:34: price "1e3"`},

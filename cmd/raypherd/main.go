@@ -88,7 +88,7 @@ func parse(args []string, out io.Writer) (*daemon.Options, error) {
 	flags.StringVar(&state, "state-dir", "", "folder of the journal and keys (default "+instance.DefaultState+")")
 	flags.StringVar(&o.Policy, "policy", instance.Policy, "the host's default policy, for runs that name none; checked at start")
 	flags.StringVar(&o.Signers, "signers", instance.Signers, "folder with the keys of trusted manifest signers")
-	flags.StringVar(&o.Namespaces, "namespaces", instance.Namespaces, "`file` with what the agents of each namespace may use together; checked at start, read anew by a restart, which running agents outlive")
+	flags.StringVar(&o.Namespaces, "namespaces", instance.Namespaces, "`file` with what the agents of each namespace may use together; checked at start, read anew by raypher reload, SIGHUP and a restart")
 	flags.StringVar(&o.EnclaveSocket, "enclave-socket", "", "unix socket of an enclave that runs already")
 	flags.UintVar(&cid, "enclave-cid", 0, "vsock context id of a Nitro enclave that runs already, as nitro-cli prints it; it gets its start configuration (ibev.conf beside raypherd's keys) from raypherd")
 	flags.StringVar(&uds, "enclave-vsock-uds", "", "the same by the socket of a vsock device on this host, as of an enclave in the laboratory")

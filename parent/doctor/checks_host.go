@@ -115,6 +115,8 @@ func checkDaemon(f *Findings) Check {
 	switch {
 	case f.Daemon.Err == nil:
 		c.Status, c.Found = Info, "not looked at"
+	case absent && f.Daemon.Named:
+		c.Status, c.Found, c.Consequence, c.Fix = Fail, "not running at "+f.Daemon.Socket, "RAYPHER_RUN_DIR names it: nothing is run", "start it with this --run-dir, or correct RAYPHER_RUN_DIR"
 	case absent && f.UID == 0:
 		c.Status, c.Found, c.Consequence, c.Fix = Info, "not running", "raypher run starts a private pair for each run; other users cannot run agents", "systemctl enable --now raypherd"
 	case absent:

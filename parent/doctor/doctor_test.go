@@ -128,6 +128,7 @@ func TestInterpret(t *testing.T) {
 		{"not in the group", func(f *Findings) { plainUser(f); f.InGroup = false }, "group raypher", Warn, []string{"usermod -aG raypher"}, true},
 		{"no enclave user", func(f *Findings) { f.HasEnclaveUser = false }, "user raypher-enclave", Info, []string{"useradd"}, true},
 		{"root without daemon", func(f *Findings) {}, "raypherd", Info, []string{"private pair"}, true},
+		{"the daemon that RAYPHER_RUN_DIR names does not run", func(f *Findings) { f.Daemon.Named = true }, "raypherd", Fail, []string{"not running at /run/raypher/raypherd.sock", "nothing is run", "RAYPHER_RUN_DIR"}, false},
 		{"user without daemon", func(f *Findings) { plainUser(f); f.Daemon = Daemon{Err: syscall.ECONNREFUSED} }, "raypherd", Fail, []string{"not running", "systemctl"}, false},
 		{"user refused by a raypherd of root alone", func(f *Findings) { plainUser(f); f.HasGroup, f.Daemon = false, Daemon{Err: syscall.EACCES} }, "raypherd", Fail, []string{"groupadd", "restart raypherd", "usermod"}, false},
 		{"user refused by the socket", func(f *Findings) { plainUser(f); f.Daemon = Daemon{Err: syscall.EACCES} }, "raypherd", Fail, []string{"usermod"}, false},

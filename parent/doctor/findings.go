@@ -89,6 +89,7 @@ type Clock struct {
 // Daemon is what the operator socket answered.
 type Daemon struct {
 	Socket string
+	Named  bool                  // RAYPHER_RUN_DIR names it: no other takes its place
 	Status *parentv1.StatusReply // nil: no answer
 	Err    error
 	Fleet  *parentv1.OperatorFleetStatus // nil: no answer, as of an earlier release

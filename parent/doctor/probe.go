@@ -28,6 +28,7 @@ import (
 // Places says where Look finds the daemon and its state. An empty field is not looked at.
 type Places struct {
 	Socket      string // raypherd's unix socket with the Operator service
+	Named       bool   // RAYPHER_RUN_DIR names it
 	State       string // state folder of the daemon
 	Journal     string // the folder below it whose time stamps are looked at
 	Group       string // whose members run agents
@@ -47,6 +48,7 @@ func Look(ctx context.Context, at Places) *Findings {
 	f.lookAtClock(at.Journal)
 	f.lookAtAccounts(at)
 	f.lookAtDaemon(ctx, at.Socket)
+	f.Daemon.Named = at.Named
 	f.lookAtPrograms()
 	f.lookAtTPM(at.TPM)
 	return f

@@ -30,7 +30,7 @@ func RunFlags(set *pflag.FlagSet, o *launch.Options) {
 	set.IntVar(&o.TraceFD, "trace-fd", 0, "descriptor that takes the trace of a run in mode audit")
 	_ = set.MarkHidden("trace-fd") // for raypher learn
 	set.BoolVar(&o.Quiet, "quiet", false, "print neither the first line nor refused actions")
-	set.BoolVar(&o.JSON, "json", false, "print them as one JSON object a line")
+	set.BoolVar(&o.JSON, "json", false, "print the first line and refused actions as one JSON object a line")
 }
 
 // Run starts a program under the guard in place of this process. It returns only when that failed.
