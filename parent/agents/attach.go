@@ -114,6 +114,9 @@ func (h *Host) attachable(caller Caller, r *parentv1.AttachRequest) (*cgroup.Gro
 	if err != nil {
 		return nil, err
 	}
+	if caller.UID != 0 && !group.Given(caller.UID) {
+		return nil, fmt.Errorf("%w: attach: cgroup %s: processes of others may come there: only root attaches a cgroup that has its processes in others below it, unless it was given to the caller (systemd: Delegate=)", ErrNotAllowed, path)
+	}
 	for _, pid := range pids {
 		if what := reserved(pid, caller); what != "" {
 			return nil, fmt.Errorf("%w: attach: cgroup %s %w: it holds %s (process %d)", ErrInvalid, path, ErrAttach, what, pid)
@@ -171,21 +174,23 @@ func reserved(pid int, caller Caller) string {
 	return ""
 }
 
-// owned lets root attach everything, and others what is theirs.
+// owned lets root attach everything, and others what is theirs. A set-user-id program is not, nor one that cannot be looked at.
 func owned(pid int, caller Caller) error {
 	if caller.UID == 0 {
 		return nil
 	}
 	t, err := task.Open(pid)
-	if err != nil {
-		return nil // it has ended
+	var id task.Identity
+	if err == nil {
+		defer t.Close()
+		id, err = t.Identity()
 	}
-	defer t.Close()
-	id, err := t.Identity()
-	if err != nil {
-		return nil //nolint:nilerr // the same
-	}
-	if id.UID != caller.UID {
+	switch {
+	case errors.Is(err, task.ErrGone):
+		return nil
+	case err != nil:
+		return fmt.Errorf("whose process %d in it is cannot be said, and only root attaches others' programs: %w", pid, err)
+	case id.UID != caller.UID:
 		return fmt.Errorf("process %d in it is user %d's, you are user %d: only root attaches others' programs", pid, id.UID, caller.UID)
 	}
 	return nil
@@ -211,6 +216,15 @@ func (h *Host) portray(caller Caller, group *cgroup.Group, r *parentv1.AttachReq
 	id, err := main.Identity()
 	if err != nil {
 		return fail(err)
+	}
+	if caller.UID != 0 && id.UID != caller.UID { // its number is another's since it was looked at
+		return nil, fmt.Errorf("%w: attach: process %d is user %d's", ErrNotAllowed, first, id.UID)
+	}
+	switch lies, err := cgroup.Of(first); {
+	case err != nil:
+		return fail(err)
+	case !group.Holds(lies):
+		return fail(fmt.Errorf("%w: process %d has left cgroup %s", ErrInvalid, first, group.Path()))
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -413,7 +427,7 @@ func (h *Host) detachUnknown(caller Caller, name string) error {
 		return fmt.Errorf("%w: detach: %w", ErrInvalid, err)
 	}
 	if a, ok := h.ByCgroup(group.ID()); ok {
-		return fmt.Errorf("%w: detach: cgroup %s is agent %s", ErrInvalid, path, a.id)
+		return fmt.Errorf("%w: detach: cgroup %s is agent %s: `raypher detach %[3]s` lets it go", ErrInvalid, path, a.id)
 	}
 	if !slices.Contains(h.options.Guard.Attached(), group.ID()) {
 		return fmt.Errorf("%w: detach: nothing of this raypherd holds cgroup %s", ErrInvalid, path)

@@ -83,6 +83,18 @@ func (g *Group) OwnedAbove() bool {
 	return err == nil && (st.Uid != 0 || st.Mode&0o022 != 0)
 }
 
+// Given says whether nobody but root and a user puts processes of others into the group: they lie right in it, where the kernel and
+// systemd have no further cgroups, or the user was given it to make such there. What lies above cgroups of several users, or will, is
+// neither.
+func (g *Group) Given(uid uint32) bool {
+	var st unix.Stat_t
+	if unix.Stat(filepath.Join(g.path, "cgroup.procs"), &st) == nil && st.Uid == uid {
+		return true
+	}
+	pids, err := processesIn(g.path)
+	return err == nil && len(pids) > 0
+}
+
 // Below is the group's cgroup2 path, as /proc/<pid>/cgroup spells it.
 func (g *Group) Below() string { return g.below }
 

@@ -160,13 +160,14 @@ func TestAttach(t *testing.T) {
 	if !s.reaches(other) || len(p.list()) != 0 {
 		t.Errorf("detached, the service does not reach the host, or is listed: %v", p.list())
 	}
-	p.eventually("the journal has the refusal and the detachment", func() bool {
-		var refused, detached bool
+	p.eventually("the journal has the refusal, the detachment and the count", func() bool {
+		var refused, detached, counted bool
 		for _, v := range p.evidence() {
 			refused = refused || v.AgentID == a.AgentId && v.Decision == "block" && v.Target == other+"/tcp"
 			detached = detached || v.AgentID == a.AgentId && v.Operation == "detach" && v.Target == a.Attached && v.Rule == "by user 0"
+			counted = counted || v.AgentID == a.AgentId && v.Operation == "count" && !strings.Contains(v.Target, "warden") // it has none
 		}
-		return refused && detached
+		return refused && detached && counted
 	})
 	if out, err := p.cli("attach", "--pid", fmt.Sprint(s.shell.Process.Pid), "--network-only", "--json", "--policy", policy); err != nil || !json.Valid([]byte(out)) {
 		t.Fatalf("attached again: %v, %s", err, out)
@@ -268,6 +269,71 @@ func TestAttachRefuses(t *testing.T) {
 	if got := s.says(self + " " + p.paths.Socket + " launch"); !strings.Contains(got, "an agent cannot start another one") {
 		t.Errorf("an attached program launches an agent: %s", got)
 	}
+}
+
+// TestMembersAttachTheirOwn: who is in the group of operators attaches what runs as themselves, where nobody else's comes, and detaches
+// nothing of others.
+func TestMembersAttachTheirOwn(t *testing.T) {
+	const group, gid, uid = "nogroup", 65534, 65533
+	p := newPair(t, "--backend", "broker", "--group", group).start()
+	policy := p.write("policy.yaml", reject())
+	member := func(args ...string) (string, error) {
+		t.Helper()
+		cmd := exec.Command(filepath.Join(p.bin, "raypher"), args...)
+		cmd.Env = append(os.Environ(), "RAYPHER_RUN_DIR="+p.paths.Run)
+		cmd.Dir, cmd.SysProcAttr = "/", credential(uid, gid)
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	s := p.serve(func(cmd *exec.Cmd) { cmd.SysProcAttr.Credential = credential(uid, gid).Credential })
+	refused := func(cgroup, want string) {
+		t.Helper()
+		if out, err := member("attach", "--cgroup", cgroup, "--network-only", "--policy", policy); err == nil || !strings.Contains(out, want) {
+			t.Errorf("%s: %v, %s, want %q in it", cgroup, err, out, want)
+		}
+	}
+	refused(filepath.Dir(s.path), "processes of others may come there")
+	folder, err := os.Open(s.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer folder.Close()
+	for want, args := range map[string][]string{
+		"is user 0's":         {"sleep", "1000"},
+		"its user ids differ": {"setpriv", "--ruid=65533", "--euid=0", "sleep", "1000"},
+	} {
+		other := exec.Command(args[0], args[1:]...)
+		other.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(folder.Fd())}
+		if err := other.Start(); err != nil {
+			t.Fatal(err)
+		}
+		p.eventually("the program is what it becomes", func() bool {
+			name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", other.Process.Pid))
+			return string(name) == "sleep\n"
+		})
+		refused(s.path, want)
+		other.Process.Kill()
+		other.Wait()
+	}
+	if out, err := member("attach", "--cgroup", s.path, "--network-only", "--policy", policy); err != nil {
+		t.Fatal(err, out)
+	}
+	if s.reaches(listener(t)) {
+		t.Error("attached by a member, it reaches the host")
+	}
+	if out, err := member("detach", s.unit); err != nil {
+		t.Fatal(err, out)
+	}
+	if out, err := p.cli("attach", "--cgroup", s.path, "--network-only", "--policy", policy); err != nil {
+		t.Fatal(err, out)
+	}
+	if out, err := member("detach", s.unit); err == nil || !strings.Contains(out, "was attached by user 0") {
+		t.Errorf("a member detaches what root attached: %v, %s", err, out)
+	}
+	if err := os.Chown(filepath.Join(filepath.Dir(s.path), "cgroup.procs"), uid, -1); err != nil {
+		t.Fatal(err)
+	}
+	refused(filepath.Dir(s.path), "under the guard already")
 }
 
 // TestAttachedCloses: its visa is not renewed, so the kernel closes its network; it is neither frozen nor killed.
