@@ -84,7 +84,7 @@ func (o *owner) account(refused, held uint64) {
 	note := ""
 	if o.tally.told.Load() {
 		counted, heard = counted+o.tally.counted.Load(), heard+o.tally.warden.Load()
-	} else {
+	} else if o.attached == "" { // what is attached has no warden
 		note = ", and what its warden refused that did not say how much"
 	}
 	if o.tally.partly.Load() {
