@@ -46,3 +46,37 @@ func TestTheCountComesLast(t *testing.T) {
 		t.Errorf("%d messages came, the last one is %+v", len(raypherd.messages), last)
 	}
 }
+
+// asking is a raypherd that is asked to tell the rest after the last word, as the one who lets go of the terminal does.
+type asking struct {
+	heard
+	asked []*attend.WardenMessage
+	line  *line
+}
+
+func (a *asking) CloseSend() error {
+	for _, m := range a.asked {
+		a.line.send(m)
+	}
+	return a.heard.CloseSend()
+}
+
+// TestNothingIsLostThatIsNoVerdict: what is asked behind the last word carries nothing, so it is not told as lost; a verdict is.
+func TestNothingIsLostThatIsNoVerdict(t *testing.T) {
+	for name, c := range map[string]struct {
+		late *attend.WardenMessage
+		lost int
+	}{
+		"question": {&attend.WardenMessage{Settle: &attend.Settle{}}, 0},
+		"verdict":  {&attend.WardenMessage{Reported: &attend.Reported{}}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := &line{received: func(*attend.ParentMessage) {}, broken: func(error) {}, wake: make(chan struct{}, 1), done: make(chan struct{})}
+			raypherd := &asking{heard{closed: make(chan struct{})}, []*attend.WardenMessage{c.late}, l}
+			go l.run(t.Context(), raypherd)
+			if lost := l.end(&attend.WardenMessage{Blocked: &attend.Blocked{}}, farewell); lost != c.lost {
+				t.Errorf("%d messages were lost, want %d", lost, c.lost)
+			}
+		})
+	}
+}

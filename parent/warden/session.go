@@ -232,5 +232,11 @@ func (l *line) end(last *attend.WardenMessage, patience time.Duration) int {
 	<-l.done
 	l.mutex.Lock()
 	defer l.mutex.Unlock()
-	return l.lost + len(l.queue)
+	lost := l.lost
+	for _, m := range l.queue {
+		if m.Settle == nil { // who asks for the rest behind the last word gets it anyway
+			lost++
+		}
+	}
+	return lost
 }
