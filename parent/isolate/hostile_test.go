@@ -31,8 +31,11 @@ func (f frames) ethernet(kind uint16, payload []byte) []byte {
 	return slices.Concat(f.to, f.from, binary.BigEndian.AppendUint16(nil, kind), payload)
 }
 
+// sender is the port that datagrams come from.
+const sender = 4000
+
 func udp(port uint16, data string) []byte {
-	b := binary.BigEndian.AppendUint16(nil, 4000)
+	b := binary.BigEndian.AppendUint16(nil, sender)
 	b = binary.BigEndian.AppendUint16(b, port)
 	b = binary.BigEndian.AppendUint16(b, uint16(8+len(data)))
 	return append(append(b, 0, 0), data...)
@@ -185,6 +188,10 @@ func (g guest) packets(t *testing.T) (f frames, fd int) {
 		must(t, err)
 		must(t, unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: l.Attrs().Index}))
 		t.Cleanup(func() { unix.Close(fd) })
+		// Answers find somebody: otherwise the namespace's own stack says later that they did not, by frames that nobody sent here.
+		answers, err := net.ListenUDP("udp", &net.UDPAddr{Port: sender})
+		must(t, err)
+		t.Cleanup(func() { answers.Close() })
 	})
 	f.granted4, f.other4, f.granted6 = far4, other4, far6
 	return f, fd
