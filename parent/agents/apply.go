@@ -23,10 +23,13 @@ var ErrFixed = errors.New("the launch has fixed it: start the agent again")
 
 // Apply puts a policy in force for a running agent, and says of each section since when it holds and what bounds stay. On an error
 // nothing has changed. With r.Check nothing changes either way.
-func (h *Host) Apply(ctx context.Context, r *parentv1.ApplyPolicyRequest) (*parentv1.ApplyPolicyReply, error) {
+func (h *Host) Apply(ctx context.Context, caller Caller, r *parentv1.ApplyPolicyRequest) (*parentv1.ApplyPolicyReply, error) {
 	begun := boottime()
 	a, err := h.Agent(r.AgentId)
 	if err != nil {
+		return nil, err
+	}
+	if err := a.disposes(caller); err != nil {
 		return nil, err
 	}
 	name := r.PolicyPath
@@ -56,7 +59,7 @@ func (h *Host) Apply(ctx context.Context, r *parentv1.ApplyPolicyRequest) (*pare
 	if err := a.follow(ctx, &narrowing{grant: g, bound: asked, done: make(chan error, 1)}); err != nil {
 		return nil, err
 	}
-	h.options.Log.Info("an agent has another policy", "agent", a.id, "subject", a.subject, "policy", name, "live", reply.Live)
+	h.options.Log.Info("an agent has another policy", "agent", a.id, "by user", caller.UID, "subject", a.subject, "policy", name, "live", reply.Live)
 	reply.Permit = g.permit.Canonical()
 	return reply, nil
 }

@@ -395,8 +395,8 @@ func (h *Host) LetGo(ctx context.Context, caller Caller, r *parentv1.DetachReque
 	if a.attached == "" {
 		return fmt.Errorf("%w: agent %s was launched: what it took for itself at its launch nobody can take from it; `raypher agents stop` ends it", ErrInvalid, a.id)
 	}
-	if caller.UID != 0 && caller.UID != a.attachedBy {
-		return fmt.Errorf("%w: agent %s was attached by user %d: root can detach it, or that user", ErrNotAllowed, a.id, a.attachedBy)
+	if err := a.disposes(caller); err != nil {
+		return err
 	}
 	select {
 	case a.detaches <- caller.UID:
@@ -411,6 +411,15 @@ func (h *Host) LetGo(ctx context.Context, caller Caller, r *parentv1.DetachReque
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// disposes says whether a caller may detach, end or give other rules to an agent. What was launched is every operator's; programs that run
+// anyway were put under the guard by somebody who could, and belong to nobody else.
+func (a *Agent) disposes(caller Caller) error {
+	if a.attached == "" || caller.UID == 0 || caller.UID == a.attachedBy {
+		return nil
+	}
+	return fmt.Errorf("%w: agent %s was attached by user %d: that user or root may do this", ErrNotAllowed, a.id, a.attachedBy)
 }
 
 // detachUnknown frees a cgroup that this raypherd's guard holds for an agent which it no longer knows: see Adopt.

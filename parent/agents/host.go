@@ -206,6 +206,18 @@ func (h *Host) Stop(ctx context.Context, id, reason string) error {
 	}
 }
 
+// StopFor is Stop for an operator.
+func (h *Host) StopFor(ctx context.Context, caller Caller, id string) error {
+	a, err := h.Agent(id)
+	if err != nil {
+		return err
+	}
+	if err := a.disposes(caller); err != nil {
+		return err
+	}
+	return h.Stop(ctx, id, "stopped by an operator")
+}
+
 // Kind says what a process is to this raypherd.
 type Kind int
 

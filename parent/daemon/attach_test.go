@@ -327,8 +327,14 @@ func TestMembersAttachTheirOwn(t *testing.T) {
 	if out, err := p.cli("attach", "--cgroup", s.path, "--network-only", "--policy", policy); err != nil {
 		t.Fatal(err, out)
 	}
-	if out, err := member("detach", s.unit); err == nil || !strings.Contains(out, "was attached by user 0") {
-		t.Errorf("a member detaches what root attached: %v, %s", err, out)
+	for what, args := range map[string][]string{
+		"detaches":             {"detach", s.unit},
+		"ends":                 {"agents", "stop", s.unit},
+		"gives other rules to": {"policy", "apply", "--agent", s.unit, policy},
+	} {
+		if out, err := member(args...); err == nil || !strings.Contains(out, "was attached by user 0") {
+			t.Errorf("a member %s what root attached: %v, %s", what, err, out)
+		}
 	}
 	if err := os.Chown(filepath.Join(filepath.Dir(s.path), "cgroup.procs"), uid, -1); err != nil {
 		t.Fatal(err)

@@ -32,7 +32,11 @@ func (s *operator) Attach(ctx context.Context, r *parentv1.AttachRequest) (*pare
 
 // ApplyPolicy gives a running agent other rules.
 func (s *operator) ApplyPolicy(ctx context.Context, r *parentv1.ApplyPolicyRequest) (*parentv1.ApplyPolicyReply, error) {
-	return s.server.options.Agents.Apply(ctx, r)
+	caller, err := whoCalls(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.server.options.Agents.Apply(ctx, caller, r)
 }
 
 // Reload reads the host's files anew.

@@ -66,7 +66,11 @@ func namespaceUse(h *agents.Host) (all []*parentv1.NamespaceUse) {
 
 // StopAgent ends an agent and answers when it is gone.
 func (s *operator) StopAgent(ctx context.Context, r *parentv1.StopAgentRequest) (*parentv1.StopAgentReply, error) {
-	if err := s.server.options.Agents.Stop(ctx, r.AgentId, "stopped by an operator"); err != nil {
+	caller, err := whoCalls(ctx)
+	if err == nil {
+		err = s.server.options.Agents.StopFor(ctx, caller, r.AgentId)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return &parentv1.StopAgentReply{}, nil
