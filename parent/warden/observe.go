@@ -134,7 +134,14 @@ func (w *warden) sayReport() {
 		w.lines.Say("audit: enforce would have refused nothing")
 		return
 	}
-	w.lines.Say("audit: enforce would have refused %d different things, %d times; these rules would allow them:", len(r.Refused), r.Times)
+	things, times := "different things", "times"
+	if len(r.Refused) == 1 {
+		things = "thing"
+	}
+	if r.Times == 1 {
+		times = "time"
+	}
+	w.lines.Say("audit: enforce would have refused %d %s, %d %s; these rules would allow that:", len(r.Refused), things, r.Times, times)
 	lines, left := (&draft.Draft{Rules: r.Rules}).Paste(reportLines)
 	for _, line := range lines {
 		w.lines.Say("  %s", line)
