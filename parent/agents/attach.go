@@ -363,6 +363,9 @@ func (a *Agent) arm() error {
 	if err := o.Guard.Attach(a.group.Path()); err != nil {
 		return err
 	}
+	if other, replaced := a.group.Replaced(); replaced { // nothing is armed for that one: it would stay closed, and nobody would know why
+		return errors.Join(fmt.Errorf("attach: cgroup %s: %w: it has ended, and another one is in its place: try again", a.attached, ErrAttach), o.Guard.Detach(other))
+	}
 	if a.backend != LSM {
 		return nil
 	}

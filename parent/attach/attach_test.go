@@ -75,6 +75,7 @@ func TestUncovered(t *testing.T) {
 		{"under lsm", Place{Files: true, Threads: 2, Children: 3},
 			[]string{"descriptors of files", "mappings of files for execution", "no seccomp filter", "no Landlock floor", "may gain rights", "2 threads", "3 children"},
 			[]string{"only the network", "its user owns", "network namespace", "network.unix", "sockets that are open", "could not be"}},
+		{"under lsm, given to a user", Place{Files: true, OwnsAbove: true}, []string{"programs of that user outside of it can move processes out"}, nil},
 		{"the network alone", Place{OwnsAbove: true, Network: &policy.Network{Unix: []string{"/run/x"}}},
 			[]string{"only the network is held", "its user owns the cgroup above", "network.unix"}, []string{"threads", "children"}},
 	} {

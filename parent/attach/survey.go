@@ -61,6 +61,7 @@ func (p Place) Uncovered() []string {
 	say(c.capabilities != 0 && !p.Files, "capabilities are kept: %s", names(c.capabilities))
 	say(!p.Files && c.capabilities&undoing != 0, "with these a process can leave the cgroup, or take the guard's programs away: nothing keeps it")
 	say(p.OwnsAbove && !p.Files, "its user owns the cgroup above: processes can be moved out of it without root, and are held no more")
+	say(p.OwnsAbove && p.Files, "its user owns the cgroup above: programs of that user outside of it can move processes out of it, which are held no more")
 	say(p.Threads > 0, "%d threads are in another cgroup", p.Threads)
 	say(p.Children > 0, "%d children have left to another cgroup, and so may others have whose parent ended", p.Children)
 	say(others(c.netns, "net") > 0, "%d processes are in another network namespace than raypherd: their names are not resolved by its forwarder, so that rules on names grant nothing there", others(c.netns, "net"))

@@ -95,6 +95,12 @@ func (g *Group) Given(uid uint32) bool {
 	return err == nil && len(pids) > 0
 }
 
+// Replaced says whether another cgroup lies at the group's path by now, and its id: a unit that was started again has the same path.
+func (g *Group) Replaced() (by uint64, replaced bool) {
+	now, err := number(g.path)
+	return now, err == nil && now != g.number
+}
+
 // Below is the group's cgroup2 path, as /proc/<pid>/cgroup spells it.
 func (g *Group) Below() string { return g.below }
 
