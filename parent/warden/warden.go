@@ -119,7 +119,7 @@ func Run(ctx context.Context, o Options) error {
 	close(w.ready)
 	go w.line.run(ctx, w.session)
 	go w.freezer.watch(w.expired)
-	go w.releaseTerminal(ctx, int(launch.RunnerPID))
+	released := w.releaseTerminal(ctx, int(launch.RunnerPID))
 	served := make(chan error, 1)
 	go func() { served <- w.broker.Serve(ctx) }()
 	if err := w.awaitArmed(ctx, served); err != nil {
@@ -139,6 +139,9 @@ func Run(ctx context.Context, o Options) error {
 		w.lines.Say("%d verdicts did not reach raypherd", lost)
 	}
 	w.endTrace()
+	if err == nil { // the program has ended: what is said at its end is still being said
+		<-released
+	}
 	return err
 }
 
@@ -515,54 +518,3 @@ func (w *warden) kill(pid int) {
 		w.lines.Say("%v", err)
 	}
 }
-
-// releaseTerminal lets go of the terminal or pipe for messages once the program itself has ended: whoever reads that pipe to
-// its end waits for the program, not for what it left in the background.
-func (w *warden) releaseTerminal(ctx context.Context, program int) {
-	if w.options.Output == nil {
-		return
-	}
-	pidfd, err := unix.PidfdOpen(program, 0)
-	if err != nil {
-		return
-	}
-	defer unix.Close(pidfd)
-	for ctx.Err() == nil {
-		polled := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
-		if n, err := unix.Poll(polled, -1); err == nil && n > 0 {
-			break
-		}
-	}
-	if w.recorder != nil {
-		time.Sleep(reportGrace)
-		w.sayReport()
-	}
-	time.Sleep(foldGrace)
-	w.settle()
-	w.lines.Rest()
-	null, err := nullFile()
-	if err != nil {
-		return
-	}
-	defer null.Close()
-	_ = unix.Dup3(int(null.Fd()), int(w.options.Output.Fd()), unix.O_CLOEXEC)
-}
-
-// settle waits until raypherd has told what the kernel refused so far.
-func (w *warden) settle() {
-	w.line.send(&attend.WardenMessage{Settle: &attend.Settle{}})
-	select {
-	case <-w.settled:
-	case <-w.line.done:
-	case <-time.After(settleWait):
-	}
-}
-
-// settleWait is how long who reads the lines of a program that has ended waits for a raypherd that is away.
-const settleWait = 5 * time.Second
-
-// foldGrace is how long after the program's end its last verdicts may still be printed.
-const foldGrace = 20 * time.Millisecond
-
-// reportGrace is how long after the program's end what the network guard saw last may take to be in the report.
-const reportGrace = 100 * time.Millisecond
