@@ -136,7 +136,8 @@ func (o *owner) narrow(n *narrowing) error {
 		return fmt.Errorf("network guard: %w", err)
 	}
 	if err := errors.Join(o.reloadFiles(n.grant), o.extendFiles(n.grant)); err != nil {
-		return err
+		// What an operator took away before, and this would have given back, would else stay open: no renewal of the same permit writes it.
+		return errors.Join(err, o.host.options.Guard.Replace(o.group.ID(), o.current().permit.Network))
 	}
 	if n.bound != nil {
 		o.mu.Lock()
