@@ -19,6 +19,7 @@ struct packet {
 #define TCP_FLAGS 13		/* RFC 9293 section 3.1 */
 #define TCP_SYN 0x02
 #define TCP_SYN_ACK 0x12
+#define TCP_URG 0x20
 
 /* ::ffff:0:0/96 is a form of IPv4 for programs and has no place in a packet (RFC 4291 section 2.5.5.2). */
 static __always_inline bool is_mapped(const __u32 *addr)
@@ -141,6 +142,7 @@ static __always_inline bool read_packet(struct __sk_buff *skb, struct packet *p)
 
 	if (read_plain(skb, p))
 		return true;
+	p->source.port = p->destination.port = 0; /* of another protocol, or of options: no ports */
 	if (skb->protocol == bpf_htons(ETH_P_IP))
 		offset = read_ipv4(skb, p);
 	else if (skb->protocol == bpf_htons(ETH_P_IPV6))

@@ -154,10 +154,11 @@ static __noinline int await_hello(struct stream *st)
 	struct server_key *key;
 	__be32 sequence;
 	__u32 offset = st->packet->transport;
-	__u8 words;
+	__u8 words, flags;
 
 	if (bpf_skb_load_bytes(skb, offset + TCP_SEQUENCE, &sequence, sizeof(sequence)) ||
-	    bpf_skb_load_bytes(skb, offset + TCP_OFFSET, &words, sizeof(words)))
+	    bpf_skb_load_bytes(skb, offset + TCP_OFFSET, &words, sizeof(words)) ||
+	    bpf_skb_load_bytes(skb, offset + TCP_FLAGS, &flags, sizeof(flags)))
 		return REFUSE;
 	if (st->packet->opens)
 		s->first = bpf_ntohl(sequence) + 1;
@@ -166,6 +167,8 @@ static __noinline int await_hello(struct stream *st)
 		return PASS;
 	if (!st->packet->opens && bpf_ntohl(sequence) != s->first) /* behind a hello that did not leave */
 		return st->agent->mode == MODE_ENFORCE ? DROP_SILENTLY : PASS;
+	if (flags & TCP_URG) /* the receiver takes the urgent byte out, and reads another hello than this one */
+		return refused_hello(st, REASON_NO_HELLO, NULL);
 	key = bpf_sk_storage_get(&hellos, st->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!key)
 		return refused_hello(st, REASON_UNREADABLE, NULL);
@@ -256,6 +259,15 @@ static __always_inline bool lasts(struct bpf_sock *sk, const struct packet *p)
 	return tcp && tcp->segs_out >= LASTING_SEGMENTS;
 }
 
+/*
+ * What the kernel of a namespace says to its routers (MLD, neighbours: ff02::/32) belongs to who made the namespace: an isolated agent's
+ * runner, also when the agent has ended and the namespace goes.
+ */
+static __always_inline bool is_chatter(const struct packet *p)
+{
+	return !p->transport && p->destination.family == 6 && p->destination.addr[0] == bpf_htonl(0xff020000);
+}
+
 /* A packet that leaves; what decided it lands in p->rule. Answers as the hook does. */
 static __always_inline int judge_leaving(struct __sk_buff *skb, struct packet *p, __u64 id, struct agent *a, struct bpf_sock *sk, __u64 now)
 {
@@ -275,8 +287,7 @@ static __always_inline int judge_leaving(struct __sk_buff *skb, struct packet *p
 		p->rule = RULE_NONE;
 	}
 	if (p->transport == 0) {
-		/* What the kernel of a namespace says to its routers belongs to who made the namespace: an isolated agent's runner. */
-		if (a->isolated && p->destination.family == 6 && p->destination.addr[0] == bpf_htonl(0xff020000))
+		if (a->isolated && is_chatter(p))
 			return DROP_SILENTLY;
 		return refuse_packet(p, id, REASON_UNREADABLE, a, s);
 	}
@@ -347,8 +358,11 @@ int on_egress(struct __sk_buff *skb)
 		sk = bpf_sk_fullsock(sk);
 	if (!sk) /* the hook is never called without one */
 		return REFUSE;
-	if (!find_agent(&id, &a))
+	if (!find_agent(&id, &a)) {
+		if (is_chatter(&p))
+			return DROP_SILENTLY;
 		return refuse_packet(&p, id, REASON_UNKNOWN_AGENT, NULL, bpf_sk_storage_get(&sockets, sk, NULL, 0));
+	}
 	verdict = judge_leaving(skb, &p, id, &a, sk, bpf_ktime_get_boot_ns());
 	count_packet(skb, id, p.rule, verdict == PASS ? WENT_OUT : DROPPED);
 	return verdict;

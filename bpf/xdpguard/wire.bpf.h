@@ -242,8 +242,6 @@ static __always_inline enum fate judge_flow(struct xdp_md *ctx, const struct wir
 		return f->source.port && answers_host(l, a) ? FATE_PASS : not_granted(l, REASON_NOT_GRANTED);
 	if (in_block(&f->destination))
 		return not_granted(l, REASON_NOT_GRANTED);
-	if (a->cut && severed(a, &f->destination, NULL))
-		return not_granted(l, REASON_CUT);
 	if (f->source.proto == IPPROTO_ICMP || f->source.proto == IPPROTO_ICMP6) {
 		if (is_error(f))
 			return judge_error(ctx, w, l) ? FATE_PASS : not_granted(l, REASON_NOT_GRANTED);
@@ -292,6 +290,9 @@ static __always_inline enum fate judge_leaving(struct xdp_md *ctx, const struct 
 	l->question.default_allow = a.default_allow;
 	if (l->question.now >= a.deadline)
 		return not_granted(l, REASON_EXPIRED);
+	a.cut &= ~CUT_NAMES; /* held where the server name of a stream is known: an address may be several names' */
+	if (a.cut && severed(&a, &f->destination, NULL)) /* in every mode, answers and pieces too */
+		return not_granted(l, REASON_CUT);
 	if (a.mode != MODE_ENFORCE)
 		return FATE_PASS;
 	return judge_flow(ctx, w, l, &a);

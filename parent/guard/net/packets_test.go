@@ -94,14 +94,31 @@ func TestPackets(t *testing.T) {
 				return
 			}
 			e := events.wait(t, c.name, func(e Event) bool { return e.CgroupID == a.id && e.Layer == "cgroup_skb/egress" })
-			if e.Reason != c.reason {
-				t.Errorf("event %+v; want reason %d", e, c.reason)
+			if e.Reason != c.reason || c.reason == Unreadable && e.Destination.Port() != 0 {
+				t.Errorf("event %+v; want reason %d, and a port only where one was read", e, c.reason)
 			}
 			if _, packets := w.forget(); len(packets) != 0 {
 				t.Errorf("the far end saw %q", packets)
 			}
 		})
 	}
+	t.Run("of an agent that has ended", func(t *testing.T) {
+		must(t, g.Disarm(a.id))
+		events.forget()
+		group := netip.MustParseAddr("ff02::16") // what a namespace says about groups when it goes is nobody's act
+		for _, packet := range [][]byte{packet6(group, hopByHop, extension(58, []byte{143, 0, 0, 0, 0, 0, 0, 0})), packet6(far6, 17, udp(80))} {
+			probes[true].do(action{Do: "raw-send", To: at(far6, 0), Data: hex.EncodeToString(packet)})
+		}
+		events.wait(t, "of the datagram", func(e Event) bool { return e.Reason == UnknownAgent && e.Destination == at(far6, 80) })
+		for _, e := range events.of(a) {
+			if e.Destination.Addr() == group {
+				t.Errorf("event %+v", e)
+			}
+		}
+		if _, packets := w.forget(); len(packets) != 0 {
+			t.Errorf("the far end saw %q", packets)
+		}
+	})
 }
 
 func packet4(protocol byte, fragment uint16, options, payload []byte) []byte {

@@ -27,7 +27,8 @@ import (
 	"github.com/raypher/raypher/policy"
 )
 
-// pieces sends Data, hexadecimal pieces with commas between, each in a write of its own that nothing is joined to.
+// pieces sends Data, hexadecimal pieces with commas between, each in a write of its own that nothing is joined to. The last byte of a piece
+// that begins with ! is urgent.
 func pieces(a action) (string, error) {
 	family, to := sockaddr(a)
 	fd, err := socket(family, unix.SOCK_STREAM, 0)
@@ -46,14 +47,19 @@ func pieces(a action) (string, error) {
 		connected = true
 	}
 	for piece := range strings.SplitSeq(a.Data, ",") {
+		piece, urgent := strings.CutPrefix(piece, "!")
 		raw, err := hex.DecodeString(piece)
 		if err != nil {
 			return "", err
 		}
+		flags := 0
+		if urgent {
+			flags = unix.MSG_OOB
+		}
 		if connected {
-			_, err = unix.Write(fd, raw)
+			err = unix.Send(fd, raw, flags)
 		} else {
-			err, connected = unix.Sendto(fd, raw, unix.MSG_FASTOPEN, to), true
+			err, connected = unix.Sendto(fd, raw, unix.MSG_FASTOPEN|flags, to), true
 		}
 		if err != nil {
 			return "", err
@@ -194,6 +200,8 @@ func TestServerNames(t *testing.T) {
 		{"split in the name", "10.77.0.2:443", cut(made(serverName(granted)), 100), arrives},
 		{"split before the last byte", "10.77.0.2:443", cut(made(serverName(granted)), len(made(serverName(granted)))-1), arrives},
 		{"half of it", "10.77.0.2:443", whole(made(serverName(granted))[:80]), SplitHello},
+		{"with an urgent byte, which the server does not read", "10.77.0.2:443", "!" + whole(made(serverName(granted))), NoHello},
+		{"with an urgent byte within", "10.77.0.2:443", "!" + cut(made(serverName(granted)), 60), NoHello},
 		{"in two records", "10.77.0.2:443", whole(twoRecords(made(serverName(granted)))), SplitHello},
 		{"plain HTTP", "10.77.0.2:443", whole([]byte("GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n")), NoHello},
 		{"one byte", "10.77.0.2:443", whole([]byte("x")), NoHello},
