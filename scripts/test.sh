@@ -44,7 +44,7 @@ if kernel=$(scripts/guest-kernel.sh); then
 else
 	echo "test: no virtual machine with a TPM: TestGuest will be skipped" >&2
 fi
-go test -count=1 -timeout 8m ./...
+go test -count=1 -timeout 15m ./...
 
 step "files held by programs of BPF LSM, in virtual machines"
 # This machine's kernel need not take such programs. Each machine needs a processor for itself, so they come after the other tests.
