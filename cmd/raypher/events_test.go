@@ -39,6 +39,17 @@ func TestPrintEvent(t *testing.T) {
 	}
 }
 
+// TestPrivateRunsAreNamed: who asks while no raypherd runs is told how the private pairs are asked, each once.
+func TestPrivateRunsAreNamed(t *testing.T) {
+	got := privateRuns([]string{"/run/raypher/private/a/raypherd.sock", "/run/raypher/private/a/raypherd-relay.sock", "/run/raypher/private/b/raypherd.sock"})
+	if want := ": RAYPHER_RUN_DIR=/run/raypher/private/a or RAYPHER_RUN_DIR=/run/raypher/private/b"; !strings.HasSuffix(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := privateRuns(nil); got != "" {
+		t.Errorf("of none: %q", got)
+	}
+}
+
 // TestJSONIsText: what raypherd sends as bytes is printed as what it is, not in base64.
 func TestJSONIsText(t *testing.T) {
 	var out strings.Builder

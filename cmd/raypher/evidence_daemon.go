@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -58,6 +59,8 @@ func noDaemon(socket string, err error) error {
 	start := "start it, or name the --run-dir of the one that runs in " + instance.RunVariable
 	if os.Getenv(instance.RunVariable) != "" {
 		start = "start it, or correct " + instance.RunVariable
+	} else {
+		start += privateRuns(instance.PrivateSockets())
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -68,6 +71,20 @@ func noDaemon(socket string, err error) error {
 		return fmt.Errorf("%s: %w: %s", socket, err, instance.WhoMayAsk(socket))
 	}
 	return fmt.Errorf("%s: %w", socket, err)
+}
+
+// privateRuns names the private pairs among sockets, which are asked one by one; nothing where there are none, or the caller sees none.
+func privateRuns(sockets []string) string {
+	var runs []string
+	for _, socket := range sockets {
+		if filepath.Base(socket) == filepath.Base(instance.Default().Socket) {
+			runs = append(runs, instance.RunVariable+"="+filepath.Dir(socket))
+		}
+	}
+	if len(runs) == 0 {
+		return ""
+	}
+	return "; private runs of raypher run answer for themselves: " + strings.Join(runs, " or ")
 }
 
 func listFromDaemon(ctx context.Context, filter *listFilter) ([]listItem, error) {
