@@ -138,6 +138,27 @@ func checkTCX(f *Findings) Check {
 	return c
 }
 
+func checkXDP(f *Findings) Check {
+	mode := map[bool]string{true: "native (in the driver)", false: "generic (behind the driver)"}
+	c := Check{Name: "XDP", Status: OK, Found: mode[f.XDPNative] + " at the wires of isolated agents"}
+	switch {
+	case !f.XDP.Tried:
+		c.Status, c.Found = Info, needsRoot
+		return c
+	case f.XDP.Err != nil:
+		found, _ := refused(f.XDP)
+		c.Status, c.Found = Info, "not available: "+found
+		c.Consequence, c.Fix = "agents with network.isolate are not started, and raypherd --xdp ends with an error", "a kernel with CONFIG_VETH and XDP, outside of containers"
+		return c
+	case !f.XDPNative:
+		c.Status, c.Consequence = Info, "the same is dropped, later and at a higher cost"
+	}
+	for _, at := range f.XDPAt {
+		c.Found += "; a program at " + at.Interface + ": " + mode[at.Native]
+	}
+	return c
+}
+
 func checkRingBuffer(f *Findings) Check {
 	c := Check{Name: "BPF ring buffer", Status: OK, Found: "can be made"}
 	switch {

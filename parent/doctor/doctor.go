@@ -42,7 +42,7 @@ func Interpret(f *Findings) *Report {
 		checkKernel, checkPrivileges, checkContainer,
 		checkBTF, checkBPFLSM, checkLandlock, checkNotification, checkYama,
 		checkCgroup2, checkController("memory", "max_memory_mb"), checkController("pids", "max_processes"), checkCgroupControls,
-		checkCgroupPrograms, checkConnectUnix, checkTCX, checkRingBuffer, checkMemlock,
+		checkCgroupPrograms, checkConnectUnix, checkTCX, checkXDP, checkRingBuffer, checkMemlock,
 		checkBPFFS, checkTracefs, checkDebugfs,
 		checkClock, checkTimestamps, checkEntropy, checkDisk, checkIPv6,
 		checkGroup, checkEnclaveUser, checkDaemon, checkEnclave,

@@ -24,7 +24,7 @@ func healthy() *Findings {
 		BTF: works, LSMs: []string{"capability", "landlock", "bpf"}, BPFLSM: works, BPFLSMRuns: true, Landlock: 7,
 		Notification: works, WaitKillable: works, Yama: -1,
 		Cgroup2: "/sys/fs/cgroup", Controllers: []string{"cpu", "memory", "pids"}, MakeCgroup: works, CgroupFreeze: true, CgroupKill: true,
-		ConnectUnix: works, TCX: works, RingBuffer: works, Memlock: 8 << 20,
+		ConnectUnix: works, TCX: works, XDP: works, XDPNative: true, RingBuffer: works, Memlock: 8 << 20,
 		BPFFS: "/sys/fs/bpf", Tracefs: "/sys/kernel/tracing", Debugfs: "/sys/kernel/debug", IPv6: true, EntropyReady: true,
 		Clock:    Clock{Synchronised: true, MaxError: 3 * time.Millisecond, Now: now, Newest: now.Add(-time.Hour), NewestFile: "/usr/bin/raypher"},
 		StateDir: "/var/lib/raypher", FreeBytes: 20 << 30,
@@ -41,6 +41,7 @@ func healthy() *Findings {
 func plainUser(f *Findings) {
 	f.UID, f.Capabilities = 1000, 0
 	f.BPFLSM, f.BPFLSMRuns, f.MakeCgroup, f.ConnectUnix, f.TCX, f.RingBuffer = Probed{}, false, Probed{}, Probed{}, Probed{}, Probed{}
+	f.XDP, f.XDPNative = Probed{}, false
 	for i := range f.CgroupHooks {
 		f.CgroupHooks[i].Probed = Probed{}
 	}
@@ -108,6 +109,9 @@ func TestInterpret(t *testing.T) {
 		{"one hook refused", func(f *Findings) { f.CgroupHooks[2].Err = fmt.Errorf("load: %w", syscall.EPERM) }, "cgroup programs", Fail, []string{"cgroup/sendmsg4: refused (EPERM)"}, false},
 		{"no connect_unix", func(f *Findings) { f.ConnectUnix.Err = syscall.EINVAL }, "cgroup/connect_unix", Warn, []string{"6.7"}, true},
 		{"no tcx", func(f *Findings) { f.TCX.Err = syscall.EINVAL }, "tcx", Info, []string{"nothing for this version"}, true},
+		{"XDP in drivers", func(f *Findings) { f.XDPAt = []XDPAt{{"eth0", true}} }, "XDP", OK, []string{"native (in the driver) at the wires", "eth0: native"}, true},
+		{"XDP behind drivers", func(f *Findings) { f.XDPNative, f.XDPAt = false, []XDPAt{{"eth0", false}} }, "XDP", Info, []string{"generic (behind the driver) at the wires", "eth0: generic"}, true},
+		{"no XDP", func(f *Findings) { f.XDP.Err, f.XDPNative = syscall.EOPNOTSUPP, false }, "XDP", Info, []string{"network.isolate", "--xdp"}, true},
 		{"no ring buffer", func(f *Findings) { f.RingBuffer.Err = syscall.EPERM }, "BPF ring buffer", Fail, []string{"EPERM", "could not be reported"}, false},
 		{"MEMLOCK on an old kernel", func(f *Findings) { f.Kernel = "5.4.0" }, "RLIMIT_MEMLOCK", Warn, []string{"ulimit -l unlimited"}, false},
 

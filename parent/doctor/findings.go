@@ -51,6 +51,9 @@ type Findings struct {
 	CgroupHooks   []HookProbe       // attached to a cgroup of our own
 	ConnectUnix   Probed
 	TCX           Probed
+	XDP           Probed  // at a veth, as the wires of isolated agents
+	XDPNative     bool    // in its driver
+	XDPAt         []XDPAt // where programs sit now
 	RingBuffer    Probed
 	Memlock       uint64 // RLIMIT_MEMLOCK in bytes, ^0: unlimited
 	BPFFS         string // mount points, empty: not mounted

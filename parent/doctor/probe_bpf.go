@@ -56,6 +56,7 @@ func (f *Findings) lookAtPrograms() {
 	called, err := tryLSM()
 	f.BPFLSM, f.BPFLSMRuns = Probed{true, err}, called
 	f.TCX = Probed{true, tryTCX()}
+	f.lookAtXDP()
 	f.lookAtCgroups()
 }
 

@@ -4,17 +4,23 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	parentv1 "github.com/raypher/raypher/proto/parent/v1"
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
+
+	parentv1 "github.com/raypher/raypher/proto/parent/v1"
 )
 
 // TestMain lets the test binary look at the host as another user: with this variable set it prints its report and ends.
@@ -40,7 +46,7 @@ func TestLookAtThisHost(t *testing.T) {
 	if !f.privileged() {
 		t.Skip("root without CAP_BPF: the rest of this test needs it")
 	}
-	for name, p := range map[string]Probed{"BPF LSM": f.BPFLSM, "tcx": f.TCX, "ring buffer": f.RingBuffer, "notification": f.Notification} {
+	for name, p := range map[string]Probed{"BPF LSM": f.BPFLSM, "tcx": f.TCX, "XDP": f.XDP, "ring buffer": f.RingBuffer, "notification": f.Notification} {
 		if !p.Tried {
 			t.Errorf("%s was not tried", name)
 		}
@@ -202,4 +208,38 @@ func TestLookAtDaemon(t *testing.T) {
 			t.Errorf("got %+v", c)
 		}
 	})
+}
+
+// TestWhereXDPSits: programs are found at interfaces, in the driver or behind it.
+func TestWhereXDPSits(t *testing.T) {
+	needRoot(t)
+	for flags, want := range map[int]XDPAt{unix.XDP_FLAGS_DRV_MODE: {"port", true}, unix.XDP_FLAGS_SKB_MODE: {"port", false}} {
+		var at []XDPAt
+		done := make(chan error, 1)
+		go func() {
+			runtime.LockOSThread() // for good: the thread ends with this goroutine, whichever namespace it is in
+			_, err := inNewNetwork(func() error {
+				program, err := ebpf.NewProgram(returns(ebpf.XDP, ebpf.AttachNone, 2))
+				if err != nil {
+					return err
+				}
+				defer program.Close()
+				for _, name := range []string{"port", "ry-000000000000"} {
+					veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: name[:2] + "peer"}
+					if err := errors.Join(netlink.LinkAdd(veth), netlink.LinkSetXdpFdWithFlags(veth, program.FD(), flags)); err != nil {
+						return err
+					}
+				}
+				at = xdpNow()
+				return nil
+			})
+			done <- err
+		}()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if len(at) != 1 || at[0] != want {
+			t.Errorf("found %+v, want %+v", at, want)
+		}
+	}
 }
