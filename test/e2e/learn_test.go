@@ -377,6 +377,9 @@ func TestAuditReport(t *testing.T) {
 	if got := l.do("run", "--dry-run", "--policy", l.policy(ordinary), "--", "/bin/cat", "notes.txt"); !strings.Contains(got.stderr, "would have refused nothing") {
 		t.Errorf("of a run within its policy:\n%s", got.stderr)
 	}
+	if got := l.do("run", "--dry-run", "--policy", l.policy(ordinary), "--", "/bin/mkdir", "-p", "/tmp"); !strings.Contains(got.stderr, "would have refused nothing") {
+		t.Errorf("of a folder that is there already:\n%s", got.stderr)
+	}
 }
 
 // awaitFile reads a file that the warden writes after the program's end.

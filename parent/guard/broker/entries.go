@@ -47,6 +47,9 @@ func (c entryCall) handle(w *worker, n *notification, r *ruling) answer {
 	if !w.valid(n) {
 		return answer{kind: answerNever}
 	}
+	if c.operation == "mkdir" && r.lenient && w.isFolder(e) {
+		return goOn // `mkdir -p` asks for what is there, and changes nothing
+	}
 	d := w.decideOn(n, r, e.folder, e.path(), policy.Write)
 	if a, settled := w.settle(n, r, onlyIf(e.folder.named(), d), event{operation: c.operation, target: e.path(), access: policy.Write}); settled {
 		return a
