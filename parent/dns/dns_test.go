@@ -109,7 +109,9 @@ type forwarder struct {
 func start(t *testing.T, a Agent, o Options) *forwarder {
 	t.Helper()
 	f := &forwarder{}
-	o.Lookup = func(uint8, netip.AddrPort, netip.AddrPort) (Agent, bool) { return a, a.CgroupID != 0 }
+	if o.Lookup == nil {
+		o.Lookup = func(uint8, netip.AddrPort, netip.AddrPort) (Agent, bool) { return a, a.CgroupID != 0 }
+	}
 	o.Grant = func(cgroup uint64, name string, addr netip.Addr, port uint16, ttl time.Duration) error {
 		f.mu.Lock()
 		defer f.mu.Unlock()

@@ -99,7 +99,7 @@ func (s *Server) open() error {
 		if err != nil {
 			return err
 		}
-		s.serve(&dns.Server{Listener: netutil.LimitListener(l, maxConnections)})
+		s.serve(&dns.Server{Listener: fair(netutil.LimitListener(l, maxConnections), s.whose)})
 	}
 	return nil
 }
