@@ -133,12 +133,17 @@ struct task_struct {
 	struct nsproxy *nsproxy;
 	struct signal_struct *signal;
 	struct css_set *cgroups;
+	struct mm_struct *mm;
 	unsigned in_execve : 1;
 };
 
 /* include/linux/binfmts.h, mm_types.h */
 struct linux_binprm {
 	struct file *file;
+};
+
+struct mm_struct {
+	struct file *exe_file;
 };
 
 struct vm_area_struct {

@@ -32,6 +32,7 @@ struct query {
 #define QUERY_MAP (1 << 3)	/* a mapping for execution */
 #define QUERY_FORCE (1 << 4)	/* an exec: the loader is no exception */
 #define QUERY_SHARED (1 << 5)	/* a mapping that others see */
+#define QUERY_EXECUTED (1 << 6)	/* the kernel maps what it executes: bprm_check_security has used up a permit for one call */
 
 /* Functions that are verified once each take a room by its number. The caller stays on its CPU meanwhile. */
 static __always_inline struct room *room_of(__u32 number) { return bpf_map_lookup_elem(&rooms, &number); }

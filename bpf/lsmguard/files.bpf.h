@@ -92,6 +92,8 @@ int BPF_PROG(on_file_open, struct file *file)
 		return 0;
 	q.access = access_of(file);
 	q.operation = file->f_flags & O_NAMELESS ? OP_CREATE : opening(q.access);
+	if (q.access == ACCESS_EXEC)
+		q.flags = QUERY_PARTIAL;
 	return on_file(file, &q);
 }
 
@@ -166,6 +168,16 @@ int BPF_PROG(on_file_ioctl_compat, struct file *file, unsigned int request)
  * A file is mapped for execution: granted to exec, or a library. Or it is mapped by the loader, whatever for, which alone still sets
  * MAP_DENYWRITE: relocations can make code of what it reads. Memory without a file is the program's own matter.
  */
+/* executed says whether the kernel maps the program that it executes at this moment. */
+static __always_inline bool executed(struct file *file)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+
+	if (!bpf_core_field_exists(task->in_execve) || !BPF_CORE_READ_BITFIELD_PROBED(task, in_execve))
+		return false;
+	return (__u64)BPF_CORE_READ(task, mm, exe_file) == number_of(file);
+}
+
 SEC("lsm/mmap_file")
 int BPF_PROG(on_mmap_file, struct file *file, unsigned long asked, unsigned long prot, unsigned long flags)
 {
@@ -177,6 +189,8 @@ int BPF_PROG(on_mmap_file, struct file *file, unsigned long asked, unsigned long
 		return 0;
 	if ((flags & MAP_TYPE) != MAP_PRIVATE)
 		q.flags |= QUERY_SHARED;
+	else if (executed(file))
+		q.flags |= QUERY_EXECUTED;
 	q.dentry = (__u64)file->f_path.dentry;
 	q.mount = (__u64)file->f_path.mnt;
 	return decide(&q);

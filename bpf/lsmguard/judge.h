@@ -239,7 +239,7 @@ static __always_inline bool answer(__u32 number, struct agent *a, struct query *
 		return true;
 	if (verdict == FILE_APPROVAL) {
 		*why = REASON_APPROVAL;
-		return permitted(q, number);
+		return q->flags & QUERY_EXECUTED || permitted(q, number);
 	}
 	if (s->flags & PLACE_NAMELESS && !(s->flags & OBJECT_CLOSED)) /* compilers at run time write through a second mapping */
 		return q->flags & QUERY_SHARED;

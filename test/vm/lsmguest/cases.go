@@ -143,7 +143,29 @@ func (w *world) approval() error {
 	if err := w.guard.Revoke(w.id, path); err != nil {
 		return err
 	}
-	return w.expect(1, program, "read", path)
+	if err := w.expect(1, program, "read", path); err != nil {
+		return err
+	}
+	return w.approvedProgram()
+}
+
+// approvedProgram: to execute a program is one call, though the kernel opens, checks and maps it.
+func (w *world) approvedProgram() error {
+	const path = "/tmp/asked"
+	if err := w.expect(-1, path, "read", "/tmp/w/file"); err != nil {
+		return err
+	}
+	grant := lsm.Grant{CgroupID: w.id, Path: path, Access: policy.Read | policy.Exec, Until: bootTime() + int64(time.Hour), Once: true}
+	if err := w.guard.Permit(grant); err != nil {
+		return err
+	}
+	if err := w.expect(0, path, "read", "/tmp/w/file"); err != nil {
+		return fmt.Errorf("a program that was permitted once: %w", err)
+	}
+	if err := w.expect(-1, path, "read", "/tmp/w/file"); err != nil {
+		return fmt.Errorf("a program a second time: %w", err)
+	}
+	return nil
 }
 
 // reload: new rules hold at once, also for what was opened under the old ones.

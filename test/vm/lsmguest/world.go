@@ -44,7 +44,7 @@ filesystem:
   write: ["/tmp/w/**", "/tmp/out/**", "/closed/**", "/closed-moved/**", "/sealed/**", "/deep/**", "/sys/**", "/proc/**"]
   exec: [/bin/guest, {path: /bin/right, sha256: %s}, {path: /bin/wrong, sha256: %s}]
   deny: ["/tmp/w/**/*.key", "/tmp/w/denied/**"]
-  require_approval: ["/tmp/w/ask/**"]
+  require_approval: ["/tmp/w/ask/**", /tmp/asked]
 network:
   unix: [/tmp/granted.sock, /tmp/granted-datagrams.sock]
 `
@@ -77,7 +77,7 @@ func furnishFiles() error {
 	}
 	content, err := os.ReadFile(program)
 	all = append(all, err)
-	for _, path := range []string{"/bin/right", "/bin/wrong", "/bin/denied", "/tmp/w/copy", libraryPath, "/tmp/elsewhere/library.so.1"} {
+	for _, path := range []string{"/bin/right", "/bin/wrong", "/bin/denied", "/tmp/w/copy", "/tmp/asked", libraryPath, "/tmp/elsewhere/library.so.1"} {
 		all = append(all, os.WriteFile(path, content, 0o755), os.Chmod(path, 0o755))
 	}
 	all = append(all, os.WriteFile("/tmp/w/script", []byte("#!/bin/denied\n"), 0o755))
