@@ -58,7 +58,8 @@ const heldKernelsVariable = "RAYPHER_TEST_LSM_KERNELS"
 const heldLine = "lsm=landlock,lockdown,yama,integrity,bpf raypher.backend=lsm"
 
 // TestFilesHeldInGuests: the same checks where programs of BPF LSM hold files, under the oldest and a newer kernel; and what only they do:
-// they hold while raypherd is away, follow a permit that is narrowed, and kill before a call has an effect.
+// they hold while raypherd is away, follow a permit that is narrowed, and kill before a call has an effect; they hold programs that were
+// attached, and a call that waits for a person is done once, or not at all.
 func TestFilesHeldInGuests(t *testing.T) {
 	kernels := os.Getenv(heldKernelsVariable)
 	if kernels == "" {

@@ -58,6 +58,11 @@ func govern(part string, args []string) int {
 		return 1
 	case "speed":
 		return measured(args[0])
+	case "append":
+		if add(args[0], os.O_APPEND|os.O_WRONLY) != nil {
+			return 1
+		}
+		return 0
 	case "resident":
 		for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
 			fmt.Println(resident(lines.Text()))
@@ -74,7 +79,23 @@ func resident(told string) string {
 	case "child":
 		return child(strings.Fields(rest)...)
 	case "remove":
-		return fmt.Sprint(os.Remove(rest))
+		return done(unix.Unlink(rest)) // os.Remove would try rmdir too, which is another question
+	case "rename":
+		from, to, _ := strings.Cut(rest, " ")
+		return done(os.Rename(from, to))
+	case "append":
+		return done(add(rest, os.O_APPEND|os.O_WRONLY))
+	case "create":
+		return done(add(rest, os.O_CREATE|os.O_EXCL|os.O_WRONLY))
+	case "run":
+		argv := strings.Fields(rest)
+		return done(exec.Command(argv[0], argv[1:]...).Run())
+	case "dial":
+		conn, err := net.Dial("tcp", rest)
+		if err == nil {
+			conn.Close()
+		}
+		return done(err)
 	case "narrow":
 		a, err := client.FromEnvironment()
 		if err == nil {
@@ -91,6 +112,24 @@ func resident(told string) string {
 		return err.Error()
 	}
 	return string(content)
+}
+
+// done says in a word that something was done, or why not.
+func done(err error) string {
+	if err != nil {
+		return err.Error()
+	}
+	return "done"
+}
+
+// add writes one byte to a file.
+func add(path string, flags int) error {
+	file, err := os.OpenFile(path, flags, 0o666)
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteString("x")
+	return errors.Join(err, file.Close())
 }
 
 // child runs this program once more and returns what it printed.

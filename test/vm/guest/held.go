@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"strings"
 	"time"
 
@@ -20,9 +21,12 @@ func (m *machine) casesHeld() {
 	}
 	m.governed(0, 0, "raypherd")
 	m.governed(0, userID, "raypherd")
-	m.heldWithoutDaemon()
+	services := m.attached()
+	m.heldWithoutDaemon(services)
+	m.detached(services)
 	m.narrowed()
 	m.kills()
+	m.approvals()
 	m.killDaemon()
 	m.startsBeside()
 }
@@ -39,7 +43,11 @@ type talk struct {
 // resident starts one as the user.
 func (m *machine) resident(policy string) (*talk, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*patient) // raypherd is started anew meanwhile
-	cmd := prepare(ctx, userID, "/bin/raypher", "run", "--policy", policy, "--", program, "resident")
+	return m.begin(prepare(ctx, userID, "/bin/raypher", "run", "--policy", policy, "--", program, "resident"), cancel)
+}
+
+// begin starts a resident by a command, whose context ends with cancel.
+func (m *machine) begin(cmd *exec.Cmd, cancel func()) (*talk, error) {
 	t := &talk{m: m, said: &strings.Builder{}}
 	cmd.Stderr = t.said
 	var err error
@@ -69,8 +77,9 @@ func (t *talk) do(what string) string {
 	return t.answers.Text()
 }
 
-// heldWithoutDaemon: what the kernel holds stays when raypherd is killed, for new programs too, and raypherd finds it again.
-func (m *machine) heldWithoutDaemon() {
+// heldWithoutDaemon: what the kernel holds stays when raypherd is killed, for new programs too, and raypherd finds it again; for attached
+// services too.
+func (m *machine) heldWithoutDaemon(services []*talk) {
 	t, err := m.resident(policyPath)
 	if err != nil {
 		m.fail("resident: %v", err)
@@ -85,6 +94,7 @@ func (m *machine) heldWithoutDaemon() {
 				m.fail("%s, %s: %q instead of %q", when, one.what, got, one.want)
 			}
 		}
+		m.holdsAttached(when, services, "the notes")
 	}
 	check("under raypherd")
 	m.killDaemon()
