@@ -170,15 +170,20 @@ func TestOutOfOrder(t *testing.T) {
 
 // TestPorts: each question to an upstream comes from another port and has another ID.
 func TestPorts(t *testing.T) {
+	var mu sync.Mutex
 	ports, ids := map[string]bool{}, map[uint16]bool{}
 	server, _ := rawUpstream(t, func(p net.PacketConn, from net.Addr, q *dns.Msg) {
+		mu.Lock()
 		ports[from.String()], ids[q.Id] = true, true
+		mu.Unlock()
 		send(t, p, from, addressAnswer(t, q, "192.0.2.1"))
 	})
 	f := start(t, exampleNames, Options{Upstreams: []string{server}})
 	for i := range 20 {
 		f.ask(t, "udp", fmt.Sprintf("n%d.example.com.", i), dns.TypeA)
 	}
+	mu.Lock()
+	defer mu.Unlock()
 	if len(ports) < 15 || len(ids) < 15 {
 		t.Errorf("%d ports and %d IDs for 20 questions", len(ports), len(ids))
 	}
@@ -186,9 +191,9 @@ func TestPorts(t *testing.T) {
 
 // TestQuestionsAreMadeAnew: what an agent puts around its question, spelling included, stays on the host.
 func TestQuestionsAreMadeAnew(t *testing.T) {
-	var seen *dns.Msg
+	came := make(chan *dns.Msg, 8)
 	server, _ := rawUpstream(t, func(p net.PacketConn, from net.Addr, q *dns.Msg) {
-		seen = q
+		came <- q
 		send(t, p, from, addressAnswer(t, q, "192.0.2.1"))
 	})
 	f := start(t, exampleNames, Options{Upstreams: []string{server}})
@@ -211,7 +216,7 @@ func TestQuestionsAreMadeAnew(t *testing.T) {
 	if opt := m.IsEdns0(); opt == nil || len(opt.Option) != 0 {
 		t.Errorf("options in the answer: %v", opt)
 	}
-	want := new(dns.Msg)
+	seen, want := <-came, new(dns.Msg)
 	want.SetQuestion("api.example.com.", dns.TypeA)
 	want.Id = seen.Id
 	want.SetEdns0(maxDatagram, false)
@@ -417,8 +422,8 @@ func TestFailedUpstreamIsLast(t *testing.T) {
 	for i := range 5 {
 		f.ask(t, "udp", fmt.Sprintf("n%d.example.com.", i), dns.TypeA)
 	}
-	if len(first.asked) != 1 || len(second.asked) != 5 {
-		t.Errorf("the one that fails was asked %d times, the other %d", len(first.asked), len(second.asked))
+	if len(first.questions()) != 1 || len(second.questions()) != 5 {
+		t.Errorf("the one that fails was asked %d times, the other %d", len(first.questions()), len(second.questions()))
 	}
 }
 
@@ -455,9 +460,10 @@ func TestSearchDomains(t *testing.T) {
 	if len(f.told) != 5 {
 		t.Errorf("%d reports, want 5: %+v", len(f.told), f.told)
 	}
-	slices.Sort(u.asked)
-	if !slices.Equal(u.asked, []string{"api.example.com.", "nas.corp.test."}) {
-		t.Errorf("the upstream was asked %q", u.asked)
+	asked := u.questions()
+	slices.Sort(asked)
+	if !slices.Equal(asked, []string{"api.example.com.", "nas.corp.test."}) {
+		t.Errorf("the upstream was asked %q", asked)
 	}
 }
 

@@ -59,14 +59,12 @@ func TestTunnels(t *testing.T) {
 					refused++
 				}
 			}
-			u.mu.Lock()
-			defer u.mu.Unlock()
 			most := 0
 			if reasons[name] == TooManyNames {
 				most = namesAtOnce + 2 // a slow machine refills one or two meanwhile
 			}
-			if len(u.asked) > most+asked/20 || refused < asked-most-asked/20 {
-				t.Errorf("%d of %d names left the host, %d were refused; want at most %d", len(u.asked), asked, refused, most)
+			if len(u.questions()) > most+asked/20 || refused < asked-most-asked/20 {
+				t.Errorf("%d of %d names left the host, %d were refused; want at most %d", len(u.questions()), asked, refused, most)
 			}
 			f.mu.Lock()
 			defer f.mu.Unlock()
@@ -167,8 +165,8 @@ func TestTooManyQuestions(t *testing.T) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(u.asked) != 0 || len(f.told) != 1 || f.told[0].Reason != TooMany {
-		t.Errorf("upstream asked %q, reported %+v", u.asked, f.told)
+	if len(u.questions()) != 0 || len(f.told) != 1 || f.told[0].Reason != TooMany {
+		t.Errorf("upstream asked %q, reported %+v", u.questions(), f.told)
 	}
 	if !f.server.limits.question(6, now) {
 		t.Error("another agent pays for it")
@@ -191,7 +189,7 @@ func TestAskedAgain(t *testing.T) {
 			c.mu.Unlock()
 		}
 	}
-	if want := []string{"x.example.com.", "api.example.com.", "api.example.com."}; !slices.Equal(u.asked, want) {
-		t.Errorf("the upstream was asked %q, want %q", u.asked, want)
+	if want := []string{"x.example.com.", "api.example.com.", "api.example.com."}; !slices.Equal(u.questions(), want) {
+		t.Errorf("the upstream was asked %q, want %q", u.questions(), want)
 	}
 }
