@@ -159,7 +159,9 @@ func TestTooManyQuestions(t *testing.T) {
 	now := time.Now()
 	for n := 0; n < 10*questionsAtOnce && f.server.limits.question(5, now); n++ {
 	}
+	f.server.limits.mu.Lock()
 	f.server.limits.agents[5].questions.at = now.Add(time.Hour) // no refill while the test looks
+	f.server.limits.mu.Unlock()
 	if m := f.ask(t, "udp", "api.example.com.", dns.TypeA); m.Rcode != dns.RcodeRefused {
 		t.Errorf("%s, want REFUSED", dns.RcodeToString[m.Rcode])
 	}
