@@ -1,9 +1,13 @@
 package netguard
 
 import (
+	"encoding/hex"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/raypher/raypher/policy"
 )
@@ -126,6 +130,7 @@ func TestGuard(t *testing.T) {
 			events.forget()
 			o := p.do(action{Do: c.do, To: mustAddr(c.to), Data: "hello"})
 			arrived, packets := w.forget()
+			packets = slices.DeleteFunc(packets, isLater)
 			if c.err == "" {
 				if o.Err != "" || o.Data != "you said hello" {
 					t.Errorf("program: %+v, want the answer", o)
@@ -163,4 +168,18 @@ func TestGuard(t *testing.T) {
 			}
 		})
 	}
+}
+
+// isLater tells a segment that opens no TCP flow: one of the case before may come late, while what leaks begins with a SYN.
+func isLater(packet string) bool {
+	b, err := hex.DecodeString(packet)
+	if err != nil || len(b) < 20 {
+		return false
+	}
+	header, proto := int(b[0]&0xf)*4, b[9]
+	if b[0]>>4 == 6 && len(b) >= 40 {
+		header, proto = 40, b[6]
+	}
+	const flags, syn = 13, 0x02
+	return proto == unix.IPPROTO_TCP && len(b) > header+flags && b[header+flags]&syn == 0
 }
