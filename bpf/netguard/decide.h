@@ -94,7 +94,8 @@ static __noinline bool is_grant(const struct rule_said *r) { return r->says == R
 /* Looks for the key's port, then for every port. The longest prefix of each counts; one that grants outweighs the other's hole. */
 static __noinline int in_trie(struct question *q, struct rule_key *key)
 {
-	void *rules = bpf_map_lookup_elem(&slots, &q->slot);
+	__u32 slot = q->slot;	/* on the stack: Linux 6.1 takes no key out of a global function's argument */
+	void *rules = bpf_map_lookup_elem(&slots, &slot);
 	int said = SAID_NOTHING, i;
 
 	if (!rules)
