@@ -140,7 +140,10 @@ func Run(ctx context.Context, o Options) error {
 	}
 	w.endTrace()
 	if err == nil { // the program has ended: what is said at its end is still being said
-		<-released
+		select {
+		case <-released:
+		case <-ctx.Done(): // told to end, with a program that may go on: raypherd ends it when this process is gone
+		}
 	}
 	return err
 }

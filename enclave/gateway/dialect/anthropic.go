@@ -16,7 +16,7 @@ var messagesMembers = strings.Fields(`model messages max_tokens system stream st
 	thinking service_tier cache_control context_management output_config output_format speed inference_geo`)
 
 func (m messages) read(r *Request, o *object) error {
-	if err := onlyKnown(o, "", messagesMembers); err != nil {
+	if err := r.readHead(o, messagesMembers); err != nil {
 		return err
 	}
 	for name, values := range map[string][]string{
@@ -29,12 +29,6 @@ func (m messages) read(r *Request, o *object) error {
 		}
 	}
 	var err error
-	if r.Model, _, err = o.text("model"); err != nil {
-		return err
-	}
-	if r.Stream, err = o.flag("stream"); err != nil {
-		return err
-	}
 	if r.output, err = o.count("max_tokens"); err != nil {
 		return err
 	}

@@ -248,6 +248,18 @@ func (r *Request) Prepare(limits Limits) (*Call, error) {
 	return call, nil
 }
 
+// readHead reads what most protocols begin with; other members than the known ones are refused.
+func (r *Request) readHead(o *object, known []string) (err error) {
+	if err := onlyKnown(o, "", known); err != nil {
+		return err
+	}
+	if r.Model, _, err = o.text("model"); err != nil {
+		return err
+	}
+	r.Stream, err = o.flag("stream")
+	return err
+}
+
 // oneOf refuses what is not among the values that a member may have.
 func oneOf(o *object, name string, values ...string) error {
 	s, there, err := o.text(name)

@@ -70,7 +70,11 @@ func TestBounds(t *testing.T) {
 		"generate, configured": {Gemini, generatePath, `{"contents":[],"generationConfig":{"temperature":1}}`, "", 8000, []string{`{"temperature":1,"maxOutputTokens":8000}`}},
 		"generate, candidates": {Gemini, generatePath, `{"contents":[],"generationConfig":{"candidateCount":4,"maxOutputTokens":10}}`, "", 40, nil},
 		"generate, a file":     {Gemini, streamPath, `{"contents":[{"parts":[{"fileData":{"fileUri":"u"}}]}],"generationConfig":{"maxOutputTokens":10}}`, "fileData", 10, nil},
-		"generate, a cache":    {Gemini, generatePath, `{"contents":[],"cachedContent":"c","generationConfig":{"maxOutputTokens":10}}`, "cache", 10, nil},
+		"generate, parts of a function's answer": {Gemini, generatePath,
+			`{"contents":[{"parts":[{"functionResponse":{"name":"f","response":{},"parts":[{"inlineData":{}}]}}]}],"generationConfig":{"maxOutputTokens":10}}`, "functionResponse", 10, nil},
+		"generate, a function's answer": {Gemini, generatePath,
+			`{"contents":[{"parts":[{"functionResponse":{"name":"f","response":{"x":"y"}}}]}],"generationConfig":{"maxOutputTokens":10}}`, "", 10, nil},
+		"generate, a cache": {Gemini, generatePath, `{"contents":[],"cachedContent":"c","generationConfig":{"maxOutputTokens":10}}`, "cache", 10, nil},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -141,6 +145,7 @@ func TestRefused(t *testing.T) {
 		"searching the web":                   {OpenAI, "POST", chatPath, `{"model":"m","web_search_options":{}}`, Invalid, "web_search_options"},
 		"answers in audio":                    {OpenAI, "POST", chatPath, `{"model":"m","modalities":["text","audio"]}`, Invalid, "audio"},
 		"a tool of the provider":              {OpenAI, "POST", responsesPath, `{"model":"m","tools":[{"type":"web_search"}]}`, Invalid, "web_search"},
+		"tools within a tool":                 {OpenAI, "POST", responsesPath, `{"model":"m","tools":[{"type":"namespace","tools":[{"type":"web_search"}]}]}`, Invalid, "namespace"},
 		"a server of tools":                   {OpenAI, "POST", responsesPath, `{"model":"m","tools":[{"type":"mcp","server_url":"https://x"}]}`, Invalid, "mcp"},
 		"work in the background":              {OpenAI, "POST", responsesPath, `{"model":"m","background":true}`, Invalid, "background"},
 		"a stored prompt":                     {OpenAI, "POST", responsesPath, `{"model":"m","prompt":{"id":"p"}}`, Invalid, "prompt"},

@@ -110,7 +110,15 @@ func (generate) readContent(r *Request, content *object) error {
 	for _, part := range parts {
 		for _, m := range part.members {
 			switch m.name {
-			case "text", "thought", "functionCall", "functionResponse":
+			case "text", "thought", "functionCall":
+			case "functionResponse":
+				response, err := part.object(m.name)
+				if err != nil {
+					return err
+				}
+				if response != nil && response.get("parts") != nil { // images and files that a function gave
+					r.Opaque = "parts of a functionResponse"
+				}
 			case "inlineData", "fileData", "thoughtSignature", "videoMetadata", "mediaResolution":
 				r.Opaque = "a part with " + m.name
 			default:

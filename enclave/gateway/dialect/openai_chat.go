@@ -48,20 +48,13 @@ func (c chat) read(r *Request, o *object) error {
 	if !c.official {
 		known = chatCompatibleMembers
 	}
-	if err := onlyKnown(o, "", known); err != nil {
+	if err := r.readHead(o, known); err != nil {
 		return err
 	}
 	if err := oneOf(o, "service_tier", "default", "flex"); err != nil {
 		return err
 	}
 	if err := onlyText(o); err != nil {
-		return err
-	}
-	var err error
-	if r.Model, _, err = o.text("model"); err != nil {
-		return err
-	}
-	if r.Stream, err = o.flag("stream"); err != nil {
 		return err
 	}
 	options, err := o.object("stream_options")

@@ -19,25 +19,19 @@ var responsesMembers = strings.Fields(`model input instructions max_output_token
 
 // Types of tools that run where the agent is, and of content.
 var (
-	responsesTools  = strings.Fields("function custom local_shell apply_patch namespace")
+	responsesTools  = strings.Fields("function custom local_shell apply_patch")
 	responsesText   = strings.Fields("input_text output_text text refusal summary_text reasoning_text")
 	responsesOpaque = strings.Fields("input_image input_file input_audio")
 )
 
 func (responses) read(r *Request, o *object) error {
-	if err := onlyKnown(o, "", responsesMembers); err != nil {
+	if err := r.readHead(o, responsesMembers); err != nil {
 		return err
 	}
 	if err := oneOf(o, "service_tier", "default", "flex"); err != nil {
 		return err
 	}
 	var err error
-	if r.Model, _, err = o.text("model"); err != nil {
-		return err
-	}
-	if r.Stream, err = o.flag("stream"); err != nil {
-		return err
-	}
 	if r.output, err = o.count("max_output_tokens"); err != nil {
 		return err
 	}
