@@ -73,6 +73,7 @@ type Description struct {
 	Version           string                 `protobuf:"bytes,9,opt,name=version,proto3" json:"version,omitempty"`                                              // of the binary
 	TtlSeconds        uint32                 `protobuf:"varint,10,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`                    // lifetime of visas
 	Development       bool                   `protobuf:"varint,11,opt,name=development,proto3" json:"development,omitempty"`                                    // the ceiling and its operator key were made by this process
+	Providers         []*Provider            `protobuf:"bytes,12,rep,name=providers,proto3" json:"providers,omitempty"`                                         // of the cost control in force, by name; none: nothing is metered
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -184,6 +185,74 @@ func (x *Description) GetDevelopment() bool {
 	return false
 }
 
+func (x *Description) GetProviders() []*Provider {
+	if x != nil {
+		return x.Providers
+	}
+	return nil
+}
+
+// Provider is one that the enclave's gateway calls for agents.
+type Provider struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`       // the first segment of the paths under which agents reach it
+	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`       // openai | anthropic | gemini | openai-compatible
+	Address       string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"` // host:port of its base URL
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Provider) Reset() {
+	*x = Provider{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Provider) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Provider) ProtoMessage() {}
+
+func (x *Provider) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Provider.ProtoReflect.Descriptor instead.
+func (*Provider) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Provider) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Provider) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Provider) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
 type PersistRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Message:
@@ -197,7 +266,7 @@ type PersistRequest struct {
 
 func (x *PersistRequest) Reset() {
 	*x = PersistRequest{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[2]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -209,7 +278,7 @@ func (x *PersistRequest) String() string {
 func (*PersistRequest) ProtoMessage() {}
 
 func (x *PersistRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[2]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -222,7 +291,7 @@ func (x *PersistRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PersistRequest.ProtoReflect.Descriptor instead.
 func (*PersistRequest) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{2}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *PersistRequest) GetMessage() isPersistRequest_Message {
@@ -280,7 +349,7 @@ type Attach struct {
 
 func (x *Attach) Reset() {
 	*x = Attach{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[3]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -292,7 +361,7 @@ func (x *Attach) String() string {
 func (*Attach) ProtoMessage() {}
 
 func (x *Attach) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[3]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -305,7 +374,7 @@ func (x *Attach) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attach.ProtoReflect.Descriptor instead.
 func (*Attach) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{3}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Attach) GetEpoch() []byte {
@@ -346,7 +415,7 @@ type PersistAck struct {
 
 func (x *PersistAck) Reset() {
 	*x = PersistAck{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[4]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -358,7 +427,7 @@ func (x *PersistAck) String() string {
 func (*PersistAck) ProtoMessage() {}
 
 func (x *PersistAck) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[4]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -371,7 +440,7 @@ func (x *PersistAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PersistAck.ProtoReflect.Descriptor instead.
 func (*PersistAck) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{4}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *PersistAck) GetEpoch() []byte {
@@ -401,7 +470,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[5]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -413,7 +482,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[5]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -426,7 +495,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{5}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Batch) GetEpoch() []byte {
@@ -466,7 +535,7 @@ type InstallCeilingRequest struct {
 
 func (x *InstallCeilingRequest) Reset() {
 	*x = InstallCeilingRequest{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[6]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -478,7 +547,7 @@ func (x *InstallCeilingRequest) String() string {
 func (*InstallCeilingRequest) ProtoMessage() {}
 
 func (x *InstallCeilingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[6]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -491,7 +560,7 @@ func (x *InstallCeilingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstallCeilingRequest.ProtoReflect.Descriptor instead.
 func (*InstallCeilingRequest) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{6}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *InstallCeilingRequest) GetBundle() []byte {
@@ -519,7 +588,7 @@ type Asserted struct {
 
 func (x *Asserted) Reset() {
 	*x = Asserted{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[7]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -531,7 +600,7 @@ func (x *Asserted) String() string {
 func (*Asserted) ProtoMessage() {}
 
 func (x *Asserted) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[7]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -544,7 +613,7 @@ func (x *Asserted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Asserted.ProtoReflect.Descriptor instead.
 func (*Asserted) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{7}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Asserted) GetAgentId() string {
@@ -623,13 +692,14 @@ type MintRequest struct {
 	Nonce            []byte                 `protobuf:"bytes,9,opt,name=nonce,proto3" json:"nonce,omitempty"`                                                  // 8 to 64 bytes, optional
 	TtlSeconds       uint32                 `protobuf:"varint,10,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`                    // optional, at most the configured lifetime
 	PolicySourceHash []byte                 `protobuf:"bytes,11,opt,name=policy_source_hash,json=policySourceHash,proto3" json:"policy_source_hash,omitempty"` // SHA-256 of the canonical policy before ~ was expanded
+	HandleHash       []byte                 `protobuf:"bytes,12,opt,name=handle_hash,json=handleHash,proto3" json:"handle_hash,omitempty"`                     // SHA-256 of the placeholder API key of the run; empty: it makes no calls of models
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
 
 func (x *MintRequest) Reset() {
 	*x = MintRequest{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[8]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -641,7 +711,7 @@ func (x *MintRequest) String() string {
 func (*MintRequest) ProtoMessage() {}
 
 func (x *MintRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[8]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -654,7 +724,7 @@ func (x *MintRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MintRequest.ProtoReflect.Descriptor instead.
 func (*MintRequest) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{8}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *MintRequest) GetPolicy() []byte {
@@ -734,6 +804,13 @@ func (x *MintRequest) GetPolicySourceHash() []byte {
 	return nil
 }
 
+func (x *MintRequest) GetHandleHash() []byte {
+	if x != nil {
+		return x.HandleHash
+	}
+	return nil
+}
+
 type MintReply struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Visa            []byte                 `protobuf:"bytes,1,opt,name=visa,proto3" json:"visa,omitempty"`
@@ -747,7 +824,7 @@ type MintReply struct {
 
 func (x *MintReply) Reset() {
 	*x = MintReply{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[9]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -759,7 +836,7 @@ func (x *MintReply) String() string {
 func (*MintReply) ProtoMessage() {}
 
 func (x *MintReply) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[9]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -772,7 +849,7 @@ func (x *MintReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MintReply.ProtoReflect.Descriptor instead.
 func (*MintReply) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{9}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *MintReply) GetVisa() []byte {
@@ -819,7 +896,7 @@ type MintRequests struct {
 
 func (x *MintRequests) Reset() {
 	*x = MintRequests{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[10]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -831,7 +908,7 @@ func (x *MintRequests) String() string {
 func (*MintRequests) ProtoMessage() {}
 
 func (x *MintRequests) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[10]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -844,7 +921,7 @@ func (x *MintRequests) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MintRequests.ProtoReflect.Descriptor instead.
 func (*MintRequests) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{10}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *MintRequests) GetRequests() []*NumberedMintRequest {
@@ -864,7 +941,7 @@ type NumberedMintRequest struct {
 
 func (x *NumberedMintRequest) Reset() {
 	*x = NumberedMintRequest{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[11]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -876,7 +953,7 @@ func (x *NumberedMintRequest) String() string {
 func (*NumberedMintRequest) ProtoMessage() {}
 
 func (x *NumberedMintRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[11]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -889,7 +966,7 @@ func (x *NumberedMintRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NumberedMintRequest.ProtoReflect.Descriptor instead.
 func (*NumberedMintRequest) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{11}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *NumberedMintRequest) GetNumber() uint64 {
@@ -915,7 +992,7 @@ type MintResults struct {
 
 func (x *MintResults) Reset() {
 	*x = MintResults{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[12]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -927,7 +1004,7 @@ func (x *MintResults) String() string {
 func (*MintResults) ProtoMessage() {}
 
 func (x *MintResults) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[12]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -940,7 +1017,7 @@ func (x *MintResults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MintResults.ProtoReflect.Descriptor instead.
 func (*MintResults) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{12}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *MintResults) GetResults() []*MintResult {
@@ -963,7 +1040,7 @@ type MintResult struct {
 
 func (x *MintResult) Reset() {
 	*x = MintResult{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[13]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -975,7 +1052,7 @@ func (x *MintResult) String() string {
 func (*MintResult) ProtoMessage() {}
 
 func (x *MintResult) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[13]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -988,7 +1065,7 @@ func (x *MintResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MintResult.ProtoReflect.Descriptor instead.
 func (*MintResult) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{13}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *MintResult) GetNumber() uint64 {
@@ -1029,7 +1106,7 @@ type RecordRequest struct {
 
 func (x *RecordRequest) Reset() {
 	*x = RecordRequest{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[14]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1041,7 +1118,7 @@ func (x *RecordRequest) String() string {
 func (*RecordRequest) ProtoMessage() {}
 
 func (x *RecordRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[14]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1054,7 +1131,7 @@ func (x *RecordRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordRequest.ProtoReflect.Descriptor instead.
 func (*RecordRequest) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{14}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RecordRequest) GetVerdicts() [][]byte {
@@ -1081,7 +1158,7 @@ type RecordReply struct {
 
 func (x *RecordReply) Reset() {
 	*x = RecordReply{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[15]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1093,7 +1170,7 @@ func (x *RecordReply) String() string {
 func (*RecordReply) ProtoMessage() {}
 
 func (x *RecordReply) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[15]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1106,7 +1183,7 @@ func (x *RecordReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordReply.ProtoReflect.Descriptor instead.
 func (*RecordReply) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{15}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RecordReply) GetEpoch() []byte {
@@ -1132,7 +1209,7 @@ type AttestRequest struct {
 
 func (x *AttestRequest) Reset() {
 	*x = AttestRequest{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[16]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1144,7 +1221,7 @@ func (x *AttestRequest) String() string {
 func (*AttestRequest) ProtoMessage() {}
 
 func (x *AttestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[16]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1157,7 +1234,7 @@ func (x *AttestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttestRequest.ProtoReflect.Descriptor instead.
 func (*AttestRequest) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{16}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AttestRequest) GetNonce() []byte {
@@ -1177,7 +1254,7 @@ type Evidence struct {
 
 func (x *Evidence) Reset() {
 	*x = Evidence{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[17]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1189,7 +1266,7 @@ func (x *Evidence) String() string {
 func (*Evidence) ProtoMessage() {}
 
 func (x *Evidence) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[17]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1202,7 +1279,7 @@ func (x *Evidence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evidence.ProtoReflect.Descriptor instead.
 func (*Evidence) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{17}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Evidence) GetTier() string {
@@ -1230,7 +1307,7 @@ type DescribeKeyRequest struct {
 
 func (x *DescribeKeyRequest) Reset() {
 	*x = DescribeKeyRequest{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[18]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1242,7 +1319,7 @@ func (x *DescribeKeyRequest) String() string {
 func (*DescribeKeyRequest) ProtoMessage() {}
 
 func (x *DescribeKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[18]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1255,7 +1332,7 @@ func (x *DescribeKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeKeyRequest.ProtoReflect.Descriptor instead.
 func (*DescribeKeyRequest) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{18}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DescribeKeyRequest) GetPurpose() string {
@@ -1290,7 +1367,7 @@ type KeyDescription struct {
 
 func (x *KeyDescription) Reset() {
 	*x = KeyDescription{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[19]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1302,7 +1379,7 @@ func (x *KeyDescription) String() string {
 func (*KeyDescription) ProtoMessage() {}
 
 func (x *KeyDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[19]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1315,7 +1392,7 @@ func (x *KeyDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyDescription.ProtoReflect.Descriptor instead.
 func (*KeyDescription) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{19}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *KeyDescription) GetPublicKey() []byte {
@@ -1348,7 +1425,7 @@ type TLSCertificateRequest struct {
 
 func (x *TLSCertificateRequest) Reset() {
 	*x = TLSCertificateRequest{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[20]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1360,7 +1437,7 @@ func (x *TLSCertificateRequest) String() string {
 func (*TLSCertificateRequest) ProtoMessage() {}
 
 func (x *TLSCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[20]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1373,7 +1450,7 @@ func (x *TLSCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TLSCertificateRequest.ProtoReflect.Descriptor instead.
 func (*TLSCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{20}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *TLSCertificateRequest) GetVisa() []byte {
@@ -1392,7 +1469,7 @@ type TLSCertificateReply struct {
 
 func (x *TLSCertificateReply) Reset() {
 	*x = TLSCertificateReply{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[21]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1404,7 +1481,7 @@ func (x *TLSCertificateReply) String() string {
 func (*TLSCertificateReply) ProtoMessage() {}
 
 func (x *TLSCertificateReply) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[21]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1417,7 +1494,7 @@ func (x *TLSCertificateReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TLSCertificateReply.ProtoReflect.Descriptor instead.
 func (*TLSCertificateReply) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{21}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TLSCertificateReply) GetChain() [][]byte {
@@ -1437,7 +1514,7 @@ type TLSSignRequest struct {
 
 func (x *TLSSignRequest) Reset() {
 	*x = TLSSignRequest{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[22]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1449,7 +1526,7 @@ func (x *TLSSignRequest) String() string {
 func (*TLSSignRequest) ProtoMessage() {}
 
 func (x *TLSSignRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[22]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1462,7 +1539,7 @@ func (x *TLSSignRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TLSSignRequest.ProtoReflect.Descriptor instead.
 func (*TLSSignRequest) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{22}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *TLSSignRequest) GetVisa() []byte {
@@ -1488,7 +1565,7 @@ type TLSSignReply struct {
 
 func (x *TLSSignReply) Reset() {
 	*x = TLSSignReply{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[23]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1500,7 +1577,7 @@ func (x *TLSSignReply) String() string {
 func (*TLSSignReply) ProtoMessage() {}
 
 func (x *TLSSignReply) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[23]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1513,7 +1590,7 @@ func (x *TLSSignReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TLSSignReply.ProtoReflect.Descriptor instead.
 func (*TLSSignReply) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{23}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *TLSSignReply) GetSignature() []byte {
@@ -1532,7 +1609,7 @@ type InstallGrantRequest struct {
 
 func (x *InstallGrantRequest) Reset() {
 	*x = InstallGrantRequest{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[24]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1544,7 +1621,7 @@ func (x *InstallGrantRequest) String() string {
 func (*InstallGrantRequest) ProtoMessage() {}
 
 func (x *InstallGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[24]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1557,7 +1634,7 @@ func (x *InstallGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstallGrantRequest.ProtoReflect.Descriptor instead.
 func (*InstallGrantRequest) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{24}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *InstallGrantRequest) GetGrant() []byte {
@@ -1575,7 +1652,7 @@ type DescribeGrantRequest struct {
 
 func (x *DescribeGrantRequest) Reset() {
 	*x = DescribeGrantRequest{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[25]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1587,7 +1664,7 @@ func (x *DescribeGrantRequest) String() string {
 func (*DescribeGrantRequest) ProtoMessage() {}
 
 func (x *DescribeGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[25]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1600,7 +1677,7 @@ func (x *DescribeGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeGrantRequest.ProtoReflect.Descriptor instead.
 func (*DescribeGrantRequest) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{25}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{26}
 }
 
 type GrantStatus struct {
@@ -1621,7 +1698,7 @@ type GrantStatus struct {
 
 func (x *GrantStatus) Reset() {
 	*x = GrantStatus{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[26]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1633,7 +1710,7 @@ func (x *GrantStatus) String() string {
 func (*GrantStatus) ProtoMessage() {}
 
 func (x *GrantStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[26]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1646,7 +1723,7 @@ func (x *GrantStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantStatus.ProtoReflect.Descriptor instead.
 func (*GrantStatus) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{26}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GrantStatus) GetAnchor() []byte {
@@ -1725,13 +1802,14 @@ type DialRequest struct {
 	Host          string                 `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`      // as the start configuration names it
 	Port          uint32                 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
 	NitroTpmNonce []byte                 `protobuf:"bytes,4,opt,name=nitro_tpm_nonce,json=nitroTpmNonce,proto3" json:"nitro_tpm_nonce,omitempty"` // instead of a host: the document of this instance's NitroTPM over these 32 bytes is wanted
+	Carrier       bool                   `protobuf:"varint,5,opt,name=carrier,proto3" json:"carrier,omitempty"`                                   // a connection of its own carries the bytes (docs/protocol.md), no Connect stream
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DialRequest) Reset() {
 	*x = DialRequest{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[27]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1743,7 +1821,7 @@ func (x *DialRequest) String() string {
 func (*DialRequest) ProtoMessage() {}
 
 func (x *DialRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[27]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1756,7 +1834,7 @@ func (x *DialRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DialRequest.ProtoReflect.Descriptor instead.
 func (*DialRequest) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{27}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DialRequest) GetNumber() uint64 {
@@ -1787,6 +1865,13 @@ func (x *DialRequest) GetNitroTpmNonce() []byte {
 	return nil
 }
 
+func (x *DialRequest) GetCarrier() bool {
+	if x != nil {
+		return x.Carrier
+	}
+	return false
+}
+
 // DialResult says that a connection failed; for one that succeeded Connect is opened instead. Or it brings the document that was wanted. The
 // first message of the stream is empty: the parent is ready.
 type DialResult struct {
@@ -1800,7 +1885,7 @@ type DialResult struct {
 
 func (x *DialResult) Reset() {
 	*x = DialResult{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[28]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1812,7 +1897,7 @@ func (x *DialResult) String() string {
 func (*DialResult) ProtoMessage() {}
 
 func (x *DialResult) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[28]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1825,7 +1910,7 @@ func (x *DialResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DialResult.ProtoReflect.Descriptor instead.
 func (*DialResult) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{28}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DialResult) GetNumber() uint64 {
@@ -1859,7 +1944,7 @@ type Bytes struct {
 
 func (x *Bytes) Reset() {
 	*x = Bytes{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[29]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1871,7 +1956,7 @@ func (x *Bytes) String() string {
 func (*Bytes) ProtoMessage() {}
 
 func (x *Bytes) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[29]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1884,7 +1969,7 @@ func (x *Bytes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bytes.ProtoReflect.Descriptor instead.
 func (*Bytes) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{29}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Bytes) GetNumber() uint64 {
@@ -1909,7 +1994,7 @@ type DescribeFleetRequest struct {
 
 func (x *DescribeFleetRequest) Reset() {
 	*x = DescribeFleetRequest{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[30]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1921,7 +2006,7 @@ func (x *DescribeFleetRequest) String() string {
 func (*DescribeFleetRequest) ProtoMessage() {}
 
 func (x *DescribeFleetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[30]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1934,7 +2019,7 @@ func (x *DescribeFleetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeFleetRequest.ProtoReflect.Descriptor instead.
 func (*DescribeFleetRequest) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{30}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{31}
 }
 
 type FleetStatus struct {
@@ -1951,7 +2036,7 @@ type FleetStatus struct {
 
 func (x *FleetStatus) Reset() {
 	*x = FleetStatus{}
-	mi := &file_enclave_v1_enclave_proto_msgTypes[31]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1963,7 +2048,7 @@ func (x *FleetStatus) String() string {
 func (*FleetStatus) ProtoMessage() {}
 
 func (x *FleetStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_enclave_v1_enclave_proto_msgTypes[31]
+	mi := &file_enclave_v1_enclave_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1976,7 +2061,7 @@ func (x *FleetStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FleetStatus.ProtoReflect.Descriptor instead.
 func (*FleetStatus) Descriptor() ([]byte, []int) {
-	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{31}
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *FleetStatus) GetController() string {
@@ -2026,7 +2111,7 @@ var File_enclave_v1_enclave_proto protoreflect.FileDescriptor
 const file_enclave_v1_enclave_proto_rawDesc = "" +
 	"\n" +
 	"\x18enclave/v1/enclave.proto\x12\x12raypher.enclave.v1\"\x11\n" +
-	"\x0fDescribeRequest\"\xf4\x02\n" +
+	"\x0fDescribeRequest\"\xb0\x03\n" +
 	"\vDescription\x12\x12\n" +
 	"\x04tier\x18\x01 \x01(\tR\x04tier\x12!\n" +
 	"\ftrust_domain\x18\x02 \x01(\tR\vtrustDomain\x12\x1d\n" +
@@ -2041,7 +2126,12 @@ const file_enclave_v1_enclave_proto_rawDesc = "" +
 	"\vttl_seconds\x18\n" +
 	" \x01(\rR\n" +
 	"ttlSeconds\x12 \n" +
-	"\vdevelopment\x18\v \x01(\bR\vdevelopment\"\x85\x01\n" +
+	"\vdevelopment\x18\v \x01(\bR\vdevelopment\x12:\n" +
+	"\tproviders\x18\f \x03(\v2\x1c.raypher.enclave.v1.ProviderR\tproviders\"L\n" +
+	"\bProvider\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x18\n" +
+	"\aaddress\x18\x03 \x01(\tR\aaddress\"\x85\x01\n" +
 	"\x0ePersistRequest\x124\n" +
 	"\x06attach\x18\x01 \x01(\v2\x1a.raypher.enclave.v1.AttachH\x00R\x06attach\x122\n" +
 	"\x03ack\x18\x02 \x01(\v2\x1e.raypher.enclave.v1.PersistAckH\x00R\x03ackB\t\n" +
@@ -2074,7 +2164,7 @@ const file_enclave_v1_enclave_proto_rawDesc = "" +
 	"\rbinary_sha256\x18\x06 \x01(\fR\fbinarySha256\x12\x18\n" +
 	"\abackend\x18\a \x01(\tR\abackend\x12\x12\n" +
 	"\x04host\x18\b \x01(\tR\x04host\x12\x16\n" +
-	"\x06cgroup\x18\t \x01(\tR\x06cgroup\"\xf1\x02\n" +
+	"\x06cgroup\x18\t \x01(\tR\x06cgroup\"\x92\x03\n" +
 	"\vMintRequest\x12\x16\n" +
 	"\x06policy\x18\x01 \x01(\fR\x06policy\x12\x1a\n" +
 	"\bmanifest\x18\x02 \x01(\fR\bmanifest\x12\x16\n" +
@@ -2088,7 +2178,9 @@ const file_enclave_v1_enclave_proto_rawDesc = "" +
 	"\vttl_seconds\x18\n" +
 	" \x01(\rR\n" +
 	"ttlSeconds\x12,\n" +
-	"\x12policy_source_hash\x18\v \x01(\fR\x10policySourceHash\"\xa6\x01\n" +
+	"\x12policy_source_hash\x18\v \x01(\fR\x10policySourceHash\x12\x1f\n" +
+	"\vhandle_hash\x18\f \x01(\fR\n" +
+	"handleHash\"\xa6\x01\n" +
 	"\tMintReply\x12\x12\n" +
 	"\x04visa\x18\x01 \x01(\fR\x04visa\x12\x16\n" +
 	"\x06permit\x18\x02 \x01(\fR\x06permit\x12)\n" +
@@ -2154,12 +2246,13 @@ const file_enclave_v1_enclave_proto_rawDesc = "" +
 	"\x04open\x18\b \x01(\x04R\x04open\x12\x12\n" +
 	"\x04left\x18\t \x01(\x04R\x04left\x12\x16\n" +
 	"\x06closed\x18\n" +
-	" \x01(\tR\x06closed\"u\n" +
+	" \x01(\tR\x06closed\"\x8f\x01\n" +
 	"\vDialRequest\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12\x12\n" +
 	"\x04port\x18\x03 \x01(\rR\x04port\x12&\n" +
-	"\x0fnitro_tpm_nonce\x18\x04 \x01(\fR\rnitroTpmNonce\"h\n" +
+	"\x0fnitro_tpm_nonce\x18\x04 \x01(\fR\rnitroTpmNonce\x12\x18\n" +
+	"\acarrier\x18\x05 \x01(\bR\acarrier\"h\n" +
 	"\n" +
 	"DialResult\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x14\n" +
@@ -2208,85 +2301,87 @@ func file_enclave_v1_enclave_proto_rawDescGZIP() []byte {
 	return file_enclave_v1_enclave_proto_rawDescData
 }
 
-var file_enclave_v1_enclave_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_enclave_v1_enclave_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_enclave_v1_enclave_proto_goTypes = []any{
 	(*DescribeRequest)(nil),       // 0: raypher.enclave.v1.DescribeRequest
 	(*Description)(nil),           // 1: raypher.enclave.v1.Description
-	(*PersistRequest)(nil),        // 2: raypher.enclave.v1.PersistRequest
-	(*Attach)(nil),                // 3: raypher.enclave.v1.Attach
-	(*PersistAck)(nil),            // 4: raypher.enclave.v1.PersistAck
-	(*Batch)(nil),                 // 5: raypher.enclave.v1.Batch
-	(*InstallCeilingRequest)(nil), // 6: raypher.enclave.v1.InstallCeilingRequest
-	(*Asserted)(nil),              // 7: raypher.enclave.v1.Asserted
-	(*MintRequest)(nil),           // 8: raypher.enclave.v1.MintRequest
-	(*MintReply)(nil),             // 9: raypher.enclave.v1.MintReply
-	(*MintRequests)(nil),          // 10: raypher.enclave.v1.MintRequests
-	(*NumberedMintRequest)(nil),   // 11: raypher.enclave.v1.NumberedMintRequest
-	(*MintResults)(nil),           // 12: raypher.enclave.v1.MintResults
-	(*MintResult)(nil),            // 13: raypher.enclave.v1.MintResult
-	(*RecordRequest)(nil),         // 14: raypher.enclave.v1.RecordRequest
-	(*RecordReply)(nil),           // 15: raypher.enclave.v1.RecordReply
-	(*AttestRequest)(nil),         // 16: raypher.enclave.v1.AttestRequest
-	(*Evidence)(nil),              // 17: raypher.enclave.v1.Evidence
-	(*DescribeKeyRequest)(nil),    // 18: raypher.enclave.v1.DescribeKeyRequest
-	(*KeyDescription)(nil),        // 19: raypher.enclave.v1.KeyDescription
-	(*TLSCertificateRequest)(nil), // 20: raypher.enclave.v1.TLSCertificateRequest
-	(*TLSCertificateReply)(nil),   // 21: raypher.enclave.v1.TLSCertificateReply
-	(*TLSSignRequest)(nil),        // 22: raypher.enclave.v1.TLSSignRequest
-	(*TLSSignReply)(nil),          // 23: raypher.enclave.v1.TLSSignReply
-	(*InstallGrantRequest)(nil),   // 24: raypher.enclave.v1.InstallGrantRequest
-	(*DescribeGrantRequest)(nil),  // 25: raypher.enclave.v1.DescribeGrantRequest
-	(*GrantStatus)(nil),           // 26: raypher.enclave.v1.GrantStatus
-	(*DialRequest)(nil),           // 27: raypher.enclave.v1.DialRequest
-	(*DialResult)(nil),            // 28: raypher.enclave.v1.DialResult
-	(*Bytes)(nil),                 // 29: raypher.enclave.v1.Bytes
-	(*DescribeFleetRequest)(nil),  // 30: raypher.enclave.v1.DescribeFleetRequest
-	(*FleetStatus)(nil),           // 31: raypher.enclave.v1.FleetStatus
+	(*Provider)(nil),              // 2: raypher.enclave.v1.Provider
+	(*PersistRequest)(nil),        // 3: raypher.enclave.v1.PersistRequest
+	(*Attach)(nil),                // 4: raypher.enclave.v1.Attach
+	(*PersistAck)(nil),            // 5: raypher.enclave.v1.PersistAck
+	(*Batch)(nil),                 // 6: raypher.enclave.v1.Batch
+	(*InstallCeilingRequest)(nil), // 7: raypher.enclave.v1.InstallCeilingRequest
+	(*Asserted)(nil),              // 8: raypher.enclave.v1.Asserted
+	(*MintRequest)(nil),           // 9: raypher.enclave.v1.MintRequest
+	(*MintReply)(nil),             // 10: raypher.enclave.v1.MintReply
+	(*MintRequests)(nil),          // 11: raypher.enclave.v1.MintRequests
+	(*NumberedMintRequest)(nil),   // 12: raypher.enclave.v1.NumberedMintRequest
+	(*MintResults)(nil),           // 13: raypher.enclave.v1.MintResults
+	(*MintResult)(nil),            // 14: raypher.enclave.v1.MintResult
+	(*RecordRequest)(nil),         // 15: raypher.enclave.v1.RecordRequest
+	(*RecordReply)(nil),           // 16: raypher.enclave.v1.RecordReply
+	(*AttestRequest)(nil),         // 17: raypher.enclave.v1.AttestRequest
+	(*Evidence)(nil),              // 18: raypher.enclave.v1.Evidence
+	(*DescribeKeyRequest)(nil),    // 19: raypher.enclave.v1.DescribeKeyRequest
+	(*KeyDescription)(nil),        // 20: raypher.enclave.v1.KeyDescription
+	(*TLSCertificateRequest)(nil), // 21: raypher.enclave.v1.TLSCertificateRequest
+	(*TLSCertificateReply)(nil),   // 22: raypher.enclave.v1.TLSCertificateReply
+	(*TLSSignRequest)(nil),        // 23: raypher.enclave.v1.TLSSignRequest
+	(*TLSSignReply)(nil),          // 24: raypher.enclave.v1.TLSSignReply
+	(*InstallGrantRequest)(nil),   // 25: raypher.enclave.v1.InstallGrantRequest
+	(*DescribeGrantRequest)(nil),  // 26: raypher.enclave.v1.DescribeGrantRequest
+	(*GrantStatus)(nil),           // 27: raypher.enclave.v1.GrantStatus
+	(*DialRequest)(nil),           // 28: raypher.enclave.v1.DialRequest
+	(*DialResult)(nil),            // 29: raypher.enclave.v1.DialResult
+	(*Bytes)(nil),                 // 30: raypher.enclave.v1.Bytes
+	(*DescribeFleetRequest)(nil),  // 31: raypher.enclave.v1.DescribeFleetRequest
+	(*FleetStatus)(nil),           // 32: raypher.enclave.v1.FleetStatus
 }
 var file_enclave_v1_enclave_proto_depIdxs = []int32{
-	3,  // 0: raypher.enclave.v1.PersistRequest.attach:type_name -> raypher.enclave.v1.Attach
-	4,  // 1: raypher.enclave.v1.PersistRequest.ack:type_name -> raypher.enclave.v1.PersistAck
-	7,  // 2: raypher.enclave.v1.MintRequest.asserted:type_name -> raypher.enclave.v1.Asserted
-	11, // 3: raypher.enclave.v1.MintRequests.requests:type_name -> raypher.enclave.v1.NumberedMintRequest
-	8,  // 4: raypher.enclave.v1.NumberedMintRequest.request:type_name -> raypher.enclave.v1.MintRequest
-	13, // 5: raypher.enclave.v1.MintResults.results:type_name -> raypher.enclave.v1.MintResult
-	9,  // 6: raypher.enclave.v1.MintResult.reply:type_name -> raypher.enclave.v1.MintReply
-	17, // 7: raypher.enclave.v1.KeyDescription.evidence:type_name -> raypher.enclave.v1.Evidence
-	0,  // 8: raypher.enclave.v1.Enclave.Describe:input_type -> raypher.enclave.v1.DescribeRequest
-	2,  // 9: raypher.enclave.v1.Enclave.Persist:input_type -> raypher.enclave.v1.PersistRequest
-	6,  // 10: raypher.enclave.v1.Enclave.InstallCeiling:input_type -> raypher.enclave.v1.InstallCeilingRequest
-	8,  // 11: raypher.enclave.v1.Enclave.Mint:input_type -> raypher.enclave.v1.MintRequest
-	10, // 12: raypher.enclave.v1.Enclave.MintStream:input_type -> raypher.enclave.v1.MintRequests
-	14, // 13: raypher.enclave.v1.Enclave.Record:input_type -> raypher.enclave.v1.RecordRequest
-	16, // 14: raypher.enclave.v1.Enclave.Attest:input_type -> raypher.enclave.v1.AttestRequest
-	18, // 15: raypher.enclave.v1.Enclave.DescribeKey:input_type -> raypher.enclave.v1.DescribeKeyRequest
-	20, // 16: raypher.enclave.v1.Enclave.TLSCertificate:input_type -> raypher.enclave.v1.TLSCertificateRequest
-	22, // 17: raypher.enclave.v1.Enclave.TLSSign:input_type -> raypher.enclave.v1.TLSSignRequest
-	24, // 18: raypher.enclave.v1.Enclave.InstallGrant:input_type -> raypher.enclave.v1.InstallGrantRequest
-	25, // 19: raypher.enclave.v1.Enclave.DescribeGrant:input_type -> raypher.enclave.v1.DescribeGrantRequest
-	28, // 20: raypher.enclave.v1.Enclave.Dial:input_type -> raypher.enclave.v1.DialResult
-	29, // 21: raypher.enclave.v1.Enclave.Connect:input_type -> raypher.enclave.v1.Bytes
-	30, // 22: raypher.enclave.v1.Enclave.DescribeFleet:input_type -> raypher.enclave.v1.DescribeFleetRequest
-	1,  // 23: raypher.enclave.v1.Enclave.Describe:output_type -> raypher.enclave.v1.Description
-	5,  // 24: raypher.enclave.v1.Enclave.Persist:output_type -> raypher.enclave.v1.Batch
-	1,  // 25: raypher.enclave.v1.Enclave.InstallCeiling:output_type -> raypher.enclave.v1.Description
-	9,  // 26: raypher.enclave.v1.Enclave.Mint:output_type -> raypher.enclave.v1.MintReply
-	12, // 27: raypher.enclave.v1.Enclave.MintStream:output_type -> raypher.enclave.v1.MintResults
-	15, // 28: raypher.enclave.v1.Enclave.Record:output_type -> raypher.enclave.v1.RecordReply
-	17, // 29: raypher.enclave.v1.Enclave.Attest:output_type -> raypher.enclave.v1.Evidence
-	19, // 30: raypher.enclave.v1.Enclave.DescribeKey:output_type -> raypher.enclave.v1.KeyDescription
-	21, // 31: raypher.enclave.v1.Enclave.TLSCertificate:output_type -> raypher.enclave.v1.TLSCertificateReply
-	23, // 32: raypher.enclave.v1.Enclave.TLSSign:output_type -> raypher.enclave.v1.TLSSignReply
-	26, // 33: raypher.enclave.v1.Enclave.InstallGrant:output_type -> raypher.enclave.v1.GrantStatus
-	26, // 34: raypher.enclave.v1.Enclave.DescribeGrant:output_type -> raypher.enclave.v1.GrantStatus
-	27, // 35: raypher.enclave.v1.Enclave.Dial:output_type -> raypher.enclave.v1.DialRequest
-	29, // 36: raypher.enclave.v1.Enclave.Connect:output_type -> raypher.enclave.v1.Bytes
-	31, // 37: raypher.enclave.v1.Enclave.DescribeFleet:output_type -> raypher.enclave.v1.FleetStatus
-	23, // [23:38] is the sub-list for method output_type
-	8,  // [8:23] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	2,  // 0: raypher.enclave.v1.Description.providers:type_name -> raypher.enclave.v1.Provider
+	4,  // 1: raypher.enclave.v1.PersistRequest.attach:type_name -> raypher.enclave.v1.Attach
+	5,  // 2: raypher.enclave.v1.PersistRequest.ack:type_name -> raypher.enclave.v1.PersistAck
+	8,  // 3: raypher.enclave.v1.MintRequest.asserted:type_name -> raypher.enclave.v1.Asserted
+	12, // 4: raypher.enclave.v1.MintRequests.requests:type_name -> raypher.enclave.v1.NumberedMintRequest
+	9,  // 5: raypher.enclave.v1.NumberedMintRequest.request:type_name -> raypher.enclave.v1.MintRequest
+	14, // 6: raypher.enclave.v1.MintResults.results:type_name -> raypher.enclave.v1.MintResult
+	10, // 7: raypher.enclave.v1.MintResult.reply:type_name -> raypher.enclave.v1.MintReply
+	18, // 8: raypher.enclave.v1.KeyDescription.evidence:type_name -> raypher.enclave.v1.Evidence
+	0,  // 9: raypher.enclave.v1.Enclave.Describe:input_type -> raypher.enclave.v1.DescribeRequest
+	3,  // 10: raypher.enclave.v1.Enclave.Persist:input_type -> raypher.enclave.v1.PersistRequest
+	7,  // 11: raypher.enclave.v1.Enclave.InstallCeiling:input_type -> raypher.enclave.v1.InstallCeilingRequest
+	9,  // 12: raypher.enclave.v1.Enclave.Mint:input_type -> raypher.enclave.v1.MintRequest
+	11, // 13: raypher.enclave.v1.Enclave.MintStream:input_type -> raypher.enclave.v1.MintRequests
+	15, // 14: raypher.enclave.v1.Enclave.Record:input_type -> raypher.enclave.v1.RecordRequest
+	17, // 15: raypher.enclave.v1.Enclave.Attest:input_type -> raypher.enclave.v1.AttestRequest
+	19, // 16: raypher.enclave.v1.Enclave.DescribeKey:input_type -> raypher.enclave.v1.DescribeKeyRequest
+	21, // 17: raypher.enclave.v1.Enclave.TLSCertificate:input_type -> raypher.enclave.v1.TLSCertificateRequest
+	23, // 18: raypher.enclave.v1.Enclave.TLSSign:input_type -> raypher.enclave.v1.TLSSignRequest
+	25, // 19: raypher.enclave.v1.Enclave.InstallGrant:input_type -> raypher.enclave.v1.InstallGrantRequest
+	26, // 20: raypher.enclave.v1.Enclave.DescribeGrant:input_type -> raypher.enclave.v1.DescribeGrantRequest
+	29, // 21: raypher.enclave.v1.Enclave.Dial:input_type -> raypher.enclave.v1.DialResult
+	30, // 22: raypher.enclave.v1.Enclave.Connect:input_type -> raypher.enclave.v1.Bytes
+	31, // 23: raypher.enclave.v1.Enclave.DescribeFleet:input_type -> raypher.enclave.v1.DescribeFleetRequest
+	1,  // 24: raypher.enclave.v1.Enclave.Describe:output_type -> raypher.enclave.v1.Description
+	6,  // 25: raypher.enclave.v1.Enclave.Persist:output_type -> raypher.enclave.v1.Batch
+	1,  // 26: raypher.enclave.v1.Enclave.InstallCeiling:output_type -> raypher.enclave.v1.Description
+	10, // 27: raypher.enclave.v1.Enclave.Mint:output_type -> raypher.enclave.v1.MintReply
+	13, // 28: raypher.enclave.v1.Enclave.MintStream:output_type -> raypher.enclave.v1.MintResults
+	16, // 29: raypher.enclave.v1.Enclave.Record:output_type -> raypher.enclave.v1.RecordReply
+	18, // 30: raypher.enclave.v1.Enclave.Attest:output_type -> raypher.enclave.v1.Evidence
+	20, // 31: raypher.enclave.v1.Enclave.DescribeKey:output_type -> raypher.enclave.v1.KeyDescription
+	22, // 32: raypher.enclave.v1.Enclave.TLSCertificate:output_type -> raypher.enclave.v1.TLSCertificateReply
+	24, // 33: raypher.enclave.v1.Enclave.TLSSign:output_type -> raypher.enclave.v1.TLSSignReply
+	27, // 34: raypher.enclave.v1.Enclave.InstallGrant:output_type -> raypher.enclave.v1.GrantStatus
+	27, // 35: raypher.enclave.v1.Enclave.DescribeGrant:output_type -> raypher.enclave.v1.GrantStatus
+	28, // 36: raypher.enclave.v1.Enclave.Dial:output_type -> raypher.enclave.v1.DialRequest
+	30, // 37: raypher.enclave.v1.Enclave.Connect:output_type -> raypher.enclave.v1.Bytes
+	32, // 38: raypher.enclave.v1.Enclave.DescribeFleet:output_type -> raypher.enclave.v1.FleetStatus
+	24, // [24:39] is the sub-list for method output_type
+	9,  // [9:24] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_enclave_v1_enclave_proto_init() }
@@ -2294,7 +2389,7 @@ func file_enclave_v1_enclave_proto_init() {
 	if File_enclave_v1_enclave_proto != nil {
 		return
 	}
-	file_enclave_v1_enclave_proto_msgTypes[2].OneofWrappers = []any{
+	file_enclave_v1_enclave_proto_msgTypes[3].OneofWrappers = []any{
 		(*PersistRequest_Attach)(nil),
 		(*PersistRequest_Ack)(nil),
 	}
@@ -2304,7 +2399,7 @@ func file_enclave_v1_enclave_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_enclave_v1_enclave_proto_rawDesc), len(file_enclave_v1_enclave_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   32,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
