@@ -42,6 +42,7 @@
 //	        1 agent id tstr, 2 uid uint, 3 user tstr, 4 pid int, 5 SHA-256 of the program bstr (absent where
 //	        it was not hashed), 6 backend tstr (broker | lsm | network: that section alone is held), 7 host tstr,
 //	        8 cgroup tstr: the cgroup2 path of programs that ran already, absent where the program was started under the visa
+//	-70009  handle     bstr  SHA-256 of the placeholder API key by which the run makes calls of models; absent where it makes none
 package visa
 
 import (
@@ -86,6 +87,7 @@ type Claims struct {
 	Epoch             []byte       `cbor:"-70006,keyasint"`
 	Namespace         string       `cbor:"-70007,keyasint"`
 	Asserted          Asserted     `cbor:"-70008,keyasint"`
+	Handle            []byte       `cbor:"-70009,keyasint,omitempty"` // SHA-256 of the placeholder API key
 }
 
 // Confirmation holds the key whose possession the bearer can prove (RFC 8747). Key is a COSE_Key.
@@ -192,6 +194,9 @@ func (c *Claims) check() error {
 	}
 	if n := len(c.Asserted.BinarySHA256); n != 0 && n != 32 {
 		return fmt.Errorf("asserted program: %d bytes, expected 32", n)
+	}
+	if n := len(c.Handle); n != 0 && n != 32 {
+		return fmt.Errorf("handle: %d bytes, expected 32", n)
 	}
 	if n := len(c.Nonce); n != 0 && (n < MinNonceSize || n > MaxNonceSize) {
 		return fmt.Errorf("eat_nonce: %d bytes, expected %d to %d", n, MinNonceSize, MaxNonceSize)

@@ -7,7 +7,7 @@ import "github.com/raypher/raypher/internal/cborscan"
 func (c *Claims) encode() []byte {
 	o := make(cborscan.Output, 0, 1024)
 	pairs := uint64(15)
-	for _, there := range []bool{c.Audience != "", len(c.Nonce) > 0} {
+	for _, there := range []bool{c.Audience != "", len(c.Nonce) > 0, len(c.Handle) > 0} {
 		if there {
 			pairs++
 		}
@@ -51,6 +51,10 @@ func (c *Claims) encode() []byte {
 	o.Text(c.Namespace)
 	o.Int(-70008)
 	c.Asserted.appendTo(&o)
+	if len(c.Handle) > 0 {
+		o.Int(-70009)
+		o.Bytes(c.Handle)
+	}
 	return o
 }
 

@@ -24,7 +24,7 @@ func TestEncodingByHand(t *testing.T) {
 	}
 	hash := bytes.Repeat([]byte{0xab}, 32)
 	for _, size := range []int{1, 23, 24, 100, 255, 256} {
-		for options := range 16 {
+		for options := range 32 {
 			text := strings.Repeat("x", size)
 			c := &Claims{
 				Issuer: "spiffe://d", Subject: "spiffe://d/ns/n/agent/a", ExpiresAt: maxTime, NotBefore: int64(size), IssuedAt: int64(size) << 20,
@@ -44,6 +44,9 @@ func TestEncodingByHand(t *testing.T) {
 			if options&8 != 0 {
 				c.Asserted.Cgroup = text
 			}
+			if options&16 != 0 {
+				c.Handle = hash
+			}
 			if err := c.check(); err != nil {
 				t.Fatal(err)
 			}
@@ -52,7 +55,7 @@ func TestEncodingByHand(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got := c.encode(); !bytes.Equal(got, want) {
-				t.Fatalf("texts of %d bytes, options %04b:\n%x, want\n%x", size, options, got, want)
+				t.Fatalf("texts of %d bytes, options %05b:\n%x, want\n%x", size, options, got, want)
 			}
 		}
 	}

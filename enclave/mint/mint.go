@@ -60,7 +60,16 @@ type Options struct {
 	Epoch         journal.EpochID
 	Tier          string
 	Attested      Attested         // nil: no controller is configured
+	Runs          Runs             // nil: no run makes calls of models
 	Now           func() time.Time // nil: time.Now
+}
+
+// Runs keeps by which placeholder keys runs make calls of models.
+type Runs interface {
+	// Admit says why a visa with a handle for an agent cannot be granted; its error wraps ErrDenied or ErrRate.
+	Admit(handle journal.Hash, agent string) error
+	// Granted is told of each visa with a handle that is on record.
+	Granted(*visa.Claims)
 }
 
 // Mint grants visas. It is safe for concurrent use.
@@ -142,6 +151,7 @@ type draft struct {
 	claims   *visa.Claims
 	decision *decision
 	lifetime uint32 // seconds
+	runs     Runs   // are told when it is on record
 
 	ownKey    bool                 // its namespace has a key of its own
 	namespace *sequencer.Namespace // that key, if it was used before
@@ -177,6 +187,9 @@ func (m *Mint) draft(r *enclavev1.MintRequest, quick bool) (*draft, error) {
 		}
 		m.decisions.put(key, d)
 	}
+	if err := m.admitHandle(r); err != nil {
+		return nil, err
+	}
 	lifetime, err := m.lifetime(d, r.GetTtlSeconds())
 	if err != nil {
 		return nil, err
@@ -191,7 +204,7 @@ func (m *Mint) draft(r *enclavev1.MintRequest, quick bool) (*draft, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	return &draft{entry: entry, claims: claims, decision: d, lifetime: lifetime, ownKey: ownKey, namespace: own}, nil
+	return &draft{entry: entry, claims: claims, decision: d, lifetime: lifetime, runs: m.opts.Runs, ownKey: ownKey, namespace: own}, nil
 }
 
 // attested is how many seconds a visa may live, where the ceiling requires that a controller vouches for this enclave: no longer than
@@ -235,12 +248,23 @@ func (m *Mint) admit(subject string, now time.Time) error {
 	return nil
 }
 
+// admitHandle looks at the placeholder key of the run.
+func (m *Mint) admitHandle(r *enclavev1.MintRequest) error {
+	if m.opts.Runs == nil || len(r.GetHandleHash()) == 0 {
+		return nil
+	}
+	return m.opts.Runs.Admit(journal.Hash(r.GetHandleHash()), r.GetAsserted().GetAgentId())
+}
+
 // visa puts the proof to the entry.
 func (d *draft) visa(placed *sequencer.Placed) (*enclavev1.MintReply, error) {
 	receipt := placed.Receipt(0)
 	encoded, err := visa.EncodeNamespaced(d.entry, &receipt, placed.NamespaceHead)
 	if err != nil {
 		return nil, fmt.Errorf("mint: %w", err)
+	}
+	if d.runs != nil && len(d.claims.Handle) > 0 {
+		d.runs.Granted(d.claims)
 	}
 	return &enclavev1.MintReply{
 		Visa: encoded, Permit: d.decision.canonical, LifetimeSeconds: d.lifetime, ExpiresUnix: d.claims.ExpiresAt, PolicyHash: d.claims.PolicyHash,
@@ -279,6 +303,9 @@ func check(r *enclavev1.MintRequest) error {
 	}
 	if n := len(a.GetBinarySha256()); n != 0 && n != 32 {
 		return fmt.Errorf("program hash has %d bytes, use 32", n)
+	}
+	if n := len(r.GetHandleHash()); n != 0 && n != 32 {
+		return fmt.Errorf("hash of the run's handle has %d bytes, use 32", n)
 	}
 	if home := a.GetHome(); home != "" && !strings.HasPrefix(home, "/") {
 		return fmt.Errorf("home %.60q is not an absolute path", home)
@@ -339,7 +366,7 @@ func (m *Mint) claims(r *enclavev1.MintRequest, c *ceiling.Ceiling, d *decision,
 		ID: id, Confirmation: visa.Confirmation{Key: cbor.RawMessage(r.GetConfirmationKey())}, Nonce: r.GetNonce(),
 		PolicyHash: policyHash, PermitHash: d.permitHash[:], ConfigurationHash: m.confHash[:],
 		Ceiling: visa.Ceiling{Version: c.Version, Hash: c.Hash[:]},
-		Tier:    m.opts.Tier, Epoch: m.opts.Epoch[:], Namespace: namespace(r),
+		Tier:    m.opts.Tier, Epoch: m.opts.Epoch[:], Namespace: namespace(r), Handle: r.GetHandleHash(),
 		Asserted: visa.Asserted{
 			AgentID: a.GetAgentId(), UID: a.GetUid(), User: a.GetUser(), PID: a.GetPid(),
 			BinarySHA256: a.GetBinarySha256(), Backend: a.GetBackend(), Host: a.GetHost(), Cgroup: a.GetCgroup(),
