@@ -2106,6 +2106,230 @@ func (x *FleetStatus) GetSecrets() []string {
 	return nil
 }
 
+type DescribeProviderKeysRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Recipient     bool                   `protobuf:"varint,1,opt,name=recipient,proto3" json:"recipient,omitempty"` // a recipient is wanted
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DescribeProviderKeysRequest) Reset() {
+	*x = DescribeProviderKeysRequest{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeProviderKeysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeProviderKeysRequest) ProtoMessage() {}
+
+func (x *DescribeProviderKeysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeProviderKeysRequest.ProtoReflect.Descriptor instead.
+func (*DescribeProviderKeysRequest) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *DescribeProviderKeysRequest) GetRecipient() bool {
+	if x != nil {
+		return x.Recipient
+	}
+	return false
+}
+
+type ProviderKeys struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Keys          []*ProviderKey         `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`           // by name
+	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`    // of the newest change
+	Epoch         []byte                 `protobuf:"bytes,3,opt,name=epoch,proto3" json:"epoch,omitempty"`         // that a change has to name
+	Tier          string                 `protobuf:"bytes,4,opt,name=tier,proto3" json:"tier,omitempty"`           // software: they lie in a file
+	Recipient     []byte                 `protobuf:"bytes,5,opt,name=recipient,proto3" json:"recipient,omitempty"` // package recipient; signed by the enclave's key
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProviderKeys) Reset() {
+	*x = ProviderKeys{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProviderKeys) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProviderKeys) ProtoMessage() {}
+
+func (x *ProviderKeys) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProviderKeys.ProtoReflect.Descriptor instead.
+func (*ProviderKeys) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *ProviderKeys) GetKeys() []*ProviderKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *ProviderKeys) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *ProviderKeys) GetEpoch() []byte {
+	if x != nil {
+		return x.Epoch
+	}
+	return nil
+}
+
+func (x *ProviderKeys) GetTier() string {
+	if x != nil {
+		return x.Tier
+	}
+	return ""
+}
+
+func (x *ProviderKeys) GetRecipient() []byte {
+	if x != nil {
+		return x.Recipient
+	}
+	return nil
+}
+
+type ProviderKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	ChangedUnix   int64                  `protobuf:"varint,2,opt,name=changed_unix,json=changedUnix,proto3" json:"changed_unix,omitempty"`
+	Fingerprint   []byte                 `protobuf:"bytes,3,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"` // 4 bytes of a keyed hash: tells two keys apart, and nothing else
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProviderKey) Reset() {
+	*x = ProviderKey{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProviderKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProviderKey) ProtoMessage() {}
+
+func (x *ProviderKey) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProviderKey.ProtoReflect.Descriptor instead.
+func (*ProviderKey) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *ProviderKey) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ProviderKey) GetChangedUnix() int64 {
+	if x != nil {
+		return x.ChangedUnix
+	}
+	return 0
+}
+
+func (x *ProviderKey) GetFingerprint() []byte {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return nil
+}
+
+type ChangeProviderKeyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Change        []byte                 `protobuf:"bytes,1,opt,name=change,proto3" json:"change,omitempty"` // package enclave/providerkeys, signed by an operator key
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeProviderKeyRequest) Reset() {
+	*x = ChangeProviderKeyRequest{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeProviderKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeProviderKeyRequest) ProtoMessage() {}
+
+func (x *ChangeProviderKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeProviderKeyRequest.ProtoReflect.Descriptor instead.
+func (*ChangeProviderKeyRequest) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ChangeProviderKeyRequest) GetChange() []byte {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
 var File_enclave_v1_enclave_proto protoreflect.FileDescriptor
 
 const file_enclave_v1_enclave_proto_rawDesc = "" +
@@ -2270,7 +2494,21 @@ const file_enclave_v1_enclave_proto_rawDesc = "" +
 	"\x13result_expires_unix\x18\x03 \x01(\x03R\x11resultExpiresUnix\x12\x14\n" +
 	"\x05error\x18\x04 \x01(\tR\x05error\x12%\n" +
 	"\x0eexchanged_unix\x18\x05 \x01(\x03R\rexchangedUnix\x12\x18\n" +
-	"\asecrets\x18\x06 \x03(\tR\asecrets2\xf3\t\n" +
+	"\asecrets\x18\x06 \x03(\tR\asecrets\";\n" +
+	"\x1bDescribeProviderKeysRequest\x12\x1c\n" +
+	"\trecipient\x18\x01 \x01(\bR\trecipient\"\xa5\x01\n" +
+	"\fProviderKeys\x123\n" +
+	"\x04keys\x18\x01 \x03(\v2\x1f.raypher.enclave.v1.ProviderKeyR\x04keys\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\fR\x05epoch\x12\x12\n" +
+	"\x04tier\x18\x04 \x01(\tR\x04tier\x12\x1c\n" +
+	"\trecipient\x18\x05 \x01(\fR\trecipient\"f\n" +
+	"\vProviderKey\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
+	"\fchanged_unix\x18\x02 \x01(\x03R\vchangedUnix\x12 \n" +
+	"\vfingerprint\x18\x03 \x01(\fR\vfingerprint\"2\n" +
+	"\x18ChangeProviderKeyRequest\x12\x16\n" +
+	"\x06change\x18\x01 \x01(\fR\x06change2\xc3\v\n" +
 	"\aEnclave\x12P\n" +
 	"\bDescribe\x12#.raypher.enclave.v1.DescribeRequest\x1a\x1f.raypher.enclave.v1.Description\x12L\n" +
 	"\aPersist\x12\".raypher.enclave.v1.PersistRequest\x1a\x19.raypher.enclave.v1.Batch(\x010\x01\x12\\\n" +
@@ -2287,7 +2525,9 @@ const file_enclave_v1_enclave_proto_rawDesc = "" +
 	"\rDescribeGrant\x12(.raypher.enclave.v1.DescribeGrantRequest\x1a\x1f.raypher.enclave.v1.GrantStatus\x12K\n" +
 	"\x04Dial\x12\x1e.raypher.enclave.v1.DialResult\x1a\x1f.raypher.enclave.v1.DialRequest(\x010\x01\x12C\n" +
 	"\aConnect\x12\x19.raypher.enclave.v1.Bytes\x1a\x19.raypher.enclave.v1.Bytes(\x010\x01\x12Z\n" +
-	"\rDescribeFleet\x12(.raypher.enclave.v1.DescribeFleetRequest\x1a\x1f.raypher.enclave.v1.FleetStatusB7Z5github.com/raypher/raypher/proto/enclave/v1;enclavev1b\x06proto3"
+	"\rDescribeFleet\x12(.raypher.enclave.v1.DescribeFleetRequest\x1a\x1f.raypher.enclave.v1.FleetStatus\x12i\n" +
+	"\x14DescribeProviderKeys\x12/.raypher.enclave.v1.DescribeProviderKeysRequest\x1a .raypher.enclave.v1.ProviderKeys\x12c\n" +
+	"\x11ChangeProviderKey\x12,.raypher.enclave.v1.ChangeProviderKeyRequest\x1a .raypher.enclave.v1.ProviderKeysB7Z5github.com/raypher/raypher/proto/enclave/v1;enclavev1b\x06proto3"
 
 var (
 	file_enclave_v1_enclave_proto_rawDescOnce sync.Once
@@ -2301,41 +2541,45 @@ func file_enclave_v1_enclave_proto_rawDescGZIP() []byte {
 	return file_enclave_v1_enclave_proto_rawDescData
 }
 
-var file_enclave_v1_enclave_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_enclave_v1_enclave_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_enclave_v1_enclave_proto_goTypes = []any{
-	(*DescribeRequest)(nil),       // 0: raypher.enclave.v1.DescribeRequest
-	(*Description)(nil),           // 1: raypher.enclave.v1.Description
-	(*Provider)(nil),              // 2: raypher.enclave.v1.Provider
-	(*PersistRequest)(nil),        // 3: raypher.enclave.v1.PersistRequest
-	(*Attach)(nil),                // 4: raypher.enclave.v1.Attach
-	(*PersistAck)(nil),            // 5: raypher.enclave.v1.PersistAck
-	(*Batch)(nil),                 // 6: raypher.enclave.v1.Batch
-	(*InstallCeilingRequest)(nil), // 7: raypher.enclave.v1.InstallCeilingRequest
-	(*Asserted)(nil),              // 8: raypher.enclave.v1.Asserted
-	(*MintRequest)(nil),           // 9: raypher.enclave.v1.MintRequest
-	(*MintReply)(nil),             // 10: raypher.enclave.v1.MintReply
-	(*MintRequests)(nil),          // 11: raypher.enclave.v1.MintRequests
-	(*NumberedMintRequest)(nil),   // 12: raypher.enclave.v1.NumberedMintRequest
-	(*MintResults)(nil),           // 13: raypher.enclave.v1.MintResults
-	(*MintResult)(nil),            // 14: raypher.enclave.v1.MintResult
-	(*RecordRequest)(nil),         // 15: raypher.enclave.v1.RecordRequest
-	(*RecordReply)(nil),           // 16: raypher.enclave.v1.RecordReply
-	(*AttestRequest)(nil),         // 17: raypher.enclave.v1.AttestRequest
-	(*Evidence)(nil),              // 18: raypher.enclave.v1.Evidence
-	(*DescribeKeyRequest)(nil),    // 19: raypher.enclave.v1.DescribeKeyRequest
-	(*KeyDescription)(nil),        // 20: raypher.enclave.v1.KeyDescription
-	(*TLSCertificateRequest)(nil), // 21: raypher.enclave.v1.TLSCertificateRequest
-	(*TLSCertificateReply)(nil),   // 22: raypher.enclave.v1.TLSCertificateReply
-	(*TLSSignRequest)(nil),        // 23: raypher.enclave.v1.TLSSignRequest
-	(*TLSSignReply)(nil),          // 24: raypher.enclave.v1.TLSSignReply
-	(*InstallGrantRequest)(nil),   // 25: raypher.enclave.v1.InstallGrantRequest
-	(*DescribeGrantRequest)(nil),  // 26: raypher.enclave.v1.DescribeGrantRequest
-	(*GrantStatus)(nil),           // 27: raypher.enclave.v1.GrantStatus
-	(*DialRequest)(nil),           // 28: raypher.enclave.v1.DialRequest
-	(*DialResult)(nil),            // 29: raypher.enclave.v1.DialResult
-	(*Bytes)(nil),                 // 30: raypher.enclave.v1.Bytes
-	(*DescribeFleetRequest)(nil),  // 31: raypher.enclave.v1.DescribeFleetRequest
-	(*FleetStatus)(nil),           // 32: raypher.enclave.v1.FleetStatus
+	(*DescribeRequest)(nil),             // 0: raypher.enclave.v1.DescribeRequest
+	(*Description)(nil),                 // 1: raypher.enclave.v1.Description
+	(*Provider)(nil),                    // 2: raypher.enclave.v1.Provider
+	(*PersistRequest)(nil),              // 3: raypher.enclave.v1.PersistRequest
+	(*Attach)(nil),                      // 4: raypher.enclave.v1.Attach
+	(*PersistAck)(nil),                  // 5: raypher.enclave.v1.PersistAck
+	(*Batch)(nil),                       // 6: raypher.enclave.v1.Batch
+	(*InstallCeilingRequest)(nil),       // 7: raypher.enclave.v1.InstallCeilingRequest
+	(*Asserted)(nil),                    // 8: raypher.enclave.v1.Asserted
+	(*MintRequest)(nil),                 // 9: raypher.enclave.v1.MintRequest
+	(*MintReply)(nil),                   // 10: raypher.enclave.v1.MintReply
+	(*MintRequests)(nil),                // 11: raypher.enclave.v1.MintRequests
+	(*NumberedMintRequest)(nil),         // 12: raypher.enclave.v1.NumberedMintRequest
+	(*MintResults)(nil),                 // 13: raypher.enclave.v1.MintResults
+	(*MintResult)(nil),                  // 14: raypher.enclave.v1.MintResult
+	(*RecordRequest)(nil),               // 15: raypher.enclave.v1.RecordRequest
+	(*RecordReply)(nil),                 // 16: raypher.enclave.v1.RecordReply
+	(*AttestRequest)(nil),               // 17: raypher.enclave.v1.AttestRequest
+	(*Evidence)(nil),                    // 18: raypher.enclave.v1.Evidence
+	(*DescribeKeyRequest)(nil),          // 19: raypher.enclave.v1.DescribeKeyRequest
+	(*KeyDescription)(nil),              // 20: raypher.enclave.v1.KeyDescription
+	(*TLSCertificateRequest)(nil),       // 21: raypher.enclave.v1.TLSCertificateRequest
+	(*TLSCertificateReply)(nil),         // 22: raypher.enclave.v1.TLSCertificateReply
+	(*TLSSignRequest)(nil),              // 23: raypher.enclave.v1.TLSSignRequest
+	(*TLSSignReply)(nil),                // 24: raypher.enclave.v1.TLSSignReply
+	(*InstallGrantRequest)(nil),         // 25: raypher.enclave.v1.InstallGrantRequest
+	(*DescribeGrantRequest)(nil),        // 26: raypher.enclave.v1.DescribeGrantRequest
+	(*GrantStatus)(nil),                 // 27: raypher.enclave.v1.GrantStatus
+	(*DialRequest)(nil),                 // 28: raypher.enclave.v1.DialRequest
+	(*DialResult)(nil),                  // 29: raypher.enclave.v1.DialResult
+	(*Bytes)(nil),                       // 30: raypher.enclave.v1.Bytes
+	(*DescribeFleetRequest)(nil),        // 31: raypher.enclave.v1.DescribeFleetRequest
+	(*FleetStatus)(nil),                 // 32: raypher.enclave.v1.FleetStatus
+	(*DescribeProviderKeysRequest)(nil), // 33: raypher.enclave.v1.DescribeProviderKeysRequest
+	(*ProviderKeys)(nil),                // 34: raypher.enclave.v1.ProviderKeys
+	(*ProviderKey)(nil),                 // 35: raypher.enclave.v1.ProviderKey
+	(*ChangeProviderKeyRequest)(nil),    // 36: raypher.enclave.v1.ChangeProviderKeyRequest
 }
 var file_enclave_v1_enclave_proto_depIdxs = []int32{
 	2,  // 0: raypher.enclave.v1.Description.providers:type_name -> raypher.enclave.v1.Provider
@@ -2347,41 +2591,46 @@ var file_enclave_v1_enclave_proto_depIdxs = []int32{
 	14, // 6: raypher.enclave.v1.MintResults.results:type_name -> raypher.enclave.v1.MintResult
 	10, // 7: raypher.enclave.v1.MintResult.reply:type_name -> raypher.enclave.v1.MintReply
 	18, // 8: raypher.enclave.v1.KeyDescription.evidence:type_name -> raypher.enclave.v1.Evidence
-	0,  // 9: raypher.enclave.v1.Enclave.Describe:input_type -> raypher.enclave.v1.DescribeRequest
-	3,  // 10: raypher.enclave.v1.Enclave.Persist:input_type -> raypher.enclave.v1.PersistRequest
-	7,  // 11: raypher.enclave.v1.Enclave.InstallCeiling:input_type -> raypher.enclave.v1.InstallCeilingRequest
-	9,  // 12: raypher.enclave.v1.Enclave.Mint:input_type -> raypher.enclave.v1.MintRequest
-	11, // 13: raypher.enclave.v1.Enclave.MintStream:input_type -> raypher.enclave.v1.MintRequests
-	15, // 14: raypher.enclave.v1.Enclave.Record:input_type -> raypher.enclave.v1.RecordRequest
-	17, // 15: raypher.enclave.v1.Enclave.Attest:input_type -> raypher.enclave.v1.AttestRequest
-	19, // 16: raypher.enclave.v1.Enclave.DescribeKey:input_type -> raypher.enclave.v1.DescribeKeyRequest
-	21, // 17: raypher.enclave.v1.Enclave.TLSCertificate:input_type -> raypher.enclave.v1.TLSCertificateRequest
-	23, // 18: raypher.enclave.v1.Enclave.TLSSign:input_type -> raypher.enclave.v1.TLSSignRequest
-	25, // 19: raypher.enclave.v1.Enclave.InstallGrant:input_type -> raypher.enclave.v1.InstallGrantRequest
-	26, // 20: raypher.enclave.v1.Enclave.DescribeGrant:input_type -> raypher.enclave.v1.DescribeGrantRequest
-	29, // 21: raypher.enclave.v1.Enclave.Dial:input_type -> raypher.enclave.v1.DialResult
-	30, // 22: raypher.enclave.v1.Enclave.Connect:input_type -> raypher.enclave.v1.Bytes
-	31, // 23: raypher.enclave.v1.Enclave.DescribeFleet:input_type -> raypher.enclave.v1.DescribeFleetRequest
-	1,  // 24: raypher.enclave.v1.Enclave.Describe:output_type -> raypher.enclave.v1.Description
-	6,  // 25: raypher.enclave.v1.Enclave.Persist:output_type -> raypher.enclave.v1.Batch
-	1,  // 26: raypher.enclave.v1.Enclave.InstallCeiling:output_type -> raypher.enclave.v1.Description
-	10, // 27: raypher.enclave.v1.Enclave.Mint:output_type -> raypher.enclave.v1.MintReply
-	13, // 28: raypher.enclave.v1.Enclave.MintStream:output_type -> raypher.enclave.v1.MintResults
-	16, // 29: raypher.enclave.v1.Enclave.Record:output_type -> raypher.enclave.v1.RecordReply
-	18, // 30: raypher.enclave.v1.Enclave.Attest:output_type -> raypher.enclave.v1.Evidence
-	20, // 31: raypher.enclave.v1.Enclave.DescribeKey:output_type -> raypher.enclave.v1.KeyDescription
-	22, // 32: raypher.enclave.v1.Enclave.TLSCertificate:output_type -> raypher.enclave.v1.TLSCertificateReply
-	24, // 33: raypher.enclave.v1.Enclave.TLSSign:output_type -> raypher.enclave.v1.TLSSignReply
-	27, // 34: raypher.enclave.v1.Enclave.InstallGrant:output_type -> raypher.enclave.v1.GrantStatus
-	27, // 35: raypher.enclave.v1.Enclave.DescribeGrant:output_type -> raypher.enclave.v1.GrantStatus
-	28, // 36: raypher.enclave.v1.Enclave.Dial:output_type -> raypher.enclave.v1.DialRequest
-	30, // 37: raypher.enclave.v1.Enclave.Connect:output_type -> raypher.enclave.v1.Bytes
-	32, // 38: raypher.enclave.v1.Enclave.DescribeFleet:output_type -> raypher.enclave.v1.FleetStatus
-	24, // [24:39] is the sub-list for method output_type
-	9,  // [9:24] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	35, // 9: raypher.enclave.v1.ProviderKeys.keys:type_name -> raypher.enclave.v1.ProviderKey
+	0,  // 10: raypher.enclave.v1.Enclave.Describe:input_type -> raypher.enclave.v1.DescribeRequest
+	3,  // 11: raypher.enclave.v1.Enclave.Persist:input_type -> raypher.enclave.v1.PersistRequest
+	7,  // 12: raypher.enclave.v1.Enclave.InstallCeiling:input_type -> raypher.enclave.v1.InstallCeilingRequest
+	9,  // 13: raypher.enclave.v1.Enclave.Mint:input_type -> raypher.enclave.v1.MintRequest
+	11, // 14: raypher.enclave.v1.Enclave.MintStream:input_type -> raypher.enclave.v1.MintRequests
+	15, // 15: raypher.enclave.v1.Enclave.Record:input_type -> raypher.enclave.v1.RecordRequest
+	17, // 16: raypher.enclave.v1.Enclave.Attest:input_type -> raypher.enclave.v1.AttestRequest
+	19, // 17: raypher.enclave.v1.Enclave.DescribeKey:input_type -> raypher.enclave.v1.DescribeKeyRequest
+	21, // 18: raypher.enclave.v1.Enclave.TLSCertificate:input_type -> raypher.enclave.v1.TLSCertificateRequest
+	23, // 19: raypher.enclave.v1.Enclave.TLSSign:input_type -> raypher.enclave.v1.TLSSignRequest
+	25, // 20: raypher.enclave.v1.Enclave.InstallGrant:input_type -> raypher.enclave.v1.InstallGrantRequest
+	26, // 21: raypher.enclave.v1.Enclave.DescribeGrant:input_type -> raypher.enclave.v1.DescribeGrantRequest
+	29, // 22: raypher.enclave.v1.Enclave.Dial:input_type -> raypher.enclave.v1.DialResult
+	30, // 23: raypher.enclave.v1.Enclave.Connect:input_type -> raypher.enclave.v1.Bytes
+	31, // 24: raypher.enclave.v1.Enclave.DescribeFleet:input_type -> raypher.enclave.v1.DescribeFleetRequest
+	33, // 25: raypher.enclave.v1.Enclave.DescribeProviderKeys:input_type -> raypher.enclave.v1.DescribeProviderKeysRequest
+	36, // 26: raypher.enclave.v1.Enclave.ChangeProviderKey:input_type -> raypher.enclave.v1.ChangeProviderKeyRequest
+	1,  // 27: raypher.enclave.v1.Enclave.Describe:output_type -> raypher.enclave.v1.Description
+	6,  // 28: raypher.enclave.v1.Enclave.Persist:output_type -> raypher.enclave.v1.Batch
+	1,  // 29: raypher.enclave.v1.Enclave.InstallCeiling:output_type -> raypher.enclave.v1.Description
+	10, // 30: raypher.enclave.v1.Enclave.Mint:output_type -> raypher.enclave.v1.MintReply
+	13, // 31: raypher.enclave.v1.Enclave.MintStream:output_type -> raypher.enclave.v1.MintResults
+	16, // 32: raypher.enclave.v1.Enclave.Record:output_type -> raypher.enclave.v1.RecordReply
+	18, // 33: raypher.enclave.v1.Enclave.Attest:output_type -> raypher.enclave.v1.Evidence
+	20, // 34: raypher.enclave.v1.Enclave.DescribeKey:output_type -> raypher.enclave.v1.KeyDescription
+	22, // 35: raypher.enclave.v1.Enclave.TLSCertificate:output_type -> raypher.enclave.v1.TLSCertificateReply
+	24, // 36: raypher.enclave.v1.Enclave.TLSSign:output_type -> raypher.enclave.v1.TLSSignReply
+	27, // 37: raypher.enclave.v1.Enclave.InstallGrant:output_type -> raypher.enclave.v1.GrantStatus
+	27, // 38: raypher.enclave.v1.Enclave.DescribeGrant:output_type -> raypher.enclave.v1.GrantStatus
+	28, // 39: raypher.enclave.v1.Enclave.Dial:output_type -> raypher.enclave.v1.DialRequest
+	30, // 40: raypher.enclave.v1.Enclave.Connect:output_type -> raypher.enclave.v1.Bytes
+	32, // 41: raypher.enclave.v1.Enclave.DescribeFleet:output_type -> raypher.enclave.v1.FleetStatus
+	34, // 42: raypher.enclave.v1.Enclave.DescribeProviderKeys:output_type -> raypher.enclave.v1.ProviderKeys
+	34, // 43: raypher.enclave.v1.Enclave.ChangeProviderKey:output_type -> raypher.enclave.v1.ProviderKeys
+	27, // [27:44] is the sub-list for method output_type
+	10, // [10:27] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_enclave_v1_enclave_proto_init() }
@@ -2399,7 +2648,7 @@ func file_enclave_v1_enclave_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_enclave_v1_enclave_proto_rawDesc), len(file_enclave_v1_enclave_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   33,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

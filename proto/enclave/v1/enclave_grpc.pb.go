@@ -22,21 +22,23 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Enclave_Describe_FullMethodName       = "/raypher.enclave.v1.Enclave/Describe"
-	Enclave_Persist_FullMethodName        = "/raypher.enclave.v1.Enclave/Persist"
-	Enclave_InstallCeiling_FullMethodName = "/raypher.enclave.v1.Enclave/InstallCeiling"
-	Enclave_Mint_FullMethodName           = "/raypher.enclave.v1.Enclave/Mint"
-	Enclave_MintStream_FullMethodName     = "/raypher.enclave.v1.Enclave/MintStream"
-	Enclave_Record_FullMethodName         = "/raypher.enclave.v1.Enclave/Record"
-	Enclave_Attest_FullMethodName         = "/raypher.enclave.v1.Enclave/Attest"
-	Enclave_DescribeKey_FullMethodName    = "/raypher.enclave.v1.Enclave/DescribeKey"
-	Enclave_TLSCertificate_FullMethodName = "/raypher.enclave.v1.Enclave/TLSCertificate"
-	Enclave_TLSSign_FullMethodName        = "/raypher.enclave.v1.Enclave/TLSSign"
-	Enclave_InstallGrant_FullMethodName   = "/raypher.enclave.v1.Enclave/InstallGrant"
-	Enclave_DescribeGrant_FullMethodName  = "/raypher.enclave.v1.Enclave/DescribeGrant"
-	Enclave_Dial_FullMethodName           = "/raypher.enclave.v1.Enclave/Dial"
-	Enclave_Connect_FullMethodName        = "/raypher.enclave.v1.Enclave/Connect"
-	Enclave_DescribeFleet_FullMethodName  = "/raypher.enclave.v1.Enclave/DescribeFleet"
+	Enclave_Describe_FullMethodName             = "/raypher.enclave.v1.Enclave/Describe"
+	Enclave_Persist_FullMethodName              = "/raypher.enclave.v1.Enclave/Persist"
+	Enclave_InstallCeiling_FullMethodName       = "/raypher.enclave.v1.Enclave/InstallCeiling"
+	Enclave_Mint_FullMethodName                 = "/raypher.enclave.v1.Enclave/Mint"
+	Enclave_MintStream_FullMethodName           = "/raypher.enclave.v1.Enclave/MintStream"
+	Enclave_Record_FullMethodName               = "/raypher.enclave.v1.Enclave/Record"
+	Enclave_Attest_FullMethodName               = "/raypher.enclave.v1.Enclave/Attest"
+	Enclave_DescribeKey_FullMethodName          = "/raypher.enclave.v1.Enclave/DescribeKey"
+	Enclave_TLSCertificate_FullMethodName       = "/raypher.enclave.v1.Enclave/TLSCertificate"
+	Enclave_TLSSign_FullMethodName              = "/raypher.enclave.v1.Enclave/TLSSign"
+	Enclave_InstallGrant_FullMethodName         = "/raypher.enclave.v1.Enclave/InstallGrant"
+	Enclave_DescribeGrant_FullMethodName        = "/raypher.enclave.v1.Enclave/DescribeGrant"
+	Enclave_Dial_FullMethodName                 = "/raypher.enclave.v1.Enclave/Dial"
+	Enclave_Connect_FullMethodName              = "/raypher.enclave.v1.Enclave/Connect"
+	Enclave_DescribeFleet_FullMethodName        = "/raypher.enclave.v1.Enclave/DescribeFleet"
+	Enclave_DescribeProviderKeys_FullMethodName = "/raypher.enclave.v1.Enclave/DescribeProviderKeys"
+	Enclave_ChangeProviderKey_FullMethodName    = "/raypher.enclave.v1.Enclave/ChangeProviderKey"
 )
 
 // EnclaveClient is the client API for Enclave service.
@@ -79,6 +81,11 @@ type EnclaveClient interface {
 	Connect(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Bytes, Bytes], error)
 	// DescribeFleet says how the enclave stands with its controller. It needs no Persist stream.
 	DescribeFleet(ctx context.Context, in *DescribeFleetRequest, opts ...grpc.CallOption) (*FleetStatus, error)
+	// DescribeProviderKeys says which keys of providers operators gave this enclave, and to whom the next one is encrypted; no call
+	// shows one. It needs no Persist stream.
+	DescribeProviderKeys(ctx context.Context, in *DescribeProviderKeysRequest, opts ...grpc.CallOption) (*ProviderKeys, error)
+	// ChangeProviderKey adds, replaces or removes a key of a provider, as an operator key has signed. Versions only go upwards.
+	ChangeProviderKey(ctx context.Context, in *ChangeProviderKeyRequest, opts ...grpc.CallOption) (*ProviderKeys, error)
 }
 
 type enclaveClient struct {
@@ -251,6 +258,26 @@ func (c *enclaveClient) DescribeFleet(ctx context.Context, in *DescribeFleetRequ
 	return out, nil
 }
 
+func (c *enclaveClient) DescribeProviderKeys(ctx context.Context, in *DescribeProviderKeysRequest, opts ...grpc.CallOption) (*ProviderKeys, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ProviderKeys)
+	err := c.cc.Invoke(ctx, Enclave_DescribeProviderKeys_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *enclaveClient) ChangeProviderKey(ctx context.Context, in *ChangeProviderKeyRequest, opts ...grpc.CallOption) (*ProviderKeys, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ProviderKeys)
+	err := c.cc.Invoke(ctx, Enclave_ChangeProviderKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // EnclaveServer is the server API for Enclave service.
 // All implementations must embed UnimplementedEnclaveServer
 // for forward compatibility.
@@ -291,6 +318,11 @@ type EnclaveServer interface {
 	Connect(grpc.BidiStreamingServer[Bytes, Bytes]) error
 	// DescribeFleet says how the enclave stands with its controller. It needs no Persist stream.
 	DescribeFleet(context.Context, *DescribeFleetRequest) (*FleetStatus, error)
+	// DescribeProviderKeys says which keys of providers operators gave this enclave, and to whom the next one is encrypted; no call
+	// shows one. It needs no Persist stream.
+	DescribeProviderKeys(context.Context, *DescribeProviderKeysRequest) (*ProviderKeys, error)
+	// ChangeProviderKey adds, replaces or removes a key of a provider, as an operator key has signed. Versions only go upwards.
+	ChangeProviderKey(context.Context, *ChangeProviderKeyRequest) (*ProviderKeys, error)
 	mustEmbedUnimplementedEnclaveServer()
 }
 
@@ -345,6 +377,12 @@ func (UnimplementedEnclaveServer) Connect(grpc.BidiStreamingServer[Bytes, Bytes]
 }
 func (UnimplementedEnclaveServer) DescribeFleet(context.Context, *DescribeFleetRequest) (*FleetStatus, error) {
 	return nil, status.Error(codes.Unimplemented, "method DescribeFleet not implemented")
+}
+func (UnimplementedEnclaveServer) DescribeProviderKeys(context.Context, *DescribeProviderKeysRequest) (*ProviderKeys, error) {
+	return nil, status.Error(codes.Unimplemented, "method DescribeProviderKeys not implemented")
+}
+func (UnimplementedEnclaveServer) ChangeProviderKey(context.Context, *ChangeProviderKeyRequest) (*ProviderKeys, error) {
+	return nil, status.Error(codes.Unimplemented, "method ChangeProviderKey not implemented")
 }
 func (UnimplementedEnclaveServer) mustEmbedUnimplementedEnclaveServer() {}
 func (UnimplementedEnclaveServer) testEmbeddedByValue()                 {}
@@ -593,6 +631,42 @@ func _Enclave_DescribeFleet_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Enclave_DescribeProviderKeys_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DescribeProviderKeysRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EnclaveServer).DescribeProviderKeys(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Enclave_DescribeProviderKeys_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EnclaveServer).DescribeProviderKeys(ctx, req.(*DescribeProviderKeysRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Enclave_ChangeProviderKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ChangeProviderKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EnclaveServer).ChangeProviderKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Enclave_ChangeProviderKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EnclaveServer).ChangeProviderKey(ctx, req.(*ChangeProviderKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Enclave_ServiceDesc is the grpc.ServiceDesc for Enclave service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -643,6 +717,14 @@ var Enclave_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DescribeFleet",
 			Handler:    _Enclave_DescribeFleet_Handler,
+		},
+		{
+			MethodName: "DescribeProviderKeys",
+			Handler:    _Enclave_DescribeProviderKeys_Handler,
+		},
+		{
+			MethodName: "ChangeProviderKey",
+			Handler:    _Enclave_ChangeProviderKey_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -3615,6 +3615,239 @@ func (x *OperatorPolicy) GetCanaryPercent() uint32 {
 	return 0
 }
 
+type OperatorDescribeProviderKeysRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Recipient     bool                   `protobuf:"varint,1,opt,name=recipient,proto3" json:"recipient,omitempty"` // a recipient is wanted
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperatorDescribeProviderKeysRequest) Reset() {
+	*x = OperatorDescribeProviderKeysRequest{}
+	mi := &file_parent_v1_parent_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperatorDescribeProviderKeysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperatorDescribeProviderKeysRequest) ProtoMessage() {}
+
+func (x *OperatorDescribeProviderKeysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperatorDescribeProviderKeysRequest.ProtoReflect.Descriptor instead.
+func (*OperatorDescribeProviderKeysRequest) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *OperatorDescribeProviderKeysRequest) GetRecipient() bool {
+	if x != nil {
+		return x.Recipient
+	}
+	return false
+}
+
+// OperatorProviderKeys is ProviderKeys of the enclave, and the enclave's key as raypherd pins it.
+type OperatorProviderKeys struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Keys          []*OperatorProviderKey `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	Epoch         []byte                 `protobuf:"bytes,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Tier          string                 `protobuf:"bytes,4,opt,name=tier,proto3" json:"tier,omitempty"`
+	Recipient     []byte                 `protobuf:"bytes,5,opt,name=recipient,proto3" json:"recipient,omitempty"`
+	EnclaveKey    []byte                 `protobuf:"bytes,6,opt,name=enclave_key,json=enclaveKey,proto3" json:"enclave_key,omitempty"` // PKIX DER
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperatorProviderKeys) Reset() {
+	*x = OperatorProviderKeys{}
+	mi := &file_parent_v1_parent_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperatorProviderKeys) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperatorProviderKeys) ProtoMessage() {}
+
+func (x *OperatorProviderKeys) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperatorProviderKeys.ProtoReflect.Descriptor instead.
+func (*OperatorProviderKeys) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *OperatorProviderKeys) GetKeys() []*OperatorProviderKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *OperatorProviderKeys) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *OperatorProviderKeys) GetEpoch() []byte {
+	if x != nil {
+		return x.Epoch
+	}
+	return nil
+}
+
+func (x *OperatorProviderKeys) GetTier() string {
+	if x != nil {
+		return x.Tier
+	}
+	return ""
+}
+
+func (x *OperatorProviderKeys) GetRecipient() []byte {
+	if x != nil {
+		return x.Recipient
+	}
+	return nil
+}
+
+func (x *OperatorProviderKeys) GetEnclaveKey() []byte {
+	if x != nil {
+		return x.EnclaveKey
+	}
+	return nil
+}
+
+type OperatorProviderKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	ChangedUnix   int64                  `protobuf:"varint,2,opt,name=changed_unix,json=changedUnix,proto3" json:"changed_unix,omitempty"`
+	Fingerprint   []byte                 `protobuf:"bytes,3,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperatorProviderKey) Reset() {
+	*x = OperatorProviderKey{}
+	mi := &file_parent_v1_parent_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperatorProviderKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperatorProviderKey) ProtoMessage() {}
+
+func (x *OperatorProviderKey) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperatorProviderKey.ProtoReflect.Descriptor instead.
+func (*OperatorProviderKey) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *OperatorProviderKey) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *OperatorProviderKey) GetChangedUnix() int64 {
+	if x != nil {
+		return x.ChangedUnix
+	}
+	return 0
+}
+
+func (x *OperatorProviderKey) GetFingerprint() []byte {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return nil
+}
+
+type OperatorChangeProviderKeyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Change        []byte                 `protobuf:"bytes,1,opt,name=change,proto3" json:"change,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperatorChangeProviderKeyRequest) Reset() {
+	*x = OperatorChangeProviderKeyRequest{}
+	mi := &file_parent_v1_parent_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperatorChangeProviderKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperatorChangeProviderKeyRequest) ProtoMessage() {}
+
+func (x *OperatorChangeProviderKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperatorChangeProviderKeyRequest.ProtoReflect.Descriptor instead.
+func (*OperatorChangeProviderKeyRequest) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *OperatorChangeProviderKeyRequest) GetChange() []byte {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
 var File_parent_v1_parent_proto protoreflect.FileDescriptor
 
 const file_parent_v1_parent_proto_rawDesc = "" +
@@ -3885,12 +4118,28 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\x0eOperatorPolicy\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12%\n" +
-	"\x0ecanary_percent\x18\x03 \x01(\rR\rcanaryPercent2\xe6\x02\n" +
+	"\x0ecanary_percent\x18\x03 \x01(\rR\rcanaryPercent\"C\n" +
+	"#OperatorDescribeProviderKeysRequest\x12\x1c\n" +
+	"\trecipient\x18\x01 \x01(\bR\trecipient\"\xd5\x01\n" +
+	"\x14OperatorProviderKeys\x12:\n" +
+	"\x04keys\x18\x01 \x03(\v2&.raypher.parent.v1.OperatorProviderKeyR\x04keys\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\fR\x05epoch\x12\x12\n" +
+	"\x04tier\x18\x04 \x01(\tR\x04tier\x12\x1c\n" +
+	"\trecipient\x18\x05 \x01(\fR\trecipient\x12\x1f\n" +
+	"\venclave_key\x18\x06 \x01(\fR\n" +
+	"enclaveKey\"n\n" +
+	"\x13OperatorProviderKey\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
+	"\fchanged_unix\x18\x02 \x01(\x03R\vchangedUnix\x12 \n" +
+	"\vfingerprint\x18\x03 \x01(\fR\vfingerprint\":\n" +
+	" OperatorChangeProviderKeyRequest\x12\x16\n" +
+	"\x06change\x18\x01 \x01(\fR\x06change2\xe6\x02\n" +
 	"\x05Agent\x12G\n" +
 	"\x06Whoami\x12 .raypher.parent.v1.WhoamiRequest\x1a\x1b.raypher.parent.v1.Identity\x12R\n" +
 	"\vRequestVisa\x12%.raypher.parent.v1.RequestVisaRequest\x1a\x1c.raypher.parent.v1.VisaReply\x12g\n" +
 	"\x0eTLSCertificate\x12-.raypher.parent.v1.AgentTLSCertificateRequest\x1a&.raypher.parent.v1.AgentTLSCertificate\x12W\n" +
-	"\aTLSSign\x12&.raypher.parent.v1.AgentTLSSignRequest\x1a$.raypher.parent.v1.AgentTLSSignature2\xac\x10\n" +
+	"\aTLSSign\x12&.raypher.parent.v1.AgentTLSSignRequest\x1a$.raypher.parent.v1.AgentTLSSignature2\x98\x12\n" +
 	"\bOperator\x12J\n" +
 	"\x06Status\x12 .raypher.parent.v1.StatusRequest\x1a\x1e.raypher.parent.v1.StatusReply\x12V\n" +
 	"\n" +
@@ -3916,7 +4165,9 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\rListApprovals\x12'.raypher.parent.v1.ListApprovalsRequest\x1a%.raypher.parent.v1.ListApprovalsReply\x12_\n" +
 	"\x0eWatchApprovals\x12(.raypher.parent.v1.WatchApprovalsRequest\x1a!.raypher.parent.v1.ApprovalChange0\x01\x12J\n" +
 	"\x06Answer\x12 .raypher.parent.v1.AnswerRequest\x1a\x1e.raypher.parent.v1.AnswerReply\x12_\n" +
-	"\rListProposals\x12'.raypher.parent.v1.ListProposalsRequest\x1a%.raypher.parent.v1.ListProposalsReplyB5Z3github.com/raypher/raypher/proto/parent/v1;parentv1b\x06proto3"
+	"\rListProposals\x12'.raypher.parent.v1.ListProposalsRequest\x1a%.raypher.parent.v1.ListProposalsReply\x12w\n" +
+	"\x14DescribeProviderKeys\x126.raypher.parent.v1.OperatorDescribeProviderKeysRequest\x1a'.raypher.parent.v1.OperatorProviderKeys\x12q\n" +
+	"\x11ChangeProviderKey\x123.raypher.parent.v1.OperatorChangeProviderKeyRequest\x1a'.raypher.parent.v1.OperatorProviderKeysB5Z3github.com/raypher/raypher/proto/parent/v1;parentv1b\x06proto3"
 
 var (
 	file_parent_v1_parent_proto_rawDescOnce sync.Once
@@ -3930,75 +4181,79 @@ func file_parent_v1_parent_proto_rawDescGZIP() []byte {
 	return file_parent_v1_parent_proto_rawDescData
 }
 
-var file_parent_v1_parent_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
+var file_parent_v1_parent_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
 var file_parent_v1_parent_proto_goTypes = []any{
-	(*WhoamiRequest)(nil),                 // 0: raypher.parent.v1.WhoamiRequest
-	(*Identity)(nil),                      // 1: raypher.parent.v1.Identity
-	(*RequestVisaRequest)(nil),            // 2: raypher.parent.v1.RequestVisaRequest
-	(*VisaReply)(nil),                     // 3: raypher.parent.v1.VisaReply
-	(*AgentTLSCertificateRequest)(nil),    // 4: raypher.parent.v1.AgentTLSCertificateRequest
-	(*AgentTLSCertificate)(nil),           // 5: raypher.parent.v1.AgentTLSCertificate
-	(*AgentTLSSignRequest)(nil),           // 6: raypher.parent.v1.AgentTLSSignRequest
-	(*AgentTLSSignature)(nil),             // 7: raypher.parent.v1.AgentTLSSignature
-	(*ListApprovalsRequest)(nil),          // 8: raypher.parent.v1.ListApprovalsRequest
-	(*ListApprovalsReply)(nil),            // 9: raypher.parent.v1.ListApprovalsReply
-	(*WatchApprovalsRequest)(nil),         // 10: raypher.parent.v1.WatchApprovalsRequest
-	(*ApprovalQuestion)(nil),              // 11: raypher.parent.v1.ApprovalQuestion
-	(*ApprovalChange)(nil),                // 12: raypher.parent.v1.ApprovalChange
-	(*AnswerRequest)(nil),                 // 13: raypher.parent.v1.AnswerRequest
-	(*AnswerReply)(nil),                   // 14: raypher.parent.v1.AnswerReply
-	(*ListProposalsRequest)(nil),          // 15: raypher.parent.v1.ListProposalsRequest
-	(*ListProposalsReply)(nil),            // 16: raypher.parent.v1.ListProposalsReply
-	(*Proposal)(nil),                      // 17: raypher.parent.v1.Proposal
-	(*StatusRequest)(nil),                 // 18: raypher.parent.v1.StatusRequest
-	(*StatusReply)(nil),                   // 19: raypher.parent.v1.StatusReply
-	(*NamespaceUse)(nil),                  // 20: raypher.parent.v1.NamespaceUse
-	(*NamespaceAmount)(nil),               // 21: raypher.parent.v1.NamespaceAmount
-	(*ListAgentsRequest)(nil),             // 22: raypher.parent.v1.ListAgentsRequest
-	(*ListAgentsReply)(nil),               // 23: raypher.parent.v1.ListAgentsReply
-	(*AgentStatus)(nil),                   // 24: raypher.parent.v1.AgentStatus
-	(*AttachRequest)(nil),                 // 25: raypher.parent.v1.AttachRequest
-	(*AttachReply)(nil),                   // 26: raypher.parent.v1.AttachReply
-	(*DetachRequest)(nil),                 // 27: raypher.parent.v1.DetachRequest
-	(*DetachReply)(nil),                   // 28: raypher.parent.v1.DetachReply
-	(*ApplyPolicyRequest)(nil),            // 29: raypher.parent.v1.ApplyPolicyRequest
-	(*ApplyPolicyReply)(nil),              // 30: raypher.parent.v1.ApplyPolicyReply
-	(*ReloadRequest)(nil),                 // 31: raypher.parent.v1.ReloadRequest
-	(*ReloadReply)(nil),                   // 32: raypher.parent.v1.ReloadReply
-	(*CutNetworkRequest)(nil),             // 33: raypher.parent.v1.CutNetworkRequest
-	(*RestoreNetworkRequest)(nil),         // 34: raypher.parent.v1.RestoreNetworkRequest
-	(*NetworkCut)(nil),                    // 35: raypher.parent.v1.NetworkCut
-	(*NetworkCuts)(nil),                   // 36: raypher.parent.v1.NetworkCuts
-	(*NetworkTrafficRequest)(nil),         // 37: raypher.parent.v1.NetworkTrafficRequest
-	(*NetworkTrafficReply)(nil),           // 38: raypher.parent.v1.NetworkTrafficReply
-	(*AgentTraffic)(nil),                  // 39: raypher.parent.v1.AgentTraffic
-	(*RuleTraffic)(nil),                   // 40: raypher.parent.v1.RuleTraffic
-	(*StopAgentRequest)(nil),              // 41: raypher.parent.v1.StopAgentRequest
-	(*StopAgentReply)(nil),                // 42: raypher.parent.v1.StopAgentReply
-	(*EventsRequest)(nil),                 // 43: raypher.parent.v1.EventsRequest
-	(*Event)(nil),                         // 44: raypher.parent.v1.Event
-	(*ListEvidenceRequest)(nil),           // 45: raypher.parent.v1.ListEvidenceRequest
-	(*EvidenceItem)(nil),                  // 46: raypher.parent.v1.EvidenceItem
-	(*ExportEvidenceRequest)(nil),         // 47: raypher.parent.v1.ExportEvidenceRequest
-	(*EvidenceBundle)(nil),                // 48: raypher.parent.v1.EvidenceBundle
-	(*OperatorInstallCeilingRequest)(nil), // 49: raypher.parent.v1.OperatorInstallCeilingRequest
-	(*OperatorAttestRequest)(nil),         // 50: raypher.parent.v1.OperatorAttestRequest
-	(*OperatorAttestation)(nil),           // 51: raypher.parent.v1.OperatorAttestation
-	(*OperatorDescribeKeyRequest)(nil),    // 52: raypher.parent.v1.OperatorDescribeKeyRequest
-	(*OperatorKeyDescription)(nil),        // 53: raypher.parent.v1.OperatorKeyDescription
-	(*OperatorInstallGrantRequest)(nil),   // 54: raypher.parent.v1.OperatorInstallGrantRequest
-	(*OperatorDescribeGrantRequest)(nil),  // 55: raypher.parent.v1.OperatorDescribeGrantRequest
-	(*OperatorGrantStatus)(nil),           // 56: raypher.parent.v1.OperatorGrantStatus
-	(*OperatorDescribeFleetRequest)(nil),  // 57: raypher.parent.v1.OperatorDescribeFleetRequest
-	(*OperatorFleetStatus)(nil),           // 58: raypher.parent.v1.OperatorFleetStatus
-	(*OperatorPolicy)(nil),                // 59: raypher.parent.v1.OperatorPolicy
-	nil,                                   // 60: raypher.parent.v1.StatusReply.CountersEntry
+	(*WhoamiRequest)(nil),                       // 0: raypher.parent.v1.WhoamiRequest
+	(*Identity)(nil),                            // 1: raypher.parent.v1.Identity
+	(*RequestVisaRequest)(nil),                  // 2: raypher.parent.v1.RequestVisaRequest
+	(*VisaReply)(nil),                           // 3: raypher.parent.v1.VisaReply
+	(*AgentTLSCertificateRequest)(nil),          // 4: raypher.parent.v1.AgentTLSCertificateRequest
+	(*AgentTLSCertificate)(nil),                 // 5: raypher.parent.v1.AgentTLSCertificate
+	(*AgentTLSSignRequest)(nil),                 // 6: raypher.parent.v1.AgentTLSSignRequest
+	(*AgentTLSSignature)(nil),                   // 7: raypher.parent.v1.AgentTLSSignature
+	(*ListApprovalsRequest)(nil),                // 8: raypher.parent.v1.ListApprovalsRequest
+	(*ListApprovalsReply)(nil),                  // 9: raypher.parent.v1.ListApprovalsReply
+	(*WatchApprovalsRequest)(nil),               // 10: raypher.parent.v1.WatchApprovalsRequest
+	(*ApprovalQuestion)(nil),                    // 11: raypher.parent.v1.ApprovalQuestion
+	(*ApprovalChange)(nil),                      // 12: raypher.parent.v1.ApprovalChange
+	(*AnswerRequest)(nil),                       // 13: raypher.parent.v1.AnswerRequest
+	(*AnswerReply)(nil),                         // 14: raypher.parent.v1.AnswerReply
+	(*ListProposalsRequest)(nil),                // 15: raypher.parent.v1.ListProposalsRequest
+	(*ListProposalsReply)(nil),                  // 16: raypher.parent.v1.ListProposalsReply
+	(*Proposal)(nil),                            // 17: raypher.parent.v1.Proposal
+	(*StatusRequest)(nil),                       // 18: raypher.parent.v1.StatusRequest
+	(*StatusReply)(nil),                         // 19: raypher.parent.v1.StatusReply
+	(*NamespaceUse)(nil),                        // 20: raypher.parent.v1.NamespaceUse
+	(*NamespaceAmount)(nil),                     // 21: raypher.parent.v1.NamespaceAmount
+	(*ListAgentsRequest)(nil),                   // 22: raypher.parent.v1.ListAgentsRequest
+	(*ListAgentsReply)(nil),                     // 23: raypher.parent.v1.ListAgentsReply
+	(*AgentStatus)(nil),                         // 24: raypher.parent.v1.AgentStatus
+	(*AttachRequest)(nil),                       // 25: raypher.parent.v1.AttachRequest
+	(*AttachReply)(nil),                         // 26: raypher.parent.v1.AttachReply
+	(*DetachRequest)(nil),                       // 27: raypher.parent.v1.DetachRequest
+	(*DetachReply)(nil),                         // 28: raypher.parent.v1.DetachReply
+	(*ApplyPolicyRequest)(nil),                  // 29: raypher.parent.v1.ApplyPolicyRequest
+	(*ApplyPolicyReply)(nil),                    // 30: raypher.parent.v1.ApplyPolicyReply
+	(*ReloadRequest)(nil),                       // 31: raypher.parent.v1.ReloadRequest
+	(*ReloadReply)(nil),                         // 32: raypher.parent.v1.ReloadReply
+	(*CutNetworkRequest)(nil),                   // 33: raypher.parent.v1.CutNetworkRequest
+	(*RestoreNetworkRequest)(nil),               // 34: raypher.parent.v1.RestoreNetworkRequest
+	(*NetworkCut)(nil),                          // 35: raypher.parent.v1.NetworkCut
+	(*NetworkCuts)(nil),                         // 36: raypher.parent.v1.NetworkCuts
+	(*NetworkTrafficRequest)(nil),               // 37: raypher.parent.v1.NetworkTrafficRequest
+	(*NetworkTrafficReply)(nil),                 // 38: raypher.parent.v1.NetworkTrafficReply
+	(*AgentTraffic)(nil),                        // 39: raypher.parent.v1.AgentTraffic
+	(*RuleTraffic)(nil),                         // 40: raypher.parent.v1.RuleTraffic
+	(*StopAgentRequest)(nil),                    // 41: raypher.parent.v1.StopAgentRequest
+	(*StopAgentReply)(nil),                      // 42: raypher.parent.v1.StopAgentReply
+	(*EventsRequest)(nil),                       // 43: raypher.parent.v1.EventsRequest
+	(*Event)(nil),                               // 44: raypher.parent.v1.Event
+	(*ListEvidenceRequest)(nil),                 // 45: raypher.parent.v1.ListEvidenceRequest
+	(*EvidenceItem)(nil),                        // 46: raypher.parent.v1.EvidenceItem
+	(*ExportEvidenceRequest)(nil),               // 47: raypher.parent.v1.ExportEvidenceRequest
+	(*EvidenceBundle)(nil),                      // 48: raypher.parent.v1.EvidenceBundle
+	(*OperatorInstallCeilingRequest)(nil),       // 49: raypher.parent.v1.OperatorInstallCeilingRequest
+	(*OperatorAttestRequest)(nil),               // 50: raypher.parent.v1.OperatorAttestRequest
+	(*OperatorAttestation)(nil),                 // 51: raypher.parent.v1.OperatorAttestation
+	(*OperatorDescribeKeyRequest)(nil),          // 52: raypher.parent.v1.OperatorDescribeKeyRequest
+	(*OperatorKeyDescription)(nil),              // 53: raypher.parent.v1.OperatorKeyDescription
+	(*OperatorInstallGrantRequest)(nil),         // 54: raypher.parent.v1.OperatorInstallGrantRequest
+	(*OperatorDescribeGrantRequest)(nil),        // 55: raypher.parent.v1.OperatorDescribeGrantRequest
+	(*OperatorGrantStatus)(nil),                 // 56: raypher.parent.v1.OperatorGrantStatus
+	(*OperatorDescribeFleetRequest)(nil),        // 57: raypher.parent.v1.OperatorDescribeFleetRequest
+	(*OperatorFleetStatus)(nil),                 // 58: raypher.parent.v1.OperatorFleetStatus
+	(*OperatorPolicy)(nil),                      // 59: raypher.parent.v1.OperatorPolicy
+	(*OperatorDescribeProviderKeysRequest)(nil), // 60: raypher.parent.v1.OperatorDescribeProviderKeysRequest
+	(*OperatorProviderKeys)(nil),                // 61: raypher.parent.v1.OperatorProviderKeys
+	(*OperatorProviderKey)(nil),                 // 62: raypher.parent.v1.OperatorProviderKey
+	(*OperatorChangeProviderKeyRequest)(nil),    // 63: raypher.parent.v1.OperatorChangeProviderKeyRequest
+	nil,                                         // 64: raypher.parent.v1.StatusReply.CountersEntry
 }
 var file_parent_v1_parent_proto_depIdxs = []int32{
 	11, // 0: raypher.parent.v1.ListApprovalsReply.questions:type_name -> raypher.parent.v1.ApprovalQuestion
 	11, // 1: raypher.parent.v1.ApprovalChange.question:type_name -> raypher.parent.v1.ApprovalQuestion
 	17, // 2: raypher.parent.v1.ListProposalsReply.proposals:type_name -> raypher.parent.v1.Proposal
-	60, // 3: raypher.parent.v1.StatusReply.counters:type_name -> raypher.parent.v1.StatusReply.CountersEntry
+	64, // 3: raypher.parent.v1.StatusReply.counters:type_name -> raypher.parent.v1.StatusReply.CountersEntry
 	20, // 4: raypher.parent.v1.StatusReply.namespaces:type_name -> raypher.parent.v1.NamespaceUse
 	21, // 5: raypher.parent.v1.NamespaceUse.agents:type_name -> raypher.parent.v1.NamespaceAmount
 	21, // 6: raypher.parent.v1.NamespaceUse.memory_mb:type_name -> raypher.parent.v1.NamespaceAmount
@@ -4014,65 +4269,70 @@ var file_parent_v1_parent_proto_depIdxs = []int32{
 	40, // 16: raypher.parent.v1.AgentTraffic.rules:type_name -> raypher.parent.v1.RuleTraffic
 	35, // 17: raypher.parent.v1.AgentTraffic.cuts:type_name -> raypher.parent.v1.NetworkCut
 	59, // 18: raypher.parent.v1.OperatorFleetStatus.policies:type_name -> raypher.parent.v1.OperatorPolicy
-	0,  // 19: raypher.parent.v1.Agent.Whoami:input_type -> raypher.parent.v1.WhoamiRequest
-	2,  // 20: raypher.parent.v1.Agent.RequestVisa:input_type -> raypher.parent.v1.RequestVisaRequest
-	4,  // 21: raypher.parent.v1.Agent.TLSCertificate:input_type -> raypher.parent.v1.AgentTLSCertificateRequest
-	6,  // 22: raypher.parent.v1.Agent.TLSSign:input_type -> raypher.parent.v1.AgentTLSSignRequest
-	18, // 23: raypher.parent.v1.Operator.Status:input_type -> raypher.parent.v1.StatusRequest
-	22, // 24: raypher.parent.v1.Operator.ListAgents:input_type -> raypher.parent.v1.ListAgentsRequest
-	41, // 25: raypher.parent.v1.Operator.StopAgent:input_type -> raypher.parent.v1.StopAgentRequest
-	25, // 26: raypher.parent.v1.Operator.Attach:input_type -> raypher.parent.v1.AttachRequest
-	27, // 27: raypher.parent.v1.Operator.Detach:input_type -> raypher.parent.v1.DetachRequest
-	29, // 28: raypher.parent.v1.Operator.ApplyPolicy:input_type -> raypher.parent.v1.ApplyPolicyRequest
-	31, // 29: raypher.parent.v1.Operator.Reload:input_type -> raypher.parent.v1.ReloadRequest
-	33, // 30: raypher.parent.v1.Operator.CutNetwork:input_type -> raypher.parent.v1.CutNetworkRequest
-	34, // 31: raypher.parent.v1.Operator.RestoreNetwork:input_type -> raypher.parent.v1.RestoreNetworkRequest
-	37, // 32: raypher.parent.v1.Operator.NetworkTraffic:input_type -> raypher.parent.v1.NetworkTrafficRequest
-	43, // 33: raypher.parent.v1.Operator.Events:input_type -> raypher.parent.v1.EventsRequest
-	45, // 34: raypher.parent.v1.Operator.ListEvidence:input_type -> raypher.parent.v1.ListEvidenceRequest
-	47, // 35: raypher.parent.v1.Operator.ExportEvidence:input_type -> raypher.parent.v1.ExportEvidenceRequest
-	49, // 36: raypher.parent.v1.Operator.InstallCeiling:input_type -> raypher.parent.v1.OperatorInstallCeilingRequest
-	50, // 37: raypher.parent.v1.Operator.Attest:input_type -> raypher.parent.v1.OperatorAttestRequest
-	52, // 38: raypher.parent.v1.Operator.DescribeKey:input_type -> raypher.parent.v1.OperatorDescribeKeyRequest
-	54, // 39: raypher.parent.v1.Operator.InstallGrant:input_type -> raypher.parent.v1.OperatorInstallGrantRequest
-	55, // 40: raypher.parent.v1.Operator.DescribeGrant:input_type -> raypher.parent.v1.OperatorDescribeGrantRequest
-	57, // 41: raypher.parent.v1.Operator.DescribeFleet:input_type -> raypher.parent.v1.OperatorDescribeFleetRequest
-	8,  // 42: raypher.parent.v1.Operator.ListApprovals:input_type -> raypher.parent.v1.ListApprovalsRequest
-	10, // 43: raypher.parent.v1.Operator.WatchApprovals:input_type -> raypher.parent.v1.WatchApprovalsRequest
-	13, // 44: raypher.parent.v1.Operator.Answer:input_type -> raypher.parent.v1.AnswerRequest
-	15, // 45: raypher.parent.v1.Operator.ListProposals:input_type -> raypher.parent.v1.ListProposalsRequest
-	1,  // 46: raypher.parent.v1.Agent.Whoami:output_type -> raypher.parent.v1.Identity
-	3,  // 47: raypher.parent.v1.Agent.RequestVisa:output_type -> raypher.parent.v1.VisaReply
-	5,  // 48: raypher.parent.v1.Agent.TLSCertificate:output_type -> raypher.parent.v1.AgentTLSCertificate
-	7,  // 49: raypher.parent.v1.Agent.TLSSign:output_type -> raypher.parent.v1.AgentTLSSignature
-	19, // 50: raypher.parent.v1.Operator.Status:output_type -> raypher.parent.v1.StatusReply
-	23, // 51: raypher.parent.v1.Operator.ListAgents:output_type -> raypher.parent.v1.ListAgentsReply
-	42, // 52: raypher.parent.v1.Operator.StopAgent:output_type -> raypher.parent.v1.StopAgentReply
-	26, // 53: raypher.parent.v1.Operator.Attach:output_type -> raypher.parent.v1.AttachReply
-	28, // 54: raypher.parent.v1.Operator.Detach:output_type -> raypher.parent.v1.DetachReply
-	30, // 55: raypher.parent.v1.Operator.ApplyPolicy:output_type -> raypher.parent.v1.ApplyPolicyReply
-	32, // 56: raypher.parent.v1.Operator.Reload:output_type -> raypher.parent.v1.ReloadReply
-	36, // 57: raypher.parent.v1.Operator.CutNetwork:output_type -> raypher.parent.v1.NetworkCuts
-	36, // 58: raypher.parent.v1.Operator.RestoreNetwork:output_type -> raypher.parent.v1.NetworkCuts
-	38, // 59: raypher.parent.v1.Operator.NetworkTraffic:output_type -> raypher.parent.v1.NetworkTrafficReply
-	44, // 60: raypher.parent.v1.Operator.Events:output_type -> raypher.parent.v1.Event
-	46, // 61: raypher.parent.v1.Operator.ListEvidence:output_type -> raypher.parent.v1.EvidenceItem
-	48, // 62: raypher.parent.v1.Operator.ExportEvidence:output_type -> raypher.parent.v1.EvidenceBundle
-	19, // 63: raypher.parent.v1.Operator.InstallCeiling:output_type -> raypher.parent.v1.StatusReply
-	51, // 64: raypher.parent.v1.Operator.Attest:output_type -> raypher.parent.v1.OperatorAttestation
-	53, // 65: raypher.parent.v1.Operator.DescribeKey:output_type -> raypher.parent.v1.OperatorKeyDescription
-	56, // 66: raypher.parent.v1.Operator.InstallGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
-	56, // 67: raypher.parent.v1.Operator.DescribeGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
-	58, // 68: raypher.parent.v1.Operator.DescribeFleet:output_type -> raypher.parent.v1.OperatorFleetStatus
-	9,  // 69: raypher.parent.v1.Operator.ListApprovals:output_type -> raypher.parent.v1.ListApprovalsReply
-	12, // 70: raypher.parent.v1.Operator.WatchApprovals:output_type -> raypher.parent.v1.ApprovalChange
-	14, // 71: raypher.parent.v1.Operator.Answer:output_type -> raypher.parent.v1.AnswerReply
-	16, // 72: raypher.parent.v1.Operator.ListProposals:output_type -> raypher.parent.v1.ListProposalsReply
-	46, // [46:73] is the sub-list for method output_type
-	19, // [19:46] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	62, // 19: raypher.parent.v1.OperatorProviderKeys.keys:type_name -> raypher.parent.v1.OperatorProviderKey
+	0,  // 20: raypher.parent.v1.Agent.Whoami:input_type -> raypher.parent.v1.WhoamiRequest
+	2,  // 21: raypher.parent.v1.Agent.RequestVisa:input_type -> raypher.parent.v1.RequestVisaRequest
+	4,  // 22: raypher.parent.v1.Agent.TLSCertificate:input_type -> raypher.parent.v1.AgentTLSCertificateRequest
+	6,  // 23: raypher.parent.v1.Agent.TLSSign:input_type -> raypher.parent.v1.AgentTLSSignRequest
+	18, // 24: raypher.parent.v1.Operator.Status:input_type -> raypher.parent.v1.StatusRequest
+	22, // 25: raypher.parent.v1.Operator.ListAgents:input_type -> raypher.parent.v1.ListAgentsRequest
+	41, // 26: raypher.parent.v1.Operator.StopAgent:input_type -> raypher.parent.v1.StopAgentRequest
+	25, // 27: raypher.parent.v1.Operator.Attach:input_type -> raypher.parent.v1.AttachRequest
+	27, // 28: raypher.parent.v1.Operator.Detach:input_type -> raypher.parent.v1.DetachRequest
+	29, // 29: raypher.parent.v1.Operator.ApplyPolicy:input_type -> raypher.parent.v1.ApplyPolicyRequest
+	31, // 30: raypher.parent.v1.Operator.Reload:input_type -> raypher.parent.v1.ReloadRequest
+	33, // 31: raypher.parent.v1.Operator.CutNetwork:input_type -> raypher.parent.v1.CutNetworkRequest
+	34, // 32: raypher.parent.v1.Operator.RestoreNetwork:input_type -> raypher.parent.v1.RestoreNetworkRequest
+	37, // 33: raypher.parent.v1.Operator.NetworkTraffic:input_type -> raypher.parent.v1.NetworkTrafficRequest
+	43, // 34: raypher.parent.v1.Operator.Events:input_type -> raypher.parent.v1.EventsRequest
+	45, // 35: raypher.parent.v1.Operator.ListEvidence:input_type -> raypher.parent.v1.ListEvidenceRequest
+	47, // 36: raypher.parent.v1.Operator.ExportEvidence:input_type -> raypher.parent.v1.ExportEvidenceRequest
+	49, // 37: raypher.parent.v1.Operator.InstallCeiling:input_type -> raypher.parent.v1.OperatorInstallCeilingRequest
+	50, // 38: raypher.parent.v1.Operator.Attest:input_type -> raypher.parent.v1.OperatorAttestRequest
+	52, // 39: raypher.parent.v1.Operator.DescribeKey:input_type -> raypher.parent.v1.OperatorDescribeKeyRequest
+	54, // 40: raypher.parent.v1.Operator.InstallGrant:input_type -> raypher.parent.v1.OperatorInstallGrantRequest
+	55, // 41: raypher.parent.v1.Operator.DescribeGrant:input_type -> raypher.parent.v1.OperatorDescribeGrantRequest
+	57, // 42: raypher.parent.v1.Operator.DescribeFleet:input_type -> raypher.parent.v1.OperatorDescribeFleetRequest
+	8,  // 43: raypher.parent.v1.Operator.ListApprovals:input_type -> raypher.parent.v1.ListApprovalsRequest
+	10, // 44: raypher.parent.v1.Operator.WatchApprovals:input_type -> raypher.parent.v1.WatchApprovalsRequest
+	13, // 45: raypher.parent.v1.Operator.Answer:input_type -> raypher.parent.v1.AnswerRequest
+	15, // 46: raypher.parent.v1.Operator.ListProposals:input_type -> raypher.parent.v1.ListProposalsRequest
+	60, // 47: raypher.parent.v1.Operator.DescribeProviderKeys:input_type -> raypher.parent.v1.OperatorDescribeProviderKeysRequest
+	63, // 48: raypher.parent.v1.Operator.ChangeProviderKey:input_type -> raypher.parent.v1.OperatorChangeProviderKeyRequest
+	1,  // 49: raypher.parent.v1.Agent.Whoami:output_type -> raypher.parent.v1.Identity
+	3,  // 50: raypher.parent.v1.Agent.RequestVisa:output_type -> raypher.parent.v1.VisaReply
+	5,  // 51: raypher.parent.v1.Agent.TLSCertificate:output_type -> raypher.parent.v1.AgentTLSCertificate
+	7,  // 52: raypher.parent.v1.Agent.TLSSign:output_type -> raypher.parent.v1.AgentTLSSignature
+	19, // 53: raypher.parent.v1.Operator.Status:output_type -> raypher.parent.v1.StatusReply
+	23, // 54: raypher.parent.v1.Operator.ListAgents:output_type -> raypher.parent.v1.ListAgentsReply
+	42, // 55: raypher.parent.v1.Operator.StopAgent:output_type -> raypher.parent.v1.StopAgentReply
+	26, // 56: raypher.parent.v1.Operator.Attach:output_type -> raypher.parent.v1.AttachReply
+	28, // 57: raypher.parent.v1.Operator.Detach:output_type -> raypher.parent.v1.DetachReply
+	30, // 58: raypher.parent.v1.Operator.ApplyPolicy:output_type -> raypher.parent.v1.ApplyPolicyReply
+	32, // 59: raypher.parent.v1.Operator.Reload:output_type -> raypher.parent.v1.ReloadReply
+	36, // 60: raypher.parent.v1.Operator.CutNetwork:output_type -> raypher.parent.v1.NetworkCuts
+	36, // 61: raypher.parent.v1.Operator.RestoreNetwork:output_type -> raypher.parent.v1.NetworkCuts
+	38, // 62: raypher.parent.v1.Operator.NetworkTraffic:output_type -> raypher.parent.v1.NetworkTrafficReply
+	44, // 63: raypher.parent.v1.Operator.Events:output_type -> raypher.parent.v1.Event
+	46, // 64: raypher.parent.v1.Operator.ListEvidence:output_type -> raypher.parent.v1.EvidenceItem
+	48, // 65: raypher.parent.v1.Operator.ExportEvidence:output_type -> raypher.parent.v1.EvidenceBundle
+	19, // 66: raypher.parent.v1.Operator.InstallCeiling:output_type -> raypher.parent.v1.StatusReply
+	51, // 67: raypher.parent.v1.Operator.Attest:output_type -> raypher.parent.v1.OperatorAttestation
+	53, // 68: raypher.parent.v1.Operator.DescribeKey:output_type -> raypher.parent.v1.OperatorKeyDescription
+	56, // 69: raypher.parent.v1.Operator.InstallGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
+	56, // 70: raypher.parent.v1.Operator.DescribeGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
+	58, // 71: raypher.parent.v1.Operator.DescribeFleet:output_type -> raypher.parent.v1.OperatorFleetStatus
+	9,  // 72: raypher.parent.v1.Operator.ListApprovals:output_type -> raypher.parent.v1.ListApprovalsReply
+	12, // 73: raypher.parent.v1.Operator.WatchApprovals:output_type -> raypher.parent.v1.ApprovalChange
+	14, // 74: raypher.parent.v1.Operator.Answer:output_type -> raypher.parent.v1.AnswerReply
+	16, // 75: raypher.parent.v1.Operator.ListProposals:output_type -> raypher.parent.v1.ListProposalsReply
+	61, // 76: raypher.parent.v1.Operator.DescribeProviderKeys:output_type -> raypher.parent.v1.OperatorProviderKeys
+	61, // 77: raypher.parent.v1.Operator.ChangeProviderKey:output_type -> raypher.parent.v1.OperatorProviderKeys
+	49, // [49:78] is the sub-list for method output_type
+	20, // [20:49] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_parent_v1_parent_proto_init() }
@@ -4088,7 +4348,7 @@ func file_parent_v1_parent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_parent_v1_parent_proto_rawDesc), len(file_parent_v1_parent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   61,
+			NumMessages:   65,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -252,29 +252,31 @@ var Agent_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	Operator_Status_FullMethodName         = "/raypher.parent.v1.Operator/Status"
-	Operator_ListAgents_FullMethodName     = "/raypher.parent.v1.Operator/ListAgents"
-	Operator_StopAgent_FullMethodName      = "/raypher.parent.v1.Operator/StopAgent"
-	Operator_Attach_FullMethodName         = "/raypher.parent.v1.Operator/Attach"
-	Operator_Detach_FullMethodName         = "/raypher.parent.v1.Operator/Detach"
-	Operator_ApplyPolicy_FullMethodName    = "/raypher.parent.v1.Operator/ApplyPolicy"
-	Operator_Reload_FullMethodName         = "/raypher.parent.v1.Operator/Reload"
-	Operator_CutNetwork_FullMethodName     = "/raypher.parent.v1.Operator/CutNetwork"
-	Operator_RestoreNetwork_FullMethodName = "/raypher.parent.v1.Operator/RestoreNetwork"
-	Operator_NetworkTraffic_FullMethodName = "/raypher.parent.v1.Operator/NetworkTraffic"
-	Operator_Events_FullMethodName         = "/raypher.parent.v1.Operator/Events"
-	Operator_ListEvidence_FullMethodName   = "/raypher.parent.v1.Operator/ListEvidence"
-	Operator_ExportEvidence_FullMethodName = "/raypher.parent.v1.Operator/ExportEvidence"
-	Operator_InstallCeiling_FullMethodName = "/raypher.parent.v1.Operator/InstallCeiling"
-	Operator_Attest_FullMethodName         = "/raypher.parent.v1.Operator/Attest"
-	Operator_DescribeKey_FullMethodName    = "/raypher.parent.v1.Operator/DescribeKey"
-	Operator_InstallGrant_FullMethodName   = "/raypher.parent.v1.Operator/InstallGrant"
-	Operator_DescribeGrant_FullMethodName  = "/raypher.parent.v1.Operator/DescribeGrant"
-	Operator_DescribeFleet_FullMethodName  = "/raypher.parent.v1.Operator/DescribeFleet"
-	Operator_ListApprovals_FullMethodName  = "/raypher.parent.v1.Operator/ListApprovals"
-	Operator_WatchApprovals_FullMethodName = "/raypher.parent.v1.Operator/WatchApprovals"
-	Operator_Answer_FullMethodName         = "/raypher.parent.v1.Operator/Answer"
-	Operator_ListProposals_FullMethodName  = "/raypher.parent.v1.Operator/ListProposals"
+	Operator_Status_FullMethodName               = "/raypher.parent.v1.Operator/Status"
+	Operator_ListAgents_FullMethodName           = "/raypher.parent.v1.Operator/ListAgents"
+	Operator_StopAgent_FullMethodName            = "/raypher.parent.v1.Operator/StopAgent"
+	Operator_Attach_FullMethodName               = "/raypher.parent.v1.Operator/Attach"
+	Operator_Detach_FullMethodName               = "/raypher.parent.v1.Operator/Detach"
+	Operator_ApplyPolicy_FullMethodName          = "/raypher.parent.v1.Operator/ApplyPolicy"
+	Operator_Reload_FullMethodName               = "/raypher.parent.v1.Operator/Reload"
+	Operator_CutNetwork_FullMethodName           = "/raypher.parent.v1.Operator/CutNetwork"
+	Operator_RestoreNetwork_FullMethodName       = "/raypher.parent.v1.Operator/RestoreNetwork"
+	Operator_NetworkTraffic_FullMethodName       = "/raypher.parent.v1.Operator/NetworkTraffic"
+	Operator_Events_FullMethodName               = "/raypher.parent.v1.Operator/Events"
+	Operator_ListEvidence_FullMethodName         = "/raypher.parent.v1.Operator/ListEvidence"
+	Operator_ExportEvidence_FullMethodName       = "/raypher.parent.v1.Operator/ExportEvidence"
+	Operator_InstallCeiling_FullMethodName       = "/raypher.parent.v1.Operator/InstallCeiling"
+	Operator_Attest_FullMethodName               = "/raypher.parent.v1.Operator/Attest"
+	Operator_DescribeKey_FullMethodName          = "/raypher.parent.v1.Operator/DescribeKey"
+	Operator_InstallGrant_FullMethodName         = "/raypher.parent.v1.Operator/InstallGrant"
+	Operator_DescribeGrant_FullMethodName        = "/raypher.parent.v1.Operator/DescribeGrant"
+	Operator_DescribeFleet_FullMethodName        = "/raypher.parent.v1.Operator/DescribeFleet"
+	Operator_ListApprovals_FullMethodName        = "/raypher.parent.v1.Operator/ListApprovals"
+	Operator_WatchApprovals_FullMethodName       = "/raypher.parent.v1.Operator/WatchApprovals"
+	Operator_Answer_FullMethodName               = "/raypher.parent.v1.Operator/Answer"
+	Operator_ListProposals_FullMethodName        = "/raypher.parent.v1.Operator/ListProposals"
+	Operator_DescribeProviderKeys_FullMethodName = "/raypher.parent.v1.Operator/DescribeProviderKeys"
+	Operator_ChangeProviderKey_FullMethodName    = "/raypher.parent.v1.Operator/ChangeProviderKey"
 )
 
 // OperatorClient is the client API for Operator service.
@@ -318,6 +320,9 @@ type OperatorClient interface {
 	Answer(ctx context.Context, in *AnswerRequest, opts ...grpc.CallOption) (*AnswerReply, error)
 	// ListProposals lists the changes of policies that answers proposed.
 	ListProposals(ctx context.Context, in *ListProposalsRequest, opts ...grpc.CallOption) (*ListProposalsReply, error)
+	// DescribeProviderKeys and ChangeProviderKey are those of the enclave: raypherd carries what it cannot read.
+	DescribeProviderKeys(ctx context.Context, in *OperatorDescribeProviderKeysRequest, opts ...grpc.CallOption) (*OperatorProviderKeys, error)
+	ChangeProviderKey(ctx context.Context, in *OperatorChangeProviderKeyRequest, opts ...grpc.CallOption) (*OperatorProviderKeys, error)
 }
 
 type operatorClient struct {
@@ -585,6 +590,26 @@ func (c *operatorClient) ListProposals(ctx context.Context, in *ListProposalsReq
 	return out, nil
 }
 
+func (c *operatorClient) DescribeProviderKeys(ctx context.Context, in *OperatorDescribeProviderKeysRequest, opts ...grpc.CallOption) (*OperatorProviderKeys, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(OperatorProviderKeys)
+	err := c.cc.Invoke(ctx, Operator_DescribeProviderKeys_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) ChangeProviderKey(ctx context.Context, in *OperatorChangeProviderKeyRequest, opts ...grpc.CallOption) (*OperatorProviderKeys, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(OperatorProviderKeys)
+	err := c.cc.Invoke(ctx, Operator_ChangeProviderKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // OperatorServer is the server API for Operator service.
 // All implementations must embed UnimplementedOperatorServer
 // for forward compatibility.
@@ -626,6 +651,9 @@ type OperatorServer interface {
 	Answer(context.Context, *AnswerRequest) (*AnswerReply, error)
 	// ListProposals lists the changes of policies that answers proposed.
 	ListProposals(context.Context, *ListProposalsRequest) (*ListProposalsReply, error)
+	// DescribeProviderKeys and ChangeProviderKey are those of the enclave: raypherd carries what it cannot read.
+	DescribeProviderKeys(context.Context, *OperatorDescribeProviderKeysRequest) (*OperatorProviderKeys, error)
+	ChangeProviderKey(context.Context, *OperatorChangeProviderKeyRequest) (*OperatorProviderKeys, error)
 	mustEmbedUnimplementedOperatorServer()
 }
 
@@ -704,6 +732,12 @@ func (UnimplementedOperatorServer) Answer(context.Context, *AnswerRequest) (*Ans
 }
 func (UnimplementedOperatorServer) ListProposals(context.Context, *ListProposalsRequest) (*ListProposalsReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListProposals not implemented")
+}
+func (UnimplementedOperatorServer) DescribeProviderKeys(context.Context, *OperatorDescribeProviderKeysRequest) (*OperatorProviderKeys, error) {
+	return nil, status.Error(codes.Unimplemented, "method DescribeProviderKeys not implemented")
+}
+func (UnimplementedOperatorServer) ChangeProviderKey(context.Context, *OperatorChangeProviderKeyRequest) (*OperatorProviderKeys, error) {
+	return nil, status.Error(codes.Unimplemented, "method ChangeProviderKey not implemented")
 }
 func (UnimplementedOperatorServer) mustEmbedUnimplementedOperatorServer() {}
 func (UnimplementedOperatorServer) testEmbeddedByValue()                  {}
@@ -1119,6 +1153,42 @@ func _Operator_ListProposals_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Operator_DescribeProviderKeys_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(OperatorDescribeProviderKeysRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).DescribeProviderKeys(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_DescribeProviderKeys_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).DescribeProviderKeys(ctx, req.(*OperatorDescribeProviderKeysRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_ChangeProviderKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(OperatorChangeProviderKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).ChangeProviderKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_ChangeProviderKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).ChangeProviderKey(ctx, req.(*OperatorChangeProviderKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Operator_ServiceDesc is the grpc.ServiceDesc for Operator service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1205,6 +1275,14 @@ var Operator_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListProposals",
 			Handler:    _Operator_ListProposals_Handler,
+		},
+		{
+			MethodName: "DescribeProviderKeys",
+			Handler:    _Operator_DescribeProviderKeys_Handler,
+		},
+		{
+			MethodName: "ChangeProviderKey",
+			Handler:    _Operator_ChangeProviderKey_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
