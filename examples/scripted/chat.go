@@ -2,17 +2,21 @@ package scripted
 
 import (
 	"encoding/json"
-	"fmt"
-	"net/http"
+	"io"
 	"time"
 )
 
 // OpenAI's chat completions, as OpenClaw, opencode and most others speak them.
 
-func decodeChat(body []byte) (turn, error) {
+func decodeChat(t *Turn, body []byte) error {
 	var request struct {
-		Model    string `json:"model"`
-		Stream   bool   `json:"stream"`
+		Model   string `json:"model"`
+		Stream  bool   `json:"stream"`
+		Older   int    `json:"max_tokens"`
+		Newer   int    `json:"max_completion_tokens"`
+		Options struct {
+			Usage bool `json:"include_usage"`
+		} `json:"stream_options"`
 		Messages []struct {
 			Role       string          `json:"role"`
 			ToolCallID string          `json:"tool_call_id"`
@@ -25,69 +29,85 @@ func decodeChat(body []byte) (turn, error) {
 		} `json:"tools"`
 	}
 	if err := json.Unmarshal(body, &request); err != nil {
-		return turn{}, fmt.Errorf("chat completions: %w", err)
+		return err
 	}
-	t := turn{model: request.Model, stream: request.Stream}
+	t.Model, t.Stream, t.WantsUsage, t.Most = request.Model, request.Stream, request.Options.Usage, max(request.Older, request.Newer)
 	for _, tool := range request.Tools {
-		t.tools = append(t.tools, tool.Function.Name)
+		t.Tools = append(t.Tools, tool.Function.Name)
 	}
 	for _, message := range request.Messages {
-		if message.Role == "tool" {
-			t.results = append(t.results, result{message.ToolCallID, plainText(message.Content)})
+		t.Images += opaque(message.Content)
+		switch message.Role {
+		case "tool":
+			t.Results = append(t.Results, Result{message.ToolCallID, plainText(message.Content)})
+		case "user":
+			t.Text = plainText(message.Content)
 		}
 	}
-	return t, nil
+	return nil
 }
 
-func (r *reply) chatFinish() string {
-	if len(r.calls) > 0 {
+func (r *Reply) chatFinish() string {
+	if len(r.Calls) > 0 {
 		return "tool_calls"
 	}
 	return "stop"
 }
 
-func (r *reply) chatCalls() []any {
+func (r *Reply) chatCalls() []any {
 	var calls []any
-	for i, c := range r.calls {
+	for i, c := range r.Calls {
 		calls = append(calls, map[string]any{
-			"index": i, "id": c.id, "type": "function", "function": map[string]any{"name": c.tool, "arguments": c.arguments},
+			"index": i, "id": c.ID, "type": "function", "function": map[string]any{"name": c.Tool, "arguments": c.Arguments},
 		})
 	}
 	return calls
 }
 
-// chatUsage is what the model claims to have used; agents want the field.
-var chatUsage = map[string]any{"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+func (u *Usage) chat() any {
+	if u == nil {
+		return nil
+	}
+	return map[string]any{
+		"prompt_tokens": u.input(), "completion_tokens": u.Output, "total_tokens": u.input() + u.Output,
+		"prompt_tokens_details":     map[string]any{"cached_tokens": u.CacheRead},
+		"completion_tokens_details": map[string]any{"reasoning_tokens": u.Reasoning},
+	}
+}
 
-func writeChat(w http.ResponseWriter, model string, r *reply) {
-	message := map[string]any{"role": "assistant", "content": r.text}
-	if len(r.calls) > 0 {
+func writeChat(to io.Writer, model string, r *Reply) {
+	message := map[string]any{"role": "assistant", "content": r.Text}
+	if len(r.Calls) > 0 {
 		message["content"], message["tool_calls"] = nil, r.chatCalls()
 	}
-	writeJSON(w, map[string]any{
-		"id": "chatcmpl-scripted", "object": "chat.completion", "created": time.Now().Unix(), "model": model, "usage": chatUsage,
+	writeJSON(to, map[string]any{
+		"id": "chatcmpl-scripted", "object": "chat.completion", "created": time.Now().Unix(), "model": model, "usage": r.Usage.chat(),
 		"choices": []any{map[string]any{"index": 0, "finish_reason": r.chatFinish(), "message": message}},
 	})
 }
 
 // streamChat sends usage in the last chunk, as with stream_options.include_usage.
-func streamChat(w *events, model string, r *reply) {
+func streamChat(w *events, t *Turn, r *Reply) {
 	chunk := func(choices []any, usage any) {
 		w.send("", map[string]any{
 			"id": "chatcmpl-scripted", "object": "chat.completion.chunk", "created": time.Now().Unix(),
-			"model": model, "choices": choices, "usage": usage,
+			"model": t.Model, "choices": choices, "usage": usage,
 		})
 	}
 	choice := func(delta map[string]any, finish any) []any {
 		return []any{map[string]any{"index": 0, "delta": delta, "finish_reason": finish}}
 	}
-	delta := map[string]any{"content": r.text}
-	if len(r.calls) > 0 {
-		delta = map[string]any{"tool_calls": r.chatCalls()}
-	}
 	chunk(choice(map[string]any{"role": "assistant", "content": ""}, nil), nil)
-	chunk(choice(delta, nil), nil)
+	if len(r.Calls) > 0 {
+		chunk(choice(map[string]any{"tool_calls": r.chatCalls()}, nil), nil)
+	} else {
+		for _, piece := range r.pieces() {
+			chunk(choice(map[string]any{"content": piece}, nil), nil)
+		}
+	}
 	chunk(choice(map[string]any{}, r.chatFinish()), nil)
-	chunk([]any{}, chatUsage)
-	fmt.Fprint(w.to, "data: [DONE]\n\n")
+	if t.WantsUsage && r.Usage != nil {
+		chunk([]any{}, r.Usage.chat())
+	}
+	_, _ = io.WriteString(w.to, "data: [DONE]\n\n")
 }

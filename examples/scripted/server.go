@@ -54,123 +54,75 @@ func (s *Server) Tools() []string {
 	return append([]string(nil), s.tools...)
 }
 
-// turn is what the script needs of a request, in whichever API it came.
-type turn struct {
-	model   string
-	stream  bool
-	tools   []string
-	results []result
-}
-
-// result is what an agent reports of one tool call.
-type result struct {
-	callID string
-	text   string
-}
-
-// reply is one message of the model: a text, or tool calls.
-type reply struct {
-	text  string
-	calls []call
-}
-
-type call struct {
-	id, tool  string
-	arguments string // a JSON object
-}
-
-// dialect is one API in which agents talk to their models.
-type dialect struct {
-	path   string // how the URL's path ends
-	decode func(body []byte) (turn, error)
-	write  func(w http.ResponseWriter, model string, r *reply)
-	stream func(w *events, model string, r *reply)
-}
-
-var dialects = []dialect{
-	{"/chat/completions", decodeChat, writeChat, streamChat},
-	{"/responses", decodeResponses, writeResponses, streamResponses},
-	{"/messages", decodeMessages, writeMessages, streamMessages},
-}
-
-// ServeHTTP answers /v1/chat/completions, /v1/responses, /v1/messages and /v1/models.
+// ServeHTTP answers what asks for a message of a model, and /models and /messages/count_tokens beside it.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		return // the agent is gone, or sends without end
+	}
+	protocol, turn, ok, err := Decode(r.Method, r.URL.Path, body)
 	switch {
 	case strings.HasSuffix(r.URL.Path, "/models"):
+		w.Header().Set("Content-Type", "application/json")
 		writeJSON(w, map[string]any{"object": "list", "data": []any{map[string]any{"id": "scripted", "object": "model"}}})
-		return
 	case strings.HasSuffix(r.URL.Path, "/messages/count_tokens"):
+		w.Header().Set("Content-Type", "application/json")
 		writeJSON(w, map[string]any{"input_tokens": 100})
-		return
-	}
-	for _, d := range dialects {
-		if r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, d.path) {
-			s.converse(w, r, &d)
-			return
-		}
-	}
-	http.Error(w, `{"error":{"message":"no such route"}}`, http.StatusNotFound)
-}
-
-func (s *Server) converse(w http.ResponseWriter, r *http.Request, d *dialect) {
-	var request turn
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if err == nil {
-		request, err = d.decode(body)
-	}
-	if err != nil {
+	case err != nil:
 		http.Error(w, `{"error":{"message":"malformed request"}}`, http.StatusBadRequest)
-		return
+	case !ok:
+		http.Error(w, `{"error":{"message":"no such route"}}`, http.StatusNotFound)
+	default:
+		turn.WantsUsage = true // some agents want it and do not ask
+		reply := s.Reply(turn)
+		w.Header().Set("Content-Type", turn.ContentType())
+		protocol.Write(w, turn, &reply)
 	}
-	next := s.next(&request)
-	if !request.stream {
-		d.write(w, request.model, &next)
-		return
-	}
-	w.Header().Set("Content-Type", "text/event-stream")
-	d.stream(&events{to: w}, request.model, &next)
 }
 
-// next notes the results in the request and picks the reply.
-func (s *Server) next(request *turn) reply {
+// Reply notes the results in the request and picks the reply.
+func (s *Server) Reply(request *Turn) Reply {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(request.tools) == 0 {
-		return reply{text: "scripted"} // agents ask for titles and summaries without tools
+	if len(request.Tools) == 0 {
+		return Reply{Text: "scripted", Usage: claimed} // agents ask for titles and summaries without tools
 	}
-	s.tools = request.tools
+	s.tools = request.Tools
 	var results []string
 	for i := range s.script.Steps {
-		at := slices.IndexFunc(request.results, func(r result) bool { return issued(r.callID, i) })
+		at := slices.IndexFunc(request.Results, func(r Result) bool { return issued(r.CallID, i) })
 		if at < 0 {
 			break
 		}
-		results = append(results, request.results[at].text)
+		results = append(results, request.Results[at].Text)
 	}
 	if len(results) >= len(s.results) {
 		s.results = results
 	}
 	if len(results) >= len(s.script.Steps) {
 		s.done = true
-		return reply{text: s.script.Answer}
+		return Reply{Text: s.script.Answer, Usage: claimed}
 	}
-	var next reply
-	for i := len(results); i < len(s.script.Steps) && len(next.calls) < atOnce; i++ {
+	next := Reply{Usage: claimed}
+	for i := len(results); i < len(s.script.Steps) && len(next.Calls) < atOnce; i++ {
 		step := &s.script.Steps[i]
 		if i > len(results) && !step.Injected {
 			break
 		}
 		arguments, err := json.Marshal(step.Arguments)
 		if err != nil {
-			return reply{text: fmt.Sprintf("the script's arguments cannot be encoded: %v", err)}
+			return Reply{Text: fmt.Sprintf("the script's arguments cannot be encoded: %v", err)}
 		}
-		next.calls = append(next.calls, call{callID(i), step.Tool, string(arguments)})
+		next.Calls = append(next.Calls, ToolCall{callID(i), step.Tool, string(arguments)})
 		if !step.Injected {
 			break
 		}
 	}
 	return next
 }
+
+// claimed is what the model says to have used; agents want to be told.
+var claimed = &Usage{Input: 100, Output: 10}
 
 // callID names the call of a step. Letters and digits only: agents rewrite anything else in the history.
 func callID(step int) string { return fmt.Sprintf("callscripted%04d", step) }
@@ -183,48 +135,4 @@ func issued(id string, step int) bool {
 		return -1
 	}, strings.ToLower(id))
 	return strings.Contains(plain, callID(step))
-}
-
-// plainText reads a content that is a string, or a list of parts with a text each, as all three APIs allow.
-func plainText(content json.RawMessage) string {
-	var plain string
-	if json.Unmarshal(content, &plain) == nil {
-		return plain
-	}
-	var parts []struct {
-		Text string `json:"text"`
-	}
-	if json.Unmarshal(content, &parts) != nil {
-		return string(content)
-	}
-	texts := make([]string, len(parts))
-	for i, part := range parts {
-		texts[i] = part.Text
-	}
-	return strings.Join(texts, "\n")
-}
-
-// events writes server-sent events.
-type events struct {
-	to   io.Writer
-	next int // number of the next one
-}
-
-// send writes one event. name may be empty. A failed write means that the agent is gone; there is nobody left to tell.
-func (e *events) send(name string, value any) {
-	line, err := json.Marshal(value)
-	if err != nil {
-		return
-	}
-	if name != "" {
-		fmt.Fprintf(e.to, "event: %s\n", name)
-	}
-	fmt.Fprintf(e.to, "data: %s\n\n", line)
-	e.next++
-}
-
-func writeJSON(w http.ResponseWriter, value any) {
-	w.Header().Set("Content-Type", "application/json")
-	// A failed write means that the agent is gone; there is nobody left to tell.
-	_ = json.NewEncoder(w).Encode(value)
 }
