@@ -37,6 +37,7 @@ import (
 	"github.com/raypher/raypher/enclave/kms"
 	"github.com/raypher/raypher/enclave/lease"
 	"github.com/raypher/raypher/enclave/mint"
+	"github.com/raypher/raypher/enclave/providerkeys"
 	"github.com/raypher/raypher/enclave/signer"
 	"github.com/raypher/raypher/internal/grpcfields"
 	"github.com/raypher/raypher/journal"
@@ -98,6 +99,7 @@ type Server struct {
 	tls     *agenttls.Authority
 	dial    *conduit.Dialer
 	fleet   *fleet.Client       // nil: no controller is configured
+	secrets *providerkeys.Keys  // of providers
 	kms     *kms.Secrets        // nil: none is configured
 	room    *semaphore.Weighted // for large requests
 	stores  chan struct{}       // a token for each Persist stream
@@ -141,7 +143,7 @@ func New(opts Options) (*Server, error) {
 	s.keys = keys.New(keys.Options{Signer: opts.Signer, Journal: s.journal, Epoch: s.epoch, Configuration: s.conf})
 	certificate, err := ownCertificate(context.Background(), opts.Signer)
 	if err == nil {
-		err = errors.Join(s.openFleet(certificate), s.openKMS())
+		err = errors.Join(s.openFleet(certificate), s.openKMS(), s.openProviderKeys())
 	}
 	if err != nil {
 		s.journal.Close()

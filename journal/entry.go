@@ -27,12 +27,14 @@ const (
 	TypeSnapshot    Type = 9
 	TypeKey         Type = 10
 	TypeTLS         Type = 11
+	TypeProviderKey Type = 12
+	TypeControl     Type = 13
 )
 
 var typeNames = map[Type]string{
 	TypeEpoch: "epoch", TypeVisa: "visa", TypeVerdict: "verdict", TypeApproval: "approval", TypeCeiling: "ceiling",
 	TypeLease: "lease", TypeReservation: "reservation", TypeSettlement: "settlement", TypeSnapshot: "snapshot",
-	TypeKey: "key", TypeTLS: "tls",
+	TypeKey: "key", TypeTLS: "tls", TypeProviderKey: "provider key", TypeControl: "cost control",
 }
 
 // String names the type; one that this version does not know reads "type 17".
