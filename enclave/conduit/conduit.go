@@ -2,6 +2,9 @@
 // asks on the Dial stream, the parent connects, and a Connect stream carries the bytes of each connection. The parent sees, delays,
 // changes and drops what it likes; so whoever uses a connection begins TLS on it, and no name here says who answers.
 //
+// DialCarried is for the many and busy connections to providers of models: each has a connection of its own from the parent (package
+// internal/carrier) instead of a stream.
+//
 // Everything is bounded: connections, what waits in memory (gRPC's flow control), and the time until a parent that is silent, stalls or
 // lies has become an error.
 package conduit
@@ -23,6 +26,7 @@ import (
 // Bounds.
 const (
 	MaxConnections = 16               // open and asked for, together
+	MaxCarried     = 2048             // of DialCarried, besides
 	MaxChunk       = 64 << 10         // bytes of one message
 	Timeout        = 20 * time.Second // until a connection that was asked for is there
 	StallTimeout   = 30 * time.Second // until bytes that the enclave sends have to be taken by the parent
@@ -45,6 +49,7 @@ var (
 type Dialer struct {
 	stall  time.Duration // StallTimeout; tests are more impatient
 	tokens chan struct{} // one for each connection that is open or asked for
+	places chan struct{} // the same, of DialCarried
 
 	mu      sync.Mutex
 	stream  *asking // newest; nil: none
@@ -65,39 +70,50 @@ func (a *asking) end() { a.once.Do(func() { close(a.ended) }) }
 // request waits for a Connect stream or a DialResult. It is answered while it is pending, once.
 type request struct {
 	document bool        // a document is wanted, and no connection
+	carried  bool        // a connection of its own is wanted, and no stream
 	answer   chan answer // room for one
 }
 
 type answer struct {
 	conn     *conn
+	carried  net.Conn
 	document []byte
 	err      error
 }
 
 // New returns a dialer to which no parent is connected yet.
 func New() *Dialer {
-	return &Dialer{stall: StallTimeout, tokens: make(chan struct{}, MaxConnections), arrived: make(chan struct{}), pending: make(map[uint64]*request)}
+	return &Dialer{stall: StallTimeout, tokens: make(chan struct{}, MaxConnections), places: make(chan struct{}, MaxCarried), arrived: make(chan struct{}), pending: make(map[uint64]*request)}
 }
 
 // DialContext asks for a TCP connection and waits for it until ctx ends, at most Timeout; also for a parent that is not there yet.
 // Closing the connection frees its place. Errors wrap ErrNoParent, ErrRefused, ErrBusy or that of the context.
 func (d *Dialer) DialContext(ctx context.Context, host string, port uint16) (net.Conn, error) {
-	if host == "" || len(host) > maxHost || port == 0 {
-		return nil, fmt.Errorf("dial %.80q, port %d: use a host of 1 to %d bytes and a port from 1", host, port, maxHost)
+	got, err := d.open(ctx, d.tokens, &enclavev1.DialRequest{Host: host, Port: uint32(port)})
+	if err != nil {
+		return nil, err
+	}
+	return got.conn, nil
+}
+
+// open asks for a connection that takes one of places, which whoever closes it gives back.
+func (d *Dialer) open(ctx context.Context, places chan struct{}, m *enclavev1.DialRequest) (answer, error) {
+	if m.Host == "" || len(m.Host) > maxHost || m.Port == 0 {
+		return answer{}, fmt.Errorf("dial %.80q, port %d: use a host of 1 to %d bytes and a port from 1", m.Host, m.Port, maxHost)
 	}
 	select {
-	case d.tokens <- struct{}{}:
+	case places <- struct{}{}:
 	default:
-		return nil, fmt.Errorf("dial %s:%d: %w: %d are open", host, port, ErrBusy, MaxConnections)
+		return answer{}, fmt.Errorf("dial %s:%d: %w: %d are open", m.Host, m.Port, ErrBusy, cap(places))
 	}
 	ctx, cancel := context.WithTimeout(ctx, Timeout)
 	defer cancel()
-	got, err := d.ask(ctx, &enclavev1.DialRequest{Host: host, Port: uint32(port)})
+	got, err := d.ask(ctx, m)
 	if err != nil {
-		<-d.tokens
-		return nil, fmt.Errorf("dial %s:%d: %w", host, port, err)
+		<-places
+		return answer{}, fmt.Errorf("dial %s:%d: %w", m.Host, m.Port, err)
 	}
-	return got.conn, nil
+	return got, nil
 }
 
 // ask sends a request, under the next number, and waits for what answers it.
@@ -106,7 +122,7 @@ func (d *Dialer) ask(ctx context.Context, m *enclavev1.DialRequest) (answer, err
 	if err != nil {
 		return answer{}, err
 	}
-	r := &request{document: len(m.GetNitroTpmNonce()) > 0, answer: make(chan answer, 1)}
+	r := &request{document: len(m.GetNitroTpmNonce()) > 0, carried: m.GetCarrier(), answer: make(chan answer, 1)}
 	d.mu.Lock()
 	d.last++
 	m.Number = d.last
@@ -140,20 +156,23 @@ func (d *Dialer) forget(number uint64, r *request) {
 		if late.conn != nil {
 			late.conn.close()
 		}
+		if late.carried != nil {
+			late.carried.Close()
+		}
 	default: // it was read, or there is none and never will be
 	}
 }
 
-// connected ends the wait for a connection; false: nobody waits for it.
-func (d *Dialer) connected(number uint64, c *conn) bool {
+// connected ends the wait for a connection; false: nobody waits for one of its kind.
+func (d *Dialer) connected(number uint64, a answer) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	r := d.pending[number]
-	if r == nil || r.document {
+	if r == nil || r.document || r.carried != (a.carried != nil) {
 		return false
 	}
 	delete(d.pending, number)
-	r.answer <- answer{conn: c}
+	r.answer <- a
 	return true
 }
 

@@ -25,7 +25,7 @@ func (d *Dialer) Connect(stream enclavev1.Enclave_ConnectServer) error {
 		return status.Error(codes.InvalidArgument, "connect: the first message names the number and nothing else")
 	}
 	c := newConn(d.stall, func() { <-d.tokens })
-	if !d.connected(begin.GetNumber(), c) {
+	if !d.connected(begin.GetNumber(), answer{conn: c}) {
 		return status.Errorf(codes.FailedPrecondition, "connect: nobody waits for connection %d", begin.GetNumber())
 	}
 	go c.receive(stream) // ends with the stream
