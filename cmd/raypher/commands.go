@@ -30,6 +30,7 @@ var builders = []struct {
 	{"seal", sealCommand},
 	{"fleet", fleetCommand},
 	{"prices", pricesCommand},
+	{"keys", keysCommand},
 }
 
 // commands makes the subcommand that the command line begins with, or all of them when it begins otherwise: a run is waited

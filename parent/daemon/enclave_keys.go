@@ -29,3 +29,19 @@ func (e *enclave) TLSSign(ctx context.Context, visa, transcript []byte) ([]byte,
 	}
 	return l.TLSSign(ctx, visa, transcript)
 }
+
+func (e *enclave) DescribeProviderKeys(ctx context.Context, recipient bool) (*enclavev1.ProviderKeys, error) {
+	l, err := e.get()
+	if err != nil {
+		return nil, err
+	}
+	return l.DescribeProviderKeys(ctx, recipient)
+}
+
+func (e *enclave) ChangeProviderKey(ctx context.Context, change []byte) (*enclavev1.ProviderKeys, error) {
+	l, err := e.get()
+	if err != nil {
+		return nil, err
+	}
+	return l.ChangeProviderKey(ctx, change)
+}

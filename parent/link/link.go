@@ -305,6 +305,18 @@ func (l *Link) DescribeFleet(ctx context.Context) (*enclavev1.FleetStatus, error
 	return s, l.explain(err)
 }
 
+// DescribeProviderKeys asks which keys of providers the enclave holds; recipient: to whom another one is encrypted too.
+func (l *Link) DescribeProviderKeys(ctx context.Context, recipient bool) (*enclavev1.ProviderKeys, error) {
+	k, err := l.client.DescribeProviderKeys(ctx, &enclavev1.DescribeProviderKeysRequest{Recipient: recipient})
+	return k, l.explain(err)
+}
+
+// ChangeProviderKey hands the enclave a change of a provider's key that an operator key has signed.
+func (l *Link) ChangeProviderKey(ctx context.Context, change []byte) (*enclavev1.ProviderKeys, error) {
+	k, err := l.client.ChangeProviderKey(ctx, &enclavev1.ChangeProviderKeyRequest{Change: change})
+	return k, l.explain(err)
+}
+
 // explain gives an error of a call its meaning for the parent.
 func (l *Link) explain(err error) error {
 	if err == nil {

@@ -52,6 +52,8 @@ type Enclave interface {
 	InstallGrant(ctx context.Context, grant []byte) (*enclavev1.GrantStatus, error)
 	DescribeGrant(context.Context) (*enclavev1.GrantStatus, error)
 	DescribeFleet(context.Context) (*enclavev1.FleetStatus, error)
+	DescribeProviderKeys(ctx context.Context, recipient bool) (*enclavev1.ProviderKeys, error)
+	ChangeProviderKey(ctx context.Context, change []byte) (*enclavev1.ProviderKeys, error)
 	DescribeKey(context.Context, *enclavev1.DescribeKeyRequest) (*enclavev1.KeyDescription, error)
 	Reachable() error
 }
