@@ -81,6 +81,7 @@ func (p *Policy) normalised() *Policy {
 			Ingress:         normalList(w.Ingress, normalIngress),
 			Unix:            normalList(w.Unix, cleanPattern),
 			Isolate:         w.Isolate,
+			Unmetered:       w.Unmetered.normalised(),
 		}
 	}
 	n.Approval = p.Approval.normalised()
@@ -171,6 +172,7 @@ func (p *Policy) encode() []byte {
 		section.text("on_deny", string(w.OnDeny))
 		section.list("require_approval", w.RequireApproval)
 		section.list("unix", w.Unix)
+		section.word("unmetered", string(w.Unmetered))
 		o.raw("network", section.close())
 	}
 	o.word("on_violation", string(p.OnViolation))

@@ -102,6 +102,9 @@ func (e *Explanation) network(n *Network) {
 		e.say("network namespace", "its own", "its loopback is no other program's, and all that leaves is held again on the host (isolate)")
 	}
 	e.each("connect", saysGranted, n.Egress, "", "")
+	if n.Unmetered == UnmeteredAllow {
+		e.say("calls of models", saysGranted, "past the gateway too, where nothing counts what they cost (unmetered)")
+	}
 	e.each("connect", saysAsks, n.RequireApproval, "", "")
 	refused := saysRefused
 	how := "all others, in silence"

@@ -28,6 +28,9 @@ func narrowNetwork(outer, inner *Network) (*Network, []Beyond) {
 	beyond = append(beyond, endpointsBeyond("network.listen", inner.ListenEndpoints(), listen, ownEnds)...)
 	beyond = append(beyond, endpointsBeyond("network.ingress", inner.IngressEndpoints(), ingress, ownEnds)...)
 	beyond = append(beyond, pathsIncluded("network.unix", inner.Unix, outer.Unix)...)
+	if inner.Unmetered == UnmeteredAllow && outer.Unmetered != UnmeteredAllow {
+		beyond = append(beyond, Beyond{"network.unmetered", string(UnmeteredAllow), "the policy above has " + string(UnmeteredRefuse)})
+	}
 	result := *inner
 	result.Isolate = inner.Isolate || outer.Isolate // stricter, as on_violation: kill
 	return &result, beyond

@@ -140,6 +140,7 @@ func (d decoder) network(at location, n *strictyaml.Node, w *Network) {
 		"listen":           func(at location, n *strictyaml.Node) { d.List(at, n, &w.Listen, strictyaml.Items{Numbers: true}) },
 		"ingress":          func(at location, n *strictyaml.Node) { d.List(at, n, &w.Ingress, strictyaml.Items{Numbers: true}) },
 		"isolate":          func(at location, n *strictyaml.Node) { d.Truth(at, n, &w.Isolate) },
+		"unmetered":        func(at location, n *strictyaml.Node) { d.Text(at, n, (*string)(&w.Unmetered)) },
 		"unix":             func(at location, n *strictyaml.Node) { d.List(at, n, &w.Unix, paths) },
 	})
 }

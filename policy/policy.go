@@ -82,6 +82,14 @@ const (
 	Reject    OnDeny = "reject"    // EPERM, connection refused
 )
 
+// Unmetered is what becomes of a policy that reaches a provider of models directly, where a budget is kept.
+type Unmetered string
+
+const (
+	UnmeteredRefuse Unmetered = "refuse" // the agent is not started
+	UnmeteredAllow  Unmetered = "allow"  // what it spends there nobody counts
+)
+
 // Network lists what an agent may reach and where it may listen.
 type Network struct {
 	DefaultAction DefaultAction `json:"default_action,omitempty"`
@@ -95,6 +103,8 @@ type Network struct {
 	Unix    []string `json:"unix,omitempty"` // path patterns of unix sockets that may be connected to
 	// Isolate gives the agent a network namespace of its own: a veth is its only way out. It can be asked for, never taken back.
 	Isolate bool `json:"isolate,omitempty"`
+	// Unmetered says whether the agent may reach the providers of models past the gateway that keeps its budget.
+	Unmetered Unmetered `json:"unmetered,omitempty"`
 }
 
 // Resources are limits on one agent; nil fields are not limited.

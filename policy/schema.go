@@ -32,6 +32,7 @@ var schemaTexts = map[string]string{
 	"network.ingress":             "Who may open flows to the agent: a port of it for everyone, a CIDR, or CIDR:port; IPv6 with a port in brackets.",
 	"network.unix":                "Paths of unix sockets that the agent may connect to.",
 	"network.isolate":             "Give the agent a network namespace of its own, whose only way out is watched by the host.",
+	"network.unmetered":           "Where a budget is kept: allow lets the agent reach providers of models past the gateway, uncounted.",
 	"resources":                   "Limits on the whole agent.",
 	"resources.max_fds":           "Open descriptors of one process.",
 	"resources.max_memory_mb":     "Memory of the whole agent, in mebibytes.",
@@ -46,6 +47,7 @@ var schemaWords = map[reflect.Type][]string{
 	reflect.TypeFor[DefaultAction](): {string(Drop), string(Allow)},
 	reflect.TypeFor[OnTimeout]():     {string(TimeoutDeny), string(TimeoutWait)},
 	reflect.TypeFor[OnDeny]():        {string(Blackhole), string(Reject)},
+	reflect.TypeFor[Unmetered]():     {string(UnmeteredRefuse), string(UnmeteredAllow)},
 }
 
 var schemaLimits = map[string]uint64{

@@ -73,6 +73,7 @@ func (v *validation) policy(p *Policy) {
 	if n := p.Network; n != nil {
 		v.report("network.default_action", oneOf(n.DefaultAction, Drop, Allow))
 		v.report("network.on_deny", oneOf(n.OnDeny, Blackhole, Reject))
+		v.report("network.unmetered", oneOf(n.Unmetered, UnmeteredRefuse, UnmeteredAllow))
 		v.list("network.egress", n.Egress, func(text string) *fault { _, f := parseEgress(text); return f })
 		v.asksNetwork(n)
 		v.list("network.listen", n.Listen, func(text string) *fault { _, f := parseListen(text); return f })
