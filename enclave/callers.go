@@ -4,13 +4,16 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"time"
 
+	"golang.org/x/net/http2"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/raypher/raypher/enclave/conduit"
+	"github.com/raypher/raypher/internal/carrier"
 )
 
 // What callers may take of this process's memory, together. gRPC has room for a message of MaxReceive on each stream of each connection: these
@@ -32,8 +35,9 @@ const (
 // believes its connection lost, is let in at once.
 type callers struct {
 	credentials.TransportCredentials
-	mu   sync.Mutex
-	open []*callerConn // oldest first
+	dispatch func(protocol string, c net.Conn) // takes connections that are not for gRPC
+	mu       sync.Mutex
+	open     []*callerConn // oldest first
 }
 
 // ServerHandshake implements credentials.TransportCredentials.
@@ -41,6 +45,14 @@ func (c *callers) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo,
 	secured, info, err := c.TransportCredentials.ServerHandshake(raw)
 	if err != nil {
 		return nil, nil, err
+	}
+	if unproven, ok := raw.(*unprovenConn); ok {
+		unproven.free()
+	}
+	if protocol := info.(credentials.TLSInfo).State.NegotiatedProtocol; protocol != http2.NextProtoTLS {
+		_ = raw.SetDeadline(time.Time{}) // gRPC's, for the handshake
+		c.dispatch(protocol, secured)
+		return nil, nil, credentials.ErrConnDispatched
 	}
 	conn := &callerConn{Conn: secured, of: c}
 	c.mu.Lock()
@@ -58,7 +70,64 @@ func (c *callers) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo,
 
 // Clone implements credentials.TransportCredentials.
 func (c *callers) Clone() credentials.TransportCredentials {
-	return &callers{TransportCredentials: c.TransportCredentials.Clone()}
+	return &callers{TransportCredentials: c.TransportCredentials.Clone(), dispatch: c.dispatch}
+}
+
+// dispatch takes a connection of the authenticated parent that is not for gRPC. It does not block for long.
+func (s *Server) dispatch(protocol string, c net.Conn) {
+	switch protocol {
+	case carrier.Agents:
+		s.calls.handed.hand(c)
+	case carrier.Provider:
+		s.dial.Carry(c)
+	default: // serverTLS offers no other
+		c.Close()
+	}
+}
+
+// unproven bounds the connections whose handshake is not done.
+type unproven struct {
+	net.Listener
+	places chan struct{}
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newUnproven(l net.Listener) *unproven {
+	return &unproven{Listener: l, places: make(chan struct{}, MaxConnections), closed: make(chan struct{})}
+}
+
+// Accept implements net.Listener. It waits for a place first.
+func (u *unproven) Accept() (net.Conn, error) {
+	select {
+	case u.places <- struct{}{}:
+	case <-u.closed:
+		return nil, net.ErrClosed
+	}
+	c, err := u.Listener.Accept()
+	if err != nil {
+		<-u.places
+		return nil, err
+	}
+	return &unprovenConn{Conn: c, free: sync.OnceFunc(func() { <-u.places })}, nil
+}
+
+// Close implements net.Listener.
+func (u *unproven) Close() error {
+	u.once.Do(func() { close(u.closed) })
+	return u.Listener.Close()
+}
+
+// unprovenConn gives its place back after its handshake, or at its end.
+type unprovenConn struct {
+	net.Conn
+	free func()
+}
+
+// Close implements net.Conn.
+func (c *unprovenConn) Close() error {
+	c.free()
+	return c.Conn.Close()
 }
 
 type callerConn struct {

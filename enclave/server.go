@@ -20,7 +20,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/net/netutil"
 	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -38,6 +37,7 @@ import (
 	"github.com/raypher/raypher/enclave/lease"
 	"github.com/raypher/raypher/enclave/mint"
 	"github.com/raypher/raypher/enclave/providerkeys"
+	"github.com/raypher/raypher/enclave/runs"
 	"github.com/raypher/raypher/enclave/signer"
 	"github.com/raypher/raypher/internal/grpcfields"
 	"github.com/raypher/raypher/journal"
@@ -47,11 +47,11 @@ import (
 
 // Bounds of the transport.
 const (
-	MaxReceive     = 1 << 20 // bytes of one message from the parent
-	MaxSend        = 4 << 20 // bytes of one message to the parent; a batch of the journal is the largest
-	MaxFields      = 1024    // of a message from the parent, elements of a repeated field each for itself
-	MaxStreams     = 32      // calls at once on one connection; more wait at the caller
-	MaxConnections = 16
+	MaxReceive     = 1 << 20             // bytes of one message from the parent
+	MaxSend        = 4 << 20             // bytes of one message to the parent; a batch of the journal is the largest
+	MaxFields      = 1024                // of a message from the parent, elements of a repeated field each for itself
+	MaxStreams     = 32                  // calls at once on one connection; more wait at the caller
+	MaxConnections = 16                  // whose handshake goes on; more wait
 	MaxVerdicts    = sequencer.MaxAppend // of one Record
 	MinNonce       = 8                   // bytes, of Attest
 	maxMessage     = 16 << 10            // bytes of an error message
@@ -100,6 +100,9 @@ type Server struct {
 	dial    *conduit.Dialer
 	fleet   *fleet.Client       // nil: no controller is configured
 	secrets *providerkeys.Keys  // of providers
+	runs    *runs.Runs          // that may call models
+	money   money               // what may be spent
+	calls   *calls              // of models, by agents
 	kms     *kms.Secrets        // nil: none is configured
 	room    *semaphore.Weighted // for large requests
 	stores  chan struct{}       // a token for each Persist stream
@@ -152,13 +155,16 @@ func New(opts Options) (*Server, error) {
 	s.credit = lease.NewLedger(lease.Options{
 		State: opts.State, OperatorKeys: s.opts.Configuration.OperatorKeys, Anchor: s.anchor(), Journal: onRecord{s.journal}, Log: opts.Log,
 	})
+	s.runs = runs.New(nil)
 	s.mint = mint.New(mint.Options{
 		Configuration: s.opts.Configuration, Ceiling: s.ceiling, Journal: s.journal, Keys: s.keys, Epoch: s.epoch, Tier: opts.Signer.Tier(),
-		Attested: s.attested(),
+		Attested: s.attested(), Runs: s.runs,
 	})
 	s.tls = agenttls.New(agenttls.Options{
 		TrustDomain: s.opts.Configuration.TrustDomain, Key: s.key, Ceiling: s.ceiling, Journal: s.journal, Keys: s.keys,
 	})
+	s.money = nothing{}
+	s.openCalls()
 	s.grpc = s.newGRPC(certificate)
 	return s, nil
 }
@@ -177,7 +183,7 @@ func (s *Server) newGRPC(certificate tls.Certificate) *grpc.Server {
 		handshake = HandshakeTimeout
 	}
 	server := grpc.NewServer(
-		grpc.Creds(&callers{TransportCredentials: credentials.NewTLS(serverTLS(certificate, s.opts.Configuration.CallerKeys))}),
+		grpc.Creds(&callers{TransportCredentials: credentials.NewTLS(serverTLS(certificate, s.opts.Configuration.CallerKeys)), dispatch: s.dispatch}),
 		grpc.MaxRecvMsgSize(MaxReceive),
 		grpc.ForceServerCodecV2(grpcfields.Codec(MaxFields)),
 		grpc.MaxSendMsgSize(MaxSend),
@@ -202,6 +208,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	exchanging, stopExchange := context.WithCancel(ctx)
 	var exchange sync.WaitGroup
 	exchange.Go(func() { s.exchange(exchanging) })
+	exchange.Go(s.calls.run)
 	done := make(chan struct{})
 	stopped := make(chan struct{})
 	go func() {
@@ -210,10 +217,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		case <-ctx.Done():
 		case <-done:
 		}
+		s.calls.close()
 		s.journal.Close()
 		s.grpc.Stop()
 	}()
-	err := s.grpc.Serve(netutil.LimitListener(l, MaxConnections))
+	err := s.grpc.Serve(newUnproven(l))
 	close(done)
 	<-stopped
 	stopExchange()

@@ -27,6 +27,7 @@ func (s *Server) Describe(context.Context, *enclavev1.DescribeRequest) (*enclave
 		Version:           s.opts.Version,
 		TtlSeconds:        s.opts.Configuration.TTLSeconds,
 		Development:       s.opts.Development,
+		Providers:         s.providers(),
 	}
 	if c, err := s.ceiling.Current(); err == nil {
 		d.CeilingVersion, d.CeilingHash = c.Version, c.Hash[:]

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/raypher/raypher/enclave/signer"
+	"github.com/raypher/raypher/internal/carrier"
 	"github.com/raypher/raypher/startconf"
 )
 
@@ -31,7 +32,7 @@ func serverTLS(certificate tls.Certificate, callers []startconf.KeyHash) *tls.Co
 		Certificates:           []tls.Certificate{certificate},
 		ClientAuth:             tls.RequireAnyClientCert,
 		SessionTicketsDisabled: true, // each connection proves the caller's key again
-		NextProtos:             []string{"h2"},
+		NextProtos:             []string{"h2", carrier.Agents, carrier.Provider},
 		VerifyConnection:       func(state tls.ConnectionState) error { return verifyCaller(state, callers) },
 	}
 }

@@ -64,8 +64,9 @@ type Options struct {
 	Ledger    Ledger
 	Providers func() map[string]cost.Provider // in force now, by name: the first segment of a path
 	Rates     Rates
-	Runs      func(handle string) (Run, bool)            // whose placeholder key it is; it must take the same time for each wrong one
-	Key       func(name string) (secret string, ok bool) // of a provider
+	// Runs says whose placeholder key it is; it must take the same time for each wrong one. ctx is that of the request.
+	Runs func(ctx context.Context, handle string) (Run, bool)
+	Key  func(name string) (secret string, ok bool) // of a provider
 	// Dial opens a connection to a provider; TLS begins on it here.
 	Dial  func(ctx context.Context, network, address string) (net.Conn, error)
 	Roots *x509.CertPool // nil: the system's
@@ -125,7 +126,12 @@ func (g *Gateway) Close() { g.transport.CloseIdleConnections() }
 // ServeHTTP serves one call: /PROVIDER/ and then the provider's own path.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	name, path, _ := strings.Cut(strings.TrimPrefix(r.URL.EscapedPath(), "/"), "/")
-	provider, known := g.opts.Providers()[name]
+	providers := g.opts.Providers()
+	if len(providers) == 0 {
+		g.refuse(w, dialect.OpenAI, &dialect.Refusal{Reason: dialect.Unavailable, Message: "no cost control is in force, so no model can be called: `raypher spend install` puts one in force"})
+		return
+	}
+	provider, known := providers[name]
 	if !known {
 		g.refuse(w, dialect.OpenAI, &dialect.Refusal{Reason: dialect.NotFound, Message: fmt.Sprintf("there is no provider %.80q: cost_control.yaml names them", name)})
 		return
@@ -169,7 +175,7 @@ type attempt struct {
 
 // read understands a request. It spends nothing.
 func (g *Gateway) read(w http.ResponseWriter, r *http.Request, name string, provider cost.Provider, path string) (*attempt, error) {
-	run, ok := g.opts.Runs(handle(r))
+	run, ok := g.opts.Runs(r.Context(), handle(r))
 	if !ok {
 		return nil, &dialect.Refusal{Reason: dialect.Unauthenticated, Message: "this is not the key of a run that goes on: use the one that `raypher run` put into the environment"}
 	}

@@ -138,7 +138,7 @@ func newWorld(t *testing.T, budget string) *world {
 		Rates: func(provider, model string) (*prices.Rates, journal.Hash, bool) {
 			return rates, journal.Hash{1}, provider == "models" && model == "m"
 		},
-		Runs: func(handle string) (gateway.Run, bool) {
+		Runs: func(_ context.Context, handle string) (gateway.Run, bool) {
 			return gateway.Run{Namespace: "research", Agent: "reader", Run: "r1"}, handle == pass
 		},
 		Key: func(name string) (string, bool) { return secret, name == "k" },
