@@ -231,6 +231,12 @@ func TestRefused(t *testing.T) {
 			w.open()
 			return signed
 		}, providerkeys.ErrVersion},
+		{"a removal in another life", func(w *world) []byte {
+			signed := w.sign(w.sealed(journal.KeyRemoved, "openai", ""), w.operator)
+			w.options.Epoch = journal.EpochID{2}
+			w.open()
+			return signed
+		}, providerkeys.ErrVersion},
 		{"another name for the secret", func(w *world) []byte {
 			change := add(w)
 			change.Name = "openai2"
@@ -239,7 +245,10 @@ func TestRefused(t *testing.T) {
 		{"added twice", func(w *world) []byte { return w.sign(w.sealed(journal.KeyAdded, "openai", second), w.operator) }, providerkeys.ErrRefused},
 		{"rotated, not there", func(w *world) []byte { return w.sign(w.sealed(journal.KeyRotated, "new", second), w.operator) }, providerkeys.ErrRefused},
 		{"removed, not there", func(w *world) []byte { return w.sign(w.sealed(journal.KeyRemoved, "new", ""), w.operator) }, providerkeys.ErrRefused},
-		{"no store", func(w *world) []byte { w.noStore = os.ErrDeadlineExceeded; return w.sign(add(w), w.operator) }, os.ErrDeadlineExceeded},
+		{"no store", func(w *world) []byte {
+			w.noStore = os.ErrDeadlineExceeded
+			return w.sign(w.sealed(journal.KeyRotated, "openai", second), w.operator)
+		}, os.ErrDeadlineExceeded},
 		{"a full disk", func(w *world) []byte {
 			if err := os.RemoveAll(w.options.State); err != nil {
 				t.Fatal(err)
@@ -248,7 +257,6 @@ func TestRefused(t *testing.T) {
 		}, os.ErrNotExist},
 		{"an enclave that keeps none", func(w *world) []byte {
 			signed := w.sign(add(w), w.operator)
-			w.change(journal.KeyRemoved, "openai", "")
 			w.options.Keeps = false
 			w.open()
 			return signed
