@@ -80,3 +80,14 @@ func (c *Control) Month(month string) (begin, end time.Time, err error) {
 
 // MonthOf is the month of a time, as 2026-11, in the zone of the file.
 func (c *Control) MonthOf(t time.Time) string { return t.In(c.location).Format("2006-01") }
+
+// Raised is the file of another version with a larger budget of the host.
+func (c *Control) Raised(more Amount, version uint64) (*Control, error) {
+	raised := *c
+	raised.Version = version
+	if c.Host.Budget != nil {
+		sum := *c.Host.Budget + more
+		raised.Host.Budget = &sum
+	}
+	return ParseCanonical(raised.Canonical())
+}

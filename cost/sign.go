@@ -11,8 +11,8 @@ import (
 // fileType is the COSE header `typ` of a signed cost control.
 const fileType = "application/raypher-cost-control+json"
 
-// maxFile bounds a signed file, in bytes: its payload and the envelope.
-const maxFile = MaxSize + 1024
+// MaxFile bounds a signed file, in bytes: its payload and the envelope.
+const MaxFile = MaxSize + 1024
 
 // Errors of signed files that callers tell apart.
 var (
@@ -22,7 +22,7 @@ var (
 
 // files are the signed ones; the payload is the canonical form.
 var files = sign1.Kind[*Control]{
-	Type: fileType, Limit: maxFile, Malformed: ErrMalformed, Untrusted: ErrSignature, Make: "sign one with an operator key",
+	Type: fileType, Limit: MaxFile, Malformed: ErrMalformed, Untrusted: ErrSignature, Make: "sign one with an operator key",
 	Trust:  "add its operator_key line to the start configuration, or sign with a listed key",
 	Decode: func(_, payload []byte) (*Control, error) { return ParseCanonical(payload) },
 }
@@ -42,3 +42,6 @@ func (c *Control) Sign(key crypto.Signer) ([]byte, error) {
 func Open(signed []byte, operatorKeys [][]byte) (*Control, error) {
 	return files.Open(signed, operatorKeys)
 }
+
+// Read returns a signed file and the SHA-256 of the key that it names, without verifying the signature: what it returns is a claim.
+func Read(signed []byte) (*Control, [32]byte, error) { return files.Read(signed) }

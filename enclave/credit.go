@@ -19,7 +19,7 @@ func (r onRecord) Append(ctx context.Context, entries ...[]byte) error {
 
 // InstallGrant implements the service. The grant is on record in the journal before it is in force.
 func (s *Server) InstallGrant(ctx context.Context, r *enclavev1.InstallGrantRequest) (*enclavev1.GrantStatus, error) {
-	g, err := s.credit.Install(ctx, r.GetGrant())
+	g, err := s.spends.InstallGrant(ctx, r.GetGrant())
 	if err != nil {
 		return nil, err
 	}
@@ -29,7 +29,7 @@ func (s *Server) InstallGrant(ctx context.Context, r *enclavev1.InstallGrantRequ
 
 // DescribeGrant implements the service.
 func (s *Server) DescribeGrant(ctx context.Context, _ *enclavev1.DescribeGrantRequest) (*enclavev1.GrantStatus, error) {
-	c, err := s.credit.Status(ctx)
+	c, err := s.spends.Credit(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,8 @@ import (
 	"github.com/raypher/raypher/enclave/ceiling"
 	"github.com/raypher/raypher/enclave/lease"
 	"github.com/raypher/raypher/enclave/lease/leasetest"
+	"github.com/raypher/raypher/enclave/ledger"
+	"github.com/raypher/raypher/journal"
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
 )
 
@@ -69,13 +71,14 @@ func TestInstallGrant(t *testing.T) {
 	if r.journal.Size() != size+1 {
 		t.Errorf("%d entries after %d", r.journal.Size(), size)
 	}
-	if err := r.credit.Spend(ctx, "any", lease.MicroUSD, 1); err != nil {
+	call := &ledger.Call{ID: journal.RequestID{1}, Namespace: "dev", Agent: "coder", Run: "run", Provider: "openai", Model: "m", Worst: 1}
+	if err := r.spends.Reserve(ctx, call); err != nil {
 		t.Error(err)
 	}
 	if after, err = client.DescribeGrant(ctx, &enclavev1.DescribeGrantRequest{}); err != nil || after.GetTaken() != 1 || after.GetOpen() != 49_999 || after.GetLeft() != 4_950_000 {
 		t.Errorf("%v, %v", after, err)
 	}
-	if r.journal.Size() != size+2 {
+	if r.journal.Size() != size+3 { // a lease, and the reservation
 		t.Errorf("%d entries after %d", r.journal.Size(), size)
 	}
 }

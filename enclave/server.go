@@ -27,6 +27,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
+	"github.com/raypher/raypher/cost"
 	"github.com/raypher/raypher/enclave/agenttls"
 	"github.com/raypher/raypher/enclave/ceiling"
 	"github.com/raypher/raypher/enclave/conduit"
@@ -35,10 +36,12 @@ import (
 	"github.com/raypher/raypher/enclave/keys"
 	"github.com/raypher/raypher/enclave/kms"
 	"github.com/raypher/raypher/enclave/lease"
+	"github.com/raypher/raypher/enclave/ledger"
 	"github.com/raypher/raypher/enclave/mint"
 	"github.com/raypher/raypher/enclave/providerkeys"
 	"github.com/raypher/raypher/enclave/runs"
 	"github.com/raypher/raypher/enclave/signer"
+	"github.com/raypher/raypher/enclave/spending"
 	"github.com/raypher/raypher/internal/grpcfields"
 	"github.com/raypher/raypher/journal"
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
@@ -94,7 +97,7 @@ type Server struct {
 	ceiling *ceiling.Store
 	journal *sequencer.Sequencer
 	mint    *mint.Mint
-	credit  *lease.Ledger
+	spends  *spending.Spending
 	keys    *keys.Keys
 	tls     *agenttls.Authority
 	dial    *conduit.Dialer
@@ -138,7 +141,7 @@ func New(opts Options) (*Server, error) {
 
 	s.journal, err = sequencer.New(sequencer.Options{
 		Signer: opts.Signer, Epoch: s.epoch, Configuration: s.conf, Predecessors: hashes(opts.Configuration.Predecessors), NitroRoots: hashes(opts.Configuration.NitroRoots),
-		Opening: s.opening, Log: opts.Log,
+		Opening: s.opening, Began: s.began, Log: opts.Log,
 	})
 	if err != nil {
 		return nil, err
@@ -152,9 +155,10 @@ func New(opts Options) (*Server, error) {
 		s.journal.Close()
 		return nil, err
 	}
-	s.credit = lease.NewLedger(lease.Options{
-		State: opts.State, OperatorKeys: s.opts.Configuration.OperatorKeys, Anchor: s.anchor(), Journal: onRecord{s.journal}, Log: opts.Log,
-	})
+	if err := s.openSpending(); err != nil {
+		s.journal.Close()
+		return nil, err
+	}
 	s.runs = runs.New(nil)
 	s.mint = mint.New(mint.Options{
 		Configuration: s.opts.Configuration, Ceiling: s.ceiling, Journal: s.journal, Keys: s.keys, Epoch: s.epoch, Tier: opts.Signer.Tier(),
@@ -218,6 +222,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		case <-done:
 		}
 		s.calls.close()
+		s.spends.Close()
 		s.journal.Close()
 		s.grpc.Stop()
 	}()
@@ -303,6 +308,13 @@ func asStatus(err error) error {
 		{lease.ErrNoStore, codes.Unavailable},
 		{lease.ErrNoCredit, codes.FailedPrecondition},
 		{lease.ErrAnchor, codes.FailedPrecondition},
+		{ledger.ErrUnread, codes.Unavailable},
+		{ledger.ErrStopped, codes.Unavailable},
+		{ledger.ErrNoControl, codes.FailedPrecondition},
+		{spending.ErrVersion, codes.FailedPrecondition},
+		{spending.ErrOperator, codes.PermissionDenied},
+		{cost.ErrMalformed, codes.InvalidArgument},
+		{cost.ErrSignature, codes.PermissionDenied},
 		{sequencer.ErrNoStore, codes.Unavailable},
 		{sequencer.ErrClosed, codes.Unavailable},
 		{sequencer.ErrTooLarge, codes.InvalidArgument},

@@ -466,7 +466,7 @@ func TestFlood(t *testing.T) {
 	wait.Wait()
 	r.alive(t)
 	d, err := client.Describe(t.Context(), &enclavev1.DescribeRequest{})
-	if err != nil || d.GetJournalSize() != 2+600 { // entry 0, the ceiling, and two verdicts of each good call
+	if err != nil || d.GetJournalSize() != 3+600 { // entry 0, the ceiling, the cost control, and two verdicts of each good call
 		t.Errorf("%d entries, %v", d.GetJournalSize(), err)
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/raypher/raypher/enclave/ceiling"
 	"github.com/raypher/raypher/enclave/signer"
+	"github.com/raypher/raypher/enclave/spending"
 	"github.com/raypher/raypher/journal"
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
 )
@@ -68,17 +69,24 @@ func ceilingEntry(c *ceiling.Ceiling) ([]byte, error) {
 	return journal.NewEntry(journal.TypeCeiling, time.Now(), journal.CeilingInstalled{Version: c.Version, Hash: c.Hash}.Encode())
 }
 
-// opening is what follows entry 0: the ceiling that was in force when the epoch began.
+// opening is what follows entry 0: the ceiling and the cost control that were in force when the epoch began.
 func (s *Server) opening() ([][]byte, error) {
-	c, err := s.ceiling.Current()
-	if err != nil {
-		return nil, nil // without a ceiling there is nothing to record
+	var entries [][]byte
+	if c, err := s.ceiling.Current(); err == nil { // without a ceiling there is nothing to record
+		entry, err := ceilingEntry(c)
+		if err != nil {
+			return nil, err
+		}
+		entries = append(entries, entry)
 	}
-	entry, err := ceilingEntry(c)
-	if err != nil {
-		return nil, err
+	if c, err := s.spends.Control(); err == nil {
+		entry, err := spending.ControlEntry(c, time.Now())
+		if err != nil {
+			return nil, err
+		}
+		entries = append(entries, entry)
 	}
-	return [][]byte{entry}, nil
+	return entries, nil
 }
 
 // Dial implements the service.

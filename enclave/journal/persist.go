@@ -138,6 +138,9 @@ func (s *Sequencer) attach(a *attachment, m *enclavev1.Attach) error {
 		if err := s.begin(a.ctx, predecessor); err != nil {
 			return fmt.Errorf("begin epoch: %w", err)
 		}
+		if s.opts.Began != nil {
+			s.opts.Began(predecessor)
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

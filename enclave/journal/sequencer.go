@@ -68,7 +68,9 @@ type Options struct {
 	NitroRoots [][32]byte
 	// Opening returns entries that follow entry 0 in the first batch, such as the ceiling in force. May be nil.
 	Opening func() ([][]byte, error)
-	Log     *slog.Logger
+	// Began is told once what this epoch follows, which was verified; nil: the store was empty. It must not call the sequencer. May be nil.
+	Began func(*journal.Predecessor)
+	Log   *slog.Logger
 }
 
 // Sequencer writes one epoch. Its methods are safe for concurrent use.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	_ "time/tzdata" // zones, where the machine has none: an enclave
 
 	"github.com/raypher/raypher/internal/sign1"
 	"github.com/raypher/raypher/internal/strictcbor"
@@ -31,6 +32,7 @@ const (
 	// MaxCap keeps sums of caps far from the end of an integer: 9.2 billion dollars.
 	MaxCap       = 1 << 53
 	maxNamespace = 128 // bytes
+	maxZone      = 64  // bytes
 )
 
 // periodLayout is how a month is written.
@@ -39,7 +41,8 @@ const periodLayout = "2006-01"
 // Grant is so much credit for one host in one month. The zero value is not valid.
 type Grant struct {
 	Version   uint64   // larger than that of the grant before
-	Period    string   // the month, as 2026-11, in UTC
+	Period    string   // the month, as 2026-11, in Zone
+	Zone      string   // whose months they are, an IANA name; empty: UTC
 	Namespace string   // who may spend it; empty: the whole host
 	Unit      string   // MicroUSD or Visas
 	Cap       uint64   // in the unit
@@ -63,6 +66,7 @@ type wireGrant struct {
 	Baseline  uint64   `cbor:"8,keyasint"`
 	NotBefore int64    `cbor:"9,keyasint"`
 	NotAfter  int64    `cbor:"10,keyasint"`
+	Zone      string   `cbor:"11,keyasint,omitempty"`
 }
 
 // Signed is the grant as it was signed.
@@ -87,9 +91,16 @@ func (g *Grant) Left(n uint64) uint64 {
 	return g.Cap - n*g.Lease
 }
 
-// Month returns the bounds of a period in Unix seconds.
-func Month(period string) (begin, end int64, err error) {
-	t, err := time.Parse(periodLayout, period)
+// Month returns the bounds of a period in UTC, in Unix seconds.
+func Month(period string) (begin, end int64, err error) { return MonthIn(period, "") }
+
+// MonthIn returns the bounds of a period in a time zone, an IANA name or empty for UTC, in Unix seconds.
+func MonthIn(period, zone string) (begin, end int64, err error) {
+	location, err := time.LoadLocation(zone)
+	if err != nil || len(zone) > maxZone || zone == "Local" {
+		return 0, 0, fmt.Errorf("time zone %.80q: use an IANA name, like Europe/Berlin", zone)
+	}
+	t, err := time.ParseInLocation(periodLayout, period, location)
 	if err != nil {
 		return 0, 0, fmt.Errorf("period %.40q: write a month as 2026-11", period)
 	}
@@ -101,7 +112,7 @@ func PeriodOf(t time.Time) string { return t.UTC().Format(periodLayout) }
 
 // check holds the bounds, for grants that are signed and for those that arrive.
 func (g *Grant) check() error {
-	begin, end, err := Month(g.Period)
+	begin, end, err := MonthIn(g.Period, g.Zone)
 	if err != nil {
 		return err
 	}
@@ -139,7 +150,7 @@ func Sign(g *Grant, key crypto.Signer) ([]byte, error) {
 }
 
 func (g *Grant) wire() wireGrant {
-	return wireGrant{g.Version, g.Period, g.Namespace, g.Unit, g.Cap, g.Lease, g.Anchor, g.Baseline, g.NotBefore, g.NotAfter}
+	return wireGrant{g.Version, g.Period, g.Namespace, g.Unit, g.Cap, g.Lease, g.Anchor, g.Baseline, g.NotBefore, g.NotAfter, g.Zone}
 }
 
 // grants are the signed ones.
@@ -165,7 +176,7 @@ func decodeGrant(signed, payload []byte) (*Grant, error) {
 	}
 	g := &Grant{
 		Version: w.Version, Period: w.Period, Namespace: w.Namespace, Unit: w.Unit, Cap: w.Cap, Lease: w.Lease, Anchor: w.Anchor,
-		Baseline: w.Baseline, NotBefore: w.NotBefore, NotAfter: w.NotAfter, Hash: sha256.Sum256(signed), signed: signed,
+		Baseline: w.Baseline, NotBefore: w.NotBefore, NotAfter: w.NotAfter, Zone: w.Zone, Hash: sha256.Sum256(signed), signed: signed,
 	}
 	if err := g.check(); err != nil {
 		return nil, err

@@ -33,6 +33,8 @@ type Fold struct {
 	first  bool   // no lease entry in this epoch yet
 	clock  int64  // Unix nanoseconds of the newest reservation or settlement; never goes back
 
+	control uint64 // the highest version of a cost control that the journal tells of
+
 	credit     int64  // left of the leases that this epoch took, in micro-dollars; below 0 after a charge above the worst
 	generation uint64 // of the credit: what was held from an older one does not come back to it
 
@@ -77,6 +79,12 @@ func (f *Fold) Apply(e journal.Entry) error {
 			return err
 		}
 		return f.lease(l)
+	case journal.TypeControl:
+		c, err := journal.DecodeControlInstalled(e.Payload)
+		if err != nil {
+			return err
+		}
+		f.control = max(f.control, c.Version)
 	case journal.TypeReservation:
 		r, err := journal.DecodeReservation(e.Payload)
 		if err != nil {
@@ -94,6 +102,9 @@ func (f *Fold) Apply(e journal.Entry) error {
 	}
 	return nil
 }
+
+// ControlVersion is the highest version of a cost control that the journal tells of; 0: none.
+func (f *Fold) ControlVersion() uint64 { return f.control }
 
 func (f *Fold) host() *account { return f.accounts[Host][""] }
 

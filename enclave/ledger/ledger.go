@@ -41,10 +41,12 @@ const MaxEntries = 256
 // Options of a ledger.
 type Options struct {
 	Journal Journal
-	Control *cost.Control
+	Control *cost.Control // nil: none is in force yet, and nothing is admitted
 	// Fold is what the journal adds up to so far, up to the end of the epoch before; nil: there was none. The ledger owns it from
 	// here on.
 	Fold *Fold
+	// Unread says that what the journal adds up to is not known yet: nothing is admitted before Begin.
+	Unread bool
 	// Leases, but for Journal, which the ledger is: grants and leases are on record in the order in which they count.
 	Leases lease.Options
 	Log    *slog.Logger
@@ -76,6 +78,7 @@ type Ledger struct {
 	out     []*record     // to be handed over, in the order in which the fold took them
 	handed  int           // records that the journal has taken and not answered
 	settled chan struct{} // a grant or lease is on its way into the journal: the others wait until it is closed
+	unread  bool          // until Begin
 	stopped error         // nothing goes on
 	// unwanted are reservations to be withdrawn when settled is closed.
 	unwanted []*record
@@ -108,11 +111,41 @@ func open(o Options) *Ledger {
 	l := &Ledger{
 		opts: o, fold: o.Fold, control: o.Control, drawing: make(chan struct{}, 1), wake: make(chan struct{}, 1), closed: make(chan struct{}),
 	}
-	l.fold.beginEpoch()
-	l.started = max(l.fold.clock, o.Leases.Now().UnixNano()) - int64(o.Elapsed())
+	if l.unread = o.Unread; !l.unread {
+		l.begun()
+	}
 	o.Leases.Journal, o.Leases.Log = onRecord{l}, o.Log
 	l.leases = lease.NewLedger(o.Leases)
 	return l
+}
+
+// begun is the first moment of the epoch.
+func (l *Ledger) begun() {
+	l.fold.beginEpoch()
+	l.started = max(l.fold.clock, l.opts.Leases.Now().UnixNano()) - int64(l.opts.Elapsed())
+}
+
+// Begin tells a ledger that was opened unread what the journal adds up to, up to the end of the epoch before; nil: it was empty. The ledger
+// owns the fold from here on. It is called once.
+func (l *Ledger) Begin(f *Fold) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.unread {
+		return errors.New("ledger: it knows its journal already")
+	}
+	if f != nil {
+		l.fold = f
+	}
+	l.unread = false
+	l.begun()
+	return nil
+}
+
+// Unread says whether Begin is still to come.
+func (l *Ledger) Unread() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.unread
 }
 
 // Close ends the ledger; calls that wait get ErrStopped. It is idempotent. What is handed over goes on.
@@ -137,7 +170,25 @@ func (l *Ledger) SetControl(c *cost.Control) {
 
 // Install puts a signed grant on record and in force: more credit, or that of a new month.
 func (l *Ledger) Install(ctx context.Context, signed []byte) (*lease.Grant, error) {
+	if !l.opts.Journal.Attached() {
+		return nil, fmt.Errorf("install grant: %w", lease.ErrNoStore)
+	}
+	if l.Unread() {
+		return nil, fmt.Errorf("install grant: %w", ErrUnread)
+	}
 	return l.leases.Install(ctx, signed)
+}
+
+// Credit is how the grant in force and its leases stand, with what calls have not used of the open one.
+func (l *Ledger) Credit(ctx context.Context) (lease.Status, error) {
+	s, err := l.leases.Status(ctx)
+	if err != nil {
+		return s, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s.Open += uint64(max(0, l.fold.credit)) // what was drawn of it
+	return s, nil
 }
 
 // Call is a call of a model that wants to leave.
@@ -187,6 +238,9 @@ func (l *Ledger) begin(ctx context.Context, c *Call) (r *record, short bool, err
 		return nil, false, err
 	}
 	defer l.mu.Unlock()
+	if l.control == nil {
+		return nil, false, ErrNoControl
+	}
 	entry := c.reservation(l.control.Hash())
 	if known, err := l.known(entry); known != nil || err != nil {
 		if known != nil {

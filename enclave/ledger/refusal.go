@@ -19,6 +19,10 @@ var (
 	ErrSettlement = errors.New("there is nothing to settle")
 	// ErrUnrecorded: it counts, and is not yet on record: the journal's store is away.
 	ErrUnrecorded = errors.New("it is counted, and not yet on record")
+	// ErrUnread: what was spent before is not known yet, so nothing can be spent.
+	ErrUnread = errors.New("the ledger does not know yet what was spent before: wait until the parent has shown its journal (raypherd does by itself)")
+	// ErrNoControl: nothing says what may be spent.
+	ErrNoControl = errors.New("no cost control is installed, so nothing may be spent: `raypher spend control FILE` installs one")
 	// ErrStopped: the ledger does not know what its journal holds, and spends nothing until the enclave starts anew.
 	ErrStopped = errors.New("the ledger has stopped: restart the enclave")
 )

@@ -37,6 +37,10 @@ func (l *Ledger) lock(ctx context.Context) error {
 			defer l.mu.Unlock()
 			return l.stopped
 		}
+		if l.unread {
+			defer l.mu.Unlock()
+			return ErrUnread
+		}
 		waiting := l.settled
 		if waiting == nil {
 			return nil

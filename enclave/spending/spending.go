@@ -1,0 +1,217 @@
+// Package spending is what a running enclave may spend on models and what it has spent: the cost_control.yaml in force, what models
+// cost by it and by the price list that ships, and the ledger that holds calls to both. The gateway asks it (gateway.Options takes
+// Reserve to Withdraw as its Ledger, Providers and Rates), and the enclave's service installs and shows through it.
+//
+// Nothing is spent before the ledger knows its journal (Begin), a cost control is in force and a grant gives credit. It must never put
+// a cost control in force that no operator signed, that is older than one before, or that is not on record.
+package spending
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/raypher/raypher/cost"
+	"github.com/raypher/raypher/cost/prices"
+	"github.com/raypher/raypher/enclave/lease"
+	"github.com/raypher/raypher/enclave/ledger"
+	"github.com/raypher/raypher/journal"
+)
+
+// Options of Open.
+type Options struct {
+	State        string   // folder of the cost control and the grants; private
+	OperatorKeys [][]byte // PKIX DER
+	Anchor       lease.Anchor
+	Journal      ledger.Journal
+	// Record puts an encoded entry into the journal, and returns when it is durable.
+	Record func(ctx context.Context, entry []byte) error
+	Alarm  func(ledger.Alarm) // as ledger.Options has it; may be nil
+	Log    *slog.Logger
+	Now    func() time.Time // nil: time.Now
+	// Development is the operator key of development, with which what is missing is made; nil: not in development.
+	Development crypto.Signer
+	Pause       time.Duration // 0: PauseLimit; tests are more impatient
+}
+
+// Spending is safe for concurrent use.
+type Spending struct {
+	opts   Options
+	ledger *ledger.Ledger
+	list   *prices.List // that ships
+
+	installing sync.Mutex // held while a cost control is installed; taken before mu
+	developing sync.Mutex // held while something is made in development; taken before installing
+
+	mu      sync.RWMutex
+	force   *force        // nil: no cost control is in force
+	missing error         // why
+	floor   uint64        // the highest version that was ever in force, as far as state folder and journal tell
+	changed chan struct{} // closed and replaced when something came into force that may let a call pass
+	paused  int           // calls that wait for that
+}
+
+// Open reads what is installed. A cost control that does not hold is no error: nothing is spent, and whoever asks is told why. Nothing is
+// spent before Begin.
+func Open(o Options) (*Spending, error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	list, err := prices.Snapshot(cost.ParseRate)
+	if err != nil {
+		return nil, fmt.Errorf("price list that ships: %w", err)
+	}
+	s := &Spending{opts: o, list: list, changed: make(chan struct{})}
+	s.read()
+	if o.Development != nil {
+		if err := s.developControl(); err != nil {
+			return nil, err
+		}
+	}
+	options := ledger.Options{
+		Journal: o.Journal, Unread: true, Log: o.Log, Alarm: o.Alarm,
+		Leases: lease.Options{State: o.State, OperatorKeys: o.OperatorKeys, Anchor: o.Anchor, Now: o.Now},
+	}
+	if s.force != nil {
+		options.Control = s.force.control
+	}
+	s.ledger = ledger.New(options)
+	return s, nil
+}
+
+// Close ends it: calls that wait are refused.
+func (s *Spending) Close() { s.ledger.Close() }
+
+// Begin tells what the journal of the epochs before adds up to; nil: it was empty. From here on money can be spent.
+func (s *Spending) Begin(f *ledger.Fold) error {
+	seen := uint64(0)
+	if f != nil {
+		seen = f.ControlVersion()
+	}
+	if err := s.ledger.Begin(f); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.floor = max(s.floor, seen)
+	if s.force != nil && s.force.control.Version < s.floor {
+		s.missing = fmt.Errorf("%w: version %d is installed, the journal has version %d: the state folder was set back: install the newest", ErrVersion, s.force.control.Version, s.floor)
+		s.opts.Log.Error("nothing may be spent", "reason", s.missing)
+		s.force = nil
+		s.ledger.SetControl(nil)
+	}
+	s.notify()
+	return nil
+}
+
+// notify lets those who wait look again; s.mu is held.
+func (s *Spending) notify() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// InstallGrant puts a signed grant on record and in force.
+func (s *Spending) InstallGrant(ctx context.Context, signed []byte) (*lease.Grant, error) {
+	g, err := s.ledger.Install(ctx, signed)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.notify()
+	return g, nil
+}
+
+// Credit is how the grant in force and its leases stand.
+func (s *Spending) Credit(ctx context.Context) (lease.Status, error) { return s.ledger.Credit(ctx) }
+
+// Ledger is the ledger, for what shows it. Calls go through Reserve.
+func (s *Spending) Ledger() *ledger.Ledger { return s.ledger }
+
+// Settle puts what a provider charges in the place of what was held; see ledger.Ledger.Settle.
+func (s *Spending) Settle(ctx context.Context, id journal.RequestID, actual cost.Amount, tokens uint64) error {
+	return s.ledger.Settle(ctx, id, actual, tokens)
+}
+
+// Keep counts all that was held as spent; see ledger.Ledger.Keep.
+func (s *Spending) Keep(ctx context.Context, id journal.RequestID) error {
+	return s.ledger.Keep(ctx, id)
+}
+
+// Withdraw gives back what was held for a call of which no byte left; see ledger.Ledger.Withdraw.
+func (s *Spending) Withdraw(ctx context.Context, id journal.RequestID) error {
+	return s.ledger.Withdraw(ctx, id)
+}
+
+// Bounds of a pause.
+const (
+	// PauseLimit is how long a call waits for an operator at most.
+	PauseLimit = 5 * time.Minute
+	// MaxPaused is how many calls may wait; more are refused at once.
+	MaxPaused = 256
+	// pauseLook is how often a call that waits looks whether others have given enough back.
+	pauseLook = time.Second
+)
+
+// Reserve holds the worst of a call, as ledger.Ledger.Reserve. Where the cost control says `on_exhausted: pause`, a call for which there is no
+// money waits for an operator's, at most PauseLimit or until ctx ends, and is refused then as it would have been at once.
+func (s *Spending) Reserve(ctx context.Context, c *ledger.Call) error {
+	s.mu.RLock()
+	changed := s.changed
+	s.mu.RUnlock()
+	err := s.reserve(ctx, c)
+	if err == nil || !s.pauses(err) {
+		return err
+	}
+	if !s.pause(1) {
+		return err
+	}
+	defer s.pause(-1)
+	s.opts.Log.Warn("a call waits for an operator's top-up", "namespace", c.Namespace, "agent", c.Agent, "reason", err)
+	look := time.NewTicker(pauseLook)
+	defer look.Stop()
+	over := time.NewTimer(s.pauseFor())
+	defer over.Stop()
+	for {
+		select {
+		case <-changed:
+		case <-look.C:
+		case <-over.C:
+			return err
+		case <-ctx.Done():
+			return fmt.Errorf("ledger: wait for a top-up: %w", ctx.Err())
+		}
+		s.mu.RLock()
+		changed = s.changed
+		s.mu.RUnlock()
+		if err = s.reserve(ctx, c); err == nil || !s.pauses(err) {
+			return err
+		}
+	}
+}
+
+// pauses says whether a refusal is one that an operator's top-up ends, and the cost control in force lets calls wait for that.
+func (s *Spending) pauses(err error) bool {
+	var refusal *ledger.Refusal
+	if !(errors.As(err, &refusal) && refusal.What == ledger.Budget) && !errors.Is(err, lease.ErrExhausted) {
+		return false
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.force != nil && s.force.control.OnExhausted == cost.Pause
+}
+
+// pause counts calls that wait; false: there are too many.
+func (s *Spending) pause(n int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.paused+n > MaxPaused {
+		return false
+	}
+	s.paused += n
+	return true
+}
