@@ -25,21 +25,64 @@ type decision struct {
 	maxTTL     uint32       // of the grant; 0: no bound of its own
 }
 
-// decide checks the key of the agent and narrows.
-func decide(c *ceiling.Ceiling, r *enclavev1.MintRequest) (*decision, error) {
+// Services are the providers of models whose calls a budget pays. They are immutable.
+type Services struct {
+	Hash journal.Hash // of what names them: other services have another one
+	Of   []Service
+}
+
+// Service is one provider.
+type Service struct {
+	Name, Host string
+	Port       uint16
+}
+
+// decide checks the key of the agent, narrows, and holds the budget against what the permit reaches.
+func decide(c *ceiling.Ceiling, s *Services, r *enclavev1.MintRequest) (*decision, error) {
 	if _, err := visa.ParseConfirmationKey(r.GetConfirmationKey()); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	return narrow(c, r)
+	permit, d, err := narrow(c, r)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.metered(permit); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// metered refuses what reaches a service past the gateway, where nobody counts what its calls cost. A mode that refuses nothing does.
+func (s *Services) metered(permit *policy.Policy) error {
+	n := permit.Network
+	if s == nil || len(s.Of) == 0 || n != nil && n.Unmetered == policy.UnmeteredAllow {
+		return nil
+	}
+	if permit.Mode == policy.Audit || permit.Mode == policy.Permissive {
+		return fmt.Errorf("%w: mode %s refuses nothing, so the providers of models can be reached past the gateway, where nothing counts what "+
+			"their calls cost: use enforce, or write `unmetered: allow` under network, at each level", ErrDenied, permit.Mode)
+	}
+	for _, one := range s.Of {
+		if rule, ok := n.Reaches(one.Host, one.Port); ok {
+			return fmt.Errorf("%w: the rule %q reaches provider %s past the gateway, where nothing counts what its calls cost: leave it out, since "+
+				"the gateway needs no rule, or write `unmetered: allow` under network, at each level", ErrDenied, rule, one.Name)
+		}
+	}
+	return nil
 }
 
 // decisionKey covers everything that narrow and the check of the confirmation key read, each part with its length.
-func decisionKey(c *ceiling.Ceiling, r *enclavev1.MintRequest) [sha256.Size]byte {
+func decisionKey(c *ceiling.Ceiling, s *Services, r *enclavev1.MintRequest) [sha256.Size]byte {
 	parts := make([]byte, 0, 1024) // as much as most requests have
 	bytes := func(part []byte) { parts = append(binary.BigEndian.AppendUint64(parts, uint64(len(part))), part...) }
 	text := func(part string) { parts = append(binary.BigEndian.AppendUint64(parts, uint64(len(part))), part...) }
 	a := r.GetAsserted()
 	bytes(c.Hash[:])
+	if s != nil {
+		bytes(s.Hash[:])
+	} else {
+		bytes(nil)
+	}
 	bytes(r.GetPolicy())
 	bytes(r.GetManifest())
 	bytes(r.GetIntent())
@@ -53,17 +96,17 @@ func decisionKey(c *ceiling.Ceiling, r *enclavev1.MintRequest) [sha256.Size]byte
 }
 
 // narrow is ceiling ⊇ policy ⊇ manifest ⊇ intent. What asks beyond the level above it is an error that lists every item.
-func narrow(c *ceiling.Ceiling, r *enclavev1.MintRequest) (*decision, error) {
+func narrow(c *ceiling.Ceiling, r *enclavev1.MintRequest) (*policy.Policy, *decision, error) {
 	asked, err := policy.ParseCanonical(r.GetPolicy())
 	if err != nil {
-		return nil, fmt.Errorf("%w: policy: %w", ErrInvalid, err)
+		return nil, nil, fmt.Errorf("%w: policy: %w", ErrInvalid, err)
 	}
 	if asked.Namespace != "" && asked.Namespace != namespace(r) {
-		return nil, fmt.Errorf("%w: the policy is for namespace %q, the request for %q", ErrInvalid, asked.Namespace, namespace(r))
+		return nil, nil, fmt.Errorf("%w: the policy is for namespace %q, the request for %q", ErrInvalid, asked.Namespace, namespace(r))
 	}
 	permit, maxTTL, err := underCeiling(c, r, complete(asked))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, level := range []struct {
 		name string
@@ -74,13 +117,13 @@ func narrow(c *ceiling.Ceiling, r *enclavev1.MintRequest) (*decision, error) {
 		}
 		inner, err := policy.ParseCanonical(level.text)
 		if err != nil {
-			return nil, fmt.Errorf("%w: %s: %w", ErrInvalid, level.name, err)
+			return nil, nil, fmt.Errorf("%w: %s: %w", ErrInvalid, level.name, err)
 		}
 		if permit, err = policy.Narrow(permit, inner); err != nil {
-			return nil, fmt.Errorf("%w: the %s asks beyond the level above it: %w", ErrDenied, level.name, err)
+			return nil, nil, fmt.Errorf("%w: the %s asks beyond the level above it: %w", ErrDenied, level.name, err)
 		}
 	}
-	return &decision{canonical: permit.Canonical(), permitHash: permit.Hash(), policyHash: asked.Hash(), maxTTL: maxTTL}, nil
+	return permit, &decision{canonical: permit.Canonical(), permitHash: permit.Hash(), policyHash: asked.Hash(), maxTTL: maxTTL}, nil
 }
 
 // complete says what a policy leaves out, so that nothing is inherited from a ceiling that is wider: no mode is enforce, no

@@ -61,6 +61,7 @@ type Options struct {
 	Tier          string
 	Attested      Attested         // nil: no controller is configured
 	Runs          Runs             // nil: no run makes calls of models
+	Services      func() *Services // that cost money, now; nil, or a nil result: no budget is kept
 	Now           func() time.Time // nil: time.Now
 }
 
@@ -171,7 +172,11 @@ func (m *Mint) draft(r *enclavev1.MintRequest, quick bool) (*draft, error) {
 	if err != nil {
 		return nil, err
 	}
-	key := decisionKey(current, r)
+	var services *Services
+	if m.opts.Services != nil {
+		services = m.opts.Services()
+	}
+	key := decisionKey(current, services, r)
 	d := m.decisions.get(key)
 	ownKey, own := m.ownKey(current, namespace(r))
 	if quick && (d == nil || ownKey && own == nil) {
@@ -182,7 +187,7 @@ func (m *Mint) draft(r *enclavev1.MintRequest, quick bool) (*draft, error) {
 		return nil, err
 	}
 	if d == nil {
-		if d, err = decide(current, r); err != nil {
+		if d, err = decide(current, services, r); err != nil {
 			return nil, err
 		}
 		m.decisions.put(key, d)
