@@ -98,13 +98,13 @@ type Server struct {
 	journal *sequencer.Sequencer
 	mint    *mint.Mint
 	spends  *spending.Spending
+	priced  atomic.Pointer[priced] // providers of the newest cost control that was asked for
 	keys    *keys.Keys
 	tls     *agenttls.Authority
 	dial    *conduit.Dialer
 	fleet   *fleet.Client       // nil: no controller is configured
 	secrets *providerkeys.Keys  // of providers
 	runs    *runs.Runs          // that may call models
-	money   money               // what may be spent
 	calls   *calls              // of models, by agents
 	kms     *kms.Secrets        // nil: none is configured
 	room    *semaphore.Weighted // for large requests
@@ -162,12 +162,11 @@ func New(opts Options) (*Server, error) {
 	s.runs = runs.New(nil)
 	s.mint = mint.New(mint.Options{
 		Configuration: s.opts.Configuration, Ceiling: s.ceiling, Journal: s.journal, Keys: s.keys, Epoch: s.epoch, Tier: opts.Signer.Tier(),
-		Attested: s.attested(), Runs: s.runs,
+		Attested: s.attested(), Runs: s.runs, Services: s.services,
 	})
 	s.tls = agenttls.New(agenttls.Options{
 		TrustDomain: s.opts.Configuration.TrustDomain, Key: s.key, Ceiling: s.ceiling, Journal: s.journal, Keys: s.keys,
 	})
-	s.money = nothing{}
 	s.openCalls()
 	s.grpc = s.newGRPC(certificate)
 	return s, nil
