@@ -27,6 +27,7 @@ type Pair struct {
 	programs string
 	flags    []string // more of raypherd's
 	nitro    *Nitro   // the enclave; nil: one of the pair's own
+	settings string   // more lines of the enclave's start configuration
 	log      *os.File
 	enclave  *exec.Cmd
 	parent   *exec.Cmd
@@ -38,15 +39,22 @@ func OpenPair(ctx context.Context, programs string, home *Home, flags ...string)
 	return openPair(ctx, programs, home, nil, flags...)
 }
 
+// OpenBriefPair is OpenPair with visas of a lifetime, in whole seconds (at least startconf.MinTTL).
+func OpenBriefPair(ctx context.Context, programs string, home *Home, lifetime time.Duration, flags ...string) (*Pair, error) {
+	return furnishPair(ctx, home, &Pair{programs: programs, flags: flags, settings: fmt.Sprintf("ttl_seconds = %d\n", int(lifetime.Seconds()))})
+}
+
 func openPair(ctx context.Context, programs string, home *Home, nitro *Nitro, flags ...string) (*Pair, error) {
+	return furnishPair(ctx, home, &Pair{programs: programs, flags: flags, nitro: nitro})
+}
+
+// furnishPair gives a pair its folders below a home, and starts it.
+func furnishPair(ctx context.Context, home *Home, pair *Pair) (*Pair, error) {
 	log, err := os.Create(filepath.Join(home.Root, "pair.log"))
 	if err != nil {
 		return nil, err
 	}
-	pair := &Pair{
-		Run: filepath.Join(home.Root, "run"), State: filepath.Join(home.Root, "state"),
-		programs: programs, flags: flags, nitro: nitro, log: log,
-	}
+	pair.Run, pair.State, pair.log = filepath.Join(home.Root, "run"), filepath.Join(home.Root, "state"), log
 	if err := pair.open(ctx); err != nil {
 		pair.Close()
 		return nil, fmt.Errorf("%w\n%s", err, pair.Log())
@@ -84,7 +92,7 @@ func (p *Pair) configure(ctx context.Context) (path string, err error) {
 		return "", err
 	}
 	path = filepath.Join(p.State, "ibev.conf")
-	return path, os.WriteFile(path, line, 0o644)
+	return path, os.WriteFile(path, append(line, p.settings...), 0o644)
 }
 
 // callerLine is the one by which an enclave lets this raypherd call it.

@@ -1,34 +1,25 @@
 package bypass
 
 import (
-	"bytes"
-	"encoding/binary"
-	"encoding/hex"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/raypher/raypher/startconf"
 	"github.com/raypher/raypher/test/farhost"
 	"github.com/raypher/raypher/test/governed"
 )
 
-// The street: this host at one end of a wire, and at the other a host with these addresses, one of which clouds give to their metadata.
+// What is granted of the far host.
 const (
-	street     = "street"
-	near4      = "10.90.0.1/24"
-	near6      = "fd90::1/64"
-	nearLink4  = "169.254.1.1/16"
-	farGranted = "10.90.0.2:80"
-	far6       = "[fd90::2]:80"
+	farGranted = farhost.Far4 + ":80"
+	far6       = "[" + farhost.Far6 + "]:80"
 )
 
 // wired grants one port of the far host, over both families.
@@ -122,28 +113,28 @@ const elsewhere = " vsock can bluetooth tipc smc l2tp pppox llc netlink-audit ne
 
 // TestWire: of all that a program can try to send, by every family and way, the far host gets what is granted and not one frame more.
 func TestWire(t *testing.T) {
-	var far *end
+	var far *farhost.Street
 	asUsers(t, func(w *world) {
 		if far == nil {
-			far = newEnd(t)
-			far.ungoverned(w)
+			far = newStreet(t)
+			ungoverned(t, far)
 		}
 		r := w.reside(wired)
-		far.quiet() // what the host says of itself when a wire is new
+		far.Quiet() // what the host says of itself when a wire is new
 		for _, a := range attempts {
 			name := fmt.Sprintf("%s to %s", a.do, a.to)
-			before := far.heard.Load()
-			if got := r.do(fmt.Sprintf("emit-%s %s %s", a.do, a.to, street)); got != a.want {
+			before := far.Heard.Load()
+			if got := r.do(fmt.Sprintf("emit-%s %s %s", a.do, a.to, far.Link)); got != a.want {
 				w.t.Errorf("%s: answered %s, want %s", name, got, a.want)
 			}
-			frames := far.came()
+			frames := far.Came()
 			switch {
 			case a.effect == nothing && len(frames) > 0:
-				w.t.Errorf("%s: the far host saw %s", name, hexes(frames))
-			case a.effect == arrives && !far.hears(before):
+				w.t.Errorf("%s: the far host saw %s", name, farhost.Hexes(frames))
+			case a.effect == arrives && !far.Hears(before):
 				w.t.Errorf("%s: %d frames, and the listener heard nothing new", name, len(frames))
 			}
-			far.quiet() // what a granted flow still says belongs to it
+			far.Quiet() // what a granted flow still says belongs to it
 		}
 		r.end()
 		w.refusalsTold(r)
@@ -179,160 +170,97 @@ func (w *world) refusalsTold(r *resident) {
 	}
 }
 
-// end is the far end of the street.
-type end struct {
-	t       *testing.T
-	capture *farhost.Capture
-	near    net.PacketConn // of a program that nobody governs
-	next    int
-	heard   atomic.Int64 // connections and datagrams that granted listeners took
-}
-
-func newEnd(t *testing.T) *end {
-	here, err := netns.Get()
-	farhost.Must(t, err)
-	t.Cleanup(func() { here.Close() })
-	there := farhost.Namespace(t)
-	farhost.Connect(t, here, there, street)
-	t.Cleanup(func() {
-		if l, err := netlink.LinkByName(street); err == nil {
-			farhost.Must(t, netlink.LinkDel(l))
-		}
-	})
-	farhost.Up(t, here, street, near4, near6, nearLink4)
-	farhost.Up(t, there, street, "10.90.0.2/24", "10.90.0.3/24", "169.254.169.254/16", "fd90::2/64", "fd90::3/64", "fe80::2/64")
-	farhost.In(t, here, func() { // for groups and broadcasts
-		l, err := netlink.LinkByName(street)
-		farhost.Must(t, err)
-		farhost.Must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Gw: net.IP{10, 90, 0, 2}}))
-	})
-	e := &end{t: t, capture: farhost.Watch(t, there, street)}
-	for file, value := range map[string]string{"ping_group_range": "0 2147483647", "tcp_fastopen": "1"} { // ping for every user, and for clients
+// newStreet is a street on which everyone may ping, and clients send data with their first packet.
+func newStreet(t *testing.T) *farhost.Street {
+	far := farhost.OpenStreet(t)
+	for file, value := range map[string]string{"ping_group_range": "0 2147483647", "tcp_fastopen": "1"} {
 		farhost.Must(t, os.WriteFile("/proc/sys/net/ipv4/"+file, []byte(value), 0))
 	}
-	farhost.In(t, there, func() { e.listen(farGranted); e.listen(far6) })
-	e.near, err = net.ListenPacket("udp4", "10.90.0.1:0")
-	farhost.Must(t, err)
-	t.Cleanup(func() { e.near.Close() })
-	return e
-}
-
-// listen answers on a port with what it is told.
-func (e *end) listen(at string) {
-	e.t.Helper()
-	l, err := net.Listen("tcp", at)
-	farhost.Must(e.t, err)
-	u, err := net.ListenPacket("udp", at)
-	farhost.Must(e.t, err)
-	e.t.Cleanup(func() { l.Close(); u.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			e.heard.Add(1)
-			go func() {
-				defer c.Close()
-				b := make([]byte, 1500)
-				if n, err := c.Read(b); err == nil {
-					_, _ = c.Write(b[:n]) // who asked may be gone
-				}
-			}()
-		}
-	}()
-	go func() {
-		b := make([]byte, 1500)
-		for {
-			n, from, err := u.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			e.heard.Add(1)
-			_, _ = u.WriteTo(b[:n], from)
-		}
-	}()
-}
-
-// hears waits for a listener to take more than it had.
-func (e *end) hears(before int64) bool {
-	for end := time.Now().Add(20 * time.Second); e.heard.Load() == before && time.Now().Before(end); {
-		time.Sleep(time.Millisecond)
-	}
-	return e.heard.Load() > before
-}
-
-// came returns the frames that arrived until now: what this program sends now has arrived too. Neighbours looking for one another are left out.
-func (e *end) came() (frames [][]byte) {
-	e.t.Helper()
-	e.next++
-	mark := fmt.Appendf(nil, "so far %d.", e.next)
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
-		if _, err := e.near.WriteTo(mark, &net.UDPAddr{IP: net.IP{10, 90, 0, 2}, Port: 9}); err != nil {
-			e.t.Fatal(err)
-		}
-		var marked bool
-		for _, f := range e.capture.Came() {
-			marked = marked || bytes.Contains(f, mark)
-			if !housekeeping(f) && !bytes.Contains(f, []byte("so far ")) {
-				frames = append(frames, f)
-			}
-		}
-		if marked {
-			return frames
-		}
-	}
-	e.t.Fatal("the wire is dead")
-	return nil
-}
-
-// quiet waits until nothing arrives any more.
-func (e *end) quiet() {
-	for len(e.came()) > 0 {
-		time.Sleep(20 * time.Millisecond)
-	}
-}
-
-// housekeeping reports whether a frame is ARP, the discovery of neighbours and routers (ICMPv6 133 to 137), or a report of membership in groups,
-// as every host sends them. What a program emits has other words in it.
-func housekeeping(f []byte) bool {
-	if len(f) < 14 || bytes.Contains(f, []byte("emitted-")) {
-		return false
-	}
-	p := f[14:]
-	switch binary.BigEndian.Uint16(f[12:]) {
-	case 0x0806:
-		return true
-	case 0x0800:
-		return len(p) > 20 && (p[9] == unix.IPPROTO_IGMP || p[9] == unix.IPPROTO_ICMP && p[20] == 3) // port unreachable, of an answer that came late
-	case 0x86dd:
-		return len(p) > 48 && (p[6] == unix.IPPROTO_ICMPV6 && p[40] >= 133 && p[40] <= 137 || p[6] == 0 && p[40] == unix.IPPROTO_ICMPV6)
-	}
-	return false
+	far.Serve(farGranted, far6)
+	return far
 }
 
 // ungoverned does every attempt without the guard: each has to arrive, or this kernel does not have it.
-func (e *end) ungoverned(w *world) {
-	e.t.Helper()
+func ungoverned(t *testing.T, far *farhost.Street) {
+	t.Helper()
 	for _, a := range attempts {
-		out, _ := exec.Command(governed.Probe(), "emit-"+a.do, a.to, street).CombinedOutput() // what counts is what comes
-		frames := e.came()
+		out, _ := exec.Command(governed.Probe(), "emit-"+a.do, a.to, far.Link).CombinedOutput() // what counts is what comes
+		frames := far.Came()
 		switch answer := strings.TrimSpace(string(out)); {
 		case len(frames) > 0:
 		case strings.Contains("EPROTONOSUPPORT ESOCKTNOSUPPORT EAFNOSUPPORT", answer):
-			e.t.Logf("%s: not in this kernel (%s): that nothing of it arrives says nothing here", a.do, answer)
+			t.Logf("%s: not in this kernel (%s): that nothing of it arrives says nothing here", a.do, answer)
 		case answer == "ok" && strings.Contains(elsewhere, " "+a.do+" "):
 		default:
-			e.t.Errorf("without the guard, %s to %s does not arrive either: %s", a.do, a.to, answer)
+			t.Errorf("without the guard, %s to %s does not arrive either: %s", a.do, a.to, answer)
 		}
-		e.quiet()
+		far.Quiet()
 	}
 }
 
-func hexes(frames [][]byte) string {
-	words := make([]string, len(frames))
-	for i, f := range frames {
-		words[i] = hex.EncodeToString(f)
+// TestWireWithoutRaypherd: when raypherd and every warden are killed, the kernel alone holds what it held, opens what it opened, and closes all
+// of it when the visa ends: new flows, open ones, and whoever comes in.
+func TestWireWithoutRaypherd(t *testing.T) {
+	m := governed.OpenBrief(t, startconf.MinTTL*time.Second)
+	far := newStreet(t)
+	var residents []*resident
+	for i, uid := range []int{0, governed.UserID} {
+		w := newWorld(t, m, uid)
+		door := fmt.Sprintf("%s:%d", farhost.Near4, 7000+i)
+		r := w.reside(wired + "  listen: [\"" + door + "\"]\n")
+		r.expect("flow-open " + farGranted)
+		r.expect("flow-say")
+		r.expect("flow-listen " + door)
+		if !knocks(t, far, door) {
+			t.Errorf("%s was granted and nobody gets in", door)
+		}
+		residents = append(residents, r)
 	}
-	return strings.Join(words, " ")
+	wardens := []int{residents[1].warden()}
+	m.Pair.KillParent()
+	farhost.Must(t, unix.Kill(wardens[0], unix.SIGKILL))
+	for gone := time.Now().Add(10 * time.Second); unix.Kill(wardens[0], 0) == nil && time.Now().Before(gone); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	farhost.Must(t, unix.Kill(residents[0].warden(), unix.SIGKILL)) // the other one
+	all := func(when string, open bool) {
+		t.Helper()
+		far.Quiet()
+		for _, r := range residents {
+			if got := r.do("flow-say"); (got == "ok") != open {
+				t.Errorf("%s, an open flow of user %d answers %s", when, r.w.uid, got)
+			}
+			for _, a := range attempts {
+				got := r.do(fmt.Sprintf("emit-%s %s %s", a.do, a.to, far.Link))
+				if frames := far.Came(); (a.effect == nothing || !open) && len(frames) > 0 || a.effect == arrives && open && (len(frames) == 0 || got != "ok") {
+					t.Errorf("%s, %s to %s of user %d answers %s, and the far host saw %q", when, a.do, a.to, r.w.uid, got, farhost.Hexes(frames))
+				}
+				far.Quiet()
+			}
+		}
+	}
+	all("without raypherd", true)
+	for end := time.Now().Add(time.Minute); (residents[0].do("flow-say") == "ok" || residents[1].do("flow-say") == "ok") && time.Now().Before(end); {
+		time.Sleep(100 * time.Millisecond)
+	}
+	all("when the visa has ended", false)
+	for i := range residents {
+		if door := fmt.Sprintf("%s:%d", farhost.Near4, 7000+i); knocks(t, far, door) {
+			t.Errorf("%s is open when the visa has ended", door)
+		}
+	}
+	if frames := far.Came(); len(frames) > 0 {
+		t.Errorf("who knocks is answered when the visa has ended: %s", farhost.Hexes(frames))
+	}
+}
+
+// knocks reports whether the far host gets a connection to this one.
+func knocks(t *testing.T, far *farhost.Street, door string) (in bool) {
+	farhost.In(t, far.Far, func() {
+		c, err := net.DialTimeout("tcp", door, 500*time.Millisecond)
+		if in = err == nil; in {
+			c.Close()
+		}
+	})
+	return in
 }

@@ -116,7 +116,10 @@ type Machine struct {
 }
 
 // Open starts a pair, raypherd with flags. The test is skipped without root.
-func Open(t testing.TB, flags ...string) *Machine {
+func Open(t testing.TB, flags ...string) *Machine { return OpenBrief(t, 0, flags...) }
+
+// OpenBrief is Open with visas of a lifetime, 0: the usual one.
+func OpenBrief(t testing.TB, lifetime time.Duration, flags ...string) *Machine {
 	t.Helper()
 	if Programs == "" {
 		t.Skip("needs root: it makes namespaces and starts the guard")
@@ -134,7 +137,14 @@ func Open(t testing.TB, flags ...string) *Machine {
 	if err := os.Mkdir(folder, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	pair, err := stage.OpenPair(t.Context(), Programs, home, append([]string{"--group", groupName}, flags...)...)
+	flags = append([]string{"--group", groupName}, flags...)
+	open := func() (*stage.Pair, error) { return stage.OpenPair(t.Context(), Programs, home, flags...) }
+	if lifetime > 0 {
+		open = func() (*stage.Pair, error) {
+			return stage.OpenBriefPair(t.Context(), Programs, home, lifetime, flags...)
+		}
+	}
+	pair, err := open()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -342,3 +342,38 @@ func (e emission) packetSocket(kind int, b []byte) error {
 		Protocol: binary.NativeEndian.Uint16(protocol[:]), Ifindex: l.Index, Halen: 6, Addr: station,
 	})
 }
+
+// flow is the stream that "flow-open" opened, and listening the socket of "flow-listen".
+var flow, listening = -1, -1
+
+func init() {
+	Actions["flow-open"] = func(a []string) error { // address:port: a stream that stays open
+		e, err := emissionTo(a[0])
+		if err != nil {
+			return err
+		}
+		if flow, err = e.open(e.family(), unix.SOCK_STREAM, 0); err != nil {
+			return err
+		}
+		return unix.Connect(flow, e.address(e.family()))
+	}
+	Actions["flow-say"] = func([]string) error { return emission{words: []byte("emitted-flow\n")}.say(flow) }
+	Actions["flow-listen"] = func(a []string) error { // address:port: others may open streams
+		e, err := emissionTo(a[0])
+		if err != nil {
+			return err
+		}
+		if listening, err = e.open(e.family(), unix.SOCK_STREAM, 0); err != nil {
+			return err
+		}
+		if err := unix.Bind(listening, e.address(e.family())); err != nil {
+			return err
+		}
+		return unix.Listen(listening, 8)
+	}
+}
+
+func emissionTo(text string) (emission, error) {
+	to, err := netip.ParseAddrPort(text)
+	return emission{to: to}, err
+}
