@@ -2,7 +2,6 @@ package enclave
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -13,12 +12,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/raypher/raypher/cost"
-	"github.com/raypher/raypher/cost/prices"
 	"github.com/raypher/raypher/enclave/gateway"
-	"github.com/raypher/raypher/enclave/ledger"
 	"github.com/raypher/raypher/internal/carrier"
-	"github.com/raypher/raypher/journal"
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
 )
 
@@ -30,13 +25,6 @@ const (
 	callHeaderBytes = 32 << 10
 )
 
-// money is what the gateway needs of what is in force: package enclave/spending has it.
-type money interface {
-	gateway.Ledger
-	Providers() map[string]cost.Provider
-	Rates(provider, model string) (rates *prices.Rates, list journal.Hash, ok bool)
-}
-
 // calls serves connections of agents.
 type calls struct {
 	server  *http.Server
@@ -46,7 +34,7 @@ type calls struct {
 
 func (s *Server) openCalls() {
 	g := gateway.New(gateway.Options{
-		Ledger: s.money, Providers: s.money.Providers, Rates: s.money.Rates, Key: s.secrets.Secret,
+		Ledger: s.spends, Providers: s.spends.Providers, Rates: s.spends.Rates, Key: s.secrets.Secret,
 		Runs: s.runOf, Dial: s.dialProvider, Log: s.opts.Log,
 	})
 	s.calls = &calls{gateway: g, handed: newHanded()}
@@ -98,7 +86,7 @@ func (s *Server) dialProvider(ctx context.Context, _, address string) (net.Conn,
 // providers are those of the cost control in force, by name.
 func (s *Server) providers() []*enclavev1.Provider {
 	var all []*enclavev1.Provider
-	for name, p := range s.money.Providers() {
+	for name, p := range s.spends.Providers() {
 		if address, err := p.Address(); err == nil {
 			all = append(all, &enclavev1.Provider{Name: name, Kind: string(p.Kind), Address: address})
 		}
@@ -186,21 +174,4 @@ func (c *agentConn) Read(p []byte) (int, error) {
 func (c *agentConn) Close() error {
 	c.free()
 	return c.Conn.Close()
-}
-
-// errNoControl says why nothing can be spent.
-var errNoControl = errors.New("no cost control is in force: an operator has to install one")
-
-// nothing is in force.
-type nothing struct{}
-
-func (nothing) Reserve(context.Context, *ledger.Call) error { return errNoControl }
-func (nothing) Settle(context.Context, journal.RequestID, cost.Amount, uint64) error {
-	return errNoControl
-}
-func (nothing) Keep(context.Context, journal.RequestID) error     { return errNoControl }
-func (nothing) Withdraw(context.Context, journal.RequestID) error { return errNoControl }
-func (nothing) Providers() map[string]cost.Provider               { return nil }
-func (nothing) Rates(string, string) (*prices.Rates, journal.Hash, bool) {
-	return nil, journal.Hash{}, false
 }
