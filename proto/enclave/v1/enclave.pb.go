@@ -693,6 +693,7 @@ type MintRequest struct {
 	TtlSeconds       uint32                 `protobuf:"varint,10,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`                    // optional, at most the configured lifetime
 	PolicySourceHash []byte                 `protobuf:"bytes,11,opt,name=policy_source_hash,json=policySourceHash,proto3" json:"policy_source_hash,omitempty"` // SHA-256 of the canonical policy before ~ was expanded
 	HandleHash       []byte                 `protobuf:"bytes,12,opt,name=handle_hash,json=handleHash,proto3" json:"handle_hash,omitempty"`                     // SHA-256 of the placeholder API key of the run; empty: it makes no calls of models
+	RunBudget        uint64                 `protobuf:"varint,13,opt,name=run_budget,json=runBudget,proto3" json:"run_budget,omitempty"`                       // micro-dollars that the run may spend in its life; 0: what the cost control says
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -809,6 +810,13 @@ func (x *MintRequest) GetHandleHash() []byte {
 		return x.HandleHash
 	}
 	return nil
+}
+
+func (x *MintRequest) GetRunBudget() uint64 {
+	if x != nil {
+		return x.RunBudget
+	}
+	return 0
 }
 
 type MintReply struct {
@@ -2330,6 +2338,585 @@ func (x *ChangeProviderKeyRequest) GetChange() []byte {
 	return nil
 }
 
+// ReplayRequest is an epoch that begins, or entries of the one that began last.
+type ReplayRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         *ReplayEpoch           `protobuf:"bytes,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Entries       [][]byte               `protobuf:"bytes,2,rep,name=entries,proto3" json:"entries,omitempty"` // as Batch has them
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplayRequest) Reset() {
+	*x = ReplayRequest{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplayRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplayRequest) ProtoMessage() {}
+
+func (x *ReplayRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplayRequest.ProtoReflect.Descriptor instead.
+func (*ReplayRequest) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *ReplayRequest) GetEpoch() *ReplayEpoch {
+	if x != nil {
+		return x.Epoch
+	}
+	return nil
+}
+
+func (x *ReplayRequest) GetEntries() [][]byte {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+type ReplayEpoch struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         []byte                 `protobuf:"bytes,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	FirstIndex    uint64                 `protobuf:"varint,2,opt,name=first_index,json=firstIndex,proto3" json:"first_index,omitempty"` // of the first entry that follows; above 0 in the first epoch of a replay only: there a snapshot begins
+	Edge          [][]byte               `protobuf:"bytes,3,rep,name=edge,proto3" json:"edge,omitempty"`                                // the Merkle tree of the entries before it (journal.Tree.Edge), 32 bytes each
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplayEpoch) Reset() {
+	*x = ReplayEpoch{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplayEpoch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplayEpoch) ProtoMessage() {}
+
+func (x *ReplayEpoch) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplayEpoch.ProtoReflect.Descriptor instead.
+func (*ReplayEpoch) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *ReplayEpoch) GetEpoch() []byte {
+	if x != nil {
+		return x.Epoch
+	}
+	return nil
+}
+
+func (x *ReplayEpoch) GetFirstIndex() uint64 {
+	if x != nil {
+		return x.FirstIndex
+	}
+	return 0
+}
+
+func (x *ReplayEpoch) GetEdge() [][]byte {
+	if x != nil {
+		return x.Edge
+	}
+	return nil
+}
+
+type ReplayReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Entries       uint64                 `protobuf:"varint,1,opt,name=entries,proto3" json:"entries,omitempty"` // that were read
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplayReply) Reset() {
+	*x = ReplayReply{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplayReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplayReply) ProtoMessage() {}
+
+func (x *ReplayReply) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplayReply.ProtoReflect.Descriptor instead.
+func (*ReplayReply) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ReplayReply) GetEntries() uint64 {
+	if x != nil {
+		return x.Entries
+	}
+	return 0
+}
+
+type InstallControlRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Signed        []byte                 `protobuf:"bytes,1,opt,name=signed,proto3" json:"signed,omitempty"` // COSE_Sign1, or
+	Source        []byte                 `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"` // the file as it is, in development only
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InstallControlRequest) Reset() {
+	*x = InstallControlRequest{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InstallControlRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InstallControlRequest) ProtoMessage() {}
+
+func (x *InstallControlRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InstallControlRequest.ProtoReflect.Descriptor instead.
+func (*InstallControlRequest) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *InstallControlRequest) GetSigned() []byte {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
+func (x *InstallControlRequest) GetSource() []byte {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+// DescribeSpendingRequest asks for all accounts, or for those above one run only.
+type DescribeSpendingRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Agent         string                 `protobuf:"bytes,2,opt,name=agent,proto3" json:"agent,omitempty"`
+	Run           string                 `protobuf:"bytes,3,opt,name=run,proto3" json:"run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DescribeSpendingRequest) Reset() {
+	*x = DescribeSpendingRequest{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeSpendingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeSpendingRequest) ProtoMessage() {}
+
+func (x *DescribeSpendingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeSpendingRequest.ProtoReflect.Descriptor instead.
+func (*DescribeSpendingRequest) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *DescribeSpendingRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *DescribeSpendingRequest) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *DescribeSpendingRequest) GetRun() string {
+	if x != nil {
+		return x.Run
+	}
+	return ""
+}
+
+type SpendingStatus struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Unread         bool                   `protobuf:"varint,1,opt,name=unread,proto3" json:"unread,omitempty"`                                       // the ledger waits for Replay
+	FollowsEpoch   []byte                 `protobuf:"bytes,2,opt,name=follows_epoch,json=followsEpoch,proto3" json:"follows_epoch,omitempty"`        // what Replay has to end with; empty: the journal was empty, or no store is attached yet
+	FollowsSize    uint64                 `protobuf:"varint,3,opt,name=follows_size,json=followsSize,proto3" json:"follows_size,omitempty"`          // entries of it
+	Control        []byte                 `protobuf:"bytes,4,opt,name=control,proto3" json:"control,omitempty"`                                      // the cost control in force, as it was signed; empty: none
+	Missing        string                 `protobuf:"bytes,5,opt,name=missing,proto3" json:"missing,omitempty"`                                      // why there is none
+	HighestVersion uint64                 `protobuf:"varint,6,opt,name=highest_version,json=highestVersion,proto3" json:"highest_version,omitempty"` // of all cost controls that were ever in force
+	Period         string                 `protobuf:"bytes,7,opt,name=period,proto3" json:"period,omitempty"`                                        // month that the accounts are of, as 2026-11; empty: no grant was ever in force
+	Accounts       []*SpendingAccount     `protobuf:"bytes,8,rep,name=accounts,proto3" json:"accounts,omitempty"`                                    // by level, those that spent most first
+	LeftOff        uint32                 `protobuf:"varint,9,opt,name=left_off,json=leftOff,proto3" json:"left_off,omitempty"`                      // accounts that are not listed
+	Unaccounted    uint64                 `protobuf:"varint,10,opt,name=unaccounted,proto3" json:"unaccounted,omitempty"`                            // micro-dollars of leases of which the journal says nothing: they count against every cap
+	Paused         uint32                 `protobuf:"varint,11,opt,name=paused,proto3" json:"paused,omitempty"`                                      // calls that wait for a top-up
+	Development    bool                   `protobuf:"varint,12,opt,name=development,proto3" json:"development,omitempty"`                            // the enclave signs for whoever asks
+	Grant          *GrantStatus           `protobuf:"bytes,13,opt,name=grant,proto3" json:"grant,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *SpendingStatus) Reset() {
+	*x = SpendingStatus{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SpendingStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SpendingStatus) ProtoMessage() {}
+
+func (x *SpendingStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SpendingStatus.ProtoReflect.Descriptor instead.
+func (*SpendingStatus) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *SpendingStatus) GetUnread() bool {
+	if x != nil {
+		return x.Unread
+	}
+	return false
+}
+
+func (x *SpendingStatus) GetFollowsEpoch() []byte {
+	if x != nil {
+		return x.FollowsEpoch
+	}
+	return nil
+}
+
+func (x *SpendingStatus) GetFollowsSize() uint64 {
+	if x != nil {
+		return x.FollowsSize
+	}
+	return 0
+}
+
+func (x *SpendingStatus) GetControl() []byte {
+	if x != nil {
+		return x.Control
+	}
+	return nil
+}
+
+func (x *SpendingStatus) GetMissing() string {
+	if x != nil {
+		return x.Missing
+	}
+	return ""
+}
+
+func (x *SpendingStatus) GetHighestVersion() uint64 {
+	if x != nil {
+		return x.HighestVersion
+	}
+	return 0
+}
+
+func (x *SpendingStatus) GetPeriod() string {
+	if x != nil {
+		return x.Period
+	}
+	return ""
+}
+
+func (x *SpendingStatus) GetAccounts() []*SpendingAccount {
+	if x != nil {
+		return x.Accounts
+	}
+	return nil
+}
+
+func (x *SpendingStatus) GetLeftOff() uint32 {
+	if x != nil {
+		return x.LeftOff
+	}
+	return 0
+}
+
+func (x *SpendingStatus) GetUnaccounted() uint64 {
+	if x != nil {
+		return x.Unaccounted
+	}
+	return 0
+}
+
+func (x *SpendingStatus) GetPaused() uint32 {
+	if x != nil {
+		return x.Paused
+	}
+	return 0
+}
+
+func (x *SpendingStatus) GetDevelopment() bool {
+	if x != nil {
+		return x.Development
+	}
+	return false
+}
+
+func (x *SpendingStatus) GetGrant() *GrantStatus {
+	if x != nil {
+		return x.Grant
+	}
+	return nil
+}
+
+// SpendingAccount is what counts against one cap. Amounts are in micro-dollars.
+type SpendingAccount struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Level             string                 `protobuf:"bytes,1,opt,name=level,proto3" json:"level,omitempty"`          // host | namespace | agent | run
+	Name              string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`            // empty | namespace | namespace/agent | namespace/agent/run
+	Spent             uint64                 `protobuf:"varint,3,opt,name=spent,proto3" json:"spent,omitempty"`         // this month; of a run: in its life
+	Held              uint64                 `protobuf:"varint,4,opt,name=held,proto3" json:"held,omitempty"`           // worst of the calls that are under way
+	Lost              uint64                 `protobuf:"varint,5,opt,name=lost,proto3" json:"lost,omitempty"`           // nobody can say whether it was spent
+	Closed            bool                   `protobuf:"varint,6,opt,name=closed,proto3" json:"closed,omitempty"`       // a provider charged more than a call could cost
+	Requests          uint64                 `protobuf:"varint,7,opt,name=requests,proto3" json:"requests,omitempty"`   // of the last minute
+	Tokens            uint64                 `protobuf:"varint,8,opt,name=tokens,proto3" json:"tokens,omitempty"`       // of the last day
+	Budget            *uint64                `protobuf:"varint,9,opt,name=budget,proto3,oneof" json:"budget,omitempty"` // its caps by the cost control in force
+	RequestsPerMinute *uint64                `protobuf:"varint,10,opt,name=requests_per_minute,json=requestsPerMinute,proto3,oneof" json:"requests_per_minute,omitempty"`
+	TokensPerDay      *uint64                `protobuf:"varint,11,opt,name=tokens_per_day,json=tokensPerDay,proto3,oneof" json:"tokens_per_day,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *SpendingAccount) Reset() {
+	*x = SpendingAccount{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SpendingAccount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SpendingAccount) ProtoMessage() {}
+
+func (x *SpendingAccount) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SpendingAccount.ProtoReflect.Descriptor instead.
+func (*SpendingAccount) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *SpendingAccount) GetLevel() string {
+	if x != nil {
+		return x.Level
+	}
+	return ""
+}
+
+func (x *SpendingAccount) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SpendingAccount) GetSpent() uint64 {
+	if x != nil {
+		return x.Spent
+	}
+	return 0
+}
+
+func (x *SpendingAccount) GetHeld() uint64 {
+	if x != nil {
+		return x.Held
+	}
+	return 0
+}
+
+func (x *SpendingAccount) GetLost() uint64 {
+	if x != nil {
+		return x.Lost
+	}
+	return 0
+}
+
+func (x *SpendingAccount) GetClosed() bool {
+	if x != nil {
+		return x.Closed
+	}
+	return false
+}
+
+func (x *SpendingAccount) GetRequests() uint64 {
+	if x != nil {
+		return x.Requests
+	}
+	return 0
+}
+
+func (x *SpendingAccount) GetTokens() uint64 {
+	if x != nil {
+		return x.Tokens
+	}
+	return 0
+}
+
+func (x *SpendingAccount) GetBudget() uint64 {
+	if x != nil && x.Budget != nil {
+		return *x.Budget
+	}
+	return 0
+}
+
+func (x *SpendingAccount) GetRequestsPerMinute() uint64 {
+	if x != nil && x.RequestsPerMinute != nil {
+		return *x.RequestsPerMinute
+	}
+	return 0
+}
+
+func (x *SpendingAccount) GetTokensPerDay() uint64 {
+	if x != nil && x.TokensPerDay != nil {
+		return *x.TokensPerDay
+	}
+	return 0
+}
+
+type TopUpRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Amount        uint64                 `protobuf:"varint,1,opt,name=amount,proto3" json:"amount,omitempty"` // micro-dollars
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TopUpRequest) Reset() {
+	*x = TopUpRequest{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TopUpRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TopUpRequest) ProtoMessage() {}
+
+func (x *TopUpRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TopUpRequest.ProtoReflect.Descriptor instead.
+func (*TopUpRequest) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *TopUpRequest) GetAmount() uint64 {
+	if x != nil {
+		return x.Amount
+	}
+	return 0
+}
+
 var File_enclave_v1_enclave_proto protoreflect.FileDescriptor
 
 const file_enclave_v1_enclave_proto_rawDesc = "" +
@@ -2388,7 +2975,7 @@ const file_enclave_v1_enclave_proto_rawDesc = "" +
 	"\rbinary_sha256\x18\x06 \x01(\fR\fbinarySha256\x12\x18\n" +
 	"\abackend\x18\a \x01(\tR\abackend\x12\x12\n" +
 	"\x04host\x18\b \x01(\tR\x04host\x12\x16\n" +
-	"\x06cgroup\x18\t \x01(\tR\x06cgroup\"\x92\x03\n" +
+	"\x06cgroup\x18\t \x01(\tR\x06cgroup\"\xb1\x03\n" +
 	"\vMintRequest\x12\x16\n" +
 	"\x06policy\x18\x01 \x01(\fR\x06policy\x12\x1a\n" +
 	"\bmanifest\x18\x02 \x01(\fR\bmanifest\x12\x16\n" +
@@ -2404,7 +2991,9 @@ const file_enclave_v1_enclave_proto_rawDesc = "" +
 	"ttlSeconds\x12,\n" +
 	"\x12policy_source_hash\x18\v \x01(\fR\x10policySourceHash\x12\x1f\n" +
 	"\vhandle_hash\x18\f \x01(\fR\n" +
-	"handleHash\"\xa6\x01\n" +
+	"handleHash\x12\x1d\n" +
+	"\n" +
+	"run_budget\x18\r \x01(\x04R\trunBudget\"\xa6\x01\n" +
 	"\tMintReply\x12\x12\n" +
 	"\x04visa\x18\x01 \x01(\fR\x04visa\x12\x16\n" +
 	"\x06permit\x18\x02 \x01(\fR\x06permit\x12)\n" +
@@ -2508,7 +3097,57 @@ const file_enclave_v1_enclave_proto_rawDesc = "" +
 	"\fchanged_unix\x18\x02 \x01(\x03R\vchangedUnix\x12 \n" +
 	"\vfingerprint\x18\x03 \x01(\fR\vfingerprint\"2\n" +
 	"\x18ChangeProviderKeyRequest\x12\x16\n" +
-	"\x06change\x18\x01 \x01(\fR\x06change2\xc3\v\n" +
+	"\x06change\x18\x01 \x01(\fR\x06change\"`\n" +
+	"\rReplayRequest\x125\n" +
+	"\x05epoch\x18\x01 \x01(\v2\x1f.raypher.enclave.v1.ReplayEpochR\x05epoch\x12\x18\n" +
+	"\aentries\x18\x02 \x03(\fR\aentries\"X\n" +
+	"\vReplayEpoch\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\fR\x05epoch\x12\x1f\n" +
+	"\vfirst_index\x18\x02 \x01(\x04R\n" +
+	"firstIndex\x12\x12\n" +
+	"\x04edge\x18\x03 \x03(\fR\x04edge\"'\n" +
+	"\vReplayReply\x12\x18\n" +
+	"\aentries\x18\x01 \x01(\x04R\aentries\"G\n" +
+	"\x15InstallControlRequest\x12\x16\n" +
+	"\x06signed\x18\x01 \x01(\fR\x06signed\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\fR\x06source\"_\n" +
+	"\x17DescribeSpendingRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x14\n" +
+	"\x05agent\x18\x02 \x01(\tR\x05agent\x12\x10\n" +
+	"\x03run\x18\x03 \x01(\tR\x03run\"\xd4\x03\n" +
+	"\x0eSpendingStatus\x12\x16\n" +
+	"\x06unread\x18\x01 \x01(\bR\x06unread\x12#\n" +
+	"\rfollows_epoch\x18\x02 \x01(\fR\ffollowsEpoch\x12!\n" +
+	"\ffollows_size\x18\x03 \x01(\x04R\vfollowsSize\x12\x18\n" +
+	"\acontrol\x18\x04 \x01(\fR\acontrol\x12\x18\n" +
+	"\amissing\x18\x05 \x01(\tR\amissing\x12'\n" +
+	"\x0fhighest_version\x18\x06 \x01(\x04R\x0ehighestVersion\x12\x16\n" +
+	"\x06period\x18\a \x01(\tR\x06period\x12?\n" +
+	"\baccounts\x18\b \x03(\v2#.raypher.enclave.v1.SpendingAccountR\baccounts\x12\x19\n" +
+	"\bleft_off\x18\t \x01(\rR\aleftOff\x12 \n" +
+	"\vunaccounted\x18\n" +
+	" \x01(\x04R\vunaccounted\x12\x16\n" +
+	"\x06paused\x18\v \x01(\rR\x06paused\x12 \n" +
+	"\vdevelopment\x18\f \x01(\bR\vdevelopment\x125\n" +
+	"\x05grant\x18\r \x01(\v2\x1f.raypher.enclave.v1.GrantStatusR\x05grant\"\xf8\x02\n" +
+	"\x0fSpendingAccount\x12\x14\n" +
+	"\x05level\x18\x01 \x01(\tR\x05level\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05spent\x18\x03 \x01(\x04R\x05spent\x12\x12\n" +
+	"\x04held\x18\x04 \x01(\x04R\x04held\x12\x12\n" +
+	"\x04lost\x18\x05 \x01(\x04R\x04lost\x12\x16\n" +
+	"\x06closed\x18\x06 \x01(\bR\x06closed\x12\x1a\n" +
+	"\brequests\x18\a \x01(\x04R\brequests\x12\x16\n" +
+	"\x06tokens\x18\b \x01(\x04R\x06tokens\x12\x1b\n" +
+	"\x06budget\x18\t \x01(\x04H\x00R\x06budget\x88\x01\x01\x123\n" +
+	"\x13requests_per_minute\x18\n" +
+	" \x01(\x04H\x01R\x11requestsPerMinute\x88\x01\x01\x12)\n" +
+	"\x0etokens_per_day\x18\v \x01(\x04H\x02R\ftokensPerDay\x88\x01\x01B\t\n" +
+	"\a_budgetB\x16\n" +
+	"\x14_requests_per_minuteB\x11\n" +
+	"\x0f_tokens_per_day\"&\n" +
+	"\fTopUpRequest\x12\x16\n" +
+	"\x06amount\x18\x01 \x01(\x04R\x06amount2\xa8\x0e\n" +
 	"\aEnclave\x12P\n" +
 	"\bDescribe\x12#.raypher.enclave.v1.DescribeRequest\x1a\x1f.raypher.enclave.v1.Description\x12L\n" +
 	"\aPersist\x12\".raypher.enclave.v1.PersistRequest\x1a\x19.raypher.enclave.v1.Batch(\x010\x01\x12\\\n" +
@@ -2527,7 +3166,11 @@ const file_enclave_v1_enclave_proto_rawDesc = "" +
 	"\aConnect\x12\x19.raypher.enclave.v1.Bytes\x1a\x19.raypher.enclave.v1.Bytes(\x010\x01\x12Z\n" +
 	"\rDescribeFleet\x12(.raypher.enclave.v1.DescribeFleetRequest\x1a\x1f.raypher.enclave.v1.FleetStatus\x12i\n" +
 	"\x14DescribeProviderKeys\x12/.raypher.enclave.v1.DescribeProviderKeysRequest\x1a .raypher.enclave.v1.ProviderKeys\x12c\n" +
-	"\x11ChangeProviderKey\x12,.raypher.enclave.v1.ChangeProviderKeyRequest\x1a .raypher.enclave.v1.ProviderKeysB7Z5github.com/raypher/raypher/proto/enclave/v1;enclavev1b\x06proto3"
+	"\x11ChangeProviderKey\x12,.raypher.enclave.v1.ChangeProviderKeyRequest\x1a .raypher.enclave.v1.ProviderKeys\x12N\n" +
+	"\x06Replay\x12!.raypher.enclave.v1.ReplayRequest\x1a\x1f.raypher.enclave.v1.ReplayReply(\x01\x12_\n" +
+	"\x0eInstallControl\x12).raypher.enclave.v1.InstallControlRequest\x1a\".raypher.enclave.v1.SpendingStatus\x12c\n" +
+	"\x10DescribeSpending\x12+.raypher.enclave.v1.DescribeSpendingRequest\x1a\".raypher.enclave.v1.SpendingStatus\x12M\n" +
+	"\x05TopUp\x12 .raypher.enclave.v1.TopUpRequest\x1a\".raypher.enclave.v1.SpendingStatusB7Z5github.com/raypher/raypher/proto/enclave/v1;enclavev1b\x06proto3"
 
 var (
 	file_enclave_v1_enclave_proto_rawDescOnce sync.Once
@@ -2541,7 +3184,7 @@ func file_enclave_v1_enclave_proto_rawDescGZIP() []byte {
 	return file_enclave_v1_enclave_proto_rawDescData
 }
 
-var file_enclave_v1_enclave_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_enclave_v1_enclave_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_enclave_v1_enclave_proto_goTypes = []any{
 	(*DescribeRequest)(nil),             // 0: raypher.enclave.v1.DescribeRequest
 	(*Description)(nil),                 // 1: raypher.enclave.v1.Description
@@ -2580,6 +3223,14 @@ var file_enclave_v1_enclave_proto_goTypes = []any{
 	(*ProviderKeys)(nil),                // 34: raypher.enclave.v1.ProviderKeys
 	(*ProviderKey)(nil),                 // 35: raypher.enclave.v1.ProviderKey
 	(*ChangeProviderKeyRequest)(nil),    // 36: raypher.enclave.v1.ChangeProviderKeyRequest
+	(*ReplayRequest)(nil),               // 37: raypher.enclave.v1.ReplayRequest
+	(*ReplayEpoch)(nil),                 // 38: raypher.enclave.v1.ReplayEpoch
+	(*ReplayReply)(nil),                 // 39: raypher.enclave.v1.ReplayReply
+	(*InstallControlRequest)(nil),       // 40: raypher.enclave.v1.InstallControlRequest
+	(*DescribeSpendingRequest)(nil),     // 41: raypher.enclave.v1.DescribeSpendingRequest
+	(*SpendingStatus)(nil),              // 42: raypher.enclave.v1.SpendingStatus
+	(*SpendingAccount)(nil),             // 43: raypher.enclave.v1.SpendingAccount
+	(*TopUpRequest)(nil),                // 44: raypher.enclave.v1.TopUpRequest
 }
 var file_enclave_v1_enclave_proto_depIdxs = []int32{
 	2,  // 0: raypher.enclave.v1.Description.providers:type_name -> raypher.enclave.v1.Provider
@@ -2592,45 +3243,56 @@ var file_enclave_v1_enclave_proto_depIdxs = []int32{
 	10, // 7: raypher.enclave.v1.MintResult.reply:type_name -> raypher.enclave.v1.MintReply
 	18, // 8: raypher.enclave.v1.KeyDescription.evidence:type_name -> raypher.enclave.v1.Evidence
 	35, // 9: raypher.enclave.v1.ProviderKeys.keys:type_name -> raypher.enclave.v1.ProviderKey
-	0,  // 10: raypher.enclave.v1.Enclave.Describe:input_type -> raypher.enclave.v1.DescribeRequest
-	3,  // 11: raypher.enclave.v1.Enclave.Persist:input_type -> raypher.enclave.v1.PersistRequest
-	7,  // 12: raypher.enclave.v1.Enclave.InstallCeiling:input_type -> raypher.enclave.v1.InstallCeilingRequest
-	9,  // 13: raypher.enclave.v1.Enclave.Mint:input_type -> raypher.enclave.v1.MintRequest
-	11, // 14: raypher.enclave.v1.Enclave.MintStream:input_type -> raypher.enclave.v1.MintRequests
-	15, // 15: raypher.enclave.v1.Enclave.Record:input_type -> raypher.enclave.v1.RecordRequest
-	17, // 16: raypher.enclave.v1.Enclave.Attest:input_type -> raypher.enclave.v1.AttestRequest
-	19, // 17: raypher.enclave.v1.Enclave.DescribeKey:input_type -> raypher.enclave.v1.DescribeKeyRequest
-	21, // 18: raypher.enclave.v1.Enclave.TLSCertificate:input_type -> raypher.enclave.v1.TLSCertificateRequest
-	23, // 19: raypher.enclave.v1.Enclave.TLSSign:input_type -> raypher.enclave.v1.TLSSignRequest
-	25, // 20: raypher.enclave.v1.Enclave.InstallGrant:input_type -> raypher.enclave.v1.InstallGrantRequest
-	26, // 21: raypher.enclave.v1.Enclave.DescribeGrant:input_type -> raypher.enclave.v1.DescribeGrantRequest
-	29, // 22: raypher.enclave.v1.Enclave.Dial:input_type -> raypher.enclave.v1.DialResult
-	30, // 23: raypher.enclave.v1.Enclave.Connect:input_type -> raypher.enclave.v1.Bytes
-	31, // 24: raypher.enclave.v1.Enclave.DescribeFleet:input_type -> raypher.enclave.v1.DescribeFleetRequest
-	33, // 25: raypher.enclave.v1.Enclave.DescribeProviderKeys:input_type -> raypher.enclave.v1.DescribeProviderKeysRequest
-	36, // 26: raypher.enclave.v1.Enclave.ChangeProviderKey:input_type -> raypher.enclave.v1.ChangeProviderKeyRequest
-	1,  // 27: raypher.enclave.v1.Enclave.Describe:output_type -> raypher.enclave.v1.Description
-	6,  // 28: raypher.enclave.v1.Enclave.Persist:output_type -> raypher.enclave.v1.Batch
-	1,  // 29: raypher.enclave.v1.Enclave.InstallCeiling:output_type -> raypher.enclave.v1.Description
-	10, // 30: raypher.enclave.v1.Enclave.Mint:output_type -> raypher.enclave.v1.MintReply
-	13, // 31: raypher.enclave.v1.Enclave.MintStream:output_type -> raypher.enclave.v1.MintResults
-	16, // 32: raypher.enclave.v1.Enclave.Record:output_type -> raypher.enclave.v1.RecordReply
-	18, // 33: raypher.enclave.v1.Enclave.Attest:output_type -> raypher.enclave.v1.Evidence
-	20, // 34: raypher.enclave.v1.Enclave.DescribeKey:output_type -> raypher.enclave.v1.KeyDescription
-	22, // 35: raypher.enclave.v1.Enclave.TLSCertificate:output_type -> raypher.enclave.v1.TLSCertificateReply
-	24, // 36: raypher.enclave.v1.Enclave.TLSSign:output_type -> raypher.enclave.v1.TLSSignReply
-	27, // 37: raypher.enclave.v1.Enclave.InstallGrant:output_type -> raypher.enclave.v1.GrantStatus
-	27, // 38: raypher.enclave.v1.Enclave.DescribeGrant:output_type -> raypher.enclave.v1.GrantStatus
-	28, // 39: raypher.enclave.v1.Enclave.Dial:output_type -> raypher.enclave.v1.DialRequest
-	30, // 40: raypher.enclave.v1.Enclave.Connect:output_type -> raypher.enclave.v1.Bytes
-	32, // 41: raypher.enclave.v1.Enclave.DescribeFleet:output_type -> raypher.enclave.v1.FleetStatus
-	34, // 42: raypher.enclave.v1.Enclave.DescribeProviderKeys:output_type -> raypher.enclave.v1.ProviderKeys
-	34, // 43: raypher.enclave.v1.Enclave.ChangeProviderKey:output_type -> raypher.enclave.v1.ProviderKeys
-	27, // [27:44] is the sub-list for method output_type
-	10, // [10:27] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	38, // 10: raypher.enclave.v1.ReplayRequest.epoch:type_name -> raypher.enclave.v1.ReplayEpoch
+	43, // 11: raypher.enclave.v1.SpendingStatus.accounts:type_name -> raypher.enclave.v1.SpendingAccount
+	27, // 12: raypher.enclave.v1.SpendingStatus.grant:type_name -> raypher.enclave.v1.GrantStatus
+	0,  // 13: raypher.enclave.v1.Enclave.Describe:input_type -> raypher.enclave.v1.DescribeRequest
+	3,  // 14: raypher.enclave.v1.Enclave.Persist:input_type -> raypher.enclave.v1.PersistRequest
+	7,  // 15: raypher.enclave.v1.Enclave.InstallCeiling:input_type -> raypher.enclave.v1.InstallCeilingRequest
+	9,  // 16: raypher.enclave.v1.Enclave.Mint:input_type -> raypher.enclave.v1.MintRequest
+	11, // 17: raypher.enclave.v1.Enclave.MintStream:input_type -> raypher.enclave.v1.MintRequests
+	15, // 18: raypher.enclave.v1.Enclave.Record:input_type -> raypher.enclave.v1.RecordRequest
+	17, // 19: raypher.enclave.v1.Enclave.Attest:input_type -> raypher.enclave.v1.AttestRequest
+	19, // 20: raypher.enclave.v1.Enclave.DescribeKey:input_type -> raypher.enclave.v1.DescribeKeyRequest
+	21, // 21: raypher.enclave.v1.Enclave.TLSCertificate:input_type -> raypher.enclave.v1.TLSCertificateRequest
+	23, // 22: raypher.enclave.v1.Enclave.TLSSign:input_type -> raypher.enclave.v1.TLSSignRequest
+	25, // 23: raypher.enclave.v1.Enclave.InstallGrant:input_type -> raypher.enclave.v1.InstallGrantRequest
+	26, // 24: raypher.enclave.v1.Enclave.DescribeGrant:input_type -> raypher.enclave.v1.DescribeGrantRequest
+	29, // 25: raypher.enclave.v1.Enclave.Dial:input_type -> raypher.enclave.v1.DialResult
+	30, // 26: raypher.enclave.v1.Enclave.Connect:input_type -> raypher.enclave.v1.Bytes
+	31, // 27: raypher.enclave.v1.Enclave.DescribeFleet:input_type -> raypher.enclave.v1.DescribeFleetRequest
+	33, // 28: raypher.enclave.v1.Enclave.DescribeProviderKeys:input_type -> raypher.enclave.v1.DescribeProviderKeysRequest
+	36, // 29: raypher.enclave.v1.Enclave.ChangeProviderKey:input_type -> raypher.enclave.v1.ChangeProviderKeyRequest
+	37, // 30: raypher.enclave.v1.Enclave.Replay:input_type -> raypher.enclave.v1.ReplayRequest
+	40, // 31: raypher.enclave.v1.Enclave.InstallControl:input_type -> raypher.enclave.v1.InstallControlRequest
+	41, // 32: raypher.enclave.v1.Enclave.DescribeSpending:input_type -> raypher.enclave.v1.DescribeSpendingRequest
+	44, // 33: raypher.enclave.v1.Enclave.TopUp:input_type -> raypher.enclave.v1.TopUpRequest
+	1,  // 34: raypher.enclave.v1.Enclave.Describe:output_type -> raypher.enclave.v1.Description
+	6,  // 35: raypher.enclave.v1.Enclave.Persist:output_type -> raypher.enclave.v1.Batch
+	1,  // 36: raypher.enclave.v1.Enclave.InstallCeiling:output_type -> raypher.enclave.v1.Description
+	10, // 37: raypher.enclave.v1.Enclave.Mint:output_type -> raypher.enclave.v1.MintReply
+	13, // 38: raypher.enclave.v1.Enclave.MintStream:output_type -> raypher.enclave.v1.MintResults
+	16, // 39: raypher.enclave.v1.Enclave.Record:output_type -> raypher.enclave.v1.RecordReply
+	18, // 40: raypher.enclave.v1.Enclave.Attest:output_type -> raypher.enclave.v1.Evidence
+	20, // 41: raypher.enclave.v1.Enclave.DescribeKey:output_type -> raypher.enclave.v1.KeyDescription
+	22, // 42: raypher.enclave.v1.Enclave.TLSCertificate:output_type -> raypher.enclave.v1.TLSCertificateReply
+	24, // 43: raypher.enclave.v1.Enclave.TLSSign:output_type -> raypher.enclave.v1.TLSSignReply
+	27, // 44: raypher.enclave.v1.Enclave.InstallGrant:output_type -> raypher.enclave.v1.GrantStatus
+	27, // 45: raypher.enclave.v1.Enclave.DescribeGrant:output_type -> raypher.enclave.v1.GrantStatus
+	28, // 46: raypher.enclave.v1.Enclave.Dial:output_type -> raypher.enclave.v1.DialRequest
+	30, // 47: raypher.enclave.v1.Enclave.Connect:output_type -> raypher.enclave.v1.Bytes
+	32, // 48: raypher.enclave.v1.Enclave.DescribeFleet:output_type -> raypher.enclave.v1.FleetStatus
+	34, // 49: raypher.enclave.v1.Enclave.DescribeProviderKeys:output_type -> raypher.enclave.v1.ProviderKeys
+	34, // 50: raypher.enclave.v1.Enclave.ChangeProviderKey:output_type -> raypher.enclave.v1.ProviderKeys
+	39, // 51: raypher.enclave.v1.Enclave.Replay:output_type -> raypher.enclave.v1.ReplayReply
+	42, // 52: raypher.enclave.v1.Enclave.InstallControl:output_type -> raypher.enclave.v1.SpendingStatus
+	42, // 53: raypher.enclave.v1.Enclave.DescribeSpending:output_type -> raypher.enclave.v1.SpendingStatus
+	42, // 54: raypher.enclave.v1.Enclave.TopUp:output_type -> raypher.enclave.v1.SpendingStatus
+	34, // [34:55] is the sub-list for method output_type
+	13, // [13:34] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_enclave_v1_enclave_proto_init() }
@@ -2642,13 +3304,14 @@ func file_enclave_v1_enclave_proto_init() {
 		(*PersistRequest_Attach)(nil),
 		(*PersistRequest_Ack)(nil),
 	}
+	file_enclave_v1_enclave_proto_msgTypes[43].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_enclave_v1_enclave_proto_rawDesc), len(file_enclave_v1_enclave_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   37,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

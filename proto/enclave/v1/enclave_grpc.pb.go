@@ -39,6 +39,10 @@ const (
 	Enclave_DescribeFleet_FullMethodName        = "/raypher.enclave.v1.Enclave/DescribeFleet"
 	Enclave_DescribeProviderKeys_FullMethodName = "/raypher.enclave.v1.Enclave/DescribeProviderKeys"
 	Enclave_ChangeProviderKey_FullMethodName    = "/raypher.enclave.v1.Enclave/ChangeProviderKey"
+	Enclave_Replay_FullMethodName               = "/raypher.enclave.v1.Enclave/Replay"
+	Enclave_InstallControl_FullMethodName       = "/raypher.enclave.v1.Enclave/InstallControl"
+	Enclave_DescribeSpending_FullMethodName     = "/raypher.enclave.v1.Enclave/DescribeSpending"
+	Enclave_TopUp_FullMethodName                = "/raypher.enclave.v1.Enclave/TopUp"
 )
 
 // EnclaveClient is the client API for Enclave service.
@@ -86,6 +90,15 @@ type EnclaveClient interface {
 	DescribeProviderKeys(ctx context.Context, in *DescribeProviderKeysRequest, opts ...grpc.CallOption) (*ProviderKeys, error)
 	// ChangeProviderKey adds, replaces or removes a key of a provider, as an operator key has signed. Versions only go upwards.
 	ChangeProviderKey(ctx context.Context, in *ChangeProviderKeyRequest, opts ...grpc.CallOption) (*ProviderKeys, error)
+	// Replay shows the enclave what the journal holds of the epochs before this one, so that it knows what was spent: the entries in their
+	// order, from the journal's beginning or from the beginning of a snapshot, up to what this epoch follows. Nothing is spent before.
+	Replay(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ReplayRequest, ReplayReply], error)
+	// InstallControl puts a cost_control.yaml in force, which an operator key has signed. Versions only go upwards.
+	InstallControl(ctx context.Context, in *InstallControlRequest, opts ...grpc.CallOption) (*SpendingStatus, error)
+	// DescribeSpending says what may be spent and what was. It needs no Persist stream.
+	DescribeSpending(ctx context.Context, in *DescribeSpendingRequest, opts ...grpc.CallOption) (*SpendingStatus, error)
+	// TopUp raises the host's budget and gives as much more credit, in development only: elsewhere an operator signs both.
+	TopUp(ctx context.Context, in *TopUpRequest, opts ...grpc.CallOption) (*SpendingStatus, error)
 }
 
 type enclaveClient struct {
@@ -278,6 +291,49 @@ func (c *enclaveClient) ChangeProviderKey(ctx context.Context, in *ChangeProvide
 	return out, nil
 }
 
+func (c *enclaveClient) Replay(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ReplayRequest, ReplayReply], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Enclave_ServiceDesc.Streams[4], Enclave_Replay_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ReplayRequest, ReplayReply]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Enclave_ReplayClient = grpc.ClientStreamingClient[ReplayRequest, ReplayReply]
+
+func (c *enclaveClient) InstallControl(ctx context.Context, in *InstallControlRequest, opts ...grpc.CallOption) (*SpendingStatus, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SpendingStatus)
+	err := c.cc.Invoke(ctx, Enclave_InstallControl_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *enclaveClient) DescribeSpending(ctx context.Context, in *DescribeSpendingRequest, opts ...grpc.CallOption) (*SpendingStatus, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SpendingStatus)
+	err := c.cc.Invoke(ctx, Enclave_DescribeSpending_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *enclaveClient) TopUp(ctx context.Context, in *TopUpRequest, opts ...grpc.CallOption) (*SpendingStatus, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SpendingStatus)
+	err := c.cc.Invoke(ctx, Enclave_TopUp_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // EnclaveServer is the server API for Enclave service.
 // All implementations must embed UnimplementedEnclaveServer
 // for forward compatibility.
@@ -323,6 +379,15 @@ type EnclaveServer interface {
 	DescribeProviderKeys(context.Context, *DescribeProviderKeysRequest) (*ProviderKeys, error)
 	// ChangeProviderKey adds, replaces or removes a key of a provider, as an operator key has signed. Versions only go upwards.
 	ChangeProviderKey(context.Context, *ChangeProviderKeyRequest) (*ProviderKeys, error)
+	// Replay shows the enclave what the journal holds of the epochs before this one, so that it knows what was spent: the entries in their
+	// order, from the journal's beginning or from the beginning of a snapshot, up to what this epoch follows. Nothing is spent before.
+	Replay(grpc.ClientStreamingServer[ReplayRequest, ReplayReply]) error
+	// InstallControl puts a cost_control.yaml in force, which an operator key has signed. Versions only go upwards.
+	InstallControl(context.Context, *InstallControlRequest) (*SpendingStatus, error)
+	// DescribeSpending says what may be spent and what was. It needs no Persist stream.
+	DescribeSpending(context.Context, *DescribeSpendingRequest) (*SpendingStatus, error)
+	// TopUp raises the host's budget and gives as much more credit, in development only: elsewhere an operator signs both.
+	TopUp(context.Context, *TopUpRequest) (*SpendingStatus, error)
 	mustEmbedUnimplementedEnclaveServer()
 }
 
@@ -383,6 +448,18 @@ func (UnimplementedEnclaveServer) DescribeProviderKeys(context.Context, *Describ
 }
 func (UnimplementedEnclaveServer) ChangeProviderKey(context.Context, *ChangeProviderKeyRequest) (*ProviderKeys, error) {
 	return nil, status.Error(codes.Unimplemented, "method ChangeProviderKey not implemented")
+}
+func (UnimplementedEnclaveServer) Replay(grpc.ClientStreamingServer[ReplayRequest, ReplayReply]) error {
+	return status.Error(codes.Unimplemented, "method Replay not implemented")
+}
+func (UnimplementedEnclaveServer) InstallControl(context.Context, *InstallControlRequest) (*SpendingStatus, error) {
+	return nil, status.Error(codes.Unimplemented, "method InstallControl not implemented")
+}
+func (UnimplementedEnclaveServer) DescribeSpending(context.Context, *DescribeSpendingRequest) (*SpendingStatus, error) {
+	return nil, status.Error(codes.Unimplemented, "method DescribeSpending not implemented")
+}
+func (UnimplementedEnclaveServer) TopUp(context.Context, *TopUpRequest) (*SpendingStatus, error) {
+	return nil, status.Error(codes.Unimplemented, "method TopUp not implemented")
 }
 func (UnimplementedEnclaveServer) mustEmbedUnimplementedEnclaveServer() {}
 func (UnimplementedEnclaveServer) testEmbeddedByValue()                 {}
@@ -667,6 +744,67 @@ func _Enclave_ChangeProviderKey_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Enclave_Replay_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(EnclaveServer).Replay(&grpc.GenericServerStream[ReplayRequest, ReplayReply]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Enclave_ReplayServer = grpc.ClientStreamingServer[ReplayRequest, ReplayReply]
+
+func _Enclave_InstallControl_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(InstallControlRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EnclaveServer).InstallControl(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Enclave_InstallControl_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EnclaveServer).InstallControl(ctx, req.(*InstallControlRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Enclave_DescribeSpending_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DescribeSpendingRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EnclaveServer).DescribeSpending(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Enclave_DescribeSpending_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EnclaveServer).DescribeSpending(ctx, req.(*DescribeSpendingRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Enclave_TopUp_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TopUpRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EnclaveServer).TopUp(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Enclave_TopUp_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EnclaveServer).TopUp(ctx, req.(*TopUpRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Enclave_ServiceDesc is the grpc.ServiceDesc for Enclave service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -726,6 +864,18 @@ var Enclave_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "ChangeProviderKey",
 			Handler:    _Enclave_ChangeProviderKey_Handler,
 		},
+		{
+			MethodName: "InstallControl",
+			Handler:    _Enclave_InstallControl_Handler,
+		},
+		{
+			MethodName: "DescribeSpending",
+			Handler:    _Enclave_DescribeSpending_Handler,
+		},
+		{
+			MethodName: "TopUp",
+			Handler:    _Enclave_TopUp_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -750,6 +900,11 @@ var Enclave_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "Connect",
 			Handler:       _Enclave_Connect_Handler,
 			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "Replay",
+			Handler:       _Enclave_Replay_Handler,
 			ClientStreams: true,
 		},
 	},

@@ -3848,6 +3848,809 @@ func (x *OperatorChangeProviderKeyRequest) GetChange() []byte {
 	return nil
 }
 
+type OperatorInstallControlRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Signed        []byte                 `protobuf:"bytes,1,opt,name=signed,proto3" json:"signed,omitempty"` // COSE_Sign1, or
+	Source        []byte                 `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"` // the file as it is, in development only
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperatorInstallControlRequest) Reset() {
+	*x = OperatorInstallControlRequest{}
+	mi := &file_parent_v1_parent_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperatorInstallControlRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperatorInstallControlRequest) ProtoMessage() {}
+
+func (x *OperatorInstallControlRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperatorInstallControlRequest.ProtoReflect.Descriptor instead.
+func (*OperatorInstallControlRequest) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *OperatorInstallControlRequest) GetSigned() []byte {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
+func (x *OperatorInstallControlRequest) GetSource() []byte {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+type OperatorDescribeSpendingRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Lines         bool                   `protobuf:"varint,1,opt,name=lines,proto3" json:"lines,omitempty"` // also by agent, model and day, of this month
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperatorDescribeSpendingRequest) Reset() {
+	*x = OperatorDescribeSpendingRequest{}
+	mi := &file_parent_v1_parent_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperatorDescribeSpendingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperatorDescribeSpendingRequest) ProtoMessage() {}
+
+func (x *OperatorDescribeSpendingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperatorDescribeSpendingRequest.ProtoReflect.Descriptor instead.
+func (*OperatorDescribeSpendingRequest) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *OperatorDescribeSpendingRequest) GetLines() bool {
+	if x != nil {
+		return x.Lines
+	}
+	return false
+}
+
+type OperatorTopUpRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Amount        uint64                 `protobuf:"varint,1,opt,name=amount,proto3" json:"amount,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperatorTopUpRequest) Reset() {
+	*x = OperatorTopUpRequest{}
+	mi := &file_parent_v1_parent_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperatorTopUpRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperatorTopUpRequest) ProtoMessage() {}
+
+func (x *OperatorTopUpRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperatorTopUpRequest.ProtoReflect.Descriptor instead.
+func (*OperatorTopUpRequest) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *OperatorTopUpRequest) GetAmount() uint64 {
+	if x != nil {
+		return x.Amount
+	}
+	return 0
+}
+
+// OperatorSpending is SpendingStatus of the enclave, and what raypherd reads in the journal beside.
+type OperatorSpending struct {
+	state          protoimpl.MessageState     `protogen:"open.v1"`
+	Unread         bool                       `protobuf:"varint,1,opt,name=unread,proto3" json:"unread,omitempty"`
+	Control        []byte                     `protobuf:"bytes,2,opt,name=control,proto3" json:"control,omitempty"`
+	Missing        string                     `protobuf:"bytes,3,opt,name=missing,proto3" json:"missing,omitempty"`
+	HighestVersion uint64                     `protobuf:"varint,4,opt,name=highest_version,json=highestVersion,proto3" json:"highest_version,omitempty"`
+	Period         string                     `protobuf:"bytes,5,opt,name=period,proto3" json:"period,omitempty"`
+	Accounts       []*OperatorSpendingAccount `protobuf:"bytes,6,rep,name=accounts,proto3" json:"accounts,omitempty"`
+	LeftOff        uint32                     `protobuf:"varint,7,opt,name=left_off,json=leftOff,proto3" json:"left_off,omitempty"`
+	Unaccounted    uint64                     `protobuf:"varint,8,opt,name=unaccounted,proto3" json:"unaccounted,omitempty"`
+	Paused         uint32                     `protobuf:"varint,9,opt,name=paused,proto3" json:"paused,omitempty"`
+	Development    bool                       `protobuf:"varint,10,opt,name=development,proto3" json:"development,omitempty"`
+	Grant          *OperatorGrantStatus       `protobuf:"bytes,11,opt,name=grant,proto3" json:"grant,omitempty"`
+	Lines          []*OperatorSpendingLine    `protobuf:"bytes,12,rep,name=lines,proto3" json:"lines,omitempty"`                                // the dearest first
+	ReplayError    string                     `protobuf:"bytes,13,opt,name=replay_error,json=replayError,proto3" json:"replay_error,omitempty"` // why the enclave was not shown its journal; empty: it was
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *OperatorSpending) Reset() {
+	*x = OperatorSpending{}
+	mi := &file_parent_v1_parent_proto_msgTypes[67]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperatorSpending) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperatorSpending) ProtoMessage() {}
+
+func (x *OperatorSpending) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[67]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperatorSpending.ProtoReflect.Descriptor instead.
+func (*OperatorSpending) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{67}
+}
+
+func (x *OperatorSpending) GetUnread() bool {
+	if x != nil {
+		return x.Unread
+	}
+	return false
+}
+
+func (x *OperatorSpending) GetControl() []byte {
+	if x != nil {
+		return x.Control
+	}
+	return nil
+}
+
+func (x *OperatorSpending) GetMissing() string {
+	if x != nil {
+		return x.Missing
+	}
+	return ""
+}
+
+func (x *OperatorSpending) GetHighestVersion() uint64 {
+	if x != nil {
+		return x.HighestVersion
+	}
+	return 0
+}
+
+func (x *OperatorSpending) GetPeriod() string {
+	if x != nil {
+		return x.Period
+	}
+	return ""
+}
+
+func (x *OperatorSpending) GetAccounts() []*OperatorSpendingAccount {
+	if x != nil {
+		return x.Accounts
+	}
+	return nil
+}
+
+func (x *OperatorSpending) GetLeftOff() uint32 {
+	if x != nil {
+		return x.LeftOff
+	}
+	return 0
+}
+
+func (x *OperatorSpending) GetUnaccounted() uint64 {
+	if x != nil {
+		return x.Unaccounted
+	}
+	return 0
+}
+
+func (x *OperatorSpending) GetPaused() uint32 {
+	if x != nil {
+		return x.Paused
+	}
+	return 0
+}
+
+func (x *OperatorSpending) GetDevelopment() bool {
+	if x != nil {
+		return x.Development
+	}
+	return false
+}
+
+func (x *OperatorSpending) GetGrant() *OperatorGrantStatus {
+	if x != nil {
+		return x.Grant
+	}
+	return nil
+}
+
+func (x *OperatorSpending) GetLines() []*OperatorSpendingLine {
+	if x != nil {
+		return x.Lines
+	}
+	return nil
+}
+
+func (x *OperatorSpending) GetReplayError() string {
+	if x != nil {
+		return x.ReplayError
+	}
+	return ""
+}
+
+type OperatorSpendingAccount struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Level             string                 `protobuf:"bytes,1,opt,name=level,proto3" json:"level,omitempty"`
+	Name              string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Spent             uint64                 `protobuf:"varint,3,opt,name=spent,proto3" json:"spent,omitempty"` // micro-dollars, as all amounts
+	Held              uint64                 `protobuf:"varint,4,opt,name=held,proto3" json:"held,omitempty"`
+	Lost              uint64                 `protobuf:"varint,5,opt,name=lost,proto3" json:"lost,omitempty"`
+	Closed            bool                   `protobuf:"varint,6,opt,name=closed,proto3" json:"closed,omitempty"`
+	Requests          uint64                 `protobuf:"varint,7,opt,name=requests,proto3" json:"requests,omitempty"`
+	Tokens            uint64                 `protobuf:"varint,8,opt,name=tokens,proto3" json:"tokens,omitempty"`
+	Budget            *uint64                `protobuf:"varint,9,opt,name=budget,proto3,oneof" json:"budget,omitempty"`
+	RequestsPerMinute *uint64                `protobuf:"varint,10,opt,name=requests_per_minute,json=requestsPerMinute,proto3,oneof" json:"requests_per_minute,omitempty"`
+	TokensPerDay      *uint64                `protobuf:"varint,11,opt,name=tokens_per_day,json=tokensPerDay,proto3,oneof" json:"tokens_per_day,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *OperatorSpendingAccount) Reset() {
+	*x = OperatorSpendingAccount{}
+	mi := &file_parent_v1_parent_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperatorSpendingAccount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperatorSpendingAccount) ProtoMessage() {}
+
+func (x *OperatorSpendingAccount) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperatorSpendingAccount.ProtoReflect.Descriptor instead.
+func (*OperatorSpendingAccount) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{68}
+}
+
+func (x *OperatorSpendingAccount) GetLevel() string {
+	if x != nil {
+		return x.Level
+	}
+	return ""
+}
+
+func (x *OperatorSpendingAccount) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *OperatorSpendingAccount) GetSpent() uint64 {
+	if x != nil {
+		return x.Spent
+	}
+	return 0
+}
+
+func (x *OperatorSpendingAccount) GetHeld() uint64 {
+	if x != nil {
+		return x.Held
+	}
+	return 0
+}
+
+func (x *OperatorSpendingAccount) GetLost() uint64 {
+	if x != nil {
+		return x.Lost
+	}
+	return 0
+}
+
+func (x *OperatorSpendingAccount) GetClosed() bool {
+	if x != nil {
+		return x.Closed
+	}
+	return false
+}
+
+func (x *OperatorSpendingAccount) GetRequests() uint64 {
+	if x != nil {
+		return x.Requests
+	}
+	return 0
+}
+
+func (x *OperatorSpendingAccount) GetTokens() uint64 {
+	if x != nil {
+		return x.Tokens
+	}
+	return 0
+}
+
+func (x *OperatorSpendingAccount) GetBudget() uint64 {
+	if x != nil && x.Budget != nil {
+		return *x.Budget
+	}
+	return 0
+}
+
+func (x *OperatorSpendingAccount) GetRequestsPerMinute() uint64 {
+	if x != nil && x.RequestsPerMinute != nil {
+		return *x.RequestsPerMinute
+	}
+	return 0
+}
+
+func (x *OperatorSpendingAccount) GetTokensPerDay() uint64 {
+	if x != nil && x.TokensPerDay != nil {
+		return *x.TokensPerDay
+	}
+	return 0
+}
+
+// OperatorSpendingLine is what the calls of one agent of one model on one day came to.
+type OperatorSpendingLine struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Day           string                 `protobuf:"bytes,1,opt,name=day,proto3" json:"day,omitempty"` // as 2026-11-23, in the time zone of the cost control
+	Namespace     string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Agent         string                 `protobuf:"bytes,3,opt,name=agent,proto3" json:"agent,omitempty"`
+	Provider      string                 `protobuf:"bytes,4,opt,name=provider,proto3" json:"provider,omitempty"`
+	Model         string                 `protobuf:"bytes,5,opt,name=model,proto3" json:"model,omitempty"`
+	Calls         uint64                 `protobuf:"varint,6,opt,name=calls,proto3" json:"calls,omitempty"` // that have ended, and were not withdrawn
+	Spent         uint64                 `protobuf:"varint,7,opt,name=spent,proto3" json:"spent,omitempty"`
+	Held          uint64                 `protobuf:"varint,8,opt,name=held,proto3" json:"held,omitempty"`
+	Tokens        uint64                 `protobuf:"varint,9,opt,name=tokens,proto3" json:"tokens,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperatorSpendingLine) Reset() {
+	*x = OperatorSpendingLine{}
+	mi := &file_parent_v1_parent_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperatorSpendingLine) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperatorSpendingLine) ProtoMessage() {}
+
+func (x *OperatorSpendingLine) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperatorSpendingLine.ProtoReflect.Descriptor instead.
+func (*OperatorSpendingLine) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{69}
+}
+
+func (x *OperatorSpendingLine) GetDay() string {
+	if x != nil {
+		return x.Day
+	}
+	return ""
+}
+
+func (x *OperatorSpendingLine) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *OperatorSpendingLine) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *OperatorSpendingLine) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *OperatorSpendingLine) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *OperatorSpendingLine) GetCalls() uint64 {
+	if x != nil {
+		return x.Calls
+	}
+	return 0
+}
+
+func (x *OperatorSpendingLine) GetSpent() uint64 {
+	if x != nil {
+		return x.Spent
+	}
+	return 0
+}
+
+func (x *OperatorSpendingLine) GetHeld() uint64 {
+	if x != nil {
+		return x.Held
+	}
+	return 0
+}
+
+func (x *OperatorSpendingLine) GetTokens() uint64 {
+	if x != nil {
+		return x.Tokens
+	}
+	return 0
+}
+
+type OperatorExportSpendingRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SinceUnixNano int64                  `protobuf:"varint,1,opt,name=since_unix_nano,json=sinceUnixNano,proto3" json:"since_unix_nano,omitempty"` // calls that began at this moment or later; 0: all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperatorExportSpendingRequest) Reset() {
+	*x = OperatorExportSpendingRequest{}
+	mi := &file_parent_v1_parent_proto_msgTypes[70]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperatorExportSpendingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperatorExportSpendingRequest) ProtoMessage() {}
+
+func (x *OperatorExportSpendingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[70]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperatorExportSpendingRequest.ProtoReflect.Descriptor instead.
+func (*OperatorExportSpendingRequest) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{70}
+}
+
+func (x *OperatorExportSpendingRequest) GetSinceUnixNano() int64 {
+	if x != nil {
+		return x.SinceUnixNano
+	}
+	return 0
+}
+
+type OperatorCall struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	BeganUnixNano int64                  `protobuf:"varint,2,opt,name=began_unix_nano,json=beganUnixNano,proto3" json:"began_unix_nano,omitempty"`
+	EndedUnixNano int64                  `protobuf:"varint,3,opt,name=ended_unix_nano,json=endedUnixNano,proto3" json:"ended_unix_nano,omitempty"` // 0: it is under way, or nobody knows
+	Namespace     string                 `protobuf:"bytes,4,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Agent         string                 `protobuf:"bytes,5,opt,name=agent,proto3" json:"agent,omitempty"`
+	Run           string                 `protobuf:"bytes,6,opt,name=run,proto3" json:"run,omitempty"`
+	Provider      string                 `protobuf:"bytes,7,opt,name=provider,proto3" json:"provider,omitempty"`
+	Model         string                 `protobuf:"bytes,8,opt,name=model,proto3" json:"model,omitempty"`
+	Worst         uint64                 `protobuf:"varint,9,opt,name=worst,proto3" json:"worst,omitempty"`     // micro-dollars that were held
+	Outcome       string                 `protobuf:"bytes,10,opt,name=outcome,proto3" json:"outcome,omitempty"` // settled | kept | withdrawn | open
+	Spent         uint64                 `protobuf:"varint,11,opt,name=spent,proto3" json:"spent,omitempty"`
+	Tokens        uint64                 `protobuf:"varint,12,opt,name=tokens,proto3" json:"tokens,omitempty"`
+	Control       []byte                 `protobuf:"bytes,13,opt,name=control,proto3" json:"control,omitempty"` // hash of the cost control that it was admitted under
+	Prices        []byte                 `protobuf:"bytes,14,opt,name=prices,proto3" json:"prices,omitempty"`   // hash of the prices that worst was reckoned with
+	Epoch         []byte                 `protobuf:"bytes,15,opt,name=epoch,proto3" json:"epoch,omitempty"`     // where the reservation lies in the journal
+	Index         uint64                 `protobuf:"varint,16,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperatorCall) Reset() {
+	*x = OperatorCall{}
+	mi := &file_parent_v1_parent_proto_msgTypes[71]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperatorCall) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperatorCall) ProtoMessage() {}
+
+func (x *OperatorCall) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[71]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperatorCall.ProtoReflect.Descriptor instead.
+func (*OperatorCall) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{71}
+}
+
+func (x *OperatorCall) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *OperatorCall) GetBeganUnixNano() int64 {
+	if x != nil {
+		return x.BeganUnixNano
+	}
+	return 0
+}
+
+func (x *OperatorCall) GetEndedUnixNano() int64 {
+	if x != nil {
+		return x.EndedUnixNano
+	}
+	return 0
+}
+
+func (x *OperatorCall) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *OperatorCall) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *OperatorCall) GetRun() string {
+	if x != nil {
+		return x.Run
+	}
+	return ""
+}
+
+func (x *OperatorCall) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *OperatorCall) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *OperatorCall) GetWorst() uint64 {
+	if x != nil {
+		return x.Worst
+	}
+	return 0
+}
+
+func (x *OperatorCall) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
+}
+
+func (x *OperatorCall) GetSpent() uint64 {
+	if x != nil {
+		return x.Spent
+	}
+	return 0
+}
+
+func (x *OperatorCall) GetTokens() uint64 {
+	if x != nil {
+		return x.Tokens
+	}
+	return 0
+}
+
+func (x *OperatorCall) GetControl() []byte {
+	if x != nil {
+		return x.Control
+	}
+	return nil
+}
+
+func (x *OperatorCall) GetPrices() []byte {
+	if x != nil {
+		return x.Prices
+	}
+	return nil
+}
+
+func (x *OperatorCall) GetEpoch() []byte {
+	if x != nil {
+		return x.Epoch
+	}
+	return nil
+}
+
+func (x *OperatorCall) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+type AgentBudgetRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AgentBudgetRequest) Reset() {
+	*x = AgentBudgetRequest{}
+	mi := &file_parent_v1_parent_proto_msgTypes[72]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AgentBudgetRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AgentBudgetRequest) ProtoMessage() {}
+
+func (x *AgentBudgetRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[72]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AgentBudgetRequest.ProtoReflect.Descriptor instead.
+func (*AgentBudgetRequest) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{72}
+}
+
+// AgentBudget is what caps leave to the run that asks.
+type AgentBudget struct {
+	state         protoimpl.MessageState     `protogen:"open.v1"`
+	Accounts      []*OperatorSpendingAccount `protobuf:"bytes,1,rep,name=accounts,proto3" json:"accounts,omitempty"` // of its run, and of what is above it only what is available
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AgentBudget) Reset() {
+	*x = AgentBudget{}
+	mi := &file_parent_v1_parent_proto_msgTypes[73]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AgentBudget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AgentBudget) ProtoMessage() {}
+
+func (x *AgentBudget) ProtoReflect() protoreflect.Message {
+	mi := &file_parent_v1_parent_proto_msgTypes[73]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AgentBudget.ProtoReflect.Descriptor instead.
+func (*AgentBudget) Descriptor() ([]byte, []int) {
+	return file_parent_v1_parent_proto_rawDescGZIP(), []int{73}
+}
+
+func (x *AgentBudget) GetAccounts() []*OperatorSpendingAccount {
+	if x != nil {
+		return x.Accounts
+	}
+	return nil
+}
+
 var File_parent_v1_parent_proto protoreflect.FileDescriptor
 
 const file_parent_v1_parent_proto_rawDesc = "" +
@@ -4134,12 +4937,84 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\fchanged_unix\x18\x02 \x01(\x03R\vchangedUnix\x12 \n" +
 	"\vfingerprint\x18\x03 \x01(\fR\vfingerprint\":\n" +
 	" OperatorChangeProviderKeyRequest\x12\x16\n" +
-	"\x06change\x18\x01 \x01(\fR\x06change2\xe6\x02\n" +
-	"\x05Agent\x12G\n" +
+	"\x06change\x18\x01 \x01(\fR\x06change\"O\n" +
+	"\x1dOperatorInstallControlRequest\x12\x16\n" +
+	"\x06signed\x18\x01 \x01(\fR\x06signed\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\fR\x06source\"7\n" +
+	"\x1fOperatorDescribeSpendingRequest\x12\x14\n" +
+	"\x05lines\x18\x01 \x01(\bR\x05lines\".\n" +
+	"\x14OperatorTopUpRequest\x12\x16\n" +
+	"\x06amount\x18\x01 \x01(\x04R\x06amount\"\xfe\x03\n" +
+	"\x10OperatorSpending\x12\x16\n" +
+	"\x06unread\x18\x01 \x01(\bR\x06unread\x12\x18\n" +
+	"\acontrol\x18\x02 \x01(\fR\acontrol\x12\x18\n" +
+	"\amissing\x18\x03 \x01(\tR\amissing\x12'\n" +
+	"\x0fhighest_version\x18\x04 \x01(\x04R\x0ehighestVersion\x12\x16\n" +
+	"\x06period\x18\x05 \x01(\tR\x06period\x12F\n" +
+	"\baccounts\x18\x06 \x03(\v2*.raypher.parent.v1.OperatorSpendingAccountR\baccounts\x12\x19\n" +
+	"\bleft_off\x18\a \x01(\rR\aleftOff\x12 \n" +
+	"\vunaccounted\x18\b \x01(\x04R\vunaccounted\x12\x16\n" +
+	"\x06paused\x18\t \x01(\rR\x06paused\x12 \n" +
+	"\vdevelopment\x18\n" +
+	" \x01(\bR\vdevelopment\x12<\n" +
+	"\x05grant\x18\v \x01(\v2&.raypher.parent.v1.OperatorGrantStatusR\x05grant\x12=\n" +
+	"\x05lines\x18\f \x03(\v2'.raypher.parent.v1.OperatorSpendingLineR\x05lines\x12!\n" +
+	"\freplay_error\x18\r \x01(\tR\vreplayError\"\x80\x03\n" +
+	"\x17OperatorSpendingAccount\x12\x14\n" +
+	"\x05level\x18\x01 \x01(\tR\x05level\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05spent\x18\x03 \x01(\x04R\x05spent\x12\x12\n" +
+	"\x04held\x18\x04 \x01(\x04R\x04held\x12\x12\n" +
+	"\x04lost\x18\x05 \x01(\x04R\x04lost\x12\x16\n" +
+	"\x06closed\x18\x06 \x01(\bR\x06closed\x12\x1a\n" +
+	"\brequests\x18\a \x01(\x04R\brequests\x12\x16\n" +
+	"\x06tokens\x18\b \x01(\x04R\x06tokens\x12\x1b\n" +
+	"\x06budget\x18\t \x01(\x04H\x00R\x06budget\x88\x01\x01\x123\n" +
+	"\x13requests_per_minute\x18\n" +
+	" \x01(\x04H\x01R\x11requestsPerMinute\x88\x01\x01\x12)\n" +
+	"\x0etokens_per_day\x18\v \x01(\x04H\x02R\ftokensPerDay\x88\x01\x01B\t\n" +
+	"\a_budgetB\x16\n" +
+	"\x14_requests_per_minuteB\x11\n" +
+	"\x0f_tokens_per_day\"\xe6\x01\n" +
+	"\x14OperatorSpendingLine\x12\x10\n" +
+	"\x03day\x18\x01 \x01(\tR\x03day\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x14\n" +
+	"\x05agent\x18\x03 \x01(\tR\x05agent\x12\x1a\n" +
+	"\bprovider\x18\x04 \x01(\tR\bprovider\x12\x14\n" +
+	"\x05model\x18\x05 \x01(\tR\x05model\x12\x14\n" +
+	"\x05calls\x18\x06 \x01(\x04R\x05calls\x12\x14\n" +
+	"\x05spent\x18\a \x01(\x04R\x05spent\x12\x12\n" +
+	"\x04held\x18\b \x01(\x04R\x04held\x12\x16\n" +
+	"\x06tokens\x18\t \x01(\x04R\x06tokens\"G\n" +
+	"\x1dOperatorExportSpendingRequest\x12&\n" +
+	"\x0fsince_unix_nano\x18\x01 \x01(\x03R\rsinceUnixNano\"\xa2\x03\n" +
+	"\fOperatorCall\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12&\n" +
+	"\x0fbegan_unix_nano\x18\x02 \x01(\x03R\rbeganUnixNano\x12&\n" +
+	"\x0fended_unix_nano\x18\x03 \x01(\x03R\rendedUnixNano\x12\x1c\n" +
+	"\tnamespace\x18\x04 \x01(\tR\tnamespace\x12\x14\n" +
+	"\x05agent\x18\x05 \x01(\tR\x05agent\x12\x10\n" +
+	"\x03run\x18\x06 \x01(\tR\x03run\x12\x1a\n" +
+	"\bprovider\x18\a \x01(\tR\bprovider\x12\x14\n" +
+	"\x05model\x18\b \x01(\tR\x05model\x12\x14\n" +
+	"\x05worst\x18\t \x01(\x04R\x05worst\x12\x18\n" +
+	"\aoutcome\x18\n" +
+	" \x01(\tR\aoutcome\x12\x14\n" +
+	"\x05spent\x18\v \x01(\x04R\x05spent\x12\x16\n" +
+	"\x06tokens\x18\f \x01(\x04R\x06tokens\x12\x18\n" +
+	"\acontrol\x18\r \x01(\fR\acontrol\x12\x16\n" +
+	"\x06prices\x18\x0e \x01(\fR\x06prices\x12\x14\n" +
+	"\x05epoch\x18\x0f \x01(\fR\x05epoch\x12\x14\n" +
+	"\x05index\x18\x10 \x01(\x04R\x05index\"\x14\n" +
+	"\x12AgentBudgetRequest\"U\n" +
+	"\vAgentBudget\x12F\n" +
+	"\baccounts\x18\x01 \x03(\v2*.raypher.parent.v1.OperatorSpendingAccountR\baccounts2\xb7\x03\n" +
+	"\x05Agent\x12O\n" +
+	"\x06Budget\x12%.raypher.parent.v1.AgentBudgetRequest\x1a\x1e.raypher.parent.v1.AgentBudget\x12G\n" +
 	"\x06Whoami\x12 .raypher.parent.v1.WhoamiRequest\x1a\x1b.raypher.parent.v1.Identity\x12R\n" +
 	"\vRequestVisa\x12%.raypher.parent.v1.RequestVisaRequest\x1a\x1c.raypher.parent.v1.VisaReply\x12g\n" +
 	"\x0eTLSCertificate\x12-.raypher.parent.v1.AgentTLSCertificateRequest\x1a&.raypher.parent.v1.AgentTLSCertificate\x12W\n" +
-	"\aTLSSign\x12&.raypher.parent.v1.AgentTLSSignRequest\x1a$.raypher.parent.v1.AgentTLSSignature2\x98\x12\n" +
+	"\aTLSSign\x12&.raypher.parent.v1.AgentTLSSignRequest\x1a$.raypher.parent.v1.AgentTLSSignature2\xac\x15\n" +
 	"\bOperator\x12J\n" +
 	"\x06Status\x12 .raypher.parent.v1.StatusRequest\x1a\x1e.raypher.parent.v1.StatusReply\x12V\n" +
 	"\n" +
@@ -4167,7 +5042,11 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\x06Answer\x12 .raypher.parent.v1.AnswerRequest\x1a\x1e.raypher.parent.v1.AnswerReply\x12_\n" +
 	"\rListProposals\x12'.raypher.parent.v1.ListProposalsRequest\x1a%.raypher.parent.v1.ListProposalsReply\x12w\n" +
 	"\x14DescribeProviderKeys\x126.raypher.parent.v1.OperatorDescribeProviderKeysRequest\x1a'.raypher.parent.v1.OperatorProviderKeys\x12q\n" +
-	"\x11ChangeProviderKey\x123.raypher.parent.v1.OperatorChangeProviderKeyRequest\x1a'.raypher.parent.v1.OperatorProviderKeysB5Z3github.com/raypher/raypher/proto/parent/v1;parentv1b\x06proto3"
+	"\x11ChangeProviderKey\x123.raypher.parent.v1.OperatorChangeProviderKeyRequest\x1a'.raypher.parent.v1.OperatorProviderKeys\x12g\n" +
+	"\x0eInstallControl\x120.raypher.parent.v1.OperatorInstallControlRequest\x1a#.raypher.parent.v1.OperatorSpending\x12k\n" +
+	"\x10DescribeSpending\x122.raypher.parent.v1.OperatorDescribeSpendingRequest\x1a#.raypher.parent.v1.OperatorSpending\x12U\n" +
+	"\x05TopUp\x12'.raypher.parent.v1.OperatorTopUpRequest\x1a#.raypher.parent.v1.OperatorSpending\x12e\n" +
+	"\x0eExportSpending\x120.raypher.parent.v1.OperatorExportSpendingRequest\x1a\x1f.raypher.parent.v1.OperatorCall0\x01B5Z3github.com/raypher/raypher/proto/parent/v1;parentv1b\x06proto3"
 
 var (
 	file_parent_v1_parent_proto_rawDescOnce sync.Once
@@ -4181,7 +5060,7 @@ func file_parent_v1_parent_proto_rawDescGZIP() []byte {
 	return file_parent_v1_parent_proto_rawDescData
 }
 
-var file_parent_v1_parent_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
+var file_parent_v1_parent_proto_msgTypes = make([]protoimpl.MessageInfo, 75)
 var file_parent_v1_parent_proto_goTypes = []any{
 	(*WhoamiRequest)(nil),                       // 0: raypher.parent.v1.WhoamiRequest
 	(*Identity)(nil),                            // 1: raypher.parent.v1.Identity
@@ -4247,13 +5126,23 @@ var file_parent_v1_parent_proto_goTypes = []any{
 	(*OperatorProviderKeys)(nil),                // 61: raypher.parent.v1.OperatorProviderKeys
 	(*OperatorProviderKey)(nil),                 // 62: raypher.parent.v1.OperatorProviderKey
 	(*OperatorChangeProviderKeyRequest)(nil),    // 63: raypher.parent.v1.OperatorChangeProviderKeyRequest
-	nil,                                         // 64: raypher.parent.v1.StatusReply.CountersEntry
+	(*OperatorInstallControlRequest)(nil),       // 64: raypher.parent.v1.OperatorInstallControlRequest
+	(*OperatorDescribeSpendingRequest)(nil),     // 65: raypher.parent.v1.OperatorDescribeSpendingRequest
+	(*OperatorTopUpRequest)(nil),                // 66: raypher.parent.v1.OperatorTopUpRequest
+	(*OperatorSpending)(nil),                    // 67: raypher.parent.v1.OperatorSpending
+	(*OperatorSpendingAccount)(nil),             // 68: raypher.parent.v1.OperatorSpendingAccount
+	(*OperatorSpendingLine)(nil),                // 69: raypher.parent.v1.OperatorSpendingLine
+	(*OperatorExportSpendingRequest)(nil),       // 70: raypher.parent.v1.OperatorExportSpendingRequest
+	(*OperatorCall)(nil),                        // 71: raypher.parent.v1.OperatorCall
+	(*AgentBudgetRequest)(nil),                  // 72: raypher.parent.v1.AgentBudgetRequest
+	(*AgentBudget)(nil),                         // 73: raypher.parent.v1.AgentBudget
+	nil,                                         // 74: raypher.parent.v1.StatusReply.CountersEntry
 }
 var file_parent_v1_parent_proto_depIdxs = []int32{
 	11, // 0: raypher.parent.v1.ListApprovalsReply.questions:type_name -> raypher.parent.v1.ApprovalQuestion
 	11, // 1: raypher.parent.v1.ApprovalChange.question:type_name -> raypher.parent.v1.ApprovalQuestion
 	17, // 2: raypher.parent.v1.ListProposalsReply.proposals:type_name -> raypher.parent.v1.Proposal
-	64, // 3: raypher.parent.v1.StatusReply.counters:type_name -> raypher.parent.v1.StatusReply.CountersEntry
+	74, // 3: raypher.parent.v1.StatusReply.counters:type_name -> raypher.parent.v1.StatusReply.CountersEntry
 	20, // 4: raypher.parent.v1.StatusReply.namespaces:type_name -> raypher.parent.v1.NamespaceUse
 	21, // 5: raypher.parent.v1.NamespaceUse.agents:type_name -> raypher.parent.v1.NamespaceAmount
 	21, // 6: raypher.parent.v1.NamespaceUse.memory_mb:type_name -> raypher.parent.v1.NamespaceAmount
@@ -4270,69 +5159,83 @@ var file_parent_v1_parent_proto_depIdxs = []int32{
 	35, // 17: raypher.parent.v1.AgentTraffic.cuts:type_name -> raypher.parent.v1.NetworkCut
 	59, // 18: raypher.parent.v1.OperatorFleetStatus.policies:type_name -> raypher.parent.v1.OperatorPolicy
 	62, // 19: raypher.parent.v1.OperatorProviderKeys.keys:type_name -> raypher.parent.v1.OperatorProviderKey
-	0,  // 20: raypher.parent.v1.Agent.Whoami:input_type -> raypher.parent.v1.WhoamiRequest
-	2,  // 21: raypher.parent.v1.Agent.RequestVisa:input_type -> raypher.parent.v1.RequestVisaRequest
-	4,  // 22: raypher.parent.v1.Agent.TLSCertificate:input_type -> raypher.parent.v1.AgentTLSCertificateRequest
-	6,  // 23: raypher.parent.v1.Agent.TLSSign:input_type -> raypher.parent.v1.AgentTLSSignRequest
-	18, // 24: raypher.parent.v1.Operator.Status:input_type -> raypher.parent.v1.StatusRequest
-	22, // 25: raypher.parent.v1.Operator.ListAgents:input_type -> raypher.parent.v1.ListAgentsRequest
-	41, // 26: raypher.parent.v1.Operator.StopAgent:input_type -> raypher.parent.v1.StopAgentRequest
-	25, // 27: raypher.parent.v1.Operator.Attach:input_type -> raypher.parent.v1.AttachRequest
-	27, // 28: raypher.parent.v1.Operator.Detach:input_type -> raypher.parent.v1.DetachRequest
-	29, // 29: raypher.parent.v1.Operator.ApplyPolicy:input_type -> raypher.parent.v1.ApplyPolicyRequest
-	31, // 30: raypher.parent.v1.Operator.Reload:input_type -> raypher.parent.v1.ReloadRequest
-	33, // 31: raypher.parent.v1.Operator.CutNetwork:input_type -> raypher.parent.v1.CutNetworkRequest
-	34, // 32: raypher.parent.v1.Operator.RestoreNetwork:input_type -> raypher.parent.v1.RestoreNetworkRequest
-	37, // 33: raypher.parent.v1.Operator.NetworkTraffic:input_type -> raypher.parent.v1.NetworkTrafficRequest
-	43, // 34: raypher.parent.v1.Operator.Events:input_type -> raypher.parent.v1.EventsRequest
-	45, // 35: raypher.parent.v1.Operator.ListEvidence:input_type -> raypher.parent.v1.ListEvidenceRequest
-	47, // 36: raypher.parent.v1.Operator.ExportEvidence:input_type -> raypher.parent.v1.ExportEvidenceRequest
-	49, // 37: raypher.parent.v1.Operator.InstallCeiling:input_type -> raypher.parent.v1.OperatorInstallCeilingRequest
-	50, // 38: raypher.parent.v1.Operator.Attest:input_type -> raypher.parent.v1.OperatorAttestRequest
-	52, // 39: raypher.parent.v1.Operator.DescribeKey:input_type -> raypher.parent.v1.OperatorDescribeKeyRequest
-	54, // 40: raypher.parent.v1.Operator.InstallGrant:input_type -> raypher.parent.v1.OperatorInstallGrantRequest
-	55, // 41: raypher.parent.v1.Operator.DescribeGrant:input_type -> raypher.parent.v1.OperatorDescribeGrantRequest
-	57, // 42: raypher.parent.v1.Operator.DescribeFleet:input_type -> raypher.parent.v1.OperatorDescribeFleetRequest
-	8,  // 43: raypher.parent.v1.Operator.ListApprovals:input_type -> raypher.parent.v1.ListApprovalsRequest
-	10, // 44: raypher.parent.v1.Operator.WatchApprovals:input_type -> raypher.parent.v1.WatchApprovalsRequest
-	13, // 45: raypher.parent.v1.Operator.Answer:input_type -> raypher.parent.v1.AnswerRequest
-	15, // 46: raypher.parent.v1.Operator.ListProposals:input_type -> raypher.parent.v1.ListProposalsRequest
-	60, // 47: raypher.parent.v1.Operator.DescribeProviderKeys:input_type -> raypher.parent.v1.OperatorDescribeProviderKeysRequest
-	63, // 48: raypher.parent.v1.Operator.ChangeProviderKey:input_type -> raypher.parent.v1.OperatorChangeProviderKeyRequest
-	1,  // 49: raypher.parent.v1.Agent.Whoami:output_type -> raypher.parent.v1.Identity
-	3,  // 50: raypher.parent.v1.Agent.RequestVisa:output_type -> raypher.parent.v1.VisaReply
-	5,  // 51: raypher.parent.v1.Agent.TLSCertificate:output_type -> raypher.parent.v1.AgentTLSCertificate
-	7,  // 52: raypher.parent.v1.Agent.TLSSign:output_type -> raypher.parent.v1.AgentTLSSignature
-	19, // 53: raypher.parent.v1.Operator.Status:output_type -> raypher.parent.v1.StatusReply
-	23, // 54: raypher.parent.v1.Operator.ListAgents:output_type -> raypher.parent.v1.ListAgentsReply
-	42, // 55: raypher.parent.v1.Operator.StopAgent:output_type -> raypher.parent.v1.StopAgentReply
-	26, // 56: raypher.parent.v1.Operator.Attach:output_type -> raypher.parent.v1.AttachReply
-	28, // 57: raypher.parent.v1.Operator.Detach:output_type -> raypher.parent.v1.DetachReply
-	30, // 58: raypher.parent.v1.Operator.ApplyPolicy:output_type -> raypher.parent.v1.ApplyPolicyReply
-	32, // 59: raypher.parent.v1.Operator.Reload:output_type -> raypher.parent.v1.ReloadReply
-	36, // 60: raypher.parent.v1.Operator.CutNetwork:output_type -> raypher.parent.v1.NetworkCuts
-	36, // 61: raypher.parent.v1.Operator.RestoreNetwork:output_type -> raypher.parent.v1.NetworkCuts
-	38, // 62: raypher.parent.v1.Operator.NetworkTraffic:output_type -> raypher.parent.v1.NetworkTrafficReply
-	44, // 63: raypher.parent.v1.Operator.Events:output_type -> raypher.parent.v1.Event
-	46, // 64: raypher.parent.v1.Operator.ListEvidence:output_type -> raypher.parent.v1.EvidenceItem
-	48, // 65: raypher.parent.v1.Operator.ExportEvidence:output_type -> raypher.parent.v1.EvidenceBundle
-	19, // 66: raypher.parent.v1.Operator.InstallCeiling:output_type -> raypher.parent.v1.StatusReply
-	51, // 67: raypher.parent.v1.Operator.Attest:output_type -> raypher.parent.v1.OperatorAttestation
-	53, // 68: raypher.parent.v1.Operator.DescribeKey:output_type -> raypher.parent.v1.OperatorKeyDescription
-	56, // 69: raypher.parent.v1.Operator.InstallGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
-	56, // 70: raypher.parent.v1.Operator.DescribeGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
-	58, // 71: raypher.parent.v1.Operator.DescribeFleet:output_type -> raypher.parent.v1.OperatorFleetStatus
-	9,  // 72: raypher.parent.v1.Operator.ListApprovals:output_type -> raypher.parent.v1.ListApprovalsReply
-	12, // 73: raypher.parent.v1.Operator.WatchApprovals:output_type -> raypher.parent.v1.ApprovalChange
-	14, // 74: raypher.parent.v1.Operator.Answer:output_type -> raypher.parent.v1.AnswerReply
-	16, // 75: raypher.parent.v1.Operator.ListProposals:output_type -> raypher.parent.v1.ListProposalsReply
-	61, // 76: raypher.parent.v1.Operator.DescribeProviderKeys:output_type -> raypher.parent.v1.OperatorProviderKeys
-	61, // 77: raypher.parent.v1.Operator.ChangeProviderKey:output_type -> raypher.parent.v1.OperatorProviderKeys
-	49, // [49:78] is the sub-list for method output_type
-	20, // [20:49] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	68, // 20: raypher.parent.v1.OperatorSpending.accounts:type_name -> raypher.parent.v1.OperatorSpendingAccount
+	56, // 21: raypher.parent.v1.OperatorSpending.grant:type_name -> raypher.parent.v1.OperatorGrantStatus
+	69, // 22: raypher.parent.v1.OperatorSpending.lines:type_name -> raypher.parent.v1.OperatorSpendingLine
+	68, // 23: raypher.parent.v1.AgentBudget.accounts:type_name -> raypher.parent.v1.OperatorSpendingAccount
+	72, // 24: raypher.parent.v1.Agent.Budget:input_type -> raypher.parent.v1.AgentBudgetRequest
+	0,  // 25: raypher.parent.v1.Agent.Whoami:input_type -> raypher.parent.v1.WhoamiRequest
+	2,  // 26: raypher.parent.v1.Agent.RequestVisa:input_type -> raypher.parent.v1.RequestVisaRequest
+	4,  // 27: raypher.parent.v1.Agent.TLSCertificate:input_type -> raypher.parent.v1.AgentTLSCertificateRequest
+	6,  // 28: raypher.parent.v1.Agent.TLSSign:input_type -> raypher.parent.v1.AgentTLSSignRequest
+	18, // 29: raypher.parent.v1.Operator.Status:input_type -> raypher.parent.v1.StatusRequest
+	22, // 30: raypher.parent.v1.Operator.ListAgents:input_type -> raypher.parent.v1.ListAgentsRequest
+	41, // 31: raypher.parent.v1.Operator.StopAgent:input_type -> raypher.parent.v1.StopAgentRequest
+	25, // 32: raypher.parent.v1.Operator.Attach:input_type -> raypher.parent.v1.AttachRequest
+	27, // 33: raypher.parent.v1.Operator.Detach:input_type -> raypher.parent.v1.DetachRequest
+	29, // 34: raypher.parent.v1.Operator.ApplyPolicy:input_type -> raypher.parent.v1.ApplyPolicyRequest
+	31, // 35: raypher.parent.v1.Operator.Reload:input_type -> raypher.parent.v1.ReloadRequest
+	33, // 36: raypher.parent.v1.Operator.CutNetwork:input_type -> raypher.parent.v1.CutNetworkRequest
+	34, // 37: raypher.parent.v1.Operator.RestoreNetwork:input_type -> raypher.parent.v1.RestoreNetworkRequest
+	37, // 38: raypher.parent.v1.Operator.NetworkTraffic:input_type -> raypher.parent.v1.NetworkTrafficRequest
+	43, // 39: raypher.parent.v1.Operator.Events:input_type -> raypher.parent.v1.EventsRequest
+	45, // 40: raypher.parent.v1.Operator.ListEvidence:input_type -> raypher.parent.v1.ListEvidenceRequest
+	47, // 41: raypher.parent.v1.Operator.ExportEvidence:input_type -> raypher.parent.v1.ExportEvidenceRequest
+	49, // 42: raypher.parent.v1.Operator.InstallCeiling:input_type -> raypher.parent.v1.OperatorInstallCeilingRequest
+	50, // 43: raypher.parent.v1.Operator.Attest:input_type -> raypher.parent.v1.OperatorAttestRequest
+	52, // 44: raypher.parent.v1.Operator.DescribeKey:input_type -> raypher.parent.v1.OperatorDescribeKeyRequest
+	54, // 45: raypher.parent.v1.Operator.InstallGrant:input_type -> raypher.parent.v1.OperatorInstallGrantRequest
+	55, // 46: raypher.parent.v1.Operator.DescribeGrant:input_type -> raypher.parent.v1.OperatorDescribeGrantRequest
+	57, // 47: raypher.parent.v1.Operator.DescribeFleet:input_type -> raypher.parent.v1.OperatorDescribeFleetRequest
+	8,  // 48: raypher.parent.v1.Operator.ListApprovals:input_type -> raypher.parent.v1.ListApprovalsRequest
+	10, // 49: raypher.parent.v1.Operator.WatchApprovals:input_type -> raypher.parent.v1.WatchApprovalsRequest
+	13, // 50: raypher.parent.v1.Operator.Answer:input_type -> raypher.parent.v1.AnswerRequest
+	15, // 51: raypher.parent.v1.Operator.ListProposals:input_type -> raypher.parent.v1.ListProposalsRequest
+	60, // 52: raypher.parent.v1.Operator.DescribeProviderKeys:input_type -> raypher.parent.v1.OperatorDescribeProviderKeysRequest
+	63, // 53: raypher.parent.v1.Operator.ChangeProviderKey:input_type -> raypher.parent.v1.OperatorChangeProviderKeyRequest
+	64, // 54: raypher.parent.v1.Operator.InstallControl:input_type -> raypher.parent.v1.OperatorInstallControlRequest
+	65, // 55: raypher.parent.v1.Operator.DescribeSpending:input_type -> raypher.parent.v1.OperatorDescribeSpendingRequest
+	66, // 56: raypher.parent.v1.Operator.TopUp:input_type -> raypher.parent.v1.OperatorTopUpRequest
+	70, // 57: raypher.parent.v1.Operator.ExportSpending:input_type -> raypher.parent.v1.OperatorExportSpendingRequest
+	73, // 58: raypher.parent.v1.Agent.Budget:output_type -> raypher.parent.v1.AgentBudget
+	1,  // 59: raypher.parent.v1.Agent.Whoami:output_type -> raypher.parent.v1.Identity
+	3,  // 60: raypher.parent.v1.Agent.RequestVisa:output_type -> raypher.parent.v1.VisaReply
+	5,  // 61: raypher.parent.v1.Agent.TLSCertificate:output_type -> raypher.parent.v1.AgentTLSCertificate
+	7,  // 62: raypher.parent.v1.Agent.TLSSign:output_type -> raypher.parent.v1.AgentTLSSignature
+	19, // 63: raypher.parent.v1.Operator.Status:output_type -> raypher.parent.v1.StatusReply
+	23, // 64: raypher.parent.v1.Operator.ListAgents:output_type -> raypher.parent.v1.ListAgentsReply
+	42, // 65: raypher.parent.v1.Operator.StopAgent:output_type -> raypher.parent.v1.StopAgentReply
+	26, // 66: raypher.parent.v1.Operator.Attach:output_type -> raypher.parent.v1.AttachReply
+	28, // 67: raypher.parent.v1.Operator.Detach:output_type -> raypher.parent.v1.DetachReply
+	30, // 68: raypher.parent.v1.Operator.ApplyPolicy:output_type -> raypher.parent.v1.ApplyPolicyReply
+	32, // 69: raypher.parent.v1.Operator.Reload:output_type -> raypher.parent.v1.ReloadReply
+	36, // 70: raypher.parent.v1.Operator.CutNetwork:output_type -> raypher.parent.v1.NetworkCuts
+	36, // 71: raypher.parent.v1.Operator.RestoreNetwork:output_type -> raypher.parent.v1.NetworkCuts
+	38, // 72: raypher.parent.v1.Operator.NetworkTraffic:output_type -> raypher.parent.v1.NetworkTrafficReply
+	44, // 73: raypher.parent.v1.Operator.Events:output_type -> raypher.parent.v1.Event
+	46, // 74: raypher.parent.v1.Operator.ListEvidence:output_type -> raypher.parent.v1.EvidenceItem
+	48, // 75: raypher.parent.v1.Operator.ExportEvidence:output_type -> raypher.parent.v1.EvidenceBundle
+	19, // 76: raypher.parent.v1.Operator.InstallCeiling:output_type -> raypher.parent.v1.StatusReply
+	51, // 77: raypher.parent.v1.Operator.Attest:output_type -> raypher.parent.v1.OperatorAttestation
+	53, // 78: raypher.parent.v1.Operator.DescribeKey:output_type -> raypher.parent.v1.OperatorKeyDescription
+	56, // 79: raypher.parent.v1.Operator.InstallGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
+	56, // 80: raypher.parent.v1.Operator.DescribeGrant:output_type -> raypher.parent.v1.OperatorGrantStatus
+	58, // 81: raypher.parent.v1.Operator.DescribeFleet:output_type -> raypher.parent.v1.OperatorFleetStatus
+	9,  // 82: raypher.parent.v1.Operator.ListApprovals:output_type -> raypher.parent.v1.ListApprovalsReply
+	12, // 83: raypher.parent.v1.Operator.WatchApprovals:output_type -> raypher.parent.v1.ApprovalChange
+	14, // 84: raypher.parent.v1.Operator.Answer:output_type -> raypher.parent.v1.AnswerReply
+	16, // 85: raypher.parent.v1.Operator.ListProposals:output_type -> raypher.parent.v1.ListProposalsReply
+	61, // 86: raypher.parent.v1.Operator.DescribeProviderKeys:output_type -> raypher.parent.v1.OperatorProviderKeys
+	61, // 87: raypher.parent.v1.Operator.ChangeProviderKey:output_type -> raypher.parent.v1.OperatorProviderKeys
+	67, // 88: raypher.parent.v1.Operator.InstallControl:output_type -> raypher.parent.v1.OperatorSpending
+	67, // 89: raypher.parent.v1.Operator.DescribeSpending:output_type -> raypher.parent.v1.OperatorSpending
+	67, // 90: raypher.parent.v1.Operator.TopUp:output_type -> raypher.parent.v1.OperatorSpending
+	71, // 91: raypher.parent.v1.Operator.ExportSpending:output_type -> raypher.parent.v1.OperatorCall
+	58, // [58:92] is the sub-list for method output_type
+	24, // [24:58] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_parent_v1_parent_proto_init() }
@@ -4342,13 +5245,14 @@ func file_parent_v1_parent_proto_init() {
 	}
 	file_parent_v1_parent_proto_msgTypes[21].OneofWrappers = []any{}
 	file_parent_v1_parent_proto_msgTypes[24].OneofWrappers = []any{}
+	file_parent_v1_parent_proto_msgTypes[68].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_parent_v1_parent_proto_rawDesc), len(file_parent_v1_parent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   65,
+			NumMessages:   75,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

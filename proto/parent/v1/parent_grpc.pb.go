@@ -22,6 +22,7 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
+	Agent_Budget_FullMethodName         = "/raypher.parent.v1.Agent/Budget"
 	Agent_Whoami_FullMethodName         = "/raypher.parent.v1.Agent/Whoami"
 	Agent_RequestVisa_FullMethodName    = "/raypher.parent.v1.Agent/RequestVisa"
 	Agent_TLSCertificate_FullMethodName = "/raypher.parent.v1.Agent/TLSCertificate"
@@ -35,6 +36,8 @@ const (
 // Agent is what a governed program may ask. On its own unix socket (through the warden) and on 127.0.0.1:50051, where
 // only peers that the kernel recorded as governed are served.
 type AgentClient interface {
+	// Budget says what the caller's run has spent and may spend.
+	Budget(ctx context.Context, in *AgentBudgetRequest, opts ...grpc.CallOption) (*AgentBudget, error)
 	Whoami(ctx context.Context, in *WhoamiRequest, opts ...grpc.CallOption) (*Identity, error)
 	// RequestVisa narrows: a visa on an intent within the permit of the launch. With hold, the guard follows at once.
 	RequestVisa(ctx context.Context, in *RequestVisaRequest, opts ...grpc.CallOption) (*VisaReply, error)
@@ -51,6 +54,16 @@ type agentClient struct {
 
 func NewAgentClient(cc grpc.ClientConnInterface) AgentClient {
 	return &agentClient{cc}
+}
+
+func (c *agentClient) Budget(ctx context.Context, in *AgentBudgetRequest, opts ...grpc.CallOption) (*AgentBudget, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AgentBudget)
+	err := c.cc.Invoke(ctx, Agent_Budget_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 func (c *agentClient) Whoami(ctx context.Context, in *WhoamiRequest, opts ...grpc.CallOption) (*Identity, error) {
@@ -100,6 +113,8 @@ func (c *agentClient) TLSSign(ctx context.Context, in *AgentTLSSignRequest, opts
 // Agent is what a governed program may ask. On its own unix socket (through the warden) and on 127.0.0.1:50051, where
 // only peers that the kernel recorded as governed are served.
 type AgentServer interface {
+	// Budget says what the caller's run has spent and may spend.
+	Budget(context.Context, *AgentBudgetRequest) (*AgentBudget, error)
 	Whoami(context.Context, *WhoamiRequest) (*Identity, error)
 	// RequestVisa narrows: a visa on an intent within the permit of the launch. With hold, the guard follows at once.
 	RequestVisa(context.Context, *RequestVisaRequest) (*VisaReply, error)
@@ -118,6 +133,9 @@ type AgentServer interface {
 // pointer dereference when methods are called.
 type UnimplementedAgentServer struct{}
 
+func (UnimplementedAgentServer) Budget(context.Context, *AgentBudgetRequest) (*AgentBudget, error) {
+	return nil, status.Error(codes.Unimplemented, "method Budget not implemented")
+}
 func (UnimplementedAgentServer) Whoami(context.Context, *WhoamiRequest) (*Identity, error) {
 	return nil, status.Error(codes.Unimplemented, "method Whoami not implemented")
 }
@@ -149,6 +167,24 @@ func RegisterAgentServer(s grpc.ServiceRegistrar, srv AgentServer) {
 		t.testEmbeddedByValue()
 	}
 	s.RegisterService(&Agent_ServiceDesc, srv)
+}
+
+func _Agent_Budget_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AgentBudgetRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).Budget(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_Budget_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).Budget(ctx, req.(*AgentBudgetRequest))
+	}
+	return interceptor(ctx, in, info, handler)
 }
 
 func _Agent_Whoami_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
@@ -231,6 +267,10 @@ var Agent_ServiceDesc = grpc.ServiceDesc{
 	HandlerType: (*AgentServer)(nil),
 	Methods: []grpc.MethodDesc{
 		{
+			MethodName: "Budget",
+			Handler:    _Agent_Budget_Handler,
+		},
+		{
 			MethodName: "Whoami",
 			Handler:    _Agent_Whoami_Handler,
 		},
@@ -277,6 +317,10 @@ const (
 	Operator_ListProposals_FullMethodName        = "/raypher.parent.v1.Operator/ListProposals"
 	Operator_DescribeProviderKeys_FullMethodName = "/raypher.parent.v1.Operator/DescribeProviderKeys"
 	Operator_ChangeProviderKey_FullMethodName    = "/raypher.parent.v1.Operator/ChangeProviderKey"
+	Operator_InstallControl_FullMethodName       = "/raypher.parent.v1.Operator/InstallControl"
+	Operator_DescribeSpending_FullMethodName     = "/raypher.parent.v1.Operator/DescribeSpending"
+	Operator_TopUp_FullMethodName                = "/raypher.parent.v1.Operator/TopUp"
+	Operator_ExportSpending_FullMethodName       = "/raypher.parent.v1.Operator/ExportSpending"
 )
 
 // OperatorClient is the client API for Operator service.
@@ -323,6 +367,13 @@ type OperatorClient interface {
 	// DescribeProviderKeys and ChangeProviderKey are those of the enclave: raypherd carries what it cannot read.
 	DescribeProviderKeys(ctx context.Context, in *OperatorDescribeProviderKeysRequest, opts ...grpc.CallOption) (*OperatorProviderKeys, error)
 	ChangeProviderKey(ctx context.Context, in *OperatorChangeProviderKeyRequest, opts ...grpc.CallOption) (*OperatorProviderKeys, error)
+	// InstallControl puts a cost_control.yaml in force in the enclave; DescribeSpending says what may be spent and what was; TopUp gives more, in
+	// development only.
+	InstallControl(ctx context.Context, in *OperatorInstallControlRequest, opts ...grpc.CallOption) (*OperatorSpending, error)
+	DescribeSpending(ctx context.Context, in *OperatorDescribeSpendingRequest, opts ...grpc.CallOption) (*OperatorSpending, error)
+	TopUp(ctx context.Context, in *OperatorTopUpRequest, opts ...grpc.CallOption) (*OperatorSpending, error)
+	// ExportSpending sends each call of a model that is in the journal, in the order of their ends, open ones last.
+	ExportSpending(ctx context.Context, in *OperatorExportSpendingRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[OperatorCall], error)
 }
 
 type operatorClient struct {
@@ -610,6 +661,55 @@ func (c *operatorClient) ChangeProviderKey(ctx context.Context, in *OperatorChan
 	return out, nil
 }
 
+func (c *operatorClient) InstallControl(ctx context.Context, in *OperatorInstallControlRequest, opts ...grpc.CallOption) (*OperatorSpending, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(OperatorSpending)
+	err := c.cc.Invoke(ctx, Operator_InstallControl_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) DescribeSpending(ctx context.Context, in *OperatorDescribeSpendingRequest, opts ...grpc.CallOption) (*OperatorSpending, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(OperatorSpending)
+	err := c.cc.Invoke(ctx, Operator_DescribeSpending_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) TopUp(ctx context.Context, in *OperatorTopUpRequest, opts ...grpc.CallOption) (*OperatorSpending, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(OperatorSpending)
+	err := c.cc.Invoke(ctx, Operator_TopUp_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) ExportSpending(ctx context.Context, in *OperatorExportSpendingRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[OperatorCall], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Operator_ServiceDesc.Streams[3], Operator_ExportSpending_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[OperatorExportSpendingRequest, OperatorCall]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Operator_ExportSpendingClient = grpc.ServerStreamingClient[OperatorCall]
+
 // OperatorServer is the server API for Operator service.
 // All implementations must embed UnimplementedOperatorServer
 // for forward compatibility.
@@ -654,6 +754,13 @@ type OperatorServer interface {
 	// DescribeProviderKeys and ChangeProviderKey are those of the enclave: raypherd carries what it cannot read.
 	DescribeProviderKeys(context.Context, *OperatorDescribeProviderKeysRequest) (*OperatorProviderKeys, error)
 	ChangeProviderKey(context.Context, *OperatorChangeProviderKeyRequest) (*OperatorProviderKeys, error)
+	// InstallControl puts a cost_control.yaml in force in the enclave; DescribeSpending says what may be spent and what was; TopUp gives more, in
+	// development only.
+	InstallControl(context.Context, *OperatorInstallControlRequest) (*OperatorSpending, error)
+	DescribeSpending(context.Context, *OperatorDescribeSpendingRequest) (*OperatorSpending, error)
+	TopUp(context.Context, *OperatorTopUpRequest) (*OperatorSpending, error)
+	// ExportSpending sends each call of a model that is in the journal, in the order of their ends, open ones last.
+	ExportSpending(*OperatorExportSpendingRequest, grpc.ServerStreamingServer[OperatorCall]) error
 	mustEmbedUnimplementedOperatorServer()
 }
 
@@ -738,6 +845,18 @@ func (UnimplementedOperatorServer) DescribeProviderKeys(context.Context, *Operat
 }
 func (UnimplementedOperatorServer) ChangeProviderKey(context.Context, *OperatorChangeProviderKeyRequest) (*OperatorProviderKeys, error) {
 	return nil, status.Error(codes.Unimplemented, "method ChangeProviderKey not implemented")
+}
+func (UnimplementedOperatorServer) InstallControl(context.Context, *OperatorInstallControlRequest) (*OperatorSpending, error) {
+	return nil, status.Error(codes.Unimplemented, "method InstallControl not implemented")
+}
+func (UnimplementedOperatorServer) DescribeSpending(context.Context, *OperatorDescribeSpendingRequest) (*OperatorSpending, error) {
+	return nil, status.Error(codes.Unimplemented, "method DescribeSpending not implemented")
+}
+func (UnimplementedOperatorServer) TopUp(context.Context, *OperatorTopUpRequest) (*OperatorSpending, error) {
+	return nil, status.Error(codes.Unimplemented, "method TopUp not implemented")
+}
+func (UnimplementedOperatorServer) ExportSpending(*OperatorExportSpendingRequest, grpc.ServerStreamingServer[OperatorCall]) error {
+	return status.Error(codes.Unimplemented, "method ExportSpending not implemented")
 }
 func (UnimplementedOperatorServer) mustEmbedUnimplementedOperatorServer() {}
 func (UnimplementedOperatorServer) testEmbeddedByValue()                  {}
@@ -1189,6 +1308,71 @@ func _Operator_ChangeProviderKey_Handler(srv interface{}, ctx context.Context, d
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Operator_InstallControl_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(OperatorInstallControlRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).InstallControl(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_InstallControl_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).InstallControl(ctx, req.(*OperatorInstallControlRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_DescribeSpending_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(OperatorDescribeSpendingRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).DescribeSpending(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_DescribeSpending_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).DescribeSpending(ctx, req.(*OperatorDescribeSpendingRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_TopUp_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(OperatorTopUpRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).TopUp(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_TopUp_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).TopUp(ctx, req.(*OperatorTopUpRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_ExportSpending_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(OperatorExportSpendingRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(OperatorServer).ExportSpending(m, &grpc.GenericServerStream[OperatorExportSpendingRequest, OperatorCall]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Operator_ExportSpendingServer = grpc.ServerStreamingServer[OperatorCall]
+
 // Operator_ServiceDesc is the grpc.ServiceDesc for Operator service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1284,6 +1468,18 @@ var Operator_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "ChangeProviderKey",
 			Handler:    _Operator_ChangeProviderKey_Handler,
 		},
+		{
+			MethodName: "InstallControl",
+			Handler:    _Operator_InstallControl_Handler,
+		},
+		{
+			MethodName: "DescribeSpending",
+			Handler:    _Operator_DescribeSpending_Handler,
+		},
+		{
+			MethodName: "TopUp",
+			Handler:    _Operator_TopUp_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -1299,6 +1495,11 @@ var Operator_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "WatchApprovals",
 			Handler:       _Operator_WatchApprovals_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "ExportSpending",
+			Handler:       _Operator_ExportSpending_Handler,
 			ServerStreams: true,
 		},
 	},
