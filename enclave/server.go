@@ -98,7 +98,8 @@ type Server struct {
 	journal *sequencer.Sequencer
 	mint    *mint.Mint
 	spends  *spending.Spending
-	priced  atomic.Pointer[priced] // providers of the newest cost control that was asked for
+	follows atomic.Pointer[journal.Predecessor] // what this epoch follows; nil: nothing, or it has not begun
+	priced  atomic.Pointer[priced]              // providers of the newest cost control that was asked for
 	keys    *keys.Keys
 	tls     *agenttls.Authority
 	dial    *conduit.Dialer

@@ -3,12 +3,22 @@ package enclave
 import (
 	"context"
 	"crypto"
+	"errors"
+	"fmt"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/raypher/raypher/cost"
 	"github.com/raypher/raypher/enclave/ceiling"
 	"github.com/raypher/raypher/enclave/ledger"
 	"github.com/raypher/raypher/enclave/spending"
 	"github.com/raypher/raypher/journal"
+	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
 )
+
+// MaxAccounts is how many accounts of a level DescribeSpending lists: those that spent most.
+const MaxAccounts = 4096
 
 // openSpending opens the ledger of money on the journal.
 func (s *Server) openSpending() (err error) {
@@ -30,9 +40,76 @@ func (s *Server) openSpending() (err error) {
 // began is told what this epoch follows.
 func (s *Server) began(predecessor *journal.Predecessor) {
 	if predecessor != nil {
+		s.follows.Store(predecessor)
 		return // what was spent before is for Replay to say
 	}
 	if err := s.spends.Begin(nil); err != nil {
 		s.opts.Log.Error("ledger", "error", err)
+	}
+}
+
+// InstallControl implements the service. The cost control is on record in the journal before it is in force.
+func (s *Server) InstallControl(ctx context.Context, r *enclavev1.InstallControlRequest) (*enclavev1.SpendingStatus, error) {
+	install, file := s.spends.InstallControl, r.GetSigned()
+	if len(file) == 0 {
+		install, file = s.spends.InstallSource, r.GetSource()
+	}
+	c, err := install(ctx, file)
+	var mistakes cost.Errors
+	if errors.As(err, &mistakes) {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.opts.Log.Info("cost control in force", "version", c.Version, "hash", fmt.Sprintf("%x", c.Hash()), "providers", len(c.Providers))
+	return s.DescribeSpending(ctx, nil)
+}
+
+// TopUp implements the service.
+func (s *Server) TopUp(ctx context.Context, r *enclavev1.TopUpRequest) (*enclavev1.SpendingStatus, error) {
+	if r.GetAmount() == 0 || cost.Amount(r.GetAmount()) > cost.MaxAmount {
+		return nil, status.Errorf(codes.InvalidArgument, "top up: %d micro-dollars: use 1 to %d", r.GetAmount(), uint64(cost.MaxAmount))
+	}
+	c, err := s.spends.TopUp(ctx, cost.Amount(r.GetAmount()))
+	if err != nil {
+		return nil, err
+	}
+	s.opts.Log.Warn("development: topped up", "usd", cost.Amount(r.GetAmount()).String(), "version", c.Version)
+	return s.DescribeSpending(ctx, nil)
+}
+
+// DescribeSpending implements the service.
+func (s *Server) DescribeSpending(ctx context.Context, r *enclavev1.DescribeSpendingRequest) (*enclavev1.SpendingStatus, error) {
+	grant, err := s.DescribeGrant(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	report := s.spends.Ledger().Report(r.GetNamespace(), r.GetAgent(), r.GetRun())
+	reply := &enclavev1.SpendingStatus{
+		Unread: report.Unread, Control: s.spends.Signed(), HighestVersion: s.spends.Floor(), Period: report.Period, Unaccounted: uint64(report.Unaccounted),
+		Paused: uint32(s.spends.Paused()), Development: s.opts.Development, Grant: grant,
+	}
+	if p := s.follows.Load(); p != nil {
+		reply.FollowsEpoch, reply.FollowsSize = p.Epoch[:], p.Size
+	}
+	if _, err := s.spends.Control(); err != nil {
+		reply.Missing = err.Error()
+	}
+	listed := map[int]int{}
+	for _, a := range report.Accounts {
+		if listed[a.Level]++; listed[a.Level] > MaxAccounts {
+			reply.LeftOff++
+			continue
+		}
+		reply.Accounts = append(reply.Accounts, accountOf(&a))
+	}
+	return reply, nil
+}
+
+func accountOf(a *ledger.Account) *enclavev1.SpendingAccount {
+	return &enclavev1.SpendingAccount{
+		Level: ledger.LevelName(a.Level), Name: a.Name, Spent: uint64(a.Spent), Held: uint64(a.Held), Lost: uint64(a.Lost), Closed: a.Closed,
+		Requests: a.Requests, Tokens: a.Tokens, Budget: (*uint64)(a.Limits.Budget), RequestsPerMinute: a.Limits.RequestsPerMinute, TokensPerDay: a.Limits.TokensPerDay,
 	}
 }

@@ -215,3 +215,10 @@ func (s *Spending) pause(n int) bool {
 	s.paused += n
 	return true
 }
+
+// Paused is how many calls wait for a top-up.
+func (s *Spending) Paused() int {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.paused
+}
