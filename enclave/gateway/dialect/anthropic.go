@@ -13,9 +13,18 @@ type messages struct{}
 
 // What is not here may cost beside the tokens of this call: container and mcp_servers run at the provider and ask the model again.
 var messagesMembers = strings.Fields(`model messages max_tokens system stream stop_sequences temperature top_k top_p tools tool_choice metadata
-	thinking service_tier cache_control context_management output_config output_format speed inference_geo`)
+	thinking service_tier cache_control context_management output_config output_format speed inference_geo diagnostics thread`)
+
+// unthreaded is what Anthropic says of a request that cannot be a part of a thread, a conversation that it keeps: SDKs send all of
+// it then, and the request says again what its input is.
+var unthreaded = map[string]any{"error_code": "thread_unsupported_request", "unsupported": []string{"metering"}}
 
 func (m messages) read(r *Request, o *object) error {
+	if o.get("thread") != nil {
+		refusal := refuse(Invalid, "thread: the provider would keep a part of the input, so what it costs cannot be bounded: send all of it")
+		refusal.Details = unthreaded
+		return refusal
+	}
 	if err := r.readHead(o, messagesMembers); err != nil {
 		return err
 	}
@@ -33,6 +42,9 @@ func (m messages) read(r *Request, o *object) error {
 		return err
 	}
 	r.limit, r.wantsUsage = []string{"max_tokens"}, true
+	if err := m.readThinking(r, o); err != nil {
+		return err
+	}
 	r.cacheWrite = true // wherever a cache_control stands: the dearer rate bounds both
 	if err := m.readEdits(o); err != nil {
 		return err
@@ -55,6 +67,22 @@ func (m messages) read(r *Request, o *object) error {
 		if err := m.readContent(r, message.get("content")); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// readThinking takes a budget for thinking. Between calls of tools it may be above max_tokens: then both bound the answer together.
+func (messages) readThinking(r *Request, o *object) error {
+	thinking, err := o.object("thinking")
+	if err != nil || thinking == nil {
+		return err
+	}
+	budget, err := thinking.count("budget_tokens")
+	if err != nil {
+		return err
+	}
+	if r.output > 0 && budget >= r.output {
+		r.beyond = budget
 	}
 	return nil
 }

@@ -74,6 +74,7 @@ type Request struct {
 
 	input      int64 // most tokens of what is text
 	output     int64 // most tokens of each choice; 0: the request does not say
+	beyond     int64 // tokens of output that the limit may not hold
 	choices    int64
 	cacheWrite bool
 	body       *object
@@ -132,15 +133,21 @@ func routes(kind Kind) []route {
 			{method: http.MethodGet, path: "/v1/models/*", free: true},
 		}
 	case Gemini:
-		return []route{
-			{method: http.MethodPost, path: "/v1beta/models/*:generateContent", protocol: generate{}},
-			{method: http.MethodPost, path: "/v1beta/models/*:streamGenerateContent", stream: true, protocol: generate{}},
-			{method: http.MethodPost, path: "/v1beta/models/*:countTokens", free: true},
-			{method: http.MethodGet, path: "/v1beta/models", free: true},
-			{method: http.MethodGet, path: "/v1beta/models/*", free: true},
-		}
+		return append(generateRoutes("/v1beta"), generateRoutes("/v1")...)
 	default:
 		return nil
+	}
+}
+
+// generateRoutes are Gemini's in one of its versions; its SDK takes either.
+func generateRoutes(version string) []route {
+	models := version + "/models"
+	return []route{
+		{method: http.MethodPost, path: models + "/*:generateContent", protocol: generate{}},
+		{method: http.MethodPost, path: models + "/*:streamGenerateContent", stream: true, protocol: generate{}},
+		{method: http.MethodPost, path: models + "/*:countTokens", free: true},
+		{method: http.MethodGet, path: models, free: true},
+		{method: http.MethodGet, path: models + "/*", free: true},
 	}
 }
 
@@ -234,6 +241,7 @@ func (r *Request) Prepare(limits Limits) (*Call, error) {
 			return nil, err
 		}
 	}
+	output += r.beyond
 	if output > maxTokens/r.choices {
 		return nil, refuse(Invalid, "%d answers of %d tokens are more than can be counted", r.choices, output)
 	}

@@ -66,6 +66,11 @@ func TestBounds(t *testing.T) {
 		"messages, thinking":                        {Anthropic, messagesPath, `{"model":"m","max_tokens":30,"messages":[{"role":"assistant","content":[{"type":"thinking","thinking":"","signature":"x"}]}]}`, "thinking", 30, nil},
 		"messages, a document in the system prompt": {Anthropic, messagesPath, `{"model":"m","max_tokens":30,"messages":[],"system":[{"type":"document","source":{}}]}`, "document", 30, nil},
 
+		"messages, thinking beyond the limit": {Anthropic, messagesPath, `{"model":"m","max_tokens":30,"messages":[],"thinking":{"type":"enabled","budget_tokens":1024}}`, "", 1054, nil},
+		"messages, thinking within the limit": {Anthropic, messagesPath, `{"model":"m","max_tokens":3000,"messages":[],"thinking":{"type":"enabled","budget_tokens":1024}}`, "", 3000, nil},
+
+		"generate, the older version": {Gemini, "/v1/models/gemini-x:generateContent", `{"contents":[]}`, "", 8000, []string{`"maxOutputTokens":8000`}},
+
 		"generate":             {Gemini, generatePath, `{"contents":[{"parts":[{"text":"hello"}]}]}`, "", 8000, []string{`"generationConfig":{"maxOutputTokens":8000}`}},
 		"generate, configured": {Gemini, generatePath, `{"contents":[],"generationConfig":{"temperature":1}}`, "", 8000, []string{`{"temperature":1,"maxOutputTokens":8000}`}},
 		"generate, candidates": {Gemini, generatePath, `{"contents":[],"generationConfig":{"candidateCount":4,"maxOutputTokens":10}}`, "", 40, nil},
@@ -159,6 +164,7 @@ func TestRefused(t *testing.T) {
 		"a fast mode":                         {Anthropic, "POST", messagesPath, `{"model":"m","speed":"fast"}`, Invalid, "speed"},
 		"a place that costs more":             {Anthropic, "POST", messagesPath, `{"model":"m","inference_geo":"us"}`, Invalid, "inference_geo"},
 		"asking a model to shorten the input": {Anthropic, "POST", messagesPath, `{"model":"m","context_management":{"edits":[{"type":"compact_20260112"}]}}`, Invalid, "compact"},
+		"a conversation that is kept":         {Anthropic, "POST", messagesPath, `{"model":"m","thread":{"type":"create"}}`, Invalid, "send all of it"},
 		"batches":                             {Anthropic, "POST", "/v1/messages/batches", `{}`, NotFound, messagesPath},
 		"searching the web, Gemini":           {Gemini, "POST", generatePath, `{"contents":[],"tools":[{"googleSearch":{}}]}`, Invalid, "googleSearch"},
 		"names in the other spelling":         {Gemini, "POST", generatePath, `{"contents":[],"generation_config":{"max_output_tokens":9}}`, Invalid, "maxOutputTokens"},
@@ -247,6 +253,18 @@ func TestRefusalsLookAsTheProvidersDo(t *testing.T) {
 	}
 }
 
+// SDKs that keep a conversation at the provider send all of it when they are told so in the provider's words.
+func TestThreadsAreRefusedSoThatSDKsGoOn(t *testing.T) {
+	_, err := Read(Anthropic, http.MethodPost, messagesPath, []byte(`{"model":"m","thread":{"type":"continue","previous_message_id":"x"}}`))
+	var refusal *Refusal
+	if !errors.As(err, &refusal) {
+		t.Fatal(err)
+	}
+	if _, _, body := refusal.Response(Anthropic); !strings.Contains(string(body), `"details":{"error_code":"thread_unsupported_request"`) {
+		t.Errorf("%s", body)
+	}
+}
+
 func FuzzRead(f *testing.F) {
 	f.Add(0, chatPath, `{"model":"m","messages":[{"role":"user","content":[{"type":"text","text":"x"}]}],"stream":true,"tools":[{"type":"function"}]}`)
 	f.Add(0, responsesPath, `{"model":"m","input":[{"type":"message","content":"x"}],"tools":[]}`)
@@ -274,7 +292,7 @@ func FuzzRead(f *testing.F) {
 		if err != nil {
 			t.Fatalf("what is sent is refused: %v: %q", err, call.Body)
 		}
-		if again.Model != r.Model || again.Stream != r.Stream || again.output*again.choices != call.Bound.Output {
+		if again.Model != r.Model || again.Stream != r.Stream || (again.output+again.beyond)*again.choices != call.Bound.Output {
 			t.Fatalf("%q says %+v, sent %q says %+v", body, r, call.Body, again)
 		}
 	})

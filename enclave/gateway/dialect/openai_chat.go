@@ -210,32 +210,44 @@ func (chat) askForUsage(o *object) error {
 
 // openAIUsage is usage of chat completions and, with its other names, of responses.
 type openAIUsage struct {
-	Prompt     *int64 `json:"prompt_tokens"`
-	Completion *int64 `json:"completion_tokens"`
-	PromptWith struct {
-		Cached int64 `json:"cached_tokens"`
-	} `json:"prompt_tokens_details"`
+	Prompt         *int64      `json:"prompt_tokens"`
+	Completion     *int64      `json:"completion_tokens"`
+	PromptWith     openAIInput `json:"prompt_tokens_details"`
 	CompletionWith struct {
 		Reasoning int64 `json:"reasoning_tokens"`
 	} `json:"completion_tokens_details"`
 
-	Input     *int64 `json:"input_tokens"`
-	Output    *int64 `json:"output_tokens"`
-	InputWith struct {
-		Cached int64 `json:"cached_tokens"`
-	} `json:"input_tokens_details"`
+	Input      *int64      `json:"input_tokens"`
+	Output     *int64      `json:"output_tokens"`
+	InputWith  openAIInput `json:"input_tokens_details"`
 	OutputWith struct {
 		Reasoning int64 `json:"reasoning_tokens"`
 	} `json:"output_tokens_details"`
 }
 
-// openAI sets what it says of input and output; cached is a part of input, reasoning one of output.
-func (u *Usage) openAI(input, output *int64, cached, reasoning int64) error {
+// openAIInput are parts of the input.
+type openAIInput struct {
+	Cached      int64 `json:"cached_tokens"`
+	Written     int64 `json:"cache_write_tokens"` // "unadjusted": it may be more than what was not cached
+	WrittenWith struct {
+		Long int64 `json:"ttl_12h_tokens"`
+	} `json:"cache_write_tokens_details"`
+}
+
+// openAI sets what it says of input and output; parts are of input, reasoning is one of output. A token that was read from a cache and
+// written to one counts as written, which is dearer.
+func (u *Usage) openAI(input, output *int64, parts openAIInput, reasoning int64) error {
 	if input == nil || output == nil {
 		return fmt.Errorf("usage names no input or no output")
 	}
-	*u = Usage{Input: *input - cached, CacheRead: cached, Output: *output, Reasoning: reasoning}
-	return u.check()
+	said := Usage{Input: *input - parts.Cached, CacheRead: parts.Cached, CacheWrite: parts.Written - parts.WrittenWith.Long, CacheWrite1h: parts.WrittenWith.Long, Output: *output, Reasoning: reasoning}
+	if err := said.check(); err != nil {
+		return err
+	}
+	said.CacheRead = min(parts.Cached, max(0, *input-parts.Written))
+	said.Input = max(0, *input-parts.Written-said.CacheRead)
+	*u = said
+	return nil
 }
 
 // check refuses what cannot be: a provider, or who stands between, that says it is not to be believed.
@@ -263,7 +275,7 @@ func (chat) usage(u *Usage, message []byte) (found, last bool, err error) {
 	if m.Usage == nil {
 		return false, false, nil
 	}
-	err = u.openAI(m.Usage.Prompt, m.Usage.Completion, m.Usage.PromptWith.Cached, m.Usage.CompletionWith.Reasoning)
+	err = u.openAI(m.Usage.Prompt, m.Usage.Completion, m.Usage.PromptWith, m.Usage.CompletionWith.Reasoning)
 	return err == nil, false, err
 }
 

@@ -119,6 +119,6 @@ func (responses) usage(u *Usage, message []byte) (found, last bool, err error) {
 	if says == nil {
 		return false, false, nil
 	}
-	err = u.openAI(says.Input, says.Output, says.InputWith.Cached, says.OutputWith.Reasoning)
+	err = u.openAI(says.Input, says.Output, says.InputWith, says.OutputWith.Reasoning)
 	return err == nil, err == nil, err
 }

@@ -30,7 +30,9 @@ type Refusal struct {
 	Reason     Reason
 	Message    string
 	RetryAfter time.Duration // 0: not said
-	Cause      error         // for who calls this package; no client sees it
+	// Details are what SDKs of Anthropic read to try otherwise; nil: none.
+	Details map[string]any
+	Cause   error // for who calls this package; no client sees it
 }
 
 func refuse(reason Reason, format string, arguments ...any) *Refusal {
@@ -53,7 +55,11 @@ func (r *Refusal) Response(kind Kind) (status int, header http.Header, body []by
 	var shape any
 	switch kind {
 	case Anthropic:
-		shape = map[string]any{"type": "error", "error": map[string]any{"type": r.anthropic(), "message": message}}
+		of := map[string]any{"type": r.anthropic(), "message": message}
+		if r.Details != nil {
+			of["details"] = r.Details
+		}
+		shape = map[string]any{"type": "error", "error": of}
 	case Gemini:
 		shape = map[string]any{"error": map[string]any{"code": int(r.Reason), "status": r.gemini(), "message": message}}
 	default:
@@ -62,7 +68,7 @@ func (r *Refusal) Response(kind Kind) (status int, header http.Header, body []by
 	}
 	body, err := json.Marshal(shape)
 	if err != nil {
-		panic(err) // strings and numbers alone
+		panic(err) // strings, numbers and lists of them alone
 	}
 	return int(r.Reason), header, body
 }
