@@ -123,9 +123,11 @@ func plainText(content json.RawMessage) string {
 	if json.Unmarshal(content, &parts) != nil {
 		return string(content)
 	}
-	texts := make([]string, len(parts))
-	for i, part := range parts {
-		texts[i] = part.Text
+	var texts []string
+	for _, part := range parts {
+		if part.Text != "" {
+			texts = append(texts, part.Text)
+		}
 	}
 	return strings.Join(texts, "\n")
 }
