@@ -19,16 +19,16 @@ import (
 
 // The addresses of a street: this host's, and those of the far one. The last of these is where clouds tell a machine's credentials.
 const (
-	Near4, Near6     = "10.90.0.1", "fd90::1"
-	Far4, Far6       = "10.90.0.2", "fd90::2"
-	Other4, Other6   = "10.90.0.3", "fd90::3"
-	FarLink6         = "fe80::2"
-	Metadata         = "169.254.169.254"
-	nearLink         = "169.254.1.1"
-	barrier          = "so far " // what this package sends to know what has arrived
-	streetPatience   = 20 * time.Second
-	barrierPort      = 9
-	timeExceededICMP = 11
+	Near4, Near6   = "10.90.0.1", "fd90::1"
+	Far4, Far6     = "10.90.0.2", "fd90::2"
+	Other4, Other6 = "10.90.0.3", "fd90::3"
+	FarLink6       = "fe80::2"
+	Metadata       = "169.254.169.254"
+	nearLink       = "169.254.1.1"
+	barrier        = "so far " // what this package sends to know what has arrived
+	streetPatience = 20 * time.Second
+	barrierPort    = 9
+	unreachable    = 3 // ICMP's type: nobody hears what came (RFC 792)
 )
 
 // Emitted is in the words of what programs send here, so that it is never taken for the housekeeping of hosts.
@@ -176,15 +176,21 @@ func (s *Street) Quiet() {
 // housekeeping reports whether a frame is ARP, the discovery of neighbours and routers (ICMPv6 133 to 137), a report of membership in groups,
 // or an error about a packet that came late.
 func housekeeping(f []byte) bool {
-	if len(f) < 14 || bytes.Contains(f, []byte(Emitted)) {
+	if len(f) < 14 {
 		return false
 	}
 	p := f[14:]
+	if kind := binary.BigEndian.Uint16(f[12:]); kind == unix.ETH_P_IP && len(p) > 20 && p[9] == unix.IPPROTO_ICMP && p[20] == unreachable {
+		return true // it quotes the words that it answers
+	}
+	if bytes.Contains(f, []byte(Emitted)) {
+		return false
+	}
 	switch binary.BigEndian.Uint16(f[12:]) {
 	case unix.ETH_P_ARP:
 		return true
 	case unix.ETH_P_IP:
-		return len(p) > 20 && (p[9] == unix.IPPROTO_IGMP || p[9] == unix.IPPROTO_ICMP && (p[20] == 3 || p[20] == timeExceededICMP))
+		return len(p) > 20 && p[9] == unix.IPPROTO_IGMP
 	case unix.ETH_P_IPV6:
 		return len(p) > 48 && (p[6] == unix.IPPROTO_ICMPV6 && p[40] >= 133 && p[40] <= 137 || p[6] == 0 && p[40] == unix.IPPROTO_ICMPV6)
 	}
