@@ -16,6 +16,8 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/raypher/raypher/parent/guard/lsm/probe"
 )
 
 func TestExplain(t *testing.T) {
@@ -116,7 +118,7 @@ func TestExplainRealErrors(t *testing.T) {
 	})
 	t.Run("lsm program", func(t *testing.T) {
 		needRoot(t)
-		_, err := tryLSM()
+		_, err := probe.Try()
 		if !errors.Is(err, syscall.EPERM) {
 			t.Skip("this kernel takes lsm programs, so there is no EPERM to explain")
 		}

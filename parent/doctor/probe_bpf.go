@@ -12,6 +12,8 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"github.com/raypher/raypher/parent/guard/lsm/probe"
 )
 
 // cgroupHooks are the attach points of the network guard. Every program here allows what it sees.
@@ -53,7 +55,7 @@ func (f *Findings) lookAtPrograms() {
 		return
 	}
 	f.RingBuffer = Probed{true, tryRingBuffer()}
-	called, err := tryLSM()
+	called, err := probe.Try()
 	f.BPFLSM, f.BPFLSMRuns = Probed{true, err}, called
 	f.TCX = Probed{true, tryTCX()}
 	f.lookAtXDP()
@@ -66,49 +68,6 @@ func tryRingBuffer() error {
 		return err
 	}
 	return m.Close()
-}
-
-// tryLSM attaches a program that counts its calls to file_open, opens a file, and says whether the program was called: without
-// bpf among the active modules the hook exists and is never reached.
-func tryLSM() (called bool, err error) {
-	counter, err := ebpf.NewMap(&ebpf.MapSpec{Name: "raypher_doctor", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1})
-	if err != nil {
-		return false, err
-	}
-	defer counter.Close()
-	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name:       "raypher_doctor",
-		Type:       ebpf.LSM,
-		AttachType: ebpf.AttachLSMMac,
-		AttachTo:   "file_open",
-		License:    "Dual BSD/GPL",
-		Instructions: asm.Instructions{
-			asm.LoadMapValue(asm.R1, counter.FD(), 0),
-			asm.Mov.Imm(asm.R2, 1),
-			asm.StoreXAdd(asm.R1, asm.R2, asm.DWord),
-			asm.Mov.Imm(asm.R0, 0),
-			asm.Return(),
-		},
-	})
-	if err != nil {
-		return false, err
-	}
-	defer program.Close()
-	l, err := link.AttachLSM(link.LSMOptions{Program: program})
-	if err != nil {
-		return false, err
-	}
-	defer l.Close()
-	file, err := os.Open(os.DevNull)
-	if err != nil {
-		return false, err
-	}
-	file.Close()
-	var count uint64
-	if err := counter.Lookup(uint32(0), &count); err != nil {
-		return false, err
-	}
-	return count > 0, nil
 }
 
 // tryTCX attaches to the loopback interface of a network namespace of its own, which is gone with its last thread.

@@ -11,8 +11,11 @@ import (
 	"github.com/raypher/raypher/internal/initramfs"
 )
 
-// lsmLine lets a kernel of Debian take BPF LSM programs.
-const lsmLine = "lsm=landlock,lockdown,yama,integrity,apparmor,bpf"
+// Kernels that call programs of BPF LSM, and that take them and call none: what their list of LSMs says.
+const (
+	lsmLine      = "lsm=landlock,lockdown,yama,integrity,apparmor,bpf"
+	uncalledLine = "lsm=landlock,lockdown,yama,integrity,apparmor raypher.uncalled"
+)
 
 // TestFileGuard: under each kernel the file guard of BPF LSM refuses each attempt of a table (lsmguest/table.go) by the hook that is
 // named there, for root and for a user, and lets the honest sibling pass; approvals, reloads, deadlines, modes and counts hold; it
@@ -34,6 +37,29 @@ func TestFileGuard(t *testing.T) {
 				t.Fatalf("%v: run scripts/vm.sh", err)
 			}
 			boot(t, append([]string{qemu}, kind.arguments...), kind.console+" "+lsmLine, kernel, image)
+		})
+	}
+}
+
+// TestUncalledPrograms: where a kernel takes programs of BPF LSM and calls none, because its list of LSMs leaves bpf out, the
+// file guard refuses to load.
+func TestUncalledPrograms(t *testing.T) {
+	kernels := os.Getenv(heldKernelsVariable)
+	if kernels == "" {
+		t.Skip(heldKernelsVariable + " names no kernels: run scripts/vm.sh")
+	}
+	image := filepath.Join(t.TempDir(), "initramfs")
+	if err := os.WriteFile(image, lsmImage(t), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, kernel := range strings.Split(kernels, ":") {
+		kind := kindOf(kernel)
+		t.Run(strings.TrimPrefix(filepath.Base(kernel), "vmlinuz-"), func(t *testing.T) {
+			qemu, err := exec.LookPath(kind.qemu)
+			if err != nil {
+				t.Fatalf("%v: run scripts/vm.sh", err)
+			}
+			boot(t, append([]string{qemu}, kind.arguments...), kind.console+" "+uncalledLine, kernel, image)
 		})
 	}
 }

@@ -54,7 +54,7 @@ func TestGuests(t *testing.T) {
 // heldKernelsVariable names the kernels of TestFilesHeldInGuests, separated by colons.
 const heldKernelsVariable = "RAYPHER_TEST_LSM_KERNELS"
 
-// heldLine has the kernel take programs of BPF LSM: Debian's leaves bpf out of its list.
+// heldLine has the kernel call programs of BPF LSM.
 const heldLine = "lsm=landlock,lockdown,yama,integrity,bpf raypher.backend=lsm"
 
 // TestFilesHeldInGuests: the same checks where programs of BPF LSM hold files, under the oldest and a newer kernel; and what only they do:

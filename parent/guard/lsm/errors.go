@@ -12,6 +12,8 @@ import (
 var (
 	// ErrNotPermitted: this kernel takes no BPF LSM programs, whatever its list of LSMs says.
 	ErrNotPermitted = errors.New("the kernel refused to load or attach a BPF LSM program")
+	// ErrNotCalled: it takes them and never calls them, because bpf is not in its list of LSMs.
+	ErrNotCalled    = errors.New("the kernel calls no BPF LSM program")
 	ErrFull         = errors.New("a map of the guard is full")
 	ErrUnknownAgent = errors.New("this cgroup is not armed")
 	ErrStale        = errors.New("the pinned state was made by another version of the guard")

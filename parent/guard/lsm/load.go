@@ -11,12 +11,12 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"github.com/raypher/raypher/bpf"
+	"github.com/raypher/raypher/parent/guard/lsm/probe"
 	"github.com/raypher/raypher/parent/guard/ring"
 )
 
@@ -48,23 +48,14 @@ var later = map[string]string{
 	"bpf_lsm_inode_remove_acl":  "",
 }
 
-// Probe says in words whether this kernel takes BPF LSM programs. It loads and attaches one that refuses nothing: version and
-// list of LSMs do not tell.
+// Probe says in words whether this kernel takes BPF LSM programs and calls them.
 func Probe() error {
 	const what = "file guard (lsm)"
-	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "raypher_probe", Type: ebpf.LSM, AttachType: ebpf.AttachLSMMac, AttachTo: "bpf_prog", License: "Dual BSD/GPL",
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
-	})
-	if err != nil {
-		return explain(what, err)
+	called, err := probe.Try()
+	if err == nil && !called {
+		return fmt.Errorf("%s: %w: add bpf to lsm= on its command line", what, ErrNotCalled)
 	}
-	defer program.Close()
-	l, err := link.AttachLSM(link.LSMOptions{Program: program})
-	if err != nil {
-		return explain(what, err)
-	}
-	return l.Close()
+	return explain(what, err)
 }
 
 // Load attaches the guard, or takes over the state that is pinned in Options.PinDir. The programs that were there stay until

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -36,6 +38,8 @@ func live() {
 	m := &machine{}
 	if err := m.furnish(); err != nil {
 		m.fail("furnish: %v", err)
+	} else if uncalled() {
+		m.notCalled()
 	} else {
 		m.cases()
 	}
@@ -79,7 +83,26 @@ func (m *machine) furnish() error {
 	if err := furnishFiles(); err != nil {
 		return err
 	}
+	if uncalled() {
+		return nil
+	}
 	return m.load()
+}
+
+// uncalled reports whether this kernel was started without bpf in its list of LSMs, as the machine's command line says.
+func uncalled() bool {
+	line, err := os.ReadFile("/proc/cmdline")
+	return err == nil && slices.Contains(strings.Fields(string(line)), "raypher.uncalled")
+}
+
+// notCalled: such a kernel loads and attaches the programs and never calls one, and the guard says that it holds nothing.
+func (m *machine) notCalled() {
+	if err := lsm.Probe(); !errors.Is(err, lsm.ErrNotCalled) {
+		m.fail("probe: %v", err)
+	}
+	if _, err := lsm.Load(lsm.Options{CgroupPath: agentsPath, PinDir: pins}); !errors.Is(err, lsm.ErrNotCalled) {
+		m.fail("load: %v", err)
+	}
 }
 
 // load loads the guard, which is most of the time that an emulated machine takes.
