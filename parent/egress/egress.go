@@ -26,6 +26,7 @@ import (
 // Bounds; those of the enclave, package enclave/conduit, hold besides.
 const (
 	MaxConnections = 16
+	MaxCarried     = 2048             // to providers of models, besides
 	MaxAllowed     = 64               // hosts on the list
 	ConnectTimeout = 10 * time.Second // of TCP, with the name's resolution
 	StallTimeout   = 30 * time.Second // until the host has to take bytes
@@ -38,6 +39,10 @@ const (
 type Options struct {
 	Client  enclavev1.EnclaveClient
 	Allowed []string // host:port, as the enclave names them
+	// Providers lists those of the cost control in force; they are asked for when the enclave wants one. Open opens the connection that carries
+	// such a one, by the number of the request. nil, both: none is carried.
+	Providers func(context.Context) ([]string, error)
+	Open      func(ctx context.Context, number uint64) (net.Conn, error)
 	// InstanceDocument gets the document of this instance's NitroTPM over a nonce; nil: there is none.
 	InstanceDocument func(ctx context.Context, nonce []byte) ([]byte, error)
 	Log              *slog.Logger
@@ -94,16 +99,20 @@ func serve(ctx context.Context, o Options) error {
 		_ = stream.Send(r) // Recv says why it failed
 	}
 	send(&enclavev1.DialResult{})
-	places := make(chan struct{}, MaxConnections)
+	few, many := make(chan struct{}, MaxConnections), make(chan struct{}, MaxCarried)
 	for {
 		r, err := stream.Recv()
 		if err != nil {
 			return err
 		}
+		places := few
+		if r.GetCarrier() {
+			places = many
+		}
 		select {
 		case places <- struct{}{}:
 		default:
-			send(&enclavev1.DialResult{Number: r.GetNumber(), Error: fmt.Sprintf("%d connections are open, no more are carried", MaxConnections)})
+			send(&enclavev1.DialResult{Number: r.GetNumber(), Error: fmt.Sprintf("%d connections are open, no more are carried", cap(places))})
 			continue
 		}
 		connections.Add(1)
@@ -114,7 +123,11 @@ func serve(ctx context.Context, o Options) error {
 				send(document(ctx, o, r.GetNumber(), nonce))
 				return
 			}
-			if err := carry(ctx, o, r); err != nil {
+			do := carry
+			if r.GetCarrier() {
+				do = carryProvider
+			}
+			if err := do(ctx, o, r); err != nil {
 				o.Log.Warn("the enclave's connection was not made", "host", r.GetHost(), "port", r.GetPort(), "reason", err)
 				send(&enclavev1.DialResult{Number: r.GetNumber(), Error: err.Error()})
 			}
@@ -146,17 +159,14 @@ func document(ctx context.Context, o Options, number uint64, nonce []byte) *encl
 
 // carry connects and carries bytes until the connection is over. An error means that it was never made.
 func carry(ctx context.Context, o Options, r *enclavev1.DialRequest) error {
-	address := net.JoinHostPort(r.GetHost(), strconv.FormatUint(uint64(r.GetPort()), 10))
+	address := addressOf(r)
 	if !slices.Contains(o.Allowed, address) {
-		return fmt.Errorf("%.300s is not on this host's list: start raypherd with --enclave-egress %.300s, if it should be", address, address)
+		return notListed(address)
 	}
-	connecting, connected := context.WithTimeout(ctx, ConnectTimeout)
-	host, err := new(net.Dialer).DialContext(connecting, "tcp", address)
-	connected()
+	tcp, err := connect(ctx, address)
 	if err != nil {
 		return err
 	}
-	tcp := host.(*net.TCPConn) // network "tcp"
 	defer tcp.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -186,6 +196,24 @@ func carry(ctx context.Context, o Options, r *enclavev1.DialRequest) error {
 	})
 	both.Wait()
 	return nil
+}
+
+func addressOf(r *enclavev1.DialRequest) string {
+	return net.JoinHostPort(r.GetHost(), strconv.FormatUint(uint64(r.GetPort()), 10))
+}
+
+func notListed(address string) error {
+	return fmt.Errorf("%.300s is not on this host's list: start raypherd with --enclave-egress %.300s, if it should be", address, address)
+}
+
+func connect(ctx context.Context, address string) (*net.TCPConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, ConnectTimeout)
+	defer cancel()
+	host, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	return host.(*net.TCPConn), nil // network "tcp"
 }
 
 // toHost carries what the enclave sends, until it closed the connection (nil) or either side broke. An empty message means that nothing

@@ -94,6 +94,7 @@ type Options struct {
 type Link struct {
 	opts   Options
 	pin    *pin
+	carry  dialFunc // a connection besides that of conn
 	conn   *grpc.ClientConn
 	client enclavev1.EnclaveClient
 	mints  *mints
@@ -119,6 +120,7 @@ func Dial(opts Options) (*Link, error) {
 	if err != nil {
 		return nil, err
 	}
+	carry := dial
 	pin, err := openPin(opts.Enclave, opts.PinFile)
 	if err != nil {
 		return nil, err
@@ -143,7 +145,7 @@ func Dial(opts Options) (*Link, error) {
 		}
 		dial = configuring(configure, dial, opts.Configuration)
 	}
-	l := &Link{opts: opts, pin: pin, changed: make(chan struct{}), cause: errors.New("not connected yet")}
+	l := &Link{opts: opts, pin: pin, carry: carry, changed: make(chan struct{}), cause: errors.New("not connected yet")}
 	l.conn, err = grpc.NewClient("passthrough:///raypher-enclave",
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx) }),
 		grpc.WithTransportCredentials(transport(clientTLS(opts.Caller, pin.check))),
@@ -175,7 +177,9 @@ func Dial(opts Options) (*Link, error) {
 	}()
 	go func() {
 		defer l.done.Done()
-		egress.Run(ctx, egress.Options{Client: l.client, Allowed: opts.Egress, InstanceDocument: opts.InstanceDocument, Log: opts.Log})
+		egress.Run(ctx, egress.Options{
+			Client: l.client, Allowed: opts.Egress, Providers: l.providers, Open: l.openProvider, InstanceDocument: opts.InstanceDocument, Log: opts.Log,
+		})
 	}()
 	return l, nil
 }
