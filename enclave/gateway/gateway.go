@@ -70,7 +70,9 @@ type Options struct {
 	// Dial opens a connection to a provider; TLS begins on it here.
 	Dial  func(ctx context.Context, network, address string) (net.Conn, error)
 	Roots *x509.CertPool // nil: the system's
-	Log   *slog.Logger
+	// Observe is told of each call that has ended, refused ones too. It must not block; nil: nobody is.
+	Observe func(Record)
+	Log     *slog.Logger
 }
 
 // Gateway is an http.Handler. It is safe for concurrent use.
@@ -126,24 +128,28 @@ func (g *Gateway) Close() { g.transport.CloseIdleConnections() }
 // ServeHTTP serves one call: /PROVIDER/ and then the provider's own path.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	name, path, _ := strings.Cut(strings.TrimPrefix(r.URL.EscapedPath(), "/"), "/")
+	record := &Record{Begun: time.Now()}
+	defer g.observe(record)
 	providers := g.opts.Providers()
-	if len(providers) == 0 {
-		g.refuse(w, dialect.OpenAI, &dialect.Refusal{Reason: dialect.Unavailable, Message: "no cost control is in force, so no model can be called: `raypher spend install` puts one in force"})
-		return
-	}
 	provider, known := providers[name]
-	if !known {
-		g.refuse(w, dialect.OpenAI, &dialect.Refusal{Reason: dialect.NotFound, Message: fmt.Sprintf("there is no provider %.80q: cost_control.yaml names them", name)})
+	kind := dialect.OpenAI
+	var err error
+	switch {
+	case len(providers) == 0:
+		err = &dialect.Refusal{Reason: dialect.Unavailable, Message: "no cost control is in force, so no model can be called: `raypher spend install` puts one in force"}
+	case !known:
+		err = &dialect.Refusal{Reason: dialect.NotFound, Message: fmt.Sprintf("there is no provider %.80q: cost_control.yaml names them", name)}
+	default:
+		kind, record.Provider, record.Kind = dialect.Kind(provider.Kind), name, string(provider.Kind)
+		var a *attempt
+		if a, err = g.read(w, r, record, provider, "/"+path); err == nil {
+			err = g.serve(w, r, a)
+		}
+	}
+	if err == nil {
 		return
 	}
-	kind := dialect.Kind(provider.Kind)
-	c, err := g.read(w, r, name, provider, "/"+path)
-	if err == nil {
-		err = g.serve(w, r, c)
-	}
-	if err == nil {
-		return
-	}
+	record.refused(err)
 	var refusal *dialect.Refusal
 	if !errors.As(err, &refusal) {
 		g.opts.Log.Error("gateway", "provider", name, "error", err)
@@ -171,14 +177,17 @@ type attempt struct {
 	rates    *prices.Rates // nil: it is free
 	call     *dialect.Call
 	entry    *ledger.Call
+	record   *Record
 }
 
 // read understands a request. It spends nothing.
-func (g *Gateway) read(w http.ResponseWriter, r *http.Request, name string, provider cost.Provider, path string) (*attempt, error) {
+func (g *Gateway) read(w http.ResponseWriter, r *http.Request, record *Record, provider cost.Provider, path string) (*attempt, error) {
+	name := record.Provider
 	run, ok := g.opts.Runs(r.Context(), handle(r))
 	if !ok {
 		return nil, &dialect.Refusal{Reason: dialect.Unauthenticated, Message: "this is not the key of a run that goes on: use the one that `raypher run` put into the environment"}
 	}
+	record.Run = run
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, dialect.MaxBody))
 	if err != nil {
 		var tooLarge *http.MaxBytesError
@@ -192,13 +201,15 @@ func (g *Gateway) read(w http.ResponseWriter, r *http.Request, name string, prov
 	if err != nil {
 		return nil, err
 	}
-	a := &attempt{provider: name, kind: kind, method: r.Method}
+	a := &attempt{provider: name, kind: kind, method: r.Method, record: record}
+	record.Stream = request.Stream
 	var limits dialect.Limits
 	var list journal.Hash
 	if !request.Free {
 		if a.rates, list, ok = g.opts.Rates(name, request.Model); !ok {
 			return nil, &dialect.Refusal{Reason: dialect.NotFound, Message: fmt.Sprintf("model %.80q has no price, so what it costs cannot be bounded: name it under providers in cost_control.yaml", request.Model)}
 		}
+		record.Model = request.Model // one that has a price: agents cannot invent labels
 		limits = dialect.Limits{Window: int64(a.rates.Context), Output: int64(a.rates.MaxOutput)}
 	}
 	if a.call, err = request.Prepare(limits); err != nil {
@@ -220,6 +231,7 @@ func (g *Gateway) read(w http.ResponseWriter, r *http.Request, name string, prov
 		Worst:  cost.Amount(a.rates.Worst(uint64(a.call.Bound.Input), uint64(a.call.Bound.Output))),
 		Tokens: uint64(a.call.Bound.Input + a.call.Bound.Output),
 	}
+	record.Worst = a.entry.Worst
 	if _, err := rand.Read(a.entry.ID[:]); err != nil {
 		return nil, err
 	}
@@ -231,12 +243,12 @@ func refusalOf(err error) error {
 	var refused *ledger.Refusal
 	switch {
 	case errors.As(err, &refused) && refused.What != ledger.Budget && refused.What != ledger.Closed && !refused.Refill.IsZero():
-		return &dialect.Refusal{Reason: dialect.RateLimited, Message: err.Error(), RetryAfter: max(time.Second, time.Until(refused.Refill))}
+		return &dialect.Refusal{Reason: dialect.RateLimited, Message: err.Error(), RetryAfter: max(time.Second, time.Until(refused.Refill)), Cause: err}
 	case errors.Is(err, ledger.ErrRefused):
-		return &dialect.Refusal{Reason: dialect.Exhausted, Message: err.Error()}
+		return &dialect.Refusal{Reason: dialect.Exhausted, Message: err.Error(), Cause: err}
 	case errors.Is(err, context.Canceled):
 		return err
 	default:
-		return &dialect.Refusal{Reason: dialect.Unavailable, Message: "nothing can be spent now: " + err.Error()}
+		return &dialect.Refusal{Reason: dialect.Unavailable, Message: "nothing can be spent now: " + err.Error(), Cause: err}
 	}
 }

@@ -16,7 +16,10 @@ import (
 // serve holds, calls, hands on and settles. An error means that nothing of an answer was written yet.
 func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, a *attempt) error {
 	if a.entry != nil {
-		if err := g.opts.Ledger.Reserve(r.Context(), a.entry); err != nil {
+		begun := time.Now()
+		err := g.opts.Ledger.Reserve(r.Context(), a.entry)
+		a.record.Reserving = time.Since(begun)
+		if err != nil {
 			return refusalOf(err)
 		}
 	}
@@ -34,6 +37,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, a *attempt) erro
 	defer answer.Body.Close()
 	copyHeader(w.Header(), answer.Header)
 	w.WriteHeader(answer.StatusCode)
+	a.record.hear(answer.Header)
 	how, usage := g.stream(w, answer, a)
 	g.end(a, how, usage)
 	return nil
@@ -65,6 +69,7 @@ func (g *Gateway) send(ctx context.Context, a *attempt) (*http.Response, error) 
 		return nil, err
 	}
 	request.Header = a.header
+	a.record.left = time.Now()
 	// RoundTrip follows no redirects: a redirect is an answer.
 	answer, err := g.transport.RoundTrip(request)
 	if err != nil {
@@ -72,6 +77,7 @@ func (g *Gateway) send(ctx context.Context, a *attempt) (*http.Response, error) 
 		return nil, &dialect.Refusal{Reason: dialect.Upstream, Message: "provider " + a.provider + " did not answer: " + reason(err), Cause: err}
 	}
 	answer.Request, a.call.Body = nil, nil // a stream may go on for long
+	a.record.Status = answer.StatusCode
 	return answer, nil
 }
 
@@ -103,8 +109,12 @@ func (g *Gateway) stream(w http.ResponseWriter, answer *http.Response, a *attemp
 	}
 	success := answer.StatusCode >= 200 && answer.StatusCode < 300
 	buffer := make([]byte, 32<<10)
+	came := int64(0)
 	for {
 		n, err := answer.Body.Read(buffer)
+		if came += int64(n); n > 0 && a.record.FirstByte == 0 {
+			a.record.FirstByte = time.Since(a.record.left)
+		}
 		if n > 0 && success {
 			hand(meter.Feed(buffer[:n]))
 		} else if n > 0 {
@@ -115,10 +125,15 @@ func (g *Gateway) stream(w http.ResponseWriter, answer *http.Response, a *attemp
 		}
 		whole := errors.Is(err, io.EOF)
 		if !success {
+			a.record.compare(answer.ContentLength, came, false)
 			return charged(answer.StatusCode), dialect.Usage{}
 		}
 		rest, usage, ok := meter.End(whole)
 		hand(rest)
+		if ok {
+			a.record.Usage = usage
+		}
+		a.record.compare(answer.ContentLength, came, ok)
 		if !ok {
 			return keep, dialect.Usage{}
 		}
@@ -142,20 +157,26 @@ const statusOverloaded = 529
 // too much counts as spent.
 func (g *Gateway) end(a *attempt, how outcome, used dialect.Usage) {
 	if a.entry == nil {
+		a.record.Outcome = OutcomeFree
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), settleTime)
 	defer cancel()
 	var err error
+	begun := time.Now()
 	switch how {
 	case settle:
 		u := usage(used)
-		err = g.opts.Ledger.Settle(ctx, a.entry.ID, cost.Amount(a.rates.Cost(u)), u.Tokens())
+		a.record.Outcome, a.record.Cost = OutcomeSettled, cost.Amount(a.rates.Cost(u))
+		err = g.opts.Ledger.Settle(ctx, a.entry.ID, a.record.Cost, u.Tokens())
 	case withdraw:
+		a.record.Outcome = OutcomeWithdrawn
 		err = g.opts.Ledger.Withdraw(ctx, a.entry.ID)
 	default:
+		a.record.Outcome, a.record.Cost = OutcomeKept, a.entry.Worst
 		err = g.opts.Ledger.Keep(ctx, a.entry.ID)
 	}
+	a.record.Settling = time.Since(begun)
 	if err != nil {
 		g.opts.Log.Error("gateway: a call was not settled", "provider", a.provider, "request", a.entry.ID, "error", err)
 	}

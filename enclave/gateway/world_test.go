@@ -115,12 +115,13 @@ type world struct {
 	dial    func(ctx context.Context, network, address string) (net.Conn, error) // to change it
 	kind    cost.Kind
 	base    string // URL of the provider
+	records chan gateway.Record
 }
 
 // newWorld has a budget in dollars.
 func newWorld(t *testing.T, budget string) *world {
 	t.Helper()
-	w := &world{provider: newProvider(t), journal: new(memory), kind: cost.OpenAI}
+	w := &world{provider: newProvider(t), journal: new(memory), kind: cost.OpenAI, records: make(chan gateway.Record, 1024)}
 	control, err := cost.Parse("cost_control.yaml", []byte("version: 1\ntime_zone: UTC\nmonthly_budget_usd: "+budget+"\n"))
 	if err != nil {
 		t.Fatal(err)
@@ -146,6 +147,12 @@ func newWorld(t *testing.T, budget string) *world {
 			return w.dial(ctx, network, strings.Replace(address, "example.com", "127.0.0.1", 1))
 		},
 		Roots: roots,
+		Observe: func(r gateway.Record) {
+			select {
+			case w.records <- r:
+			default: // nobody looks
+			}
+		},
 	})
 	server := httptest.NewServer(g)
 	t.Cleanup(func() { server.Close(); g.Close() })
