@@ -74,6 +74,7 @@ type Description struct {
 	TtlSeconds        uint32                 `protobuf:"varint,10,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`                    // lifetime of visas
 	Development       bool                   `protobuf:"varint,11,opt,name=development,proto3" json:"development,omitempty"`                                    // the ceiling and its operator key were made by this process
 	Providers         []*Provider            `protobuf:"bytes,12,rep,name=providers,proto3" json:"providers,omitempty"`                                         // of the cost control in force, by name; none: nothing is metered
+	Webhooks          []string               `protobuf:"bytes,13,rep,name=webhooks,proto3" json:"webhooks,omitempty"`                                           // host:port of its alerts, to which the enclave asks for connections
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -188,6 +189,13 @@ func (x *Description) GetDevelopment() bool {
 func (x *Description) GetProviders() []*Provider {
 	if x != nil {
 		return x.Providers
+	}
+	return nil
+}
+
+func (x *Description) GetWebhooks() []string {
+	if x != nil {
+		return x.Webhooks
 	}
 	return nil
 }
@@ -2917,12 +2925,406 @@ func (x *TopUpRequest) GetAmount() uint64 {
 	return 0
 }
 
+type ObserveRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ObserveRequest) Reset() {
+	*x = ObserveRequest{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ObserveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ObserveRequest) ProtoMessage() {}
+
+func (x *ObserveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ObserveRequest.ProtoReflect.Descriptor instead.
+func (*ObserveRequest) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{45}
+}
+
+type Observation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Call          *CallRecord            `protobuf:"bytes,1,opt,name=call,proto3" json:"call,omitempty"` // or
+	Notice        *Notice                `protobuf:"bytes,2,opt,name=notice,proto3" json:"notice,omitempty"`
+	Lost          uint64                 `protobuf:"varint,3,opt,name=lost,proto3" json:"lost,omitempty"` // observations that were left out since the one before
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Observation) Reset() {
+	*x = Observation{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Observation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Observation) ProtoMessage() {}
+
+func (x *Observation) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Observation.ProtoReflect.Descriptor instead.
+func (*Observation) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *Observation) GetCall() *CallRecord {
+	if x != nil {
+		return x.Call
+	}
+	return nil
+}
+
+func (x *Observation) GetNotice() *Notice {
+	if x != nil {
+		return x.Notice
+	}
+	return nil
+}
+
+func (x *Observation) GetLost() uint64 {
+	if x != nil {
+		return x.Lost
+	}
+	return 0
+}
+
+// CallRecord is a call of a model that has ended.
+type CallRecord struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Namespace      string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"` // these three: empty where the key was no run's
+	Agent          string                 `protobuf:"bytes,2,opt,name=agent,proto3" json:"agent,omitempty"`
+	Run            string                 `protobuf:"bytes,3,opt,name=run,proto3" json:"run,omitempty"`
+	Provider       string                 `protobuf:"bytes,4,opt,name=provider,proto3" json:"provider,omitempty"` // empty: there is none of the name
+	Kind           string                 `protobuf:"bytes,5,opt,name=kind,proto3" json:"kind,omitempty"`
+	Model          string                 `protobuf:"bytes,6,opt,name=model,proto3" json:"model,omitempty"` // one that has a price; else empty
+	Stream         bool                   `protobuf:"varint,7,opt,name=stream,proto3" json:"stream,omitempty"`
+	Outcome        string                 `protobuf:"bytes,8,opt,name=outcome,proto3" json:"outcome,omitempty"` // settled | kept | withdrawn | free | refused
+	Refusal        string                 `protobuf:"bytes,9,opt,name=refusal,proto3" json:"refusal,omitempty"` // why, in a word
+	Cap            string                 `protobuf:"bytes,10,opt,name=cap,proto3" json:"cap,omitempty"`        // that refused it: host | namespace | agent | run
+	Status         uint32                 `protobuf:"varint,11,opt,name=status,proto3" json:"status,omitempty"` // of the provider's answer; 0: none
+	Worst          uint64                 `protobuf:"varint,12,opt,name=worst,proto3" json:"worst,omitempty"`   // micro-dollars
+	Cost           uint64                 `protobuf:"varint,13,opt,name=cost,proto3" json:"cost,omitempty"`
+	Input          uint64                 `protobuf:"varint,14,opt,name=input,proto3" json:"input,omitempty"` // tokens, as the provider says: neither from a cache nor to one
+	CacheRead      uint64                 `protobuf:"varint,15,opt,name=cache_read,json=cacheRead,proto3" json:"cache_read,omitempty"`
+	CacheWrite     uint64                 `protobuf:"varint,16,opt,name=cache_write,json=cacheWrite,proto3" json:"cache_write,omitempty"` // of whatever life
+	Output         uint64                 `protobuf:"varint,17,opt,name=output,proto3" json:"output,omitempty"`                           // reasoning included
+	Reasoning      uint64                 `protobuf:"varint,18,opt,name=reasoning,proto3" json:"reasoning,omitempty"`
+	BegunUnixNano  int64                  `protobuf:"varint,19,opt,name=begun_unix_nano,json=begunUnixNano,proto3" json:"begun_unix_nano,omitempty"`
+	ReservingNanos uint64                 `protobuf:"varint,20,opt,name=reserving_nanos,json=reservingNanos,proto3" json:"reserving_nanos,omitempty"`
+	FirstByteNanos uint64                 `protobuf:"varint,21,opt,name=first_byte_nanos,json=firstByteNanos,proto3" json:"first_byte_nanos,omitempty"` // 0: none came
+	LastedNanos    uint64                 `protobuf:"varint,22,opt,name=lasted_nanos,json=lastedNanos,proto3" json:"lasted_nanos,omitempty"`
+	SettlingNanos  uint64                 `protobuf:"varint,23,opt,name=settling_nanos,json=settlingNanos,proto3" json:"settling_nanos,omitempty"`
+	Said           []string               `protobuf:"bytes,24,rep,name=said,proto3" json:"said,omitempty"`                 // headers of the answer that name usage
+	Disagreement   string                 `protobuf:"bytes,25,opt,name=disagreement,proto3" json:"disagreement,omitempty"` // between those, or the length that was named, and what came
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *CallRecord) Reset() {
+	*x = CallRecord{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CallRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CallRecord) ProtoMessage() {}
+
+func (x *CallRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CallRecord.ProtoReflect.Descriptor instead.
+func (*CallRecord) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *CallRecord) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *CallRecord) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *CallRecord) GetRun() string {
+	if x != nil {
+		return x.Run
+	}
+	return ""
+}
+
+func (x *CallRecord) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *CallRecord) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *CallRecord) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *CallRecord) GetStream() bool {
+	if x != nil {
+		return x.Stream
+	}
+	return false
+}
+
+func (x *CallRecord) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
+}
+
+func (x *CallRecord) GetRefusal() string {
+	if x != nil {
+		return x.Refusal
+	}
+	return ""
+}
+
+func (x *CallRecord) GetCap() string {
+	if x != nil {
+		return x.Cap
+	}
+	return ""
+}
+
+func (x *CallRecord) GetStatus() uint32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
+func (x *CallRecord) GetWorst() uint64 {
+	if x != nil {
+		return x.Worst
+	}
+	return 0
+}
+
+func (x *CallRecord) GetCost() uint64 {
+	if x != nil {
+		return x.Cost
+	}
+	return 0
+}
+
+func (x *CallRecord) GetInput() uint64 {
+	if x != nil {
+		return x.Input
+	}
+	return 0
+}
+
+func (x *CallRecord) GetCacheRead() uint64 {
+	if x != nil {
+		return x.CacheRead
+	}
+	return 0
+}
+
+func (x *CallRecord) GetCacheWrite() uint64 {
+	if x != nil {
+		return x.CacheWrite
+	}
+	return 0
+}
+
+func (x *CallRecord) GetOutput() uint64 {
+	if x != nil {
+		return x.Output
+	}
+	return 0
+}
+
+func (x *CallRecord) GetReasoning() uint64 {
+	if x != nil {
+		return x.Reasoning
+	}
+	return 0
+}
+
+func (x *CallRecord) GetBegunUnixNano() int64 {
+	if x != nil {
+		return x.BegunUnixNano
+	}
+	return 0
+}
+
+func (x *CallRecord) GetReservingNanos() uint64 {
+	if x != nil {
+		return x.ReservingNanos
+	}
+	return 0
+}
+
+func (x *CallRecord) GetFirstByteNanos() uint64 {
+	if x != nil {
+		return x.FirstByteNanos
+	}
+	return 0
+}
+
+func (x *CallRecord) GetLastedNanos() uint64 {
+	if x != nil {
+		return x.LastedNanos
+	}
+	return 0
+}
+
+func (x *CallRecord) GetSettlingNanos() uint64 {
+	if x != nil {
+		return x.SettlingNanos
+	}
+	return 0
+}
+
+func (x *CallRecord) GetSaid() []string {
+	if x != nil {
+		return x.Said
+	}
+	return nil
+}
+
+func (x *CallRecord) GetDisagreement() string {
+	if x != nil {
+		return x.Disagreement
+	}
+	return ""
+}
+
+// Notice is something that an operator should know.
+type Notice struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"` // alert: a share of a budget is used | alarm: what must not happen, and was refused or contained
+	Words         string                 `protobuf:"bytes,2,opt,name=words,proto3" json:"words,omitempty"`
+	Unix          int64                  `protobuf:"varint,3,opt,name=unix,proto3" json:"unix,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Notice) Reset() {
+	*x = Notice{}
+	mi := &file_enclave_v1_enclave_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Notice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Notice) ProtoMessage() {}
+
+func (x *Notice) ProtoReflect() protoreflect.Message {
+	mi := &file_enclave_v1_enclave_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Notice.ProtoReflect.Descriptor instead.
+func (*Notice) Descriptor() ([]byte, []int) {
+	return file_enclave_v1_enclave_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *Notice) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Notice) GetWords() string {
+	if x != nil {
+		return x.Words
+	}
+	return ""
+}
+
+func (x *Notice) GetUnix() int64 {
+	if x != nil {
+		return x.Unix
+	}
+	return 0
+}
+
 var File_enclave_v1_enclave_proto protoreflect.FileDescriptor
 
 const file_enclave_v1_enclave_proto_rawDesc = "" +
 	"\n" +
 	"\x18enclave/v1/enclave.proto\x12\x12raypher.enclave.v1\"\x11\n" +
-	"\x0fDescribeRequest\"\xb0\x03\n" +
+	"\x0fDescribeRequest\"\xcc\x03\n" +
 	"\vDescription\x12\x12\n" +
 	"\x04tier\x18\x01 \x01(\tR\x04tier\x12!\n" +
 	"\ftrust_domain\x18\x02 \x01(\tR\vtrustDomain\x12\x1d\n" +
@@ -2938,7 +3340,8 @@ const file_enclave_v1_enclave_proto_rawDesc = "" +
 	" \x01(\rR\n" +
 	"ttlSeconds\x12 \n" +
 	"\vdevelopment\x18\v \x01(\bR\vdevelopment\x12:\n" +
-	"\tproviders\x18\f \x03(\v2\x1c.raypher.enclave.v1.ProviderR\tproviders\"L\n" +
+	"\tproviders\x18\f \x03(\v2\x1c.raypher.enclave.v1.ProviderR\tproviders\x12\x1a\n" +
+	"\bwebhooks\x18\r \x03(\tR\bwebhooks\"L\n" +
 	"\bProvider\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x18\n" +
@@ -3147,7 +3550,46 @@ const file_enclave_v1_enclave_proto_rawDesc = "" +
 	"\x14_requests_per_minuteB\x11\n" +
 	"\x0f_tokens_per_day\"&\n" +
 	"\fTopUpRequest\x12\x16\n" +
-	"\x06amount\x18\x01 \x01(\x04R\x06amount2\xa8\x0e\n" +
+	"\x06amount\x18\x01 \x01(\x04R\x06amount\"\x10\n" +
+	"\x0eObserveRequest\"\x89\x01\n" +
+	"\vObservation\x122\n" +
+	"\x04call\x18\x01 \x01(\v2\x1e.raypher.enclave.v1.CallRecordR\x04call\x122\n" +
+	"\x06notice\x18\x02 \x01(\v2\x1a.raypher.enclave.v1.NoticeR\x06notice\x12\x12\n" +
+	"\x04lost\x18\x03 \x01(\x04R\x04lost\"\xc1\x05\n" +
+	"\n" +
+	"CallRecord\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x14\n" +
+	"\x05agent\x18\x02 \x01(\tR\x05agent\x12\x10\n" +
+	"\x03run\x18\x03 \x01(\tR\x03run\x12\x1a\n" +
+	"\bprovider\x18\x04 \x01(\tR\bprovider\x12\x12\n" +
+	"\x04kind\x18\x05 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05model\x18\x06 \x01(\tR\x05model\x12\x16\n" +
+	"\x06stream\x18\a \x01(\bR\x06stream\x12\x18\n" +
+	"\aoutcome\x18\b \x01(\tR\aoutcome\x12\x18\n" +
+	"\arefusal\x18\t \x01(\tR\arefusal\x12\x10\n" +
+	"\x03cap\x18\n" +
+	" \x01(\tR\x03cap\x12\x16\n" +
+	"\x06status\x18\v \x01(\rR\x06status\x12\x14\n" +
+	"\x05worst\x18\f \x01(\x04R\x05worst\x12\x12\n" +
+	"\x04cost\x18\r \x01(\x04R\x04cost\x12\x14\n" +
+	"\x05input\x18\x0e \x01(\x04R\x05input\x12\x1d\n" +
+	"\n" +
+	"cache_read\x18\x0f \x01(\x04R\tcacheRead\x12\x1f\n" +
+	"\vcache_write\x18\x10 \x01(\x04R\n" +
+	"cacheWrite\x12\x16\n" +
+	"\x06output\x18\x11 \x01(\x04R\x06output\x12\x1c\n" +
+	"\treasoning\x18\x12 \x01(\x04R\treasoning\x12&\n" +
+	"\x0fbegun_unix_nano\x18\x13 \x01(\x03R\rbegunUnixNano\x12'\n" +
+	"\x0freserving_nanos\x18\x14 \x01(\x04R\x0ereservingNanos\x12(\n" +
+	"\x10first_byte_nanos\x18\x15 \x01(\x04R\x0efirstByteNanos\x12!\n" +
+	"\flasted_nanos\x18\x16 \x01(\x04R\vlastedNanos\x12%\n" +
+	"\x0esettling_nanos\x18\x17 \x01(\x04R\rsettlingNanos\x12\x12\n" +
+	"\x04said\x18\x18 \x03(\tR\x04said\x12\"\n" +
+	"\fdisagreement\x18\x19 \x01(\tR\fdisagreement\"F\n" +
+	"\x06Notice\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05words\x18\x02 \x01(\tR\x05words\x12\x12\n" +
+	"\x04unix\x18\x03 \x01(\x03R\x04unix2\xfa\x0e\n" +
 	"\aEnclave\x12P\n" +
 	"\bDescribe\x12#.raypher.enclave.v1.DescribeRequest\x1a\x1f.raypher.enclave.v1.Description\x12L\n" +
 	"\aPersist\x12\".raypher.enclave.v1.PersistRequest\x1a\x19.raypher.enclave.v1.Batch(\x010\x01\x12\\\n" +
@@ -3170,7 +3612,8 @@ const file_enclave_v1_enclave_proto_rawDesc = "" +
 	"\x06Replay\x12!.raypher.enclave.v1.ReplayRequest\x1a\x1f.raypher.enclave.v1.ReplayReply(\x01\x12_\n" +
 	"\x0eInstallControl\x12).raypher.enclave.v1.InstallControlRequest\x1a\".raypher.enclave.v1.SpendingStatus\x12c\n" +
 	"\x10DescribeSpending\x12+.raypher.enclave.v1.DescribeSpendingRequest\x1a\".raypher.enclave.v1.SpendingStatus\x12M\n" +
-	"\x05TopUp\x12 .raypher.enclave.v1.TopUpRequest\x1a\".raypher.enclave.v1.SpendingStatusB7Z5github.com/raypher/raypher/proto/enclave/v1;enclavev1b\x06proto3"
+	"\x05TopUp\x12 .raypher.enclave.v1.TopUpRequest\x1a\".raypher.enclave.v1.SpendingStatus\x12P\n" +
+	"\aObserve\x12\".raypher.enclave.v1.ObserveRequest\x1a\x1f.raypher.enclave.v1.Observation0\x01B7Z5github.com/raypher/raypher/proto/enclave/v1;enclavev1b\x06proto3"
 
 var (
 	file_enclave_v1_enclave_proto_rawDescOnce sync.Once
@@ -3184,7 +3627,7 @@ func file_enclave_v1_enclave_proto_rawDescGZIP() []byte {
 	return file_enclave_v1_enclave_proto_rawDescData
 }
 
-var file_enclave_v1_enclave_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_enclave_v1_enclave_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_enclave_v1_enclave_proto_goTypes = []any{
 	(*DescribeRequest)(nil),             // 0: raypher.enclave.v1.DescribeRequest
 	(*Description)(nil),                 // 1: raypher.enclave.v1.Description
@@ -3231,6 +3674,10 @@ var file_enclave_v1_enclave_proto_goTypes = []any{
 	(*SpendingStatus)(nil),              // 42: raypher.enclave.v1.SpendingStatus
 	(*SpendingAccount)(nil),             // 43: raypher.enclave.v1.SpendingAccount
 	(*TopUpRequest)(nil),                // 44: raypher.enclave.v1.TopUpRequest
+	(*ObserveRequest)(nil),              // 45: raypher.enclave.v1.ObserveRequest
+	(*Observation)(nil),                 // 46: raypher.enclave.v1.Observation
+	(*CallRecord)(nil),                  // 47: raypher.enclave.v1.CallRecord
+	(*Notice)(nil),                      // 48: raypher.enclave.v1.Notice
 }
 var file_enclave_v1_enclave_proto_depIdxs = []int32{
 	2,  // 0: raypher.enclave.v1.Description.providers:type_name -> raypher.enclave.v1.Provider
@@ -3246,53 +3693,57 @@ var file_enclave_v1_enclave_proto_depIdxs = []int32{
 	38, // 10: raypher.enclave.v1.ReplayRequest.epoch:type_name -> raypher.enclave.v1.ReplayEpoch
 	43, // 11: raypher.enclave.v1.SpendingStatus.accounts:type_name -> raypher.enclave.v1.SpendingAccount
 	27, // 12: raypher.enclave.v1.SpendingStatus.grant:type_name -> raypher.enclave.v1.GrantStatus
-	0,  // 13: raypher.enclave.v1.Enclave.Describe:input_type -> raypher.enclave.v1.DescribeRequest
-	3,  // 14: raypher.enclave.v1.Enclave.Persist:input_type -> raypher.enclave.v1.PersistRequest
-	7,  // 15: raypher.enclave.v1.Enclave.InstallCeiling:input_type -> raypher.enclave.v1.InstallCeilingRequest
-	9,  // 16: raypher.enclave.v1.Enclave.Mint:input_type -> raypher.enclave.v1.MintRequest
-	11, // 17: raypher.enclave.v1.Enclave.MintStream:input_type -> raypher.enclave.v1.MintRequests
-	15, // 18: raypher.enclave.v1.Enclave.Record:input_type -> raypher.enclave.v1.RecordRequest
-	17, // 19: raypher.enclave.v1.Enclave.Attest:input_type -> raypher.enclave.v1.AttestRequest
-	19, // 20: raypher.enclave.v1.Enclave.DescribeKey:input_type -> raypher.enclave.v1.DescribeKeyRequest
-	21, // 21: raypher.enclave.v1.Enclave.TLSCertificate:input_type -> raypher.enclave.v1.TLSCertificateRequest
-	23, // 22: raypher.enclave.v1.Enclave.TLSSign:input_type -> raypher.enclave.v1.TLSSignRequest
-	25, // 23: raypher.enclave.v1.Enclave.InstallGrant:input_type -> raypher.enclave.v1.InstallGrantRequest
-	26, // 24: raypher.enclave.v1.Enclave.DescribeGrant:input_type -> raypher.enclave.v1.DescribeGrantRequest
-	29, // 25: raypher.enclave.v1.Enclave.Dial:input_type -> raypher.enclave.v1.DialResult
-	30, // 26: raypher.enclave.v1.Enclave.Connect:input_type -> raypher.enclave.v1.Bytes
-	31, // 27: raypher.enclave.v1.Enclave.DescribeFleet:input_type -> raypher.enclave.v1.DescribeFleetRequest
-	33, // 28: raypher.enclave.v1.Enclave.DescribeProviderKeys:input_type -> raypher.enclave.v1.DescribeProviderKeysRequest
-	36, // 29: raypher.enclave.v1.Enclave.ChangeProviderKey:input_type -> raypher.enclave.v1.ChangeProviderKeyRequest
-	37, // 30: raypher.enclave.v1.Enclave.Replay:input_type -> raypher.enclave.v1.ReplayRequest
-	40, // 31: raypher.enclave.v1.Enclave.InstallControl:input_type -> raypher.enclave.v1.InstallControlRequest
-	41, // 32: raypher.enclave.v1.Enclave.DescribeSpending:input_type -> raypher.enclave.v1.DescribeSpendingRequest
-	44, // 33: raypher.enclave.v1.Enclave.TopUp:input_type -> raypher.enclave.v1.TopUpRequest
-	1,  // 34: raypher.enclave.v1.Enclave.Describe:output_type -> raypher.enclave.v1.Description
-	6,  // 35: raypher.enclave.v1.Enclave.Persist:output_type -> raypher.enclave.v1.Batch
-	1,  // 36: raypher.enclave.v1.Enclave.InstallCeiling:output_type -> raypher.enclave.v1.Description
-	10, // 37: raypher.enclave.v1.Enclave.Mint:output_type -> raypher.enclave.v1.MintReply
-	13, // 38: raypher.enclave.v1.Enclave.MintStream:output_type -> raypher.enclave.v1.MintResults
-	16, // 39: raypher.enclave.v1.Enclave.Record:output_type -> raypher.enclave.v1.RecordReply
-	18, // 40: raypher.enclave.v1.Enclave.Attest:output_type -> raypher.enclave.v1.Evidence
-	20, // 41: raypher.enclave.v1.Enclave.DescribeKey:output_type -> raypher.enclave.v1.KeyDescription
-	22, // 42: raypher.enclave.v1.Enclave.TLSCertificate:output_type -> raypher.enclave.v1.TLSCertificateReply
-	24, // 43: raypher.enclave.v1.Enclave.TLSSign:output_type -> raypher.enclave.v1.TLSSignReply
-	27, // 44: raypher.enclave.v1.Enclave.InstallGrant:output_type -> raypher.enclave.v1.GrantStatus
-	27, // 45: raypher.enclave.v1.Enclave.DescribeGrant:output_type -> raypher.enclave.v1.GrantStatus
-	28, // 46: raypher.enclave.v1.Enclave.Dial:output_type -> raypher.enclave.v1.DialRequest
-	30, // 47: raypher.enclave.v1.Enclave.Connect:output_type -> raypher.enclave.v1.Bytes
-	32, // 48: raypher.enclave.v1.Enclave.DescribeFleet:output_type -> raypher.enclave.v1.FleetStatus
-	34, // 49: raypher.enclave.v1.Enclave.DescribeProviderKeys:output_type -> raypher.enclave.v1.ProviderKeys
-	34, // 50: raypher.enclave.v1.Enclave.ChangeProviderKey:output_type -> raypher.enclave.v1.ProviderKeys
-	39, // 51: raypher.enclave.v1.Enclave.Replay:output_type -> raypher.enclave.v1.ReplayReply
-	42, // 52: raypher.enclave.v1.Enclave.InstallControl:output_type -> raypher.enclave.v1.SpendingStatus
-	42, // 53: raypher.enclave.v1.Enclave.DescribeSpending:output_type -> raypher.enclave.v1.SpendingStatus
-	42, // 54: raypher.enclave.v1.Enclave.TopUp:output_type -> raypher.enclave.v1.SpendingStatus
-	34, // [34:55] is the sub-list for method output_type
-	13, // [13:34] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	47, // 13: raypher.enclave.v1.Observation.call:type_name -> raypher.enclave.v1.CallRecord
+	48, // 14: raypher.enclave.v1.Observation.notice:type_name -> raypher.enclave.v1.Notice
+	0,  // 15: raypher.enclave.v1.Enclave.Describe:input_type -> raypher.enclave.v1.DescribeRequest
+	3,  // 16: raypher.enclave.v1.Enclave.Persist:input_type -> raypher.enclave.v1.PersistRequest
+	7,  // 17: raypher.enclave.v1.Enclave.InstallCeiling:input_type -> raypher.enclave.v1.InstallCeilingRequest
+	9,  // 18: raypher.enclave.v1.Enclave.Mint:input_type -> raypher.enclave.v1.MintRequest
+	11, // 19: raypher.enclave.v1.Enclave.MintStream:input_type -> raypher.enclave.v1.MintRequests
+	15, // 20: raypher.enclave.v1.Enclave.Record:input_type -> raypher.enclave.v1.RecordRequest
+	17, // 21: raypher.enclave.v1.Enclave.Attest:input_type -> raypher.enclave.v1.AttestRequest
+	19, // 22: raypher.enclave.v1.Enclave.DescribeKey:input_type -> raypher.enclave.v1.DescribeKeyRequest
+	21, // 23: raypher.enclave.v1.Enclave.TLSCertificate:input_type -> raypher.enclave.v1.TLSCertificateRequest
+	23, // 24: raypher.enclave.v1.Enclave.TLSSign:input_type -> raypher.enclave.v1.TLSSignRequest
+	25, // 25: raypher.enclave.v1.Enclave.InstallGrant:input_type -> raypher.enclave.v1.InstallGrantRequest
+	26, // 26: raypher.enclave.v1.Enclave.DescribeGrant:input_type -> raypher.enclave.v1.DescribeGrantRequest
+	29, // 27: raypher.enclave.v1.Enclave.Dial:input_type -> raypher.enclave.v1.DialResult
+	30, // 28: raypher.enclave.v1.Enclave.Connect:input_type -> raypher.enclave.v1.Bytes
+	31, // 29: raypher.enclave.v1.Enclave.DescribeFleet:input_type -> raypher.enclave.v1.DescribeFleetRequest
+	33, // 30: raypher.enclave.v1.Enclave.DescribeProviderKeys:input_type -> raypher.enclave.v1.DescribeProviderKeysRequest
+	36, // 31: raypher.enclave.v1.Enclave.ChangeProviderKey:input_type -> raypher.enclave.v1.ChangeProviderKeyRequest
+	37, // 32: raypher.enclave.v1.Enclave.Replay:input_type -> raypher.enclave.v1.ReplayRequest
+	40, // 33: raypher.enclave.v1.Enclave.InstallControl:input_type -> raypher.enclave.v1.InstallControlRequest
+	41, // 34: raypher.enclave.v1.Enclave.DescribeSpending:input_type -> raypher.enclave.v1.DescribeSpendingRequest
+	44, // 35: raypher.enclave.v1.Enclave.TopUp:input_type -> raypher.enclave.v1.TopUpRequest
+	45, // 36: raypher.enclave.v1.Enclave.Observe:input_type -> raypher.enclave.v1.ObserveRequest
+	1,  // 37: raypher.enclave.v1.Enclave.Describe:output_type -> raypher.enclave.v1.Description
+	6,  // 38: raypher.enclave.v1.Enclave.Persist:output_type -> raypher.enclave.v1.Batch
+	1,  // 39: raypher.enclave.v1.Enclave.InstallCeiling:output_type -> raypher.enclave.v1.Description
+	10, // 40: raypher.enclave.v1.Enclave.Mint:output_type -> raypher.enclave.v1.MintReply
+	13, // 41: raypher.enclave.v1.Enclave.MintStream:output_type -> raypher.enclave.v1.MintResults
+	16, // 42: raypher.enclave.v1.Enclave.Record:output_type -> raypher.enclave.v1.RecordReply
+	18, // 43: raypher.enclave.v1.Enclave.Attest:output_type -> raypher.enclave.v1.Evidence
+	20, // 44: raypher.enclave.v1.Enclave.DescribeKey:output_type -> raypher.enclave.v1.KeyDescription
+	22, // 45: raypher.enclave.v1.Enclave.TLSCertificate:output_type -> raypher.enclave.v1.TLSCertificateReply
+	24, // 46: raypher.enclave.v1.Enclave.TLSSign:output_type -> raypher.enclave.v1.TLSSignReply
+	27, // 47: raypher.enclave.v1.Enclave.InstallGrant:output_type -> raypher.enclave.v1.GrantStatus
+	27, // 48: raypher.enclave.v1.Enclave.DescribeGrant:output_type -> raypher.enclave.v1.GrantStatus
+	28, // 49: raypher.enclave.v1.Enclave.Dial:output_type -> raypher.enclave.v1.DialRequest
+	30, // 50: raypher.enclave.v1.Enclave.Connect:output_type -> raypher.enclave.v1.Bytes
+	32, // 51: raypher.enclave.v1.Enclave.DescribeFleet:output_type -> raypher.enclave.v1.FleetStatus
+	34, // 52: raypher.enclave.v1.Enclave.DescribeProviderKeys:output_type -> raypher.enclave.v1.ProviderKeys
+	34, // 53: raypher.enclave.v1.Enclave.ChangeProviderKey:output_type -> raypher.enclave.v1.ProviderKeys
+	39, // 54: raypher.enclave.v1.Enclave.Replay:output_type -> raypher.enclave.v1.ReplayReply
+	42, // 55: raypher.enclave.v1.Enclave.InstallControl:output_type -> raypher.enclave.v1.SpendingStatus
+	42, // 56: raypher.enclave.v1.Enclave.DescribeSpending:output_type -> raypher.enclave.v1.SpendingStatus
+	42, // 57: raypher.enclave.v1.Enclave.TopUp:output_type -> raypher.enclave.v1.SpendingStatus
+	46, // 58: raypher.enclave.v1.Enclave.Observe:output_type -> raypher.enclave.v1.Observation
+	37, // [37:59] is the sub-list for method output_type
+	15, // [15:37] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_enclave_v1_enclave_proto_init() }
@@ -3311,7 +3762,7 @@ func file_enclave_v1_enclave_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_enclave_v1_enclave_proto_rawDesc), len(file_enclave_v1_enclave_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   45,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -43,6 +43,7 @@ const (
 	Enclave_InstallControl_FullMethodName       = "/raypher.enclave.v1.Enclave/InstallControl"
 	Enclave_DescribeSpending_FullMethodName     = "/raypher.enclave.v1.Enclave/DescribeSpending"
 	Enclave_TopUp_FullMethodName                = "/raypher.enclave.v1.Enclave/TopUp"
+	Enclave_Observe_FullMethodName              = "/raypher.enclave.v1.Enclave/Observe"
 )
 
 // EnclaveClient is the client API for Enclave service.
@@ -99,6 +100,9 @@ type EnclaveClient interface {
 	DescribeSpending(ctx context.Context, in *DescribeSpendingRequest, opts ...grpc.CallOption) (*SpendingStatus, error)
 	// TopUp raises the host's budget and gives as much more credit, in development only: elsewhere an operator signs both.
 	TopUp(ctx context.Context, in *TopUpRequest, opts ...grpc.CallOption) (*SpendingStatus, error)
+	// Observe sends what has happened since the call began: calls of models that ended, alerts, alarms. Nothing of what was asked or answered
+	// is in it, and no key. It is for counting: what a slow reader does not take is left out and counted.
+	Observe(ctx context.Context, in *ObserveRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Observation], error)
 }
 
 type enclaveClient struct {
@@ -334,6 +338,25 @@ func (c *enclaveClient) TopUp(ctx context.Context, in *TopUpRequest, opts ...grp
 	return out, nil
 }
 
+func (c *enclaveClient) Observe(ctx context.Context, in *ObserveRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Observation], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Enclave_ServiceDesc.Streams[5], Enclave_Observe_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ObserveRequest, Observation]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Enclave_ObserveClient = grpc.ServerStreamingClient[Observation]
+
 // EnclaveServer is the server API for Enclave service.
 // All implementations must embed UnimplementedEnclaveServer
 // for forward compatibility.
@@ -388,6 +411,9 @@ type EnclaveServer interface {
 	DescribeSpending(context.Context, *DescribeSpendingRequest) (*SpendingStatus, error)
 	// TopUp raises the host's budget and gives as much more credit, in development only: elsewhere an operator signs both.
 	TopUp(context.Context, *TopUpRequest) (*SpendingStatus, error)
+	// Observe sends what has happened since the call began: calls of models that ended, alerts, alarms. Nothing of what was asked or answered
+	// is in it, and no key. It is for counting: what a slow reader does not take is left out and counted.
+	Observe(*ObserveRequest, grpc.ServerStreamingServer[Observation]) error
 	mustEmbedUnimplementedEnclaveServer()
 }
 
@@ -460,6 +486,9 @@ func (UnimplementedEnclaveServer) DescribeSpending(context.Context, *DescribeSpe
 }
 func (UnimplementedEnclaveServer) TopUp(context.Context, *TopUpRequest) (*SpendingStatus, error) {
 	return nil, status.Error(codes.Unimplemented, "method TopUp not implemented")
+}
+func (UnimplementedEnclaveServer) Observe(*ObserveRequest, grpc.ServerStreamingServer[Observation]) error {
+	return status.Error(codes.Unimplemented, "method Observe not implemented")
 }
 func (UnimplementedEnclaveServer) mustEmbedUnimplementedEnclaveServer() {}
 func (UnimplementedEnclaveServer) testEmbeddedByValue()                 {}
@@ -805,6 +834,17 @@ func _Enclave_TopUp_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Enclave_Observe_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ObserveRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(EnclaveServer).Observe(m, &grpc.GenericServerStream[ObserveRequest, Observation]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Enclave_ObserveServer = grpc.ServerStreamingServer[Observation]
+
 // Enclave_ServiceDesc is the grpc.ServiceDesc for Enclave service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -906,6 +946,11 @@ var Enclave_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "Replay",
 			Handler:       _Enclave_Replay_Handler,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "Observe",
+			Handler:       _Enclave_Observe_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "enclave/v1/enclave.proto",
