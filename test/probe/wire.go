@@ -1,7 +1,9 @@
 package probe
 
 import (
+	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -376,4 +378,22 @@ func init() {
 func emissionTo(text string) (emission, error) {
 	to, err := netip.ParseAddrPort(text)
 	return emission{to: to}, err
+}
+
+func init() {
+	Actions["resolve"] = func(a []string) error { // name, address: asks whoever answers at a server of names
+		r := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return (&net.Dialer{Timeout: time.Second}).DialContext(ctx, network, "192.0.2.53:53")
+		}}
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		got, err := r.LookupNetIP(ctx, "ip4", a[0]+".")
+		switch {
+		case err != nil:
+			return errors.New("no answer")
+		case len(got) != 1 || got[0].String() != a[1]:
+			return fmt.Errorf("%v", got)
+		}
+		return nil
+	}
 }
