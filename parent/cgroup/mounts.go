@@ -12,7 +12,8 @@ import (
 )
 
 // ErrNoCgroup2 says that this host has no cgroup2 hierarchy mounted.
-var ErrNoCgroup2 = errors.New("no cgroup2 file system is mounted: mount it with `mount -t cgroup2 none /sys/fs/cgroup/unified` or boot with systemd.unified_cgroup_hierarchy=1")
+var ErrNoCgroup2 = errors.New("no cgroup2 file system is mounted: mount it with `mount -t cgroup2 none /sys/fs/cgroup/unified` or boot with systemd.unified_cgroup_hierarchy=1; " +
+	"`ip netns exec` hides it: enter a network namespace with `nsenter --net=/run/netns/NAME`")
 
 // Mounts says where the cgroup hierarchies of this host are mounted.
 type Mounts struct {

@@ -33,18 +33,24 @@ type machine struct {
 func newMachine(t *testing.T, flags ...string) *machine {
 	t.Helper()
 	m := newBareMachine(t)
-	pair, err := stage.OpenPair(t.Context(), programs, m.home, flags...)
+	m.open(flags...)
+	return m
+}
+
+// open starts the pair of a machine that has none.
+func (m *machine) open(flags ...string) {
+	m.t.Helper()
+	pair, err := stage.OpenPair(m.t.Context(), programs, m.home, flags...)
 	if err != nil {
-		t.Fatal(err)
+		m.t.Fatal(err)
 	}
-	t.Cleanup(pair.Close)
+	m.t.Cleanup(pair.Close)
 	m.pair = pair
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("the pair's log:\n%s", pair.Log())
+	m.t.Cleanup(func() {
+		if m.t.Failed() {
+			m.t.Logf("the pair's log:\n%s", pair.Log())
 		}
 	})
-	return m
 }
 
 // newBareMachine makes a home without a pair.

@@ -131,6 +131,18 @@ func (s *Street) echo(u net.PacketConn) {
 	}
 }
 
+// Send sends a datagram from one of the far host's addresses.
+func (s *Street) Send(from, to, words string) {
+	s.t.Helper()
+	In(s.t, s.Far, func() {
+		c, err := (&net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(from)}}).Dial("udp", to)
+		Must(s.t, err)
+		defer c.Close()
+		_, err = c.Write([]byte(words))
+		Must(s.t, err)
+	})
+}
+
 // Hears waits for a listener to take more than it had.
 func (s *Street) Hears(before int64) bool {
 	for end := time.Now().Add(streetPatience); s.Heard.Load() == before && time.Now().Before(end); {
