@@ -31,6 +31,7 @@ var builders = []struct {
 	{"fleet", fleetCommand},
 	{"prices", pricesCommand},
 	{"keys", keysCommand},
+	{"spend", spendCommand},
 }
 
 // commands makes the subcommand that the command line begins with, or all of them when it begins otherwise: a run is waited
