@@ -1,11 +1,8 @@
 package ledger
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/raypher/raypher/enclave/lease"
@@ -111,8 +108,7 @@ func (f *Fold) host() *account { return f.accounts[Host][""] }
 // beginEpoch is the start of a process: its predecessor's open lease is forfeited, and what it held is kept, for nobody will
 // hear of those calls any more.
 func (f *Fold) beginEpoch() {
-	byID := func(a, b *hold) int { return bytes.Compare(a.ID[:], b.ID[:]) }
-	for _, h := range slices.SortedFunc(maps.Values(f.open), byID) {
+	for _, h := range f.byID() {
 		f.end(h, journal.Settlement{ID: h.ID, Outcome: journal.Kept})
 	}
 	f.forfeit()
@@ -222,11 +218,17 @@ func (f *Fold) reserve(r *journal.Reservation, at int64) (*hold, error) {
 	if _, done := f.finished[r.ID]; done || f.open[r.ID] != nil {
 		return nil, fmt.Errorf("reservation %s: %w", r.ID, errReserved)
 	}
+	if len(f.open) >= MaxOpen {
+		return nil, fmt.Errorf("reservation %s: %w: calls", r.ID, errFull)
+	}
 	f.tick(at)
 	h := &hold{Reservation: *r, at: f.clock / int64(time.Second), generation: f.generation}
 	for level, name := range names(r) {
 		a := f.accounts[level][name]
 		if a == nil {
+			if len(f.accounts[level]) >= MaxAccounts {
+				return nil, fmt.Errorf("reservation %s: %w: %ss", r.ID, errFull, levelNames[level])
+			}
 			a = newAccount()
 			f.accounts[level][name] = a
 		}

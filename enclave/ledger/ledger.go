@@ -80,6 +80,7 @@ type Ledger struct {
 	settled chan struct{} // a grant or lease is on its way into the journal: the others wait until it is closed
 	unread  bool          // until Begin
 	stopped error         // nothing goes on
+	since   int           // records since the newest snapshot
 	// unwanted are reservations to be withdrawn when settled is closed.
 	unwanted []*record
 
@@ -284,6 +285,7 @@ func (l *Ledger) hold(entry *journal.Reservation, now int64) (r *record, short b
 	}
 	h.record = &record{entries: [][]byte{raw}, reservation: h, done: make(chan struct{}), waiting: 1}
 	l.enqueue(h.record)
+	l.snapshotWhenDue()
 	return h.record, false, nil
 }
 
@@ -363,6 +365,7 @@ func (l *Ledger) put(s *journal.Settlement, r *record) error {
 	}
 	r.entries = [][]byte{raw}
 	l.enqueue(r)
+	l.snapshotWhenDue()
 	return nil
 }
 

@@ -17,7 +17,8 @@ const retry = 50 * time.Millisecond
 type record struct {
 	entries     [][]byte
 	reservation *hold               // or
-	settlement  *journal.Settlement // or neither: leases, which are not in the fold yet
+	settlement  *journal.Settlement // or
+	snapshot    bool                // a part of one; or none of these: leases, which are not in the fold yet
 	at          int64               // Unix nanoseconds that the entry of a settlement names
 	done        chan struct{}       // closed when err is set; nil: nobody waits, as for a repeated settlement
 	err         error
@@ -26,7 +27,7 @@ type record struct {
 }
 
 // isLease says that everything before it has to be on record before it is handed over.
-func (r *record) isLease() bool { return r.reservation == nil && r.settlement == nil }
+func (r *record) isLease() bool { return r.reservation == nil && r.settlement == nil && !r.snapshot }
 
 // lock takes l.mu when nothing stands in the way: leases and grants count where they stand in the journal, so everything else waits
 // until they are there.
@@ -167,11 +168,13 @@ func (l *Ledger) next() (batch []*record, entries [][]byte) {
 	defer l.mu.Unlock()
 	n := 0
 	for n < len(l.out) && len(entries)+len(l.out[n].entries) <= MaxEntries {
-		if l.out[n].isLease() && (n > 0 || l.handed > 0) {
+		if l.out[n].isLease() && (n > 0 || l.handed > 0) || l.out[n].snapshot && n > 0 { // parts of a snapshot are large
 			break
 		}
 		entries = append(entries, l.out[n].entries...)
-		n++
+		if n++; l.out[n-1].snapshot {
+			break
+		}
 	}
 	batch = slices.Clone(l.out[:n])
 	if l.out = slices.Delete(l.out, 0, n); len(l.out) == 0 {
@@ -256,6 +259,8 @@ func (l *Ledger) fail(r *record, err error, begun bool) *record {
 	case r.settlement != nil:
 		s = *r.settlement
 		s.Again = true
+	case r.snapshot: // whoever reads the journal does without it
+		return nil
 	default:
 		if begun && l.stopped == nil {
 			l.stopped = fmt.Errorf("%w: the journal's store went away while a lease or a grant was put on record: %w", ErrStopped, err)
