@@ -1,6 +1,7 @@
 package dialect
 
 import (
+	"errors"
 	"slices"
 	"strings"
 
@@ -61,7 +62,7 @@ func (m messages) read(r *Request, o *object) error {
 	}
 	for _, message := range list {
 		r.input += aroundMessage
-		if err := onlyKnown(message, "of a message: ", []string{"role", "content"}); err != nil {
+		if err := m.readMessage(message); err != nil {
 			return err
 		}
 		if err := m.readContent(r, message.get("content")); err != nil {
@@ -69,6 +70,19 @@ func (m messages) read(r *Request, o *object) error {
 		}
 	}
 	return nil
+}
+
+// readMessage takes what a message says beside its content: from here on another effort, which max_tokens bounds all the same, and when
+// it is forgotten.
+func (messages) readMessage(message *object) error {
+	if err := onlyKnown(message, "of a message: ", []string{"role", "content", "output_config", "clear_at"}); err != nil {
+		return err
+	}
+	config, err := message.object("output_config")
+	if err != nil || config == nil {
+		return err
+	}
+	return onlyKnown(config, "of a message's output_config: ", []string{"effort"})
 }
 
 // readThinking takes a budget for thinking. Between calls of tools it may be above max_tokens: then both bound the answer together.
@@ -115,28 +129,71 @@ func (messages) readEdits(o *object) error {
 // Tools that Anthropic describes and the agent runs; their types end with a date.
 var anthropicClientTools = []string{"bash_", "text_editor_", "computer_", "memory_"}
 
-func (messages) readTools(r *Request, o *object) error {
+func (m messages) readTools(r *Request, o *object) error {
 	tools, err := o.objects("tools")
 	if err != nil || len(tools) == 0 {
 		return err
 	}
 	r.input += aroundTools
+	r.tools = int64(len(o.get("tools")))
 	for _, tool := range tools {
-		kind, there, err := tool.text("type")
-		if err != nil {
+		if err := m.readTool(r, tool); err != nil {
 			return err
 		}
-		r.input += aroundMessage
-		if !there || kind == "custom" {
-			continue
-		}
-		if !slices.ContainsFunc(anthropicClientTools, func(prefix string) bool { return strings.HasPrefix(kind, prefix) }) {
-			return refuse(Invalid, "tool %.80q runs at the provider, or is not known here: its use is charged beside tokens, so it is refused", kind)
-		}
-		r.input += aroundTools // described by the provider, not by the request
 	}
 	return nil
 }
+
+func (messages) readTool(r *Request, tool *object) error {
+	kind, there, err := tool.text("type")
+	if err != nil {
+		return err
+	}
+	r.input += aroundMessage
+	if !there || kind == "custom" {
+		return nil
+	}
+	if !slices.ContainsFunc(anthropicClientTools, func(prefix string) bool { return strings.HasPrefix(kind, prefix) }) {
+		return refuse(Invalid, "tool %.80q runs at the provider, or is not known here: its use is charged beside tokens, so it is refused", kind)
+	}
+	r.input += aroundTools // described by the provider, not by the request
+	return nil
+}
+
+// readToolChange takes a tool that comes or goes in the middle of a conversation: one of the request's list, or one described here.
+func (m messages) readToolChange(r *Request, block *object) error {
+	tool, err := block.object("tool")
+	if err != nil {
+		return err
+	}
+	if tool == nil {
+		return errors.New("tool: an object is expected")
+	}
+	kind, _, err := tool.text("type")
+	if err != nil {
+		return err
+	}
+	switch kind {
+	case "tool_reference":
+		r.refer()
+		return nil
+	case "tool_definition":
+		definition, err := tool.object("definition")
+		if err != nil {
+			return err
+		}
+		if definition == nil {
+			return errors.New("definition: an object is expected")
+		}
+		r.input += aroundTools
+		return m.readTool(r, definition)
+	default:
+		return refuse(Invalid, "a change of tools of type %.80q is not known here, and may cost: leave it out", kind)
+	}
+}
+
+// refer counts a reference to a tool of the list: the provider puts its description there once more.
+func (r *Request) refer() { r.input += aroundMessage + r.tools }
 
 // readContent takes text or blocks. Thinking is signed: its signature may hold more of it than the text shows.
 func (m messages) readContent(r *Request, content jsontext.Value) error {
@@ -154,6 +211,12 @@ func (m messages) readContent(r *Request, content jsontext.Value) error {
 		}
 		switch kind {
 		case "text", "tool_use", "search_result":
+		case "tool_reference":
+			r.refer()
+		case "tool_addition", "tool_removal":
+			if err := m.readToolChange(r, block); err != nil {
+				return err
+			}
 		case "tool_result":
 			if err := m.readContent(r, block.get("content")); err != nil {
 				return err

@@ -76,6 +76,7 @@ type Request struct {
 	output     int64 // most tokens of each choice; 0: the request does not say
 	beyond     int64 // tokens of output that the limit may not hold
 	choices    int64
+	tools      int64 // bytes of the list of tools
 	cacheWrite bool
 	body       *object
 	limit      []string // path of the member that holds output down, set where it is missing

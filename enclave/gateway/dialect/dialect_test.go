@@ -69,6 +69,12 @@ func TestBounds(t *testing.T) {
 		"messages, thinking beyond the limit": {Anthropic, messagesPath, `{"model":"m","max_tokens":30,"messages":[],"thinking":{"type":"enabled","budget_tokens":1024}}`, "", 1054, nil},
 		"messages, thinking within the limit": {Anthropic, messagesPath, `{"model":"m","max_tokens":3000,"messages":[],"thinking":{"type":"enabled","budget_tokens":1024}}`, "", 3000, nil},
 
+		"messages, a system message with another effort": {Anthropic, messagesPath, `{"model":"m","max_tokens":30,"messages":[{"role":"system","content":"x","output_config":{"effort":"low"},"clear_at":"never"}]}`, "", 30, nil},
+		"messages, a tool that comes":                    {Anthropic, messagesPath, `{"model":"m","max_tokens":30,"messages":[{"role":"system","content":[{"type":"tool_addition","tool":{"type":"tool_definition","definition":{"name":"f","input_schema":{}}}}]}]}`, "", 30, nil},
+		"messages, a tool that goes":                     {Anthropic, messagesPath, `{"model":"m","max_tokens":30,"tools":[{"name":"f"}],"messages":[{"role":"system","content":[{"type":"tool_removal","tool":{"type":"tool_reference","tool_name":"f"}}]}]}`, "", 30, nil},
+		"messages, a tool that was found":                {Anthropic, messagesPath, `{"model":"m","max_tokens":30,"tools":[{"name":"f","defer_loading":true}],"messages":[{"role":"user","content":[{"type":"tool_result","tool_use_id":"t","content":[{"type":"tool_reference","tool_name":"f"}]}]}]}`, "", 30, nil},
+		"responses, tools with a common name":            {OpenAI, responsesPath, `{"model":"m","max_output_tokens":9,"tools":[{"type":"namespace","name":"n","description":"d","tools":[{"type":"function","name":"f"}]}]}`, "", 9, nil},
+
 		"generate, the older version": {Gemini, "/v1/models/gemini-x:generateContent", `{"contents":[]}`, "", 8000, []string{`"maxOutputTokens":8000`}},
 
 		"generate":             {Gemini, generatePath, `{"contents":[{"parts":[{"text":"hello"}]}]}`, "", 8000, []string{`"generationConfig":{"maxOutputTokens":8000}`}},
@@ -150,7 +156,9 @@ func TestRefused(t *testing.T) {
 		"searching the web":                   {OpenAI, "POST", chatPath, `{"model":"m","web_search_options":{}}`, Invalid, "web_search_options"},
 		"answers in audio":                    {OpenAI, "POST", chatPath, `{"model":"m","modalities":["text","audio"]}`, Invalid, "audio"},
 		"a tool of the provider":              {OpenAI, "POST", responsesPath, `{"model":"m","tools":[{"type":"web_search"}]}`, Invalid, "web_search"},
-		"tools within a tool":                 {OpenAI, "POST", responsesPath, `{"model":"m","tools":[{"type":"namespace","tools":[{"type":"web_search"}]}]}`, Invalid, "namespace"},
+		"tools within a tool":                 {OpenAI, "POST", responsesPath, `{"model":"m","tools":[{"type":"namespace","tools":[{"type":"web_search"}]}]}`, Invalid, "web_search"},
+		"tools within tools within a tool":    {OpenAI, "POST", responsesPath, `{"model":"m","tools":[{"type":"namespace","tools":[{"type":"namespace","tools":[]}]}]}`, Invalid, "namespace"},
+		"a namespace with more":               {OpenAI, "POST", responsesPath, `{"model":"m","tools":[{"type":"namespace","tools":[],"server_url":"https://x"}]}`, Invalid, "server_url"},
 		"a server of tools":                   {OpenAI, "POST", responsesPath, `{"model":"m","tools":[{"type":"mcp","server_url":"https://x"}]}`, Invalid, "mcp"},
 		"work in the background":              {OpenAI, "POST", responsesPath, `{"model":"m","background":true}`, Invalid, "background"},
 		"a stored prompt":                     {OpenAI, "POST", responsesPath, `{"model":"m","prompt":{"id":"p"}}`, Invalid, "prompt"},
@@ -164,6 +172,9 @@ func TestRefused(t *testing.T) {
 		"a fast mode":                         {Anthropic, "POST", messagesPath, `{"model":"m","speed":"fast"}`, Invalid, "speed"},
 		"a place that costs more":             {Anthropic, "POST", messagesPath, `{"model":"m","inference_geo":"us"}`, Invalid, "inference_geo"},
 		"asking a model to shorten the input": {Anthropic, "POST", messagesPath, `{"model":"m","context_management":{"edits":[{"type":"compact_20260112"}]}}`, Invalid, "compact"},
+		"a tool of the provider that comes":   {Anthropic, "POST", messagesPath, `{"model":"m","messages":[{"role":"system","content":[{"type":"tool_addition","tool":{"type":"tool_definition","definition":{"type":"web_search_20250305","name":"w"}}}]}]}`, Invalid, "web_search"},
+		"a server's tool that comes":          {Anthropic, "POST", messagesPath, `{"model":"m","messages":[{"role":"system","content":[{"type":"tool_addition","tool":{"type":"mcp_toolset_reference"}}]}]}`, Invalid, "mcp_toolset"},
+		"more than an effort":                 {Anthropic, "POST", messagesPath, `{"model":"m","messages":[{"role":"system","content":"x","output_config":{"speed":"fast"}}]}`, Invalid, "speed"},
 		"a conversation that is kept":         {Anthropic, "POST", messagesPath, `{"model":"m","thread":{"type":"create"}}`, Invalid, "send all of it"},
 		"batches":                             {Anthropic, "POST", "/v1/messages/batches", `{}`, NotFound, messagesPath},
 		"searching the web, Gemini":           {Gemini, "POST", generatePath, `{"contents":[],"tools":[{"googleSearch":{}}]}`, Invalid, "googleSearch"},
@@ -199,6 +210,18 @@ func TestBoundsCoverNormalization(t *testing.T) {
 		if call.Bound.Input < 33_000 {
 			t.Errorf("%s: at most %d tokens for 1000 characters that become 33 bytes each", name, call.Bound.Input)
 		}
+	}
+}
+
+// A reference to a tool is as long as what it refers to, wherever it stands and however often.
+func TestBoundsCoverReferencesToTools(t *testing.T) {
+	const times, size = 10, 1000
+	reference := `{"type":"tool_reference","tool_name":"f"}`
+	body := `{"model":"m","max_tokens":30,"tools":[{"name":"f","description":"` + strings.Repeat("x", size) + `"}],"messages":[{"role":"user","content":[` +
+		reference + strings.Repeat(","+reference, times-1) + `]}]}`
+	call, err := read(t, Anthropic, messagesPath, body).Prepare(limits)
+	if err != nil || call.Bound.Input < times*size {
+		t.Errorf("at most %d tokens for %d references to %d bytes, %v", call.Bound.Input, times, size, err)
 	}
 }
 

@@ -42,7 +42,7 @@ func (responses) read(r *Request, o *object) error {
 			r.Opaque = stored + ", which the provider has"
 		}
 	}
-	if err := readTools(r, o, responsesTools); err != nil {
+	if err := readToolspaces(r, o); err != nil {
 		return err
 	}
 	input := o.get("input")
@@ -56,6 +56,29 @@ func (responses) read(r *Request, o *object) error {
 	for _, raw := range items {
 		r.input += aroundMessage
 		if err := readItem(r, raw); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readToolspaces takes tools, and tools under a common name.
+func readToolspaces(r *Request, o *object) error {
+	if err := readTools(r, o, append([]string{"namespace"}, responsesTools...)); err != nil {
+		return err
+	}
+	tools, err := o.objects("tools")
+	if err != nil {
+		return err
+	}
+	for _, tool := range tools {
+		if kind, _, err := tool.text("type"); err != nil || kind != "namespace" {
+			continue // readTools has read the type
+		}
+		if err := onlyKnown(tool, "of a tool of type namespace: ", []string{"type", "name", "description", "tools"}); err != nil {
+			return err
+		}
+		if err := readTools(r, tool, responsesTools); err != nil {
 			return err
 		}
 	}
