@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,10 +15,11 @@ import (
 )
 
 // agent is what agent.json says. In its texts {{.Home}} is the agent's $HOME, {{.Installed}} the folder below it where its npm
-// packages are shown, and {{.Model}} the address of the scripted model.
+// packages are shown, {{.Model}} the URL of its model, without /v1, and {{.Key}} the key for it.
 type agent struct {
-	name   string
-	folder string
+	name       string
+	folder     string
+	model, key string // empty: the scripted model, which wants none
 
 	Title       string            `json:"title"`
 	Command     []string          `json:"command"`     // the task follows; the program may hold a * that stands for one file
@@ -51,7 +53,8 @@ func load(folder string) (*agent, error) {
 
 func (a *agent) values(home *stage.Home) map[string]string {
 	return map[string]string{
-		"Home": home.Dir, "Installed": home.Path(".local", "lib", a.name), "Model": "http://" + stage.ModelAddress,
+		"Home": home.Dir, "Installed": home.Path(".local", "lib", a.name),
+		"Model": cmp.Or(a.model, "http://"+stage.ModelAddress), "Key": cmp.Or(a.key, "dummy"),
 	}
 }
 

@@ -44,7 +44,7 @@ func (s *Scene) converse(ctx context.Context, script *scripted.Script, set *set,
 		cmd.Env = append(cmd.Env, s.Env(set.home)...)
 	}
 	if s.Person {
-		cmd.SysProcAttr = asPerson()
+		cmd.SysProcAttr = AsPerson()
 	}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.WaitDelay = 5 * time.Second

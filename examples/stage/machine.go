@@ -74,7 +74,7 @@ func (m *Machine) serveEngine() error {
 // startBystander starts a process of the person's that has a secret in its memory and its environment.
 func (m *Machine) startBystander() error {
 	cmd := exec.Command("/proc/self/exe", roleBystander)
-	cmd.SysProcAttr = asPerson()
+	cmd.SysProcAttr = AsPerson()
 	cmd.Dir, cmd.Env = "/", []string{"SECRET=" + Secret}
 	stdin, err := cmd.StdinPipe()
 	if err != nil {

@@ -130,8 +130,8 @@ func dismiss(home *Home) (err error) {
 	return err
 }
 
-// asPerson is how a program is started that runs as the person.
-func asPerson() *syscall.SysProcAttr {
+// AsPerson is how a program is started that runs as the person.
+func AsPerson() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{
 		Pdeathsig:  syscall.SIGTERM,
 		Credential: &syscall.Credential{Uid: personID, Gid: personID},

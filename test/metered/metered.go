@@ -52,7 +52,8 @@ type World struct {
 	Gateway  *gateway.Gateway
 	Alarms   atomic.Int64
 
-	t testing.TB
+	t        testing.TB
+	refusals refusals
 }
 
 // Open makes a world and takes it away at the end of the test.
@@ -85,7 +86,7 @@ func Open(t testing.TB, o Options) *World {
 		t.Fatal(err)
 	}
 	w.Gateway = gateway.New(w.options(o, "https://provider.test:"+port))
-	server := httptest.NewServer(w.Gateway)
+	server := httptest.NewServer(w.refusals.around(w.Gateway))
 	t.Cleanup(func() { server.Close(); w.Gateway.Close() })
 	w.URL, w.Address = server.URL, server.Listener.Addr().String()
 	return w
