@@ -23,6 +23,7 @@ func netCommand() *cobra.Command {
 }
 
 func netCutCommand() *cobra.Command {
+	var asJSON bool
 	cut := &parentv1.NetworkCut{}
 	c := &cobra.Command{
 		Use:   "cut AGENT",
@@ -32,7 +33,7 @@ func netCutCommand() *cobra.Command {
 			"AGENT is an id, the beginning of one, or a name; it must mean one agent.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, words []string) error {
-			return changeCuts(c, words[0], func(operator parentv1.OperatorClient, id string) (*parentv1.NetworkCuts, error) {
+			return changeCuts(c, words[0], asJSON, func(operator parentv1.OperatorClient, id string) (*parentv1.NetworkCuts, error) {
 				return operator.CutNetwork(c.Context(), &parentv1.CutNetworkRequest{AgentId: id, Cut: cut})
 			})
 		},
@@ -40,11 +41,13 @@ func netCutCommand() *cobra.Command {
 	c.Flags().StringVar(&cut.Name, "name", "", "cut it off this host `NAME` alone, or off all names below with *.NAME")
 	c.Flags().StringVar(&cut.Address, "address", "", "cut it off this address or `CIDR` alone")
 	c.Flags().BoolVar(&cut.Reject, "reject", false, "let calls fail at once and reset open streams, instead of silence")
+	c.Flags().BoolVar(&asJSON, "json", false, "as JSON: all that the agent is cut off then")
 	return c
 }
 
 func netRestoreCommand() *cobra.Command {
 	var name, address string
+	var asJSON bool
 	c := &cobra.Command{
 		Use:   "restore AGENT",
 		Short: "End what 'raypher net cut' did: all of it, or one cut",
@@ -54,7 +57,7 @@ func netRestoreCommand() *cobra.Command {
 			if name != "" || address != "" {
 				r.Cut = &parentv1.NetworkCut{Name: name, Address: address}
 			}
-			return changeCuts(c, words[0], func(operator parentv1.OperatorClient, id string) (*parentv1.NetworkCuts, error) {
+			return changeCuts(c, words[0], asJSON, func(operator parentv1.OperatorClient, id string) (*parentv1.NetworkCuts, error) {
 				r.AgentId = id
 				return operator.RestoreNetwork(c.Context(), r)
 			})
@@ -62,11 +65,12 @@ func netRestoreCommand() *cobra.Command {
 	}
 	c.Flags().StringVar(&name, "name", "", "end the cut of this `NAME` alone")
 	c.Flags().StringVar(&address, "address", "", "end the cut of this address or `CIDR` alone")
+	c.Flags().BoolVar(&asJSON, "json", false, "as JSON: what the agent is still cut off")
 	return c
 }
 
 // changeCuts asks for a change and says what the agent is cut off then.
-func changeCuts(c *cobra.Command, word string, change func(parentv1.OperatorClient, string) (*parentv1.NetworkCuts, error)) error {
+func changeCuts(c *cobra.Command, word string, asJSON bool, change func(parentv1.OperatorClient, string) (*parentv1.NetworkCuts, error)) error {
 	return withOperator(func(operator parentv1.OperatorClient) error {
 		id, err := agentOf(c.Context(), operator, word)
 		if err != nil {
@@ -75,6 +79,9 @@ func changeCuts(c *cobra.Command, word string, change func(parentv1.OperatorClie
 		reply, err := change(operator, id)
 		if err != nil {
 			return err
+		}
+		if asJSON {
+			return printProto(c.OutOrStdout(), reply)
 		}
 		_, err = fmt.Fprintf(c.OutOrStdout(), "agent %s is cut off %s\n", id, cutWords(reply.Cuts))
 		return err
@@ -115,7 +122,8 @@ func netTopCommand() *cobra.Command {
 		Use:   "top [AGENT]",
 		Short: "Show what passes by each rule of each agent, what is dropped, and what is cut",
 		Long: "Show what passes by each rule of each agent, what is dropped, and what is cut, until it is interrupted; once, where the output is\n" +
-			"no terminal. Bytes are those of IP packets in both directions, since the agent's launch.",
+			"no terminal. Bytes are those of IP packets in both directions, since the agent's launch. The agents are those of one raypherd: a run\n" +
+			"without a daemon has one of its own, which RAYPHER_RUN_DIR names.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, words []string) error {
 			return withOperator(func(operator parentv1.OperatorClient) error {

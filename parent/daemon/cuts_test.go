@@ -54,6 +54,19 @@ func TestCutByAnOperator(t *testing.T) {
 		t.Errorf("raypher net top --json: %v, %s", err, out)
 	}
 	net("cut off "+host+" (with an error) by root, 192.0.2.0/24 by root", "cut", "loop", "--address", "192.0.2.0/24")
+	for _, words := range [][]string{{"cut", "loop", "--address", "198.51.100.0/24", "--json"}, {"restore", "loop", "--address", "198.51.100.0/24", "--json"}} {
+		var now struct {
+			Cuts []struct {
+				Address, User string
+				Reject        bool
+			}
+		}
+		out, err := p.cli(append([]string{"net"}, words...)...)
+		if err != nil || json.Unmarshal([]byte(out), &now) != nil || len(now.Cuts) != map[string]int{"cut": 3, "restore": 2}[words[0]] ||
+			now.Cuts[0].Address != host || !now.Cuts[0].Reject || now.Cuts[0].User != "root" {
+			t.Errorf("raypher net %q: %v, %s", words, err, out)
+		}
+	}
 	net("cut off 192.0.2.0/24 by root", "restore", "loop", "--address", host)
 	p.eventually("it reaches what is granted again", func() bool { return last() == "open reached" })
 	net("cut off nothing", "restore", "loop")
