@@ -109,6 +109,7 @@ func parse(args []string, out io.Writer) (*daemon.Options, error) {
 	flags.StringVar(&o.TPMDevice, "tpm-device", "", "TPM for the signing key of the enclave that raypherd starts, as /dev/tpmrm0: tier tpm (default: a key file, tier software). With --enclave-cid: this instance's NitroTPM, as /dev/tpm0, whose document the enclave shows its controller")
 	flags.BoolVar(&o.Development, "dev", false, "with --tpm-device: let the enclave make a missing operator key and a ceiling that permits everything, as it does on tier software (default: grant nothing before an operator has installed a ceiling)")
 	flags.StringVar(&o.Listen, "listen", instance.AgentAddress, "loopback address of the Agent service; empty: none")
+	flags.StringVar(&o.Gateway, "gateway", instance.GatewayAddress, "loopback address where agents call models whose cost is metered: their bytes go to the enclave; empty: none")
 	flags.UintVar(&dnsPort, "dns-port", 0, "port of the DNS forwarder on loopback; 0: one that is free")
 	flags.StringVar(&dns, "dns-upstream", "", "resolvers as address or address:port, separated by commas (default: those of /etc/resolv.conf)")
 	flags.StringVar(&o.Backend, "backend", daemon.Auto, "what holds agents' files and programs: lsm (programs of BPF LSM), broker (Landlock, seccomp and a warden), or auto: lsm where this kernel takes it, but for private runs")
@@ -162,7 +163,7 @@ func parse(args []string, out io.Writer) (*daemon.Options, error) {
 		o.DNSUpstreams = strings.Split(dns, ",")
 	}
 	if private != "" {
-		o.Listen = ""
+		o.Listen, o.Gateway = "", ""
 	}
 	o.Paths, err = paths(run, state, private)
 	if err == nil && benchmark {

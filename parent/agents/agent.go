@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/raypher/raypher/parent/agents/task"
+	"github.com/raypher/raypher/parent/attend"
 	"github.com/raypher/raypher/parent/cgroup"
 	"github.com/raypher/raypher/policy"
 	parentv1 "github.com/raypher/raypher/proto/parent/v1"
@@ -39,13 +40,15 @@ type Agent struct {
 	program      string
 	argv         []string
 	runnerPID    int
-	cameFrom     string // cgroup2 path of the runner before the launch
-	digest       []byte // SHA-256 of the program
-	asked        []byte // the policy as asked, canonical, ~ expanded
-	manifest     []byte // the manifest's permissions, the same; nil: none
-	sourceHash   []byte // of the policy before ~ was expanded
-	confirmation []byte // cnf
-	secretHash   []byte // SHA-256 of what the warden must show when it reattaches
+	cameFrom     string          // cgroup2 path of the runner before the launch
+	digest       []byte          // SHA-256 of the program
+	asked        []byte          // the policy as asked, canonical, ~ expanded
+	manifest     []byte          // the manifest's permissions, the same; nil: none
+	sourceHash   []byte          // of the policy before ~ was expanded
+	confirmation []byte          // cnf
+	secretHash   []byte          // SHA-256 of what the warden must show when it reattaches
+	handle       []byte          // SHA-256 of its placeholder API key; nil: it has none
+	gateway      *attend.Gateway // of the launch; nil: nothing is metered
 	launchPermit *policy.Policy
 	launchVisa   []byte   // on launchPermit
 	enclaveKey   []byte   // PKIX DER, of the enclave that signed the visa of the launch
@@ -66,6 +69,7 @@ type Agent struct {
 	begun   chan struct{}   // the warden said Started; one slot
 	// detaches says which user lets an attached agent go.
 	detaches chan uint32
+	renews   chan struct{} // the enclave may have forgotten the handle; one slot
 	gone     chan struct{} // closed when nothing of the agent is left
 	blocked  atomic.Uint64 // refused actions
 	tally    tally         // of them, against the guard's own count

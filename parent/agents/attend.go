@@ -18,7 +18,7 @@ func (a *Agent) granted() *attend.Granted {
 		PolicyHash: g.policyHash, Visa: g.visa,
 		ExpiresUnix: g.expires, ExpiresBoottimeNs: g.deadline,
 		Cgroup: a.group.Path(), VisaPath: o.Paths.Visa,
-		Notes: a.notes, Development: a.development,
+		Notes: a.notes, Development: a.development, Gateway: a.gateway,
 	}
 }
 

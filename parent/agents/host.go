@@ -93,6 +93,7 @@ type Options struct {
 	Namespaces  *namespaces.File // what namespaces may use; nil: as much as they like
 	DryRun      bool             // every agent runs in mode audit
 	Hostname    string           // asserted in visas
+	Gateway     string           // host:port at which agents call models; empty: nowhere
 	Notes       []string         // what this host does not provide, in words, for every agent
 	Log         *slog.Logger
 	Gone        func(left int) // called after an agent is gone, with how many are left; may be nil

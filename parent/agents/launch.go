@@ -148,6 +148,9 @@ func (h *Host) describe(l *attend.Launch, uid uint32) (*Agent, error) {
 	if _, err := visa.ParseConfirmationKey(l.ConfirmationKey); err != nil {
 		return nil, fmt.Errorf("%w: launch: the warden's key: %w", ErrInvalid, err)
 	}
+	if n := len(l.HandleHash); n != 0 && n != sha256.Size {
+		return nil, fmt.Errorf("%w: launch: the hash of its placeholder key has %d bytes, use %d", ErrInvalid, n, sha256.Size)
+	}
 	if !filepath.IsAbs(l.Program) || !filepath.IsAbs(l.Home) {
 		return nil, fmt.Errorf("%w: launch: program %.200q and home %.200q must be absolute paths", ErrInvalid, l.Program, l.Home)
 	}
@@ -157,7 +160,7 @@ func (h *Host) describe(l *attend.Launch, uid uint32) (*Agent, error) {
 		host: h, id: hex.EncodeToString(random),
 		name: agentName(l), uid: uid,
 		policyHome: filepath.Clean(l.Home), program: l.Program, argv: l.Argv, runnerPID: int(l.RunnerPID),
-		confirmation: l.ConfirmationKey,
+		confirmation: l.ConfirmationKey, handle: l.HandleHash,
 		started:      time.Now(),
 	}
 	a.user, a.home = "uid-"+strconv.Itoa(int(uid)), "/nonexistent"
@@ -306,7 +309,7 @@ const visaSkew = 30 * time.Second
 func (a *Agent) mint(ctx context.Context, begun int64, intent []byte, asked *parentv1.RequestVisaRequest) (grant, *enclavev1.MintReply, error) {
 	request := &enclavev1.MintRequest{
 		Policy: a.asked, Manifest: a.manifest, Intent: intent, PolicySourceHash: a.sourceHash,
-		Namespace: a.namespace, Name: a.name, ConfirmationKey: a.confirmation,
+		Namespace: a.namespace, Name: a.name, ConfirmationKey: a.confirmation, HandleHash: a.handle,
 		Asserted: &enclavev1.Asserted{
 			AgentId: a.id, Uid: a.uid, User: a.user, Home: a.home, Pid: int32(a.runnerPID),
 			BinarySha256: a.digest, Backend: a.backend, Host: a.host.options.Hostname, Cgroup: a.attached,
@@ -370,6 +373,7 @@ func (h *Host) fix(a *Agent, g grant, reply *enclavev1.MintReply, enclave descri
 	}
 	a.subject, a.tier, a.development = claims.Subject, claims.Tier, enclave.Development
 	g.enclaveKey = enclave.PublicKey
+	a.gateway = h.gatewayOf(enclave.Description)
 	a.grant, a.launchPermit = g, g.permit
 	a.launchVisa, a.enclaveKey = g.visa, enclave.PublicKey
 	a.notes = slices.Concat(h.options.Cgroups.Notes(limits(g.permit)), h.options.Notes, a.notes)

@@ -53,14 +53,16 @@ type lineChange struct {
 // owner is the state that only the agent's goroutine touches.
 type owner struct {
 	*Agent
-	empty    <-chan struct{}
-	renewAt  int64 // CLOCK_BOOTTIME
-	retry    time.Duration
-	minting  bool
-	minted   chan renewal
-	deadline *time.Timer // ends Launching and Waiting, and a warden's absence
-	killing  <-chan time.Time
-	mints    sync.WaitGroup
+	empty   <-chan struct{}
+	renewAt int64 // CLOCK_BOOTTIME
+	retry   time.Duration
+	minting bool
+	minted  chan renewal
+	// forgotten says that the enclave was connected anew while a visa was asked for.
+	forgotten bool
+	deadline  *time.Timer // ends Launching and Waiting, and a warden's absence
+	killing   <-chan time.Time
+	mints     sync.WaitGroup
 }
 
 type renewal struct {
@@ -77,6 +79,7 @@ func (a *Agent) start(empty <-chan struct{}) {
 	a.begun = make(chan struct{}, 1)
 	a.gone = make(chan struct{})
 	a.detaches = make(chan uint32)
+	a.renews = make(chan struct{}, 1)
 	a.host.add(a, empty)
 }
 
@@ -84,6 +87,9 @@ func (a *Agent) start(empty <-chan struct{}) {
 func (a *Agent) live(empty <-chan struct{}) {
 	o := &owner{Agent: a, empty: empty, minted: make(chan renewal, 1), retry: firstRetry}
 	o.renewAt = renewalTime(a.grant)
+	if a.state == Waiting && a.handle != nil {
+		o.renewAt = boottime() // the enclave may have been started anew with this raypherd, and not know whose calls of models are its
+	}
 	grace := startGrace
 	if a.state == Waiting {
 		grace = wardenGrace
@@ -130,6 +136,8 @@ func (a *Agent) live(empty <-chan struct{}) {
 			o.lineChanged(change)
 		case n := <-a.narrows:
 			n.done <- o.narrow(n)
+		case <-a.renews:
+			o.renewAt, o.forgotten = boottime(), o.minting
 		case r := <-o.minted:
 			o.renewed(r)
 		case <-clock.C:
@@ -257,6 +265,9 @@ func (o *owner) take(g grant) {
 	o.closed = false
 	o.mu.Unlock()
 	o.retry, o.renewAt = firstRetry, renewalTime(g)
+	if o.forgotten { // it may be of the enclave before
+		o.renewAt, o.forgotten = boottime(), false
+	}
 	if err := o.save(); err != nil {
 		o.host.options.Log.Error("the agent's record is not written: a restart would not find its new visa", "agent", o.id, "error", err)
 	}

@@ -43,6 +43,7 @@ type Launch struct {
 	Home            string   `json:"home"`                       // $HOME of the caller; expands ~ in the policy
 	DryRun          bool     `json:"dry_run,omitempty"`          // audit, whatever the policy says
 	ConfirmationKey []byte   `json:"confirmation_key,omitempty"` // COSE_Key, P-256
+	HandleHash      []byte   `json:"handle_hash,omitempty"`      // SHA-256 of the placeholder API key, which the runner alone has; empty: none
 }
 
 // Reattach is the first message of a warden whose raypherd was restarted, or whose connection broke.
@@ -177,8 +178,22 @@ type Granted struct {
 	VisaPath          string   `json:"visa_path"`           // what RAYPHER_VISA names; opening it yields the current visa
 	Notes             []string `json:"notes,omitempty"`     // what this host could not provide, in words
 	Development       bool     `json:"development,omitempty"`
+	// Gateway is where the agent calls models; nil: nothing is metered on this host.
+	Gateway *Gateway `json:"gateway,omitempty"`
 	// ReattachSecret is known to the warden alone: the visa shows everything else that names it to its agent.
 	ReattachSecret []byte `json:"reattach_secret,omitempty"`
+}
+
+// Gateway is how an agent reaches the models whose calls a budget pays.
+type Gateway struct {
+	Address   string     `json:"address"` // host:port of plain HTTP, on the agent's loopback
+	Providers []Provider `json:"providers"`
+}
+
+// Provider is one of them.
+type Provider struct {
+	Name string `json:"name"` // the first segment of its paths
+	Kind string `json:"kind"` // openai | anthropic | gemini | openai-compatible
 }
 
 // Renewed is a new visa on the same permit.

@@ -9,6 +9,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,6 +33,7 @@ import (
 	"github.com/raypher/raypher/parent/dns"
 	"github.com/raypher/raypher/parent/events"
 	"github.com/raypher/raypher/parent/fleet"
+	"github.com/raypher/raypher/parent/gateway"
 	"github.com/raypher/raypher/parent/guard/lsm"
 	"github.com/raypher/raypher/parent/guard/net"
 	"github.com/raypher/raypher/parent/instance"
@@ -68,6 +70,7 @@ type Options struct {
 	TPMDevice     string // of the enclave that is started, empty: tier software; with EnclaveMachine this instance's NitroTPM, empty: it shows none
 	Development   bool   // the enclave that is started may make an operator key and a ceiling; tier software always may
 	Listen        string // for agents over TCP; empty: none
+	Gateway       string // for agents' calls of models; empty: none
 	DNSPort       uint16 // 0: one that is free
 	DNSUpstreams  []string
 	Group         string // of operators
@@ -92,6 +95,7 @@ type daemon struct {
 	fleet    *fleet.Client // nil: no controller is configured
 	cgroups  *cgroup.Parent
 	loopback net.Listener
+	gateway  *gateway.Server // nil: agents call no models here
 	dns      *dns.Server
 	guard    *netguard.Guard
 	files    *lsm.Guard // nil: the broker holds files
@@ -206,6 +210,12 @@ func (d *daemon) openListeners(context.Context) (err error) {
 			return err
 		}
 	}
+	if d.options.Gateway != "" {
+		if d.gateway, err = gateway.Listen(d.options.Gateway); err != nil {
+			return errors.Join(err, d.closeLoopback())
+		}
+		d.later(func() error { d.gateway.Close(); return nil })
+	}
 	d.dns, err = dns.Listen(dns.Options{
 		Port: d.options.DNSPort, Upstreams: d.options.DNSUpstreams,
 		Report:  func(q dns.Query) { d.agents.NameRefused(q) },
@@ -233,6 +243,9 @@ func (d *daemon) attachGuard(context.Context) (err error) {
 	var own []uint16
 	if d.loopback != nil {
 		own = append(own, d.loopback.Addr().(*net.TCPAddr).AddrPort().Port())
+	}
+	if d.gateway != nil {
+		own = append(own, d.gateway.Address().Port())
 	}
 	d.guard, err = netguard.Load(netguard.Options{
 		CgroupPath: d.cgroups.Path(), PinDir: d.options.Paths.Pins, DNSPort: d.dns.Port(), OwnPorts: own,
@@ -326,12 +339,13 @@ func (d *daemon) openAgents(context.Context) error {
 		Isolation: d.wires, Files: files,
 		Paths: d.options.Paths, Cgroups: d.cgroups, Enclave: d.enclave, Guard: d.guard, Events: d.hub, Approvals: d.desk,
 		EnclaveKeys: func() ([][32]byte, error) { return link.Pins(filepath.Join(d.options.Paths.Keys, link.PinFile)) },
-		FleetPolicy: d.fleetPolicy(),
-		Policy:      d.policy, PolicyPath: d.options.Policy, Signers: d.options.Signers, Namespaces: d.limits, DryRun: d.options.DryRun,
+		FleetPolicy: d.fleetPolicy(), Gateway: d.gatewayAddress(),
+		Policy: d.policy, PolicyPath: d.options.Policy, Signers: d.options.Signers, Namespaces: d.limits, DryRun: d.options.DryRun,
 		Hostname: hostname, Notes: d.notes, Log: d.log, Gone: d.gone,
 	})
 	d.later(func() error { d.agents.Detach(); return nil })
 	d.dns.Bind(d.whoAsked, d.guard.GrantName)
+	d.bindGateway()
 	if err := d.agents.Adopt(); err != nil {
 		d.log.Error("not everything of the earlier raypherd could be cleaned up", "error", err)
 	}
@@ -430,6 +444,9 @@ func (d *daemon) serve(ctx context.Context) error {
 		parts.Go(func() error { return unlessDone(serving, d.files.Run(serving, d.agents.FileEvent)) })
 	}
 	parts.Go(func() error { return unlessDone(serving, d.dns.Serve(serving)) })
+	if d.gateway != nil {
+		parts.Go(func() error { return unlessDone(serving, d.gateway.Serve(serving)) })
+	}
 	if d.options.Paths.Private {
 		parts.Go(func() error { d.untilEmpty(serving); cancel(); return nil })
 	}
@@ -471,7 +488,7 @@ func (d *daemon) announce() {
 	if d.loopback != nil {
 		address = d.loopback.Addr().String()
 	}
-	d.log.Info("raypherd serves", "socket", d.options.Paths.Socket, "agents over TCP", address, "dns port", d.dns.Port(),
+	d.log.Info("raypherd serves", "socket", d.options.Paths.Socket, "agents over TCP", address, "calls of models", cmp.Or(d.gatewayAddress(), "none"), "dns port", d.dns.Port(),
 		"adopted agents", len(d.agents.List()), "version", d.options.Version)
 	_, _ = sd.SdNotify(false, sd.SdNotifyReady) // without systemd there is nobody to tell
 }

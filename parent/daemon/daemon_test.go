@@ -116,7 +116,7 @@ func (p *pair) start() *pair {
 // startWithout does not wait.
 func (p *pair) startWithout() {
 	p.t.Helper()
-	args := append([]string{"--run-dir", p.paths.Run, "--state-dir", p.paths.State, "--listen", "127.0.0.1:0", "--policy", instance.Policy}, p.args...)
+	args := append([]string{"--run-dir", p.paths.Run, "--state-dir", p.paths.State, "--listen", "127.0.0.1:0", "--gateway", "127.0.0.1:0", "--policy", instance.Policy}, p.args...)
 	p.daemon = exec.Command(filepath.Join(p.bin, "raypherd"), args...)
 	p.log = &safeBuffer{}
 	p.daemon.Stderr = p.log

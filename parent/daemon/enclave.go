@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/raypher/raypher/parent/audit"
@@ -29,7 +30,8 @@ const (
 
 // enclave is the enclave of this raypherd: one that runs already, or a local process that is started again when it ends.
 type enclave struct {
-	log *slog.Logger
+	log      *slog.Logger
+	attached atomic.Pointer[func()] // called whenever it was connected; nil: nobody is
 
 	mu     sync.Mutex
 	link   *link.Link // nil while a local one is down
@@ -45,8 +47,10 @@ type enclave struct {
 // has to show what it is.
 func openEnclave(ctx context.Context, o Options, store *audit.Store) (*enclave, error) {
 	p, log := o.Paths, o.Log
-	options := link.Options{Address: "unix:" + o.EnclaveSocket, PinFile: filepath.Join(p.Keys, link.PinFile), Egress: o.EnclaveEgress, Store: store, Log: log}
 	e := &enclave{log: log, stop: func() {}}
+	options := link.Options{
+		Address: "unix:" + o.EnclaveSocket, PinFile: filepath.Join(p.Keys, link.PinFile), Egress: o.EnclaveEgress, Attached: e.connected, Store: store, Log: log,
+	}
 	vouch, roots, err := o.vouch()
 	if err == nil {
 		err = os.MkdirAll(p.Keys, 0o700)
@@ -113,11 +117,12 @@ func (o Options) machine(l *link.Options, roots []startconf.KeyHash) (err error)
 func startEnclave(ctx context.Context, o link.LocalOptions) (*enclave, error) {
 	starting, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
+	e := &enclave{log: o.Log, local: true}
 	local, err := link.StartLocal(starting, o)
 	if err != nil {
 		return nil, err
 	}
-	e := &enclave{log: o.Log, link: local.Link, local: true}
+	e.link = local.Link
 	ctx, e.stop = context.WithCancel(context.WithoutCancel(ctx))
 	e.done.Add(1)
 	go func() {
@@ -160,7 +165,7 @@ func (e *enclave) keep(ctx context.Context, local *link.Local, o link.LocalOptio
 				continue
 			}
 			local, wait = again, firstRestart
-			e.set(local.Link, nil)
+			e.exchange(local.Link)
 			break
 		}
 	}
@@ -170,6 +175,12 @@ func (e *enclave) set(l *link.Link, reason error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.link, e.reason = l, reason
+}
+
+// exchange is set for a local enclave that was started again.
+func (e *enclave) exchange(l *link.Link) {
+	e.set(l, nil)
+	e.connected()
 }
 
 // get returns the link, or why there is none; the error wraps link.ErrUnreachable.

@@ -35,6 +35,8 @@ const (
 	Group = "raypher"
 	// AgentAddress is where the daemon serves the Agent service over TCP.
 	AgentAddress = "127.0.0.1:50051"
+	// GatewayAddress is where the daemon carries agents' calls of models into the enclave.
+	GatewayAddress = "127.0.0.1:50052"
 	// EnclaveUser is the account of a local enclave process.
 	EnclaveUser = "raypher-enclave"
 )

@@ -59,7 +59,9 @@ type runner struct {
 	limits    floor.Options // without what the terms close
 	granted   *attend.Granted
 	ready     *ready
-	report    int // descriptor of the report; 0: none
+	report    int      // descriptor of the report; 0: none
+	handle    string   // the placeholder API key
+	env       []string // of the program, but for what names its visa
 }
 
 // Run starts the agent in place of this process. It returns only when that failed.
@@ -120,6 +122,12 @@ func (r *runner) run() (err error) {
 	if note != "" {
 		r.ready.plan.Notes = append(r.ready.plan.Notes, note)
 	}
+	r.env = os.Environ()
+	if g := r.granted.Gateway; g != nil {
+		var removed []string
+		r.env, removed = models(r.env, g, r.handle)
+		r.ready.plan.Notes = append(r.ready.plan.Notes, modelsNote(g, removed))
+	}
 	r.announce()
 	return r.become()
 }
@@ -134,6 +142,7 @@ func (r *runner) read() (*attend.Launch, error) {
 		Name: r.options.Name, Program: r.program.path, ProgramFD: int32(r.program.fd),
 		RunnerPID: int32(os.Getpid()), DryRun: r.options.DryRun, ManifestSigners: r.options.ManifestSigners,
 	}
+	r.handle, l.HandleHash = drawHandle()
 	for _, argument := range r.options.Argv { // for people: what is executed has them as they are
 		l.Argv = append(l.Argv, strings.ToValidUTF8(argument, "\ufffd"))
 	}
@@ -363,7 +372,7 @@ func (r *runner) execute(visaPath string) error {
 		instance.AgentSocketVariable: r.granted.AgentSocket,
 		instance.AgentIDVariable:     r.granted.AgentID,
 	}
-	env := slices.DeleteFunc(os.Environ(), func(entry string) bool {
+	env := slices.DeleteFunc(r.env, func(entry string) bool {
 		name, _, _ := strings.Cut(entry, "=")
 		_, replaced := own[name]
 		return replaced || name == namespaceVariable

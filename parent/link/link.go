@@ -82,6 +82,8 @@ type Options struct {
 	Vouch *Vouch
 	// Prepare is called whenever the enclave has taken the store, before Reachable says so, until ctx ends; nil: nothing is to be done first.
 	Prepare func(context.Context, *Link)
+	// Attached is called whenever the enclave was connected; nil: nobody is. It must not block.
+	Attached func()
 	// Egress lists the hosts, host:port, that the enclave may be connected to through this one, besides those that Configuration needs.
 	Egress []string
 	// InstanceDocument gets the document of this instance's NitroTPM over a nonce; nil: the host shows none.
@@ -363,8 +365,11 @@ func (l *Link) unreachable(cause error) error {
 
 func (l *Link) setAttached(attached bool, cause error) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.attached, l.cause = attached, cause
 	close(l.changed)
 	l.changed = make(chan struct{})
+	l.mu.Unlock()
+	if attached && l.opts.Attached != nil {
+		l.opts.Attached()
+	}
 }

@@ -38,8 +38,10 @@ type LocalOptions struct {
 	Development bool
 	// Egress lists the hosts that the enclave may be connected to, besides those that the start configuration needs.
 	Egress []string
-	Store  Store
-	Log    *slog.Logger
+	// Attached is called whenever the enclave was connected; nil: nobody is.
+	Attached func()
+	Store    Store
+	Log      *slog.Logger
 	// Progress is told in words what was made at a first start and what is being waited for. May be nil.
 	Progress func(string)
 }
@@ -78,7 +80,7 @@ func StartLocal(ctx context.Context, o LocalOptions) (*Local, error) {
 	if err == nil {
 		local.Link, err = Dial(Options{
 			Address: "unix:" + o.Socket, Caller: caller, PinFile: filepath.Join(o.Keys, PinFile), Store: o.Store, Log: o.Log,
-			Egress: withConfigured(o.Egress, configuration),
+			Egress: withConfigured(o.Egress, configuration), Attached: o.Attached,
 		})
 	}
 	if err != nil {

@@ -217,7 +217,7 @@ func (h *host) join(lifetime string) {
 
 func (h *host) startParent(flags ...string) {
 	h.t.Helper()
-	h.parent = start(h.t, "raypherd", append([]string{"--run-dir", h.paths.Run, "--state-dir", h.paths.State, "--listen", ""}, flags...)...)
+	h.parent = start(h.t, "raypherd", append([]string{"--run-dir", h.paths.Run, "--state-dir", h.paths.State, "--listen", "", "--gateway", ""}, flags...)...)
 	h.eventually("reachable")
 }
 
