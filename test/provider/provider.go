@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"strings"
@@ -103,6 +104,7 @@ func (p *Provider) Serve(listener net.Listener) error {
 		Handler:           p,
 		TLSConfig:         &tls.Config{Certificates: []tls.Certificate{p.keys}, MinVersion: tls.VersionTLS12},
 		ReadHeaderTimeout: time.Minute,
+		ErrorLog:          log.New(io.Discard, "", 0), // what callers do wrong is theirs to say
 	}
 	return server.ServeTLS(listener, "", "")
 }
