@@ -86,7 +86,7 @@ static __always_inline __u32 automaton_outcome(void *cells, __u32 state)
 	return cell->owner & ~AUTOMATON_OWN;
 }
 
-#define AUTOMATON_STRIDE 16 /* bytes walked per call of bpf_loop: a loop that verifies fast, in each program that has it */
+#define AUTOMATON_STRIDE 8 /* bytes walked per call of bpf_loop: a loop that verifies fast, in each program that has it */
 
 struct automaton_walk {
 	void *cells;
@@ -114,8 +114,11 @@ static long automaton_stride(__u32 stride, struct automaton_walk *walk)
  */
 static __always_inline __u32 automaton_walk(void *cells, const char *path, __u32 length)
 {
-	struct automaton_walk walk = { .cells = cells, .path = path, .length = length, .state = AUTOMATON_START };
+	struct automaton_walk walk = { .cells = cells, .path = path, .length = length };
 
+	/* A start that the verifier does not know: it looks at a stride once, and not at the first one and at the others. */
+	walk.state = AUTOMATON_START + (length >> 13);
+	asm volatile("" : "+r"(walk.state));
 	if (length > AUTOMATON_PATH_MAX)
 		return AUTOMATON_REFUSED;
 	bpf_loop(AUTOMATON_PATH_MAX / AUTOMATON_STRIDE, automaton_stride, &walk, 0);

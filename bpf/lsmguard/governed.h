@@ -5,21 +5,35 @@
 
 #define MAX_DEPTH 32
 
+struct attached {
+	__u64 id;
+	__u32 depths;	/* at which some are */
+};
+
+static long attached_step(__u32 depth, struct attached *a)
+{
+	__u32 depths = a->depths >> depth;
+	__u64 id;
+
+	if (!depths)
+		return 1;
+	if (!(depths & 1))
+		return 0;
+	id = bpf_get_current_ancestor_cgroup_id(depth);
+	if (!id || !bpf_map_lookup_elem(&agents, &id))
+		return 0;
+	a->id = id;
+	return 1;
+}
+
 /* A cgroup that was attached to, anywhere in the hierarchy. */
 __noinline __u64 attached_cgroup(void)
 {
-	__u32 depths = attached_depths, i;
+	struct attached a = { .depths = attached_depths };
 
-	for (i = 0; i < MAX_DEPTH; i++) {
-		__u64 id;
-
-		if (!(depths >> i & 1))
-			continue;
-		id = bpf_get_current_ancestor_cgroup_id(i);
-		if (id && bpf_map_lookup_elem(&agents, &id))
-			return id;
-	}
-	return 0;
+	unknown(&a.id, sizeof(a.id));
+	bpf_loop(MAX_DEPTH, attached_step, &a, 0);
+	return a.id;
 }
 
 /*

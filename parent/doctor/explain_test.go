@@ -118,7 +118,7 @@ func TestExplainRealErrors(t *testing.T) {
 	})
 	t.Run("lsm program", func(t *testing.T) {
 		needRoot(t)
-		_, err := probe.Try()
+		_, err := probe.Try(nil)
 		if !errors.Is(err, syscall.EPERM) {
 			t.Skip("this kernel takes lsm programs, so there is no EPERM to explain")
 		}

@@ -55,7 +55,7 @@ func (f *Findings) lookAtPrograms() {
 		return
 	}
 	f.RingBuffer = Probed{true, tryRingBuffer()}
-	called, err := probe.Try()
+	called, err := probe.Try(nil)
 	f.BPFLSM, f.BPFLSMRuns = Probed{true, err}, called
 	f.TCX = Probed{true, tryTCX()}
 	f.lookAtXDP()

@@ -49,9 +49,11 @@ var later = map[string]string{
 }
 
 // Probe says in words whether this kernel takes BPF LSM programs and calls them.
-func Probe() error {
+func Probe() error { return tried(nil) }
+
+func tried(types *btf.Cache) error {
 	const what = "file guard (lsm)"
-	called, err := probe.Try()
+	called, err := probe.Try(types)
 	if err == nil && !called {
 		return fmt.Errorf("%s: %w: add bpf to lsm= on its command line", what, ErrNotCalled)
 	}
@@ -70,7 +72,8 @@ func Load(o Options) (*Guard, error) {
 }
 
 func (g *Guard) load() error {
-	if err := Probe(); err != nil {
+	types := btf.NewCache()
+	if err := tried(types); err != nil {
 		return err
 	}
 	spec, err := bpf.LoadLsmguard()
@@ -80,10 +83,10 @@ func (g *Guard) load() error {
 	if err := g.preparePins(); err != nil {
 		return err
 	}
-	if err := g.fit(spec); err != nil {
+	if err := g.fit(spec, types); err != nil {
 		return err
 	}
-	options := ebpf.CollectionOptions{}
+	options := ebpf.CollectionOptions{Cache: types}
 	if g.pinned {
 		options.Maps.PinPath = filepath.Join(g.options.PinDir, "maps")
 		for name, m := range spec.Maps {
@@ -145,8 +148,8 @@ func assignMaps(c *ebpf.Collection, to *bpf.LsmguardMaps) error {
 }
 
 // fit leaves out what this kernel does not have: hooks that came later, and the form of one that changed (bpf/lsmguard/paths.bpf.h).
-func (g *Guard) fit(spec *ebpf.CollectionSpec) error {
-	kernel, err := btf.LoadKernelSpec()
+func (g *Guard) fit(spec *ebpf.CollectionSpec, types *btf.Cache) error {
+	kernel, err := types.Kernel()
 	if err != nil {
 		return fmt.Errorf("file guard: the kernel's types: it needs CONFIG_DEBUG_INFO_BTF, which /sys/kernel/btf/vmlinux shows: %w", err)
 	}

@@ -7,19 +7,22 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 )
 
 // Try attaches a program that counts its calls to file_open and refuses nothing, opens a file, and says whether the program was
 // called: neither the version nor the list of security modules tells. Without bpf in that list (lsm= on the kernel's command line,
-// CONFIG_LSM) programs load and attach, and are never called. err is what loading or attaching said. It needs root.
-func Try() (called bool, err error) {
+// CONFIG_LSM) programs load and attach, and are never called. err is what loading or attaching said. It needs root. types keeps the
+// kernel's types for the next load; nil: they are read for this one.
+func Try(types *btf.Cache) (called bool, err error) {
 	counter, err := ebpf.NewMap(&ebpf.MapSpec{Name: "raypher_probe", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1})
 	if err != nil {
 		return false, err
 	}
 	defer counter.Close()
-	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+	const name = "probe"
+	c, err := ebpf.NewCollectionWithOptions(&ebpf.CollectionSpec{Programs: map[string]*ebpf.ProgramSpec{name: {
 		Name:       "raypher_probe",
 		Type:       ebpf.LSM,
 		AttachType: ebpf.AttachLSMMac,
@@ -32,12 +35,12 @@ func Try() (called bool, err error) {
 			asm.Mov.Imm(asm.R0, 0),
 			asm.Return(),
 		},
-	})
+	}}}, ebpf.CollectionOptions{Cache: types})
 	if err != nil {
 		return false, err
 	}
-	defer program.Close()
-	l, err := link.AttachLSM(link.LSMOptions{Program: program})
+	defer c.Close()
+	l, err := link.AttachLSM(link.LSMOptions{Program: c.Programs[name]})
 	if err != nil {
 		return false, err
 	}
