@@ -97,6 +97,9 @@ func scopes(all map[string]Scope) object {
 
 func (p Provider) object() object {
 	o := object{"kind": p.Kind, "base_url": p.BaseURL, "key": p.Key}
+	if p.CA != "" {
+		o["ca"] = p.CA
+	}
 	if p.Models != nil {
 		models := object{}
 		for name, r := range p.Models {

@@ -63,6 +63,7 @@ type Provider struct {
 	Kind    Kind
 	BaseURL string                  // https, without a slash at its end
 	Key     string                  // name of the API key that the enclave holds
+	CA      string                  // PEM, the authorities that its certificate may be under; empty: the public ones
 	Models  map[string]prices.Rates // that may be called, with what they cost; nil: those of the price list
 }
 

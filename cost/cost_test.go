@@ -117,6 +117,8 @@ func TestMistakes(t *testing.T) {
 		{"provider in the clear", head + "providers: {x: {kind: openai, base_url: \"http://x\", key: k}}", []string{"write https://"}},
 		{"provider with a password", head + "providers: {x: {kind: openai, base_url: \"https://a:b@x\", key: k}}", []string{"without a user"}},
 		{"unknown prices", head + "providers: {x: {kind: openai-compatible, base_url: \"https://x\", key: k}}", []string{"models is missing"}},
+		{"no authority", head + "providers: {x: {kind: openai, base_url: \"https://x\", key: k, ca: \"-----BEGIN CERTIFICATE-----\\nAAAA\\n-----END CERTIFICATE-----\"}}", []string{"these are no certificates"}},
+		{"a word for an authority", head + "providers: {x: {kind: openai, base_url: \"https://x\", key: k, ca: mine}}", []string{"these are no certificates"}},
 		{"half a price", head + "providers: {x: {kind: openai, base_url: \"https://x\", key: k, models: {m: {input: 1}}}}", []string{"output is missing"}},
 		{"tiers", head + "providers: {x: {kind: openai, base_url: \"https://x\", key: k, models: {m: {input: 1, output: 1, tiers: [{above: 5, input: 1, output: 1}, {above: 5, input: 1, output: 1}]}}}}", []string{"above: 5 after 5"}},
 	} {

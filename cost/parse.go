@@ -21,6 +21,7 @@ const (
 	maxAlerts = 64
 	maxName   = 128  // bytes of a name
 	maxURL    = 1024 // bytes
+	maxCA     = 16 << 10
 	maxRate   = 1 << 40
 )
 
@@ -271,6 +272,7 @@ func (d decoder) providers(at place, n *node, c *Control) {
 			},
 			"base_url": func(at place, n *node) { d.url(at, n, &p.BaseURL) },
 			"key":      func(at place, n *node) { d.name(at, n, &p.Key) },
+			"ca":       func(at place, n *node) { d.authorities(at, n, &p.CA) },
 			"models": func(at place, n *node) {
 				p.Models = map[string]prices.Rates{}
 				d.names(at, n, false, func(name string, at place, n *node) {
@@ -286,6 +288,8 @@ func (d decoder) providers(at place, n *node, c *Control) {
 			d.Report(at+".base_url", strictyaml.Faultf("leave the end away", "%q ends in a slash or has a query", strictyaml.Shorten(p.BaseURL)))
 		case p.Kind == Compatible && p.Models == nil:
 			d.Report(at, strictyaml.Faultf("write models with their prices: no price list knows this server", "models is missing"))
+		case otherAuthorities(c.Providers, p):
+			d.Report(at+".ca", strictyaml.Faultf("write the same ca for each provider at one address", "another provider at this address has another ca"))
 		}
 		c.Providers[name] = p
 	})

@@ -27,6 +27,7 @@ func Schema() []byte {
 			"kind":     words("Its protocol.", string(OpenAI), string(Anthropic), string(Gemini), string(Compatible)),
 			"base_url": text("Where it is: an https URL without a slash at its end.", "^https://.*[^/]$"),
 			"key":      text("Name of the API key that the enclave holds.", namePattern),
+			"ca":       schema{"type": "string", "description": "Certificates in PEM: the authorities that its own may be under, in place of the public ones.", "pattern": "^-----BEGIN CERTIFICATE-----", "maxLength": maxCA},
 			"models":   byName("Models that may be called, with their prices; without this key those of the price list.", ratesSchema()),
 		}), "kind", "base_url", "key")),
 	})

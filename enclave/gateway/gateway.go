@@ -69,7 +69,7 @@ type Options struct {
 	Key  func(name string) (secret string, ok bool) // of a provider
 	// Dial opens a connection to a provider; TLS begins on it here.
 	Dial  func(ctx context.Context, network, address string) (net.Conn, error)
-	Roots *x509.CertPool // nil: the system's
+	Roots *x509.CertPool // of providers that name none; nil: the system's
 	// Observe is told of each call that has ended, refused ones too. It must not block; nil: nobody is.
 	Observe func(Record)
 	Log     *slog.Logger
@@ -110,11 +110,15 @@ func (g *Gateway) dial(ctx context.Context, network, address string) (net.Conn, 
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNotSent, err)
 	}
+	roots, err := g.roots(address)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNotSent, err)
+	}
 	conn, err := g.opts.Dial(ctx, network, address)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNotSent, err)
 	}
-	secure := tls.Client(conn, &tls.Config{ServerName: host, RootCAs: g.opts.Roots, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}})
+	secure := tls.Client(conn, &tls.Config{ServerName: host, RootCAs: roots, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}})
 	if err := secure.HandshakeContext(ctx); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("%w: %w", errNotSent, err)
