@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
+	"io"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -30,9 +31,13 @@ func (s *Server) openSpending() (err error) {
 		}
 		development = key
 	}
+	if err := s.openAlerts(); err != nil {
+		return err
+	}
 	s.spends, err = spending.Open(spending.Options{
-		State: s.opts.State, OperatorKeys: s.opts.Configuration.OperatorKeys, Anchor: s.anchor(), Journal: ledger.Sequenced(s.journal),
+		State: s.opts.State, OperatorKeys: s.opts.Configuration.OperatorKeys, Anchor: s.anchor(), Journal: ledger.Sequenced(s.journal), Size: s.journal.Size,
 		Record: func(ctx context.Context, entry []byte) error { return onRecord{s.journal}.Append(ctx, entry) }, Log: s.opts.Log, Development: development,
+		Alarm: s.alerts.Alarmed, Began: s.alerts.Began,
 	})
 	return err
 }
@@ -112,4 +117,64 @@ func accountOf(a *ledger.Account) *enclavev1.SpendingAccount {
 		Level: ledger.LevelName(a.Level), Name: a.Name, Spent: uint64(a.Spent), Held: uint64(a.Held), Lost: uint64(a.Lost), Closed: a.Closed,
 		Requests: a.Requests, Tokens: a.Tokens, Budget: (*uint64)(a.Limits.Budget), RequestsPerMinute: a.Limits.RequestsPerMinute, TokensPerDay: a.Limits.TokensPerDay,
 	}
+}
+
+// Replay implements the service: the parent shows what its journal holds of the epochs before this one. Whatever is wrong with it leaves
+// everything as it was, and the parent may show it again.
+func (s *Server) Replay(stream enclavev1.Enclave_ReplayServer) error {
+	predecessor := s.follows.Load()
+	switch {
+	case !s.spends.Ledger().Unread():
+		return status.Error(codes.FailedPrecondition, "replay: the ledger knows its journal already")
+	case predecessor == nil:
+		return status.Error(codes.FailedPrecondition, "replay: no store is attached yet: first Persist")
+	}
+	replay := ledger.NewReplay(s.opts.Configuration.OperatorKeys)
+	for {
+		m, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if err := shown(replay, m); err != nil {
+			return status.Error(codes.FailedPrecondition, err.Error())
+		}
+	}
+	fold, err := replay.End(predecessor)
+	if err != nil {
+		return status.Error(codes.FailedPrecondition, err.Error())
+	}
+	if err := s.spends.Begin(fold); err != nil {
+		return err
+	}
+	s.opts.Log.Info("the ledger knows its journal", "entries", replay.Entries)
+	if replay.Entries >= spending.LongReplay {
+		s.spends.SnapshotSoon()
+	}
+	return stream.SendAndClose(&enclavev1.ReplayReply{Entries: replay.Entries})
+}
+
+// shown takes one message.
+func shown(replay *ledger.Replay, m *enclavev1.ReplayRequest) error {
+	if e := m.GetEpoch(); e != nil {
+		id, err := journal.ParseEpochID(e.GetEpoch())
+		if err != nil {
+			return fmt.Errorf("%w: %w", ledger.ErrReplay, err)
+		}
+		edge := make([]journal.Hash, len(e.GetEdge()))
+		for i, h := range e.GetEdge() {
+			if copy(edge[i][:], h) != len(h) || len(h) != len(edge[i]) {
+				return fmt.Errorf("%w: a hash of %d bytes", ledger.ErrReplay, len(h))
+			}
+		}
+		if err := replay.Epoch(id, e.GetFirstIndex(), edge); err != nil {
+			return err
+		}
+	}
+	if len(m.GetEntries()) == 0 {
+		return nil
+	}
+	return replay.Read(m.GetEntries()...)
 }

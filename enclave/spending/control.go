@@ -179,6 +179,7 @@ func (s *Spending) InstallControl(ctx context.Context, signed []byte) (*cost.Con
 	if err := s.keep(c, signed); err != nil {
 		return nil, fmt.Errorf("install cost control: %w", err)
 	}
+	s.ledger.NoteControl(c.Version)
 	if err := s.opts.Record(ctx, entry); err != nil {
 		return nil, fmt.Errorf("install cost control: stored, not yet in force: %w: install it again", err)
 	}

@@ -28,9 +28,11 @@ type Options struct {
 	OperatorKeys [][]byte // PKIX DER
 	Anchor       lease.Anchor
 	Journal      ledger.Journal
+	Size         func() uint64 // entries of this epoch's journal; nil: it is not looked at
 	// Record puts an encoded entry into the journal, and returns when it is durable.
 	Record func(ctx context.Context, entry []byte) error
 	Alarm  func(ledger.Alarm) // as ledger.Options has it; may be nil
+	Began  func()             // called when what was spent before is known, before the first call; may be nil
 	Log    *slog.Logger
 	Now    func() time.Time // nil: time.Now
 	// Development is the operator key of development, with which what is missing is made; nil: not in development.
@@ -53,6 +55,10 @@ type Spending struct {
 	floor   uint64        // the highest version that was ever in force, as far as state folder and journal tell
 	changed chan struct{} // closed and replaced when something came into force that may let a call pass
 	paused  int           // calls that wait for that
+
+	wanted chan struct{} // holds a token when a snapshot is wanted
+	stop   context.CancelFunc
+	wait   sync.WaitGroup
 }
 
 // Open reads what is installed. A cost control that does not hold is no error: nothing is spent, and whoever asks is told why. Nothing is
@@ -65,7 +71,10 @@ func Open(o Options) (*Spending, error) {
 	if err != nil {
 		return nil, fmt.Errorf("price list that ships: %w", err)
 	}
-	s := &Spending{opts: o, list: list, changed: make(chan struct{})}
+	if o.Size == nil {
+		o.Size = func() uint64 { return 0 }
+	}
+	s := &Spending{opts: o, list: list, changed: make(chan struct{}), wanted: make(chan struct{}, 1)}
 	s.read()
 	if o.Development != nil {
 		if err := s.developControl(); err != nil {
@@ -80,11 +89,19 @@ func Open(o Options) (*Spending, error) {
 		options.Control = s.force.control
 	}
 	s.ledger = ledger.New(options)
+	ctx, stop := context.WithCancel(context.Background())
+	s.stop = stop
+	s.wait.Go(func() { s.upkeep(ctx) })
 	return s, nil
 }
 
-// Close ends it: calls that wait are refused.
-func (s *Spending) Close() { s.ledger.Close() }
+// Close ends it with a snapshot, if the journal has a store; calls that wait are refused.
+func (s *Spending) Close() {
+	s.stop()
+	s.wait.Wait()
+	s.lastSnapshot()
+	s.ledger.Close()
+}
 
 // Begin tells what the journal of the epochs before adds up to; nil: it was empty. From here on money can be spent.
 func (s *Spending) Begin(f *ledger.Fold) error {
@@ -95,8 +112,12 @@ func (s *Spending) Begin(f *ledger.Fold) error {
 	if err := s.ledger.Begin(f); err != nil {
 		return err
 	}
+	if s.opts.Began != nil {
+		s.opts.Began()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.ledger.NoteControl(s.floorOfForce())
 	s.floor = max(s.floor, seen)
 	if s.force != nil && s.force.control.Version < s.floor {
 		s.missing = fmt.Errorf("%w: version %d is installed, the journal has version %d: the state folder was set back: install the newest", ErrVersion, s.force.control.Version, s.floor)
@@ -106,6 +127,14 @@ func (s *Spending) Begin(f *ledger.Fold) error {
 	}
 	s.notify()
 	return nil
+}
+
+// floorOfForce is the version of the cost control in force, 0: none; s.mu is held.
+func (s *Spending) floorOfForce() uint64 {
+	if s.force == nil {
+		return 0
+	}
+	return s.force.control.Version
 }
 
 // notify lets those who wait look again; s.mu is held.

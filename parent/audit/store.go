@@ -84,6 +84,7 @@ type epoch struct {
 	key        *journal.Key
 	signedHead []byte
 	marks      []mark
+	snapshots  snapshots
 }
 
 // mark lets a reader begin in the middle of a file: the tree before the frame at that offset.

@@ -143,6 +143,7 @@ func (s *Store) create(path string, content []byte) (*os.File, error) {
 // also learns the epoch's key. The signature is not checked.
 func (e *epoch) follow(first uint64, entries [][]byte, signedHead []byte) (journal.Tree, error) {
 	tree := e.tree
+	e.snapshots.found = e.snapshots.found[:0]
 	if first != tree.Size() || len(entries) == 0 {
 		return tree, fmt.Errorf("%d entries from %d on, expected some from %d on", len(entries), first, tree.Size())
 	}
@@ -159,6 +160,11 @@ func (e *epoch) follow(first uint64, entries [][]byte, signedHead []byte) (journ
 		if index == 0 {
 			if err := e.learn(entry.Payload); err != nil {
 				return tree, err
+			}
+		}
+		if entry.Type == journal.TypeSnapshot {
+			if err := e.snapshots.find(index, entry.Payload); err != nil {
+				return tree, fmt.Errorf("entry %d: %w", index, err)
 			}
 		}
 		leaves[i] = journal.LeafHash(raw)
@@ -199,6 +205,7 @@ func (e *epoch) advance(after journal.Tree, signedHead []byte, end int64) {
 		e.marks = append(e.marks, mark{offset: e.end, size: e.tree.Size(), edge: e.tree.Edge()})
 	}
 	e.tree, e.end = after, end
+	e.snapshots.commit()
 	e.signedHead = append(e.signedHead[:0:0], signedHead...)
 }
 

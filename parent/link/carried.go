@@ -63,7 +63,7 @@ func (l *Link) carried(ctx context.Context, protocol string, preface []byte) (ne
 	return conn, nil
 }
 
-// providers are the hosts, host:port, of the cost control that is in force in the enclave.
+// providers are the hosts, host:port, that the cost control in force in the enclave names: providers, and webhooks of its alerts.
 func (l *Link) providers(ctx context.Context) ([]string, error) {
 	d, err := l.client.Describe(ctx, &enclavev1.DescribeRequest{})
 	if err != nil {
@@ -73,5 +73,5 @@ func (l *Link) providers(ctx context.Context) ([]string, error) {
 	for _, p := range d.GetProviders() {
 		all = append(all, p.GetAddress())
 	}
-	return all, nil
+	return append(all, d.GetWebhooks()...), nil
 }

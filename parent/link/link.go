@@ -64,6 +64,8 @@ var errStoreFailed = errors.New("the journal of this host cannot be written")
 type Store interface {
 	Append(*enclavev1.Batch) error
 	Attach() *enclavev1.Attach
+	// Replay hands out the entries up to the end of an epoch, from where an enclave can begin to read them.
+	Replay(last journal.EpochID, begins func(id journal.EpochID, first uint64, edge []journal.Hash) error, entries func(raw [][]byte) error) error
 }
 
 // Options say where the enclave is, who calls and who must answer.
@@ -106,6 +108,7 @@ type Link struct {
 	mu       sync.Mutex
 	attached bool
 	cause    error // why it is not attached
+	unread   error // why the enclave does not know what was spent before
 	changed  chan struct{}
 }
 

@@ -52,6 +52,7 @@ func (l *Link) stream(ctx context.Context) error {
 	if _, err := s.Header(); err != nil {
 		return errors.New(status.Convert(err).Message())
 	}
+	preparing.Go(func() { l.replay(ctx) })
 	if l.opts.Prepare == nil {
 		l.setAttached(true, nil)
 	} else {
