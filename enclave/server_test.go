@@ -45,6 +45,7 @@ type running struct {
 	*Server
 	socket string
 	caller tls.Certificate
+	end    func() // stops it; once
 }
 
 func certificate(t testing.TB) (tls.Certificate, startconf.KeyHash) {
@@ -101,7 +102,7 @@ func serveWith(t testing.TB, edit func(*Options)) *running {
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(ctx, l) }()
-	t.Cleanup(func() {
+	r.end = sync.OnceFunc(func() {
 		cancel()
 		select {
 		case err := <-served:
@@ -112,6 +113,7 @@ func serveWith(t testing.TB, edit func(*Options)) *running {
 			t.Error("the server does not stop")
 		}
 	})
+	t.Cleanup(r.end)
 	return r
 }
 
