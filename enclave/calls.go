@@ -35,7 +35,7 @@ type calls struct {
 func (s *Server) openCalls() {
 	g := gateway.New(gateway.Options{
 		Ledger: s.spends, Providers: s.spends.Providers, Rates: s.spends.Rates, Key: s.secrets.Secret,
-		Runs: s.runOf, Dial: s.dialProvider, Roots: gateway.PublicRoots(), Log: s.opts.Log,
+		Runs: s.runOf, Dial: s.dialProvider, Roots: gateway.PublicRoots(), Observe: s.ended, Log: s.opts.Log,
 	})
 	s.calls = &calls{gateway: g, handed: newHanded()}
 	s.calls.server = &http.Server{

@@ -29,6 +29,7 @@ import (
 
 	"github.com/raypher/raypher/cost"
 	"github.com/raypher/raypher/enclave/agenttls"
+	"github.com/raypher/raypher/enclave/alerts"
 	"github.com/raypher/raypher/enclave/ceiling"
 	"github.com/raypher/raypher/enclave/conduit"
 	"github.com/raypher/raypher/enclave/fleet"
@@ -103,8 +104,10 @@ type Server struct {
 	keys    *keys.Keys
 	tls     *agenttls.Authority
 	dial    *conduit.Dialer
-	fleet   *fleet.Client       // nil: no controller is configured
-	secrets *providerkeys.Keys  // of providers
+	fleet   *fleet.Client      // nil: no controller is configured
+	secrets *providerkeys.Keys // of providers
+	alerts  *alerts.Alerts
+	watch   observers
 	runs    *runs.Runs          // that may call models
 	calls   *calls              // of models, by agents
 	kms     *kms.Secrets        // nil: none is configured
@@ -213,6 +216,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	var exchange sync.WaitGroup
 	exchange.Go(func() { s.exchange(exchanging) })
 	exchange.Go(s.calls.run)
+	exchange.Go(func() { s.alerts.Run(exchanging) })
 	done := make(chan struct{})
 	stopped := make(chan struct{})
 	go func() {

@@ -29,6 +29,7 @@ func (s *Server) Describe(context.Context, *enclavev1.DescribeRequest) (*enclave
 		TtlSeconds:        s.opts.Configuration.TTLSeconds,
 		Development:       s.opts.Development,
 		Providers:         s.providers(),
+		Webhooks:          s.webhooks(),
 	}
 	if c, err := s.ceiling.Current(); err == nil {
 		d.CeilingVersion, d.CeilingHash = c.Version, c.Hash[:]
