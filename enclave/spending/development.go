@@ -11,15 +11,12 @@ import (
 	"github.com/raypher/raypher/enclave/ledger"
 )
 
-// developmentControl is what is in force in development before an operator has said anything: a budget that hurts nobody.
+// developmentControl is what is in force in development before an operator has said anything: a budget that hurts nobody, and no providers. With
+// the first provider agents lose the keys that they inherit and every path past the gateway, which somebody has to want.
 const developmentControl = `
 version: 1
 time_zone: UTC
 monthly_budget_usd: 20
-providers:
-  anthropic: {kind: anthropic, base_url: "https://api.anthropic.com", key: anthropic}
-  gemini: {kind: gemini, base_url: "https://generativelanguage.googleapis.com", key: gemini}
-  openai: {kind: openai, base_url: "https://api.openai.com/v1", key: openai}
 `
 
 // developmentLeases is into how many leases a grant of development is cut: a restart loses one, and a file does not wear out.
