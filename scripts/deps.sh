@@ -22,6 +22,7 @@ need curl curl
 need dig bind9-dnsutils
 need perl perl-base
 need ssh openssh-client; need nc netcat-openbsd # what agents are not to run
+need iodine iodine        # a tunnel through DNS
 need hping3 hping3; need nft nftables # packets made by hand; what the network guard is measured against
 need gcc gcc              # the race detector
 need cpio cpio            # a second reader of enclave ramdisks

@@ -44,7 +44,7 @@ func (r *resolver) ServeDNS(w mdns.ResponseWriter, q *mdns.Msg) {
 }
 
 // names runs a forwarder in the near namespace, with one upstream and one agent.
-func (w *world) names(t *testing.T, up *resolver, permit func(cgroup uint64) (dns.Agent, bool)) (*Guard, chan dns.Query) {
+func (w *world) names(t *testing.T, up mdns.Handler, permit func(cgroup uint64) (dns.Agent, bool)) (*Guard, chan dns.Query) {
 	t.Helper()
 	p, err := net.ListenPacket("udp", "127.0.0.1:0")
 	must(t, err)

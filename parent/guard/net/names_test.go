@@ -43,7 +43,7 @@ func TestDig(t *testing.T) {
 	}{
 		{"api.example.com A", []string{"NOERROR", "10.77.0.2"}, nil},
 		{"+tcp api.example.com A", []string{"NOERROR", "10.77.0.2", "(TCP)"}, nil},
-		{"+bufsize=4096 +dnssec +cookie +subnet=203.0.113.0/24 API.example.COM A", []string{"NOERROR", "10.77.0.2"}, []string{"CLIENT-SUBNET", "RRSIG"}},
+		{"+bufsize=4096 +dnssec +cookie +subnet=203.0.113.0/24 API.example.COM A", []string{"NOERROR", "10.77.0.2", ";API.example.COM."}, []string{"CLIENT-SUBNET", "RRSIG"}}, // DNS 0x20: the case of the question comes back
 		{"+noedns +ignore many.example.com A", []string{"flags: qr tc"}, nil},
 		{"+noedns many.example.com A", []string{"Truncated, retrying in TCP mode", "ANSWER: 60"}, nil},
 		{"+edns=1 +noednsnegotiation api.example.com A", []string{"BADVERS"}, []string{"ANSWER: 1"}},

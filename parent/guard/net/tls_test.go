@@ -376,6 +376,22 @@ func TestRealClients(t *testing.T) {
 		program(t, "curl", "curl", "-sk", "--max-time", "2", "--connect-to", "::10.77.0.2:443", "https://SERVER/")
 		program(t, "openssl", "sh", "-c", `printf 'GET / HTTP/1.0\r\n\r\n' | timeout 2 openssl s_client -quiet -connect 10.77.0.2:443 -servername SERVER 2>&1`)
 		program(t, "openssl, many groups", "sh", "-c", `printf 'GET / HTTP/1.0\r\n\r\n' | timeout 2 openssl s_client -quiet -groups P-521:P-384:X25519:X448:P-256 -connect 10.77.0.2:443 -servername SERVER 2>&1`)
+		program(t, "openssl, asked for another key share", "sh", "-c", `printf 'GET / HTTP/1.0\r\n\r\n' | timeout 2 openssl s_client -quiet -tls1_3 -groups X448:P-256 -connect 10.77.0.2:443 -servername SERVER 2>&1`)
+		program(t, "openssl, with the session of a granted name", "sh", "-c", `printf 'GET / HTTP/1.0\r\n\r\n' | timeout 2 openssl s_client -quiet -sess_out session -connect 10.77.0.2:443 -servername `+granted+` >/dev/null 2>&1
+test -s session && printf 'GET / HTTP/1.0\r\n\r\n' | timeout 2 openssl s_client -quiet -sess_in session -connect 10.77.0.2:443 -servername SERVER 2>&1`)
+		program(t, "python, in two pieces", "python3", "-c", `
+import socket, ssl
+c = ssl.create_default_context(); c.check_hostname = False; c.verify_mode = ssl.CERT_NONE
+i, o = ssl.MemoryBIO(), ssl.MemoryBIO()
+s = c.wrap_bio(i, o, server_hostname="SERVER")
+n = socket.create_connection(("10.77.0.2", 443), 2); n.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def turn(f):
+    while True:
+        try: r = f(); n.sendall(o.read()); return r
+        except ssl.SSLWantReadError:
+            b = o.read(); n.sendall(b[:60]); n.sendall(b[60:])
+            i.write(n.recv(65536))
+turn(s.do_handshake); turn(lambda: s.write(b"GET / HTTP/1.0\r\n\r\n")); print(turn(lambda: s.read(1000)).decode(), turn(lambda: s.read(1000)).decode())`)
 		program(t, "python", "python3", "-c", `
 import socket, ssl
 c = ssl.create_default_context(); c.check_hostname = False; c.verify_mode = ssl.CERT_NONE
@@ -384,6 +400,10 @@ s.sendall(b"GET / HTTP/1.0\r\n\r\n"); print(s.recv(1000).decode(), s.recv(1000).
 		program(t, "node", "node", "-e", `
 const s = require("tls").connect({host: "10.77.0.2", port: 443, servername: "SERVER", rejectUnauthorized: false}, () => s.write("GET / HTTP/1.0\r\n\r\n"));
 s.on("data", d => process.stdout.write(d)); setTimeout(() => process.exit(), 2000); s.on("end", () => process.exit());`)
+		// Debian's OpenSSL has no post-quantum groups; that of newer Node.js has, and the real agents come with one.
+		program(t, "OpenSSL in node, with a post-quantum group", newNode(), "-e", `
+const s = require("tls").connect({host: "10.77.0.2", port: 443, servername: "SERVER", rejectUnauthorized: false, ecdhCurve: "X25519MLKEM768"}, () => s.write("GET / HTTP/1.0\r\n\r\n"));
+s.on("data", d => process.stdout.write(d)); s.on("error", e => console.log(e)); setTimeout(() => process.exit(), 2000); s.on("end", () => process.exit());`)
 	})
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -395,6 +415,13 @@ s.on("data", d => process.stdout.write(d)); setTimeout(() => process.exit(), 200
 	if len(*seen) == 0 {
 		t.Error("the server was never reached")
 	}
+}
+
+// newNode is the Node.js that scripts/agents.sh has installed for agents, or a word for none.
+func newNode() string {
+	cache, _ := os.UserCacheDir() // without one there is none
+	found, _ := filepath.Glob(filepath.Join(cache, "raypher/agents/*/node_modules/node/bin/node"))
+	return append(found, "node of scripts/agents.sh")[0]
 }
 
 // serveTLS answers HTTP over TLS and notes the names it is asked for.
