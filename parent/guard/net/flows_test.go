@@ -61,8 +61,7 @@ func TestHping(t *testing.T) {
 			t.Fatalf("hping3 %v: %v\n%s", kind, err, said)
 		}
 	}
-	w.settle()
-	if arrived, packets := w.forget(); len(arrived)+len(packets) != 0 {
+	if arrived, packets := w.rest(); len(arrived)+len(packets) != 0 {
 		t.Errorf("%d arrived, %d packets", len(arrived), len(packets))
 	}
 	if n := trafficOf(t, g, a, nil)["cut"].DroppedPackets - before; n != 4*each {
@@ -93,8 +92,7 @@ func TestExitMidFlow(t *testing.T) {
 	must(t, g.Disarm(a.id))
 	must(t, last.cmd.Process.Kill())
 	last.cmd.Wait()
-	w.settle()
-	if arrived, packets := w.forget(); len(arrived)+len(packets) != 0 {
+	if arrived, packets := w.rest(); len(arrived)+len(packets) != 0 {
 		t.Errorf("of an agent that is gone the far end saw %q %q", arrived, packets)
 	}
 	all, err := g.Traffic()
@@ -135,8 +133,7 @@ func TestSocketGivenAway(t *testing.T) {
 		for range 3 {
 			unix.Write(fd, []byte("from outside"))
 		}
-		w.settle()
-		if arrived, packets := w.forget(); len(arrived)+len(packets) != 0 {
+		if arrived, packets := w.rest(); len(arrived)+len(packets) != 0 {
 			t.Errorf("%s: the far end saw %q %q", do, arrived, packets)
 		}
 		must(t, g.Replace(a.id, &policy.Network{Egress: []string{"10.77.0.2"}}))

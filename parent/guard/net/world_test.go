@@ -306,12 +306,17 @@ func (w *world) sees(packet []byte) bool {
 	return false
 }
 
-// settle waits until what is under way has arrived, and forgets it.
-func (w *world) settle() {
+// settle waits until what is under way has arrived, and forgets it: for what comes before the case. Of the case itself, rest.
+func (w *world) settle() { w.rest() }
+
+// rest waits until what is under way has arrived, and returns all that came since the last forgetting.
+func (w *world) rest() (arrived, packets []string) {
 	for {
 		time.Sleep(100 * time.Millisecond)
-		if arrived, packets := w.forget(); len(arrived)+len(packets) == 0 {
-			return
+		a, p := w.forget()
+		arrived, packets = append(arrived, a...), append(packets, p...)
+		if len(a)+len(p) == 0 {
+			return arrived, packets
 		}
 	}
 }
