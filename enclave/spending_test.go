@@ -234,6 +234,14 @@ func TestReplay(t *testing.T) {
 	if _, err := show(t, client, all[:1]); status.Code(err) != codes.FailedPrecondition {
 		t.Errorf("without the last epoch: %v", err)
 	}
+	for name, earlier := range forgeries(t, all[0], snapshot, client) {
+		if name == "twice" || name == "nothing" {
+			continue
+		}
+		if _, err := show(t, client, append(slices.Clone(earlier), all[1])); status.Code(err) != codes.FailedPrecondition {
+			t.Errorf("%s, in an earlier epoch: %v", name, err)
+		}
+	}
 	if _, err := show(t, client, all); err != nil {
 		t.Fatal(err)
 	}

@@ -76,6 +76,8 @@ func (f *Fold) Apply(e journal.Entry) error {
 			return err
 		}
 		return f.lease(l)
+	case journal.TypeSnapshot:
+		f.tick(e.Time) // what rates forget until then is not in it
 	case journal.TypeControl:
 		c, err := journal.DecodeControlInstalled(e.Payload)
 		if err != nil {

@@ -29,11 +29,13 @@ func (l *Ledger) snapshotWhenDue() {
 
 // remember puts a snapshot of the fold behind all that the fold took, and returns its last part; l.mu is held, and no lease is on its way.
 func (l *Ledger) remember() (*record, error) {
+	now := l.now()
+	l.fold.tick(now)
 	snapshot, err := l.fold.Snapshot()
 	if err != nil {
 		return nil, err
 	}
-	entries, err := snapshotEntries(snapshot, l.now())
+	entries, err := snapshotEntries(snapshot, now)
 	if err != nil {
 		return nil, err
 	}

@@ -154,7 +154,9 @@ func (w *world) step() {
 		w.crash(p)
 	case n < 91 && w.faults.clones && len(w.processes) < 3:
 		w.clone(p)
-	case n < 94 && w.faults.clock:
+	case n < 93:
+		w.remember(p)
+	case n < 96 && w.faults.clock:
 		w.skew += time.Duration(w.rng.Int64N(int64(80*24*time.Hour))) - 40*24*time.Hour
 		w.say("the wall clock jumps to %s", w.wall())
 	default:
@@ -164,6 +166,18 @@ func (w *world) step() {
 		p.rest()
 		w.collect()
 	}
+}
+
+// remember writes a snapshot, in parts that are small here, so that a crash leaves some of them.
+func (w *world) remember(p *process) {
+	if p.ledger.lock(context.Background()) != nil {
+		return
+	}
+	defer p.ledger.mu.Unlock()
+	if _, err := p.ledger.remember(); err != nil {
+		w.fail("snapshot: %v", err)
+	}
+	w.say("a snapshot")
 }
 
 // pass lets time pass: minutes, hours, or days.

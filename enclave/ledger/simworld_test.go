@@ -302,16 +302,13 @@ func (p *process) rest() {
 
 // start begins an epoch on a journal that the parent presents.
 func (w *world) start(state string, presented log) *process {
-	fold := NewFold([][]byte{operatorDER})
-	for i, raw := range presented.entries {
-		e, err := journal.Decode(raw)
-		if err == nil {
-			err = fold.Apply(e)
-		}
-		if err != nil {
-			w.fail("entry %d of a genuine journal does not fold: %v", i, err)
-			return nil
-		}
+	fold, err := added(presented.entries)
+	if err == nil && w.chance(50) {
+		fold, err = addedFromSnapshot(presented.entries)
+	}
+	if err != nil {
+		w.fail("a genuine journal does not fold: %v", err)
+		return nil
 	}
 	w.presented(state, fold)
 	p := &process{w: w, unseen: w.version, state: state, log: presented, attached: true, started: w.time, reserved: map[journal.RequestID]bool{}}
@@ -327,6 +324,48 @@ func (w *world) start(state string, presented log) *process {
 	p.ledger.inline = p.drive
 	w.processes = append(w.processes, p)
 	return p
+}
+
+// added folds a journal from its beginning.
+func added(entries [][]byte) (*Fold, error) {
+	return addedTo(NewFold([][]byte{operatorDER}), entries)
+}
+
+func addedTo(fold *Fold, entries [][]byte) (*Fold, error) {
+	for i, raw := range entries {
+		e, err := journal.Decode(raw)
+		if err == nil {
+			err = fold.Apply(e)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("entry %d: %w", i, err)
+		}
+	}
+	return fold, nil
+}
+
+// addedFromSnapshot folds a journal from its newest whole snapshot on, if it has one.
+func addedFromSnapshot(entries [][]byte) (*Fold, error) {
+	fold, from := NewFold([][]byte{operatorDER}), 0
+	var parts gathered
+	for i, raw := range entries {
+		e, err := journal.Decode(raw)
+		if err != nil || e.Type != journal.TypeSnapshot {
+			continue
+		}
+		whole, err := parts.add(e.Payload)
+		if err != nil {
+			return nil, err
+		}
+		if whole == nil {
+			continue
+		}
+		if fold, err = RestoreFold(whole, [][]byte{operatorDER}); err != nil {
+			return nil, fmt.Errorf("snapshot at entry %d: %w", i, err)
+		}
+		from = i + 1
+	}
+	return addedTo(fold, entries[from:])
 }
 
 // presented notes what a rollback may cost: what is forfeited counts for the host, and for narrower scopes it may be spent twice; whole
@@ -357,20 +396,16 @@ func (p *process) replayed() {
 	if len(l.out) > 0 || len(p.queue) > 0 || l.stopped != nil || p.kept != nil {
 		return
 	}
-	fold := NewFold([][]byte{operatorDER})
-	for i, raw := range p.log.entries {
-		e, err := journal.Decode(raw)
-		if err == nil {
-			err = fold.Apply(e)
-		}
+	for how, replay := range map[string]func([][]byte) (*Fold, error){"the beginning": added, "the newest snapshot": addedFromSnapshot} {
+		fold, err := replay(p.log.entries)
 		if err != nil {
-			p.w.fail("replay: entry %d: %v", i, err)
+			p.w.fail("replay from %s: %v", how, err)
 			return
 		}
-	}
-	now := max(l.now(), fold.clock)/int64(time.Second) + 1
-	if got, want := fold.digest(now), l.fold.digest(now); got != want {
-		p.w.fail("replay differs:\n%s", difference(got, want))
+		now := max(l.now(), fold.clock)/int64(time.Second) + 1
+		if got, want := fold.digest(now), l.fold.digest(now); got != want {
+			p.w.fail("replay from %s differs:\n%s", how, difference(got, want))
+		}
 	}
 }
 
@@ -383,17 +418,21 @@ func (f *Fold) digest(now int64) string {
 			if b == (Balance{}) {
 				continue
 			}
-			lines = append(lines, fmt.Sprintf("%d %q %+v %v %v", level, name, b, a.requests.counts(), a.tokens.counts()))
+			used := ""
+			if level == Run { // the others' says nothing
+				used = a.month
+			}
+			lines = append(lines, fmt.Sprintf("%d %q %+v %v %v %s", level, name, b, a.requests.counts(), a.tokens.counts(), used))
 		}
 	}
 	for id, h := range f.open {
 		lines = append(lines, fmt.Sprintf("open %s %d at %d of %v", id, h.Worst, h.at, f.generation == h.generation))
 	}
-	for id := range f.finished {
-		lines = append(lines, "finished "+id.String())
+	for i := range f.order {
+		lines = append(lines, fmt.Sprintf("finished %s", f.order[(f.oldest+i)%len(f.order)]))
 	}
 	slices.Sort(lines)
-	text := fmt.Sprintf("credit %d unaccounted %d period %s taken %d\n", f.credit, f.unaccounted, f.period, f.leases.Taken())
+	text := fmt.Sprintf("credit %d unaccounted %d period %s first %v leases %+v\n", f.credit, f.unaccounted, f.period, f.first, f.leases.State())
 	for _, line := range lines {
 		text += line + "\n"
 	}
