@@ -110,6 +110,8 @@ func parse(args []string, out io.Writer) (*daemon.Options, error) {
 	flags.BoolVar(&o.Development, "dev", false, "with --tpm-device: let the enclave make a missing operator key and a ceiling that permits everything, as it does on tier software (default: grant nothing before an operator has installed a ceiling)")
 	flags.StringVar(&o.Listen, "listen", instance.AgentAddress, "loopback address of the Agent service; empty: none")
 	flags.StringVar(&o.Gateway, "gateway", instance.GatewayAddress, "loopback address where agents call models whose cost is metered: their bytes go to the enclave; empty: none")
+	flags.StringVar(&o.Metrics, "metrics", "", "loopback address of GET /metrics for Prometheus, like 127.0.0.1:9464: calls of models and how budgets stand, readable for every user of this host (default: none)")
+	flags.StringVar(&o.OTLP, "otlp", "", "`URL` of an OpenTelemetry collector that takes OTLP over HTTP, like http://127.0.0.1:4318: it gets a span of each call of a model (default: none)")
 	flags.UintVar(&dnsPort, "dns-port", 0, "port of the DNS forwarder on loopback; 0: one that is free")
 	flags.StringVar(&dns, "dns-upstream", "", "resolvers as address or address:port, separated by commas (default: those of /etc/resolv.conf)")
 	flags.StringVar(&o.Backend, "backend", daemon.Auto, "what holds agents' files and programs: lsm (programs of BPF LSM), broker (Landlock, seccomp and a warden), or auto: lsm where this kernel takes it, but for private runs")
@@ -163,7 +165,7 @@ func parse(args []string, out io.Writer) (*daemon.Options, error) {
 		o.DNSUpstreams = strings.Split(dns, ",")
 	}
 	if private != "" {
-		o.Listen, o.Gateway = "", ""
+		o.Listen, o.Gateway, o.Metrics, o.OTLP = "", "", "", ""
 	}
 	o.Paths, err = paths(run, state, private)
 	if err == nil && benchmark {

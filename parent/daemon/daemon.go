@@ -71,6 +71,8 @@ type Options struct {
 	Development   bool   // the enclave that is started may make an operator key and a ceiling; tier software always may
 	Listen        string // for agents over TCP; empty: none
 	Gateway       string // for agents' calls of models; empty: none
+	Metrics       string // loopback address of metrics for Prometheus; empty: none
+	OTLP          string // URL of an OpenTelemetry collector that gets a span of each call of a model; empty: none
 	DNSPort       uint16 // 0: one that is free
 	DNSUpstreams  []string
 	Group         string // of operators
@@ -96,6 +98,7 @@ type daemon struct {
 	cgroups  *cgroup.Parent
 	loopback net.Listener
 	gateway  *gateway.Server // nil: agents call no models here
+	metrics  net.Listener    // nil: none are served
 	dns      *dns.Server
 	guard    *netguard.Guard
 	files    *lsm.Guard // nil: the broker holds files
@@ -120,7 +123,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		}
 	}()
 	for _, step := range []func(context.Context) error{
-		d.prepare, d.openJournal, d.connectEnclave, d.openFleet, d.openListeners, d.attachGuard, d.openAgents, d.guardInterfaces, d.openRelay, d.openServer,
+		d.prepare, d.openJournal, d.connectEnclave, d.openFleet, d.openListeners, d.openTelemetry, d.attachGuard, d.openAgents, d.guardInterfaces, d.openRelay, d.openServer,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -447,6 +450,9 @@ func (d *daemon) serve(ctx context.Context) error {
 	if d.gateway != nil {
 		parts.Go(func() error { return unlessDone(serving, d.gateway.Serve(serving)) })
 	}
+	if !d.options.Paths.Private { // for whose one run nobody counts
+		parts.Go(func() error { return unlessDone(serving, d.tell(serving)) })
+	}
 	if d.options.Paths.Private {
 		parts.Go(func() error { d.untilEmpty(serving); cancel(); return nil })
 	}
@@ -488,7 +494,7 @@ func (d *daemon) announce() {
 	if d.loopback != nil {
 		address = d.loopback.Addr().String()
 	}
-	d.log.Info("raypherd serves", "socket", d.options.Paths.Socket, "agents over TCP", address, "calls of models", cmp.Or(d.gatewayAddress(), "none"), "dns port", d.dns.Port(),
+	d.log.Info("raypherd serves", "socket", d.options.Paths.Socket, "agents over TCP", address, "calls of models", cmp.Or(d.gatewayAddress(), "none"), "metrics", cmp.Or(d.metricsAddress(), "none"), "dns port", d.dns.Port(),
 		"adopted agents", len(d.agents.List()), "version", d.options.Version)
 	_, _ = sd.SdNotify(false, sd.SdNotifyReady) // without systemd there is nobody to tell
 }

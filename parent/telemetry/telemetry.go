@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -33,6 +34,7 @@ const (
 	endTime       = 5 * time.Second  // for what is on its way when raypherd ends
 	headerTimeout = 10 * time.Second // of a request for metrics
 	maxScrapes    = 4                // at once
+	tracesPath    = "/v1/traces"     // OTLP specification, OTLP/HTTP request
 )
 
 // Options of Run.
@@ -130,7 +132,14 @@ func newSpans(ctx context.Context, o Options) (*spans, error) {
 	if o.OTLP == "" {
 		return &spans{}, nil
 	}
-	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(o.OTLP))
+	endpoint, err := url.Parse(o.OTLP)
+	if err != nil {
+		return nil, fmt.Errorf("OpenTelemetry: %w", err)
+	}
+	if strings.Trim(endpoint.Path, "/") == "" { // a collector without a path is the base of all its signals
+		endpoint.Path = tracesPath
+	}
+	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(endpoint.String()))
 	if err != nil {
 		return nil, fmt.Errorf("OpenTelemetry: %w", err)
 	}
