@@ -81,8 +81,12 @@ type Gateway struct {
 	transport *http.Transport
 }
 
-// errNotSent means that no byte of a call left.
-var errNotSent = errors.New("the provider cannot be reached")
+var (
+	// errNotSent means that no byte of a call left.
+	errNotSent = errors.New("the provider cannot be reached")
+	// errBrokeOff means that an answer that had begun did not come to its end.
+	errBrokeOff = errors.New("the provider's answer broke off")
+)
 
 // New makes a gateway.
 func New(o Options) *Gateway {
@@ -152,6 +156,9 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if err == nil {
 		return
+	}
+	if errors.Is(err, errBrokeOff) {
+		panic(http.ErrAbortHandler) // the client is not to take what it has for all of the answer
 	}
 	record.refused(err)
 	var refusal *dialect.Refusal

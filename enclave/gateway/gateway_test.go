@@ -222,6 +222,44 @@ func (w *world) worst(t *testing.T) cost.Amount {
 	return 0
 }
 
+// An answer that breaks off breaks off at the client too, however it was sent.
+func TestAnswersThatBreakOff(t *testing.T) {
+	for name, header := range map[string][2]string{"a stream": {"Content-Type", "text/event-stream"}, "a document": {"Content-Type", "application/json"}, "its length said": {"Content-Length", "900"}} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, "5")
+			w.answer = func(out http.ResponseWriter, _ *http.Request, _ map[string]any) {
+				out.Header().Set(header[0], header[1])
+				fmt.Fprint(out, "data: {\"choices\":[{}]}\n\n")
+				_ = http.NewResponseController(out).Flush()
+				panic(http.ErrAbortHandler)
+			}
+			if status, answer, _, err := w.ask(t.Context(), chatPath, stream); err == nil {
+				t.Errorf("%d %q, and no error", status, answer)
+			}
+			if spent := w.settled(t); spent != w.worst(t) {
+				t.Errorf("%s counts as spent", spent)
+			}
+		})
+	}
+}
+
+// Whoever waits for an answer does not wait for its settlement.
+func TestAnswersDoNotWaitForTheirSettlement(t *testing.T) {
+	w := newWorld(t, "5")
+	slow, inner := make(chan struct{}), w.answer
+	w.answer = func(out http.ResponseWriter, r *http.Request, body map[string]any) {
+		w.journal.slow.Store(&slow)
+		inner(out, r, body)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if status, answer, _, err := w.ask(ctx, chatPath, chat); err != nil || status != http.StatusOK {
+		t.Errorf("%d %s %v", status, answer, err)
+	}
+	close(slow)
+	w.settled(t)
+}
+
 // A client that goes away in the middle of a stream pays what was used, which stands at its end.
 func TestAClientThatGoesAway(t *testing.T) {
 	w := newWorld(t, "5")

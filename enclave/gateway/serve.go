@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/raypher/raypher/cost"
@@ -36,10 +37,18 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, a *attempt) erro
 	}
 	defer answer.Body.Close()
 	copyHeader(w.Header(), answer.Header)
+	meter := a.call.Meter(answer.Header.Get("Content-Type"))
+	if answer.ContentLength >= 0 && meter.Unchanged() {
+		// So the client has all of the answer when it has come, and does not wait for the settlement.
+		w.Header().Set("Content-Length", strconv.FormatInt(answer.ContentLength, 10))
+	}
 	w.WriteHeader(answer.StatusCode)
 	a.record.hear(answer.Header)
-	how, usage := g.stream(w, answer, a)
+	how, usage, whole := g.stream(w, answer, a, meter)
 	g.end(a, how, usage)
+	if !whole {
+		return errBrokeOff
+	}
 	return nil
 }
 
@@ -93,9 +102,9 @@ func reason(err error) string {
 	}
 }
 
-// stream hands an answer on as it comes. When the client has gone the rest is read all the same, for its end says what was used.
-func (g *Gateway) stream(w http.ResponseWriter, answer *http.Response, a *attempt) (outcome, dialect.Usage) {
-	meter := a.call.Meter(answer.Header.Get("Content-Type"))
+// stream hands an answer on as it comes. When the client has gone the rest is read all the same, for its end says what was used. whole: it
+// came to its end.
+func (g *Gateway) stream(w http.ResponseWriter, answer *http.Response, a *attempt, meter *dialect.Meter) (how outcome, usage dialect.Usage, whole bool) {
 	flusher := http.NewResponseController(w)
 	there := true
 	hand := func(p []byte) {
@@ -123,10 +132,10 @@ func (g *Gateway) stream(w http.ResponseWriter, answer *http.Response, a *attemp
 		if err == nil {
 			continue
 		}
-		whole := errors.Is(err, io.EOF)
+		whole = errors.Is(err, io.EOF)
 		if !success {
 			a.record.compare(answer.ContentLength, came, false)
-			return charged(answer.StatusCode), dialect.Usage{}
+			return charged(answer.StatusCode), dialect.Usage{}, whole
 		}
 		rest, usage, ok := meter.End(whole)
 		hand(rest)
@@ -135,9 +144,9 @@ func (g *Gateway) stream(w http.ResponseWriter, answer *http.Response, a *attemp
 		}
 		a.record.compare(answer.ContentLength, came, ok)
 		if !ok {
-			return keep, dialect.Usage{}
+			return keep, dialect.Usage{}, whole
 		}
-		return settle, usage
+		return settle, usage, whole
 	}
 }
 

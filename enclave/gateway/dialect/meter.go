@@ -34,6 +34,9 @@ func (c *Call) Meter(contentType string) *Meter {
 	return &Meter{call: c, events: media == "text/event-stream"}
 }
 
+// Unchanged says that all of the answer is handed on as it comes.
+func (m *Meter) Unchanged() bool { return !m.events || !m.call.hide }
+
 // Feed takes the next bytes of the answer and returns those to hand on, which are valid until the next call. All are handed on as
 // they come, except a stream's last chunk whose usage the client did not ask for: where there may be one, whole events are.
 func (m *Meter) Feed(p []byte) []byte {
