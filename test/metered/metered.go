@@ -4,6 +4,7 @@ package metered
 
 import (
 	"context"
+	"crypto/x509"
 	"log/slog"
 	"net"
 	"net/http"
@@ -35,6 +36,8 @@ type Options struct {
 	Budget   string // dollars of the host's month; empty: 100
 	Control  string // more lines of cost_control.yaml
 	Provider provider.Options
+	// At is where a provider runs that is not the world's own; nil: one is made.
+	At *At
 	// Dial stands between gateway and provider, as the parent does; address is the provider's.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	Log  *slog.Logger
@@ -42,12 +45,18 @@ type Options struct {
 	Alarms bool
 }
 
+// At is a provider elsewhere.
+type At struct {
+	Address string
+	Roots   *x509.CertPool
+}
+
 // World is what a test has to itself.
 type World struct {
-	URL      string // of the gateway, without a provider's name
-	Address  string // the same as host:port
-	Provider *provider.Provider
-	Upstream string // address of the provider
+	URL      string             // of the gateway, without a provider's name
+	Address  string             // the same as host:port
+	Provider *provider.Provider // nil where it is elsewhere
+	Upstream string             // address of the provider
 	Ledger   *ledger.Ledger
 	Gateway  *gateway.Gateway
 	Alarms   atomic.Int64
@@ -75,7 +84,7 @@ func Open(t testing.TB, o Options) *World {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	w := &World{t: t}
-	w.openProvider(o.Provider)
+	roots := w.openProvider(o)
 	control, err := cost.Parse("cost_control.yaml", []byte("version: 1\ntime_zone: UTC\nmonthly_budget_usd: "+o.Budget+"\n"+o.Control))
 	if err != nil {
 		t.Fatal(err)
@@ -85,15 +94,19 @@ func Open(t testing.TB, o Options) *World {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.Gateway = gateway.New(w.options(o, "https://provider.test:"+port))
+	w.Gateway = gateway.New(w.options(o, "https://provider.test:"+port, roots))
 	server := httptest.NewServer(w.refusals.around(w.Gateway))
 	t.Cleanup(func() { server.Close(); w.Gateway.Close() })
 	w.URL, w.Address = server.URL, server.Listener.Addr().String()
 	return w
 }
 
-func (w *World) openProvider(o provider.Options) {
-	p, err := provider.New(o)
+func (w *World) openProvider(o Options) (roots *x509.CertPool) {
+	if o.At != nil {
+		w.Upstream = o.At.Address
+		return o.At.Roots
+	}
+	p, err := provider.New(o.Provider)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -108,10 +121,11 @@ func (w *World) openProvider(o provider.Options) {
 	}()
 	w.t.Cleanup(func() { listener.Close(); <-served })
 	w.Provider, w.Upstream = p, listener.Addr().String()
+	return p.Roots()
 }
 
 // options are a gateway's: one scripted provider under the name of each kind.
-func (w *World) options(o Options, base string) gateway.Options {
+func (w *World) options(o Options, base string, roots *x509.CertPool) gateway.Options {
 	providers := map[string]cost.Provider{
 		"openai":     {Kind: cost.OpenAI, BaseURL: base + "/v1", Key: "k"},
 		"anthropic":  {Kind: cost.Anthropic, BaseURL: base, Key: "k"},
@@ -132,7 +146,7 @@ func (w *World) options(o Options, base string) gateway.Options {
 		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 			return o.Dial(ctx, network, strings.Replace(address, "provider.test", "127.0.0.1", 1))
 		},
-		Roots: w.Provider.Roots(),
+		Roots: roots,
 		Log:   o.Log,
 	}
 }
