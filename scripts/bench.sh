@@ -19,6 +19,10 @@ if RAYPHER_NITRO_LAB=$(scripts/nitro-parts.sh); then
 else
 	unset RAYPHER_NITRO_LAB
 fi
+# What the gateway is measured beside.
+if nginx=$(scripts/nginx.sh); then
+	export RAYPHER_NGINX="$nginx"
+fi
 # Files held by programs of BPF LSM, in virtual machines.
 if held=$(scripts/guest-kernel.sh) && newer=$(scripts/guest-kernel.sh bookworm-backports); then
 	export RAYPHER_TEST_LSM_KERNELS="$held:$newer"

@@ -24,7 +24,6 @@ need perl perl-base
 need ssh openssh-client; need nc netcat-openbsd # what agents are not to run
 need iodine iodine        # a tunnel through DNS
 need hping3 hping3; need nft nftables # packets made by hand; what the network guard is measured against
-[ -x /usr/sbin/nginx ] || missing="$missing nginx-light" # what the gateway is measured against
 need gcc gcc              # the race detector
 need cpio cpio            # a second reader of enclave ramdisks
 need swtpm swtpm; need swtpm_setup swtpm-tools; need tpm2_create tpm2-tools # TPMs in tests

@@ -25,11 +25,9 @@ import (
 // nginx runs nginx as a plain reverse proxy from HTTP to the provider's TLS, as people put it before an API.
 func nginx(b *testing.B, upstream string, root []byte) (url string) {
 	b.Helper()
-	program, err := exec.LookPath("nginx")
-	if err != nil {
-		if program, err = exec.LookPath("/usr/sbin/nginx"); err != nil {
-			b.Skip("there is no nginx to compare with: run scripts/deps.sh")
-		}
+	program := os.Getenv("RAYPHER_NGINX")
+	if program == "" {
+		b.Skip("there is no nginx to compare with: set RAYPHER_NGINX to what scripts/nginx.sh prints")
 	}
 	folder := b.TempDir()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
