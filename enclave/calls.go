@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/raypher/raypher/cost"
 	"github.com/raypher/raypher/enclave/gateway"
 	"github.com/raypher/raypher/internal/carrier"
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
@@ -64,7 +65,11 @@ func (s *Server) runOf(ctx context.Context, key string) (gateway.Run, bool) {
 	if !ok || run.ID != conn.agent {
 		return gateway.Run{}, false
 	}
-	return gateway.Run{Namespace: run.Namespace, Agent: run.Agent, Run: run.ID}, true
+	calls := gateway.Run{Namespace: run.Namespace, Agent: run.Agent, Run: run.ID}
+	if budget := cost.Amount(run.Budget); budget > 0 {
+		calls.Budget = &budget
+	}
+	return calls, true
 }
 
 // dialProvider connects to a provider of the cost control in force, and to nothing else.

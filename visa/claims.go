@@ -88,6 +88,7 @@ type Claims struct {
 	Namespace         string       `cbor:"-70007,keyasint"`
 	Asserted          Asserted     `cbor:"-70008,keyasint"`
 	Handle            []byte       `cbor:"-70009,keyasint,omitempty"` // SHA-256 of the placeholder API key
+	Budget            uint64       `cbor:"-70010,keyasint,omitempty"` // micro-dollars that the run may spend in its life; 0: none of its own
 }
 
 // Confirmation holds the key whose possession the bearer can prove (RFC 8747). Key is a COSE_Key.
@@ -197,6 +198,9 @@ func (c *Claims) check() error {
 	}
 	if n := len(c.Handle); n != 0 && n != 32 {
 		return fmt.Errorf("handle: %d bytes, expected 32", n)
+	}
+	if c.Budget > journal.MaxSpending {
+		return fmt.Errorf("budget: %d micro-dollars, at most %d", c.Budget, uint64(journal.MaxSpending))
 	}
 	if n := len(c.Nonce); n != 0 && (n < MinNonceSize || n > MaxNonceSize) {
 		return fmt.Errorf("eat_nonce: %d bytes, expected %d to %d", n, MinNonceSize, MaxNonceSize)

@@ -7,7 +7,7 @@ import "github.com/raypher/raypher/internal/cborscan"
 func (c *Claims) encode() []byte {
 	o := make(cborscan.Output, 0, 1024)
 	pairs := uint64(15)
-	for _, there := range []bool{c.Audience != "", len(c.Nonce) > 0, len(c.Handle) > 0} {
+	for _, there := range []bool{c.Audience != "", len(c.Nonce) > 0, len(c.Handle) > 0, c.Budget > 0} {
 		if there {
 			pairs++
 		}
@@ -54,6 +54,10 @@ func (c *Claims) encode() []byte {
 	if len(c.Handle) > 0 {
 		o.Int(-70009)
 		o.Bytes(c.Handle)
+	}
+	if c.Budget > 0 {
+		o.Int(-70010)
+		o.Uint(c.Budget)
 	}
 	return o
 }

@@ -46,6 +46,7 @@ func TestEncodingByHand(t *testing.T) {
 			}
 			if options&16 != 0 {
 				c.Handle = hash
+				c.Budget = 2_500_000
 			}
 			if err := c.check(); err != nil {
 				t.Fatal(err)

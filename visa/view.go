@@ -28,6 +28,7 @@ type View struct {
 	Epoch             string    `json:"epoch"`
 	Namespace         string    `json:"namespace"`
 	HandleHash        string    `json:"handle_hash,omitempty"`
+	BudgetMicroUSD    uint64    `json:"budget_micro_usd,omitempty"`
 	// Asserted is what the parent said; the enclave cannot see it.
 	Asserted AssertedView `json:"asserted_by_parent"`
 }
@@ -53,7 +54,7 @@ func (c *Claims) View() View {
 		ID: hex.EncodeToString(c.ID), ConfirmationKey: hex.EncodeToString(c.Confirmation.Key), Nonce: hex.EncodeToString(c.Nonce),
 		PolicyHash: hex.EncodeToString(c.PolicyHash), PermitHash: hex.EncodeToString(c.PermitHash),
 		ConfigurationHash: hex.EncodeToString(c.ConfigurationHash), CeilingVersion: c.Ceiling.Version, CeilingHash: hex.EncodeToString(c.Ceiling.Hash),
-		Tier: c.Tier, Epoch: hex.EncodeToString(c.Epoch), Namespace: c.Namespace, HandleHash: hex.EncodeToString(c.Handle),
+		Tier: c.Tier, Epoch: hex.EncodeToString(c.Epoch), Namespace: c.Namespace, HandleHash: hex.EncodeToString(c.Handle), BudgetMicroUSD: c.Budget,
 		Asserted: AssertedView{AgentID: a.AgentID, UID: a.UID, User: a.User, PID: a.PID, BinarySHA256: hex.EncodeToString(a.BinarySHA256), Backend: a.Backend, Host: a.Host, Cgroup: a.Cgroup},
 	}
 }

@@ -312,6 +312,9 @@ func check(r *enclavev1.MintRequest) error {
 	if n := len(r.GetHandleHash()); n != 0 && n != 32 {
 		return fmt.Errorf("hash of the run's handle has %d bytes, use 32", n)
 	}
+	if b := r.GetRunBudget(); b > journal.MaxSpending {
+		return fmt.Errorf("budget of the run: %d micro-dollars, at most %d", b, uint64(journal.MaxSpending))
+	}
 	if home := a.GetHome(); home != "" && !strings.HasPrefix(home, "/") {
 		return fmt.Errorf("home %.60q is not an absolute path", home)
 	}
@@ -371,7 +374,7 @@ func (m *Mint) claims(r *enclavev1.MintRequest, c *ceiling.Ceiling, d *decision,
 		ID: id, Confirmation: visa.Confirmation{Key: cbor.RawMessage(r.GetConfirmationKey())}, Nonce: r.GetNonce(),
 		PolicyHash: policyHash, PermitHash: d.permitHash[:], ConfigurationHash: m.confHash[:],
 		Ceiling: visa.Ceiling{Version: c.Version, Hash: c.Hash[:]},
-		Tier:    m.opts.Tier, Epoch: m.opts.Epoch[:], Namespace: namespace(r), Handle: r.GetHandleHash(),
+		Tier:    m.opts.Tier, Epoch: m.opts.Epoch[:], Namespace: namespace(r), Handle: r.GetHandleHash(), Budget: r.GetRunBudget(),
 		Asserted: visa.Asserted{
 			AgentID: a.GetAgentId(), UID: a.GetUid(), User: a.GetUser(), PID: a.GetPid(),
 			BinarySHA256: a.GetBinarySha256(), Backend: a.GetBackend(), Host: a.GetHost(), Cgroup: a.GetCgroup(),

@@ -23,6 +23,7 @@ type Run struct {
 	Namespace string
 	Agent     string // name
 	ID        string // the agent's id, as the parent asserted it
+	Budget    uint64 // micro-dollars that it may spend in its life; 0: what the cost control says
 }
 
 // Runs is safe for concurrent use.
@@ -76,8 +77,12 @@ func (r *Runs) Granted(c *visa.Claims) {
 	if known != nil && known.ID == c.Asserted.AgentID && known.expires.After(expires) {
 		expires = known.expires
 	}
+	budget := c.Budget
+	if known != nil && known.ID == c.Asserted.AgentID && known.Budget > 0 && (budget == 0 || known.Budget < budget) {
+		budget = known.Budget // a later visa widens nothing
+	}
 	name := c.Subject[strings.LastIndexByte(c.Subject, '/')+1:]
-	r.runs[handle] = &run{Run{Namespace: c.Namespace, Agent: name, ID: c.Asserted.AgentID}, expires}
+	r.runs[handle] = &run{Run{Namespace: c.Namespace, Agent: name, ID: c.Asserted.AgentID, Budget: budget}, expires}
 }
 
 // forget drops runs whose visa ended; false: there are none.

@@ -51,6 +51,20 @@ func TestARunIsKnownWhileItsVisaLives(t *testing.T) {
 	}
 }
 
+// The budget of a run is the narrowest that one of its visas named: a later one widens nothing.
+func TestABudgetIsNeverWidened(t *testing.T) {
+	c := &clock{time.Unix(1000, 0)}
+	r := New(c.now)
+	for _, step := range []struct{ named, want uint64 }{{0, 0}, {500, 500}, {900, 500}, {0, 500}, {300, 300}} {
+		visa := claims("key", "a1", time.Unix(1060, 0))
+		visa.Budget = step.named
+		r.Granted(visa)
+		if got, _ := r.Find("key"); got.Budget != step.want {
+			t.Errorf("a visa with %d: %d, want %d", step.named, got.Budget, step.want)
+		}
+	}
+}
+
 // Another run cannot take a handle while the visa of its first one lives.
 func TestAHandleIsOfOneRun(t *testing.T) {
 	c := &clock{time.Unix(1000, 0)}

@@ -48,6 +48,7 @@ type Agent struct {
 	confirmation []byte          // cnf
 	secretHash   []byte          // SHA-256 of what the warden must show when it reattaches
 	handle       []byte          // SHA-256 of its placeholder API key; nil: it has none
+	budget       uint64          // micro-dollars that it may spend in its life; 0: what the cost control says
 	gateway      *attend.Gateway // of the launch; nil: nothing is metered
 	launchPermit *policy.Policy
 	launchVisa   []byte   // on launchPermit

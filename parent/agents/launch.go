@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/raypher/raypher/cost"
 	"github.com/raypher/raypher/manifest"
 	"github.com/raypher/raypher/parent/agents/task"
 	"github.com/raypher/raypher/parent/attend"
@@ -151,6 +152,13 @@ func (h *Host) describe(l *attend.Launch, uid uint32) (*Agent, error) {
 	if n := len(l.HandleHash); n != 0 && n != sha256.Size {
 		return nil, fmt.Errorf("%w: launch: the hash of its placeholder key has %d bytes, use %d", ErrInvalid, n, sha256.Size)
 	}
+	var budget cost.Amount
+	if l.Budget != "" {
+		var err error
+		if budget, err = cost.ParseAmount(l.Budget); err != nil || budget == 0 {
+			return nil, fmt.Errorf("%w: launch: budget %.40q: %w", ErrInvalid, l.Budget, cost.ErrAmount)
+		}
+	}
 	if !filepath.IsAbs(l.Program) || !filepath.IsAbs(l.Home) {
 		return nil, fmt.Errorf("%w: launch: program %.200q and home %.200q must be absolute paths", ErrInvalid, l.Program, l.Home)
 	}
@@ -160,8 +168,8 @@ func (h *Host) describe(l *attend.Launch, uid uint32) (*Agent, error) {
 		host: h, id: hex.EncodeToString(random),
 		name: agentName(l), uid: uid,
 		policyHome: filepath.Clean(l.Home), program: l.Program, argv: l.Argv, runnerPID: int(l.RunnerPID),
-		confirmation: l.ConfirmationKey, handle: l.HandleHash,
-		started:      time.Now(),
+		confirmation: l.ConfirmationKey, handle: l.HandleHash, budget: uint64(budget),
+		started: time.Now(),
 	}
 	a.user, a.home = "uid-"+strconv.Itoa(int(uid)), "/nonexistent"
 	if u, err := user.LookupId(strconv.Itoa(int(uid))); err == nil {
@@ -309,7 +317,7 @@ const visaSkew = 30 * time.Second
 func (a *Agent) mint(ctx context.Context, begun int64, intent []byte, asked *parentv1.RequestVisaRequest) (grant, *enclavev1.MintReply, error) {
 	request := &enclavev1.MintRequest{
 		Policy: a.asked, Manifest: a.manifest, Intent: intent, PolicySourceHash: a.sourceHash,
-		Namespace: a.namespace, Name: a.name, ConfirmationKey: a.confirmation, HandleHash: a.handle,
+		Namespace: a.namespace, Name: a.name, ConfirmationKey: a.confirmation, HandleHash: a.handle, RunBudget: a.budget,
 		Asserted: &enclavev1.Asserted{
 			AgentId: a.id, Uid: a.uid, User: a.user, Home: a.home, Pid: int32(a.runnerPID),
 			BinarySha256: a.digest, Backend: a.backend, Host: a.host.options.Hostname, Cgroup: a.attached,

@@ -36,6 +36,7 @@ type record struct {
 	Confirmation []byte
 	SecretHash   []byte
 	Handle       []byte `json:",omitempty"` // SHA-256 of the placeholder API key
+	Budget       uint64 `json:",omitempty"` // micro-dollars of the run; 0: none of its own
 	LaunchPermit []byte
 	Backend      string // empty: Broker, as in records of earlier releases
 	Terminals    []string
@@ -111,7 +112,7 @@ func (a *Agent) save() error {
 		UID: a.uid, User: a.user, Home: a.home, PolicyHome: a.policyHome,
 		Program: a.program, Argv: a.argv, RunnerPID: a.runnerPID, Digest: a.digest,
 		Asked: a.asked, Manifest: a.manifest, SourceHash: a.sourceHash,
-		Confirmation: a.confirmation, SecretHash: a.secretHash, Handle: a.handle, LaunchPermit: a.launchPermit.Canonical(),
+		Confirmation: a.confirmation, SecretHash: a.secretHash, Handle: a.handle, Budget: a.budget, LaunchPermit: a.launchPermit.Canonical(),
 		Backend: a.backend, Terminals: a.terminals, Notes: a.notes, Development: a.development, Tier: a.tier, Started: a.started,
 		CgroupID: a.group.ID(), Begun: a.state != Launching, Blocked: a.blocked.Load(),
 		Cuts:      a.cuts,
@@ -181,7 +182,7 @@ func (h *Host) revive(r *record) (*Agent, error) {
 		uid: r.UID, user: r.User, home: r.Home, policyHome: r.PolicyHome,
 		program: r.Program, argv: r.Argv, runnerPID: r.RunnerPID, digest: r.Digest,
 		asked: r.Asked, manifest: r.Manifest, sourceHash: r.SourceHash,
-		confirmation: r.Confirmation, secretHash: r.SecretHash, handle: r.Handle, enclaveKey: r.EnclaveKey, launchVisa: r.LaunchVisa,
+		confirmation: r.Confirmation, secretHash: r.SecretHash, handle: r.Handle, budget: r.Budget, enclaveKey: r.EnclaveKey, launchVisa: r.LaunchVisa,
 		backend: r.Backend, terminals: r.Terminals, notes: r.Notes, development: r.Development, tier: r.Tier, started: r.Started,
 		attached: r.Attached, attachedBy: r.AttachedBy, uncovered: r.Uncovered, networkOnly: r.Backend == Network,
 		state: Waiting, cuts: r.Cuts,

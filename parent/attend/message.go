@@ -44,6 +44,7 @@ type Launch struct {
 	DryRun          bool     `json:"dry_run,omitempty"`          // audit, whatever the policy says
 	ConfirmationKey []byte   `json:"confirmation_key,omitempty"` // COSE_Key, P-256
 	HandleHash      []byte   `json:"handle_hash,omitempty"`      // SHA-256 of the placeholder API key, which the runner alone has; empty: none
+	Budget          string   `json:"budget,omitempty"`           // dollars that the run may spend on models, as 2.50; empty: what the cost control says
 }
 
 // Reattach is the first message of a warden whose raypherd was restarted, or whose connection broke.

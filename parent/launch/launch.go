@@ -27,6 +27,7 @@ type Options struct {
 	ManifestPath    string // a manifest, or the folder with it; empty: none
 	ManifestSigners string // folder; empty: the host's
 	Name            string // of the agent; empty: the program's
+	Budget          string // dollars that it may spend on models; empty: what the cost control says
 	DryRun          bool
 	Quiet           bool // no bound line and no lines for verdicts
 	JSON            bool
@@ -140,7 +141,7 @@ func (r *runner) read() (*attend.Launch, error) {
 	}
 	l := &attend.Launch{
 		Name: r.options.Name, Program: r.program.path, ProgramFD: int32(r.program.fd),
-		RunnerPID: int32(os.Getpid()), DryRun: r.options.DryRun, ManifestSigners: r.options.ManifestSigners,
+		RunnerPID: int32(os.Getpid()), DryRun: r.options.DryRun, Budget: r.options.Budget, ManifestSigners: r.options.ManifestSigners,
 	}
 	r.handle, l.HandleHash = drawHandle()
 	for _, argument := range r.options.Argv { // for people: what is executed has them as they are

@@ -25,6 +25,7 @@ func RunFlags(set *pflag.FlagSet, o *launch.Options) {
 	set.StringVar(&o.ManifestPath, "manifest", "", "skill whose clawmanifest.json narrows the policy: its folder, or that file")
 	set.StringVar(&o.ManifestSigners, "signers", "", "folder with the keys of those whose manifests are trusted (default: the host's)")
 	set.StringVar(&o.Name, "name", "", "name of the agent (default: the program's)")
+	set.StringVar(&o.Budget, "budget", "", "dollars that this run may spend on models in its life, like 2.50; what the cost control says is never exceeded")
 	set.BoolVar(&o.DryRun, "dry-run", false, "refuse nothing, report what would have been refused, and which rules would allow it")
 	set.StringVar(&o.ReportPath, "report", "", "in mode audit, and with --dry-run: write what would have been refused to this file, as JSON")
 	set.IntVar(&o.TraceFD, "trace-fd", 0, "descriptor that takes the trace of a run in mode audit")
