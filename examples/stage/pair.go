@@ -16,8 +16,11 @@ import (
 	"github.com/raypher/raypher/parent/instance"
 )
 
-// patience is how long a part of the pair may take to listen, and to end.
-const patience = 20 * time.Second
+// How long a part of the pair may take to listen, also where an emulated machine loads the guard's programs, and to end.
+const (
+	starting = 2 * time.Minute
+	patience = 20 * time.Second
+)
 
 // Pair is a raypher-enclave and a raypherd, started as two processes, with folders of their own below a home.
 type Pair struct {
@@ -71,18 +74,26 @@ func (p *Pair) open(ctx context.Context) (err error) {
 		return p.openNitro(ctx)
 	}
 	configuration, err := p.configure(ctx)
+	if err == nil {
+		err = p.openEnclave(ctx, configuration)
+	}
 	if err != nil {
 		return err
 	}
-	p.enclave, err = p.start("raypher-enclave", "--dev", "--listen", "unix:"+socket,
+	return p.openParent(ctx)
+}
+
+// openEnclave starts the trusted service on this host.
+func (p *Pair) openEnclave(ctx context.Context, configuration string) (err error) {
+	p.enclave, err = p.start("raypher-enclave", "--dev", "--listen", "unix:"+p.socket(),
 		"--config", configuration, "--state", filepath.Join(p.State, "enclave"))
 	if err != nil {
 		return err
 	}
-	if err := answers(ctx, socket); err != nil {
+	if err := answers(ctx, p.socket()); err != nil {
 		return fmt.Errorf("raypher-enclave: %w", err)
 	}
-	return p.openParent(ctx)
+	return nil
 }
 
 // configure writes the enclave's start configuration, which names the key of the raypherd that may call it.
@@ -138,7 +149,7 @@ func (p *Pair) start(program string, arguments ...string) (*exec.Cmd, error) {
 
 // answers waits until something accepts connections at a unix socket.
 func answers(ctx context.Context, socket string) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, starting)
 	defer cancel()
 	for {
 		conn, err := net.Dial("unix", socket)
@@ -157,6 +168,15 @@ func answers(ctx context.Context, socket string) error {
 func (p *Pair) KillEnclave() {
 	kill(p.enclave)
 	p.enclave = nil
+}
+
+// RestartEnclave starts the trusted service again after KillEnclave, with the state that it left.
+func (p *Pair) RestartEnclave(ctx context.Context) error {
+	configuration, err := p.configure(ctx)
+	if err != nil {
+		return err
+	}
+	return p.openEnclave(ctx, configuration)
 }
 
 // KillParent ends raypherd as a crash would.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -36,8 +37,8 @@ network:
   on_deny: reject
 `
 
-// newHouse starts a provider and a machine whose enclave has a key for it, and a budget in dollars.
-func newHouse(t *testing.T, budget string) *house {
+// newHouse starts a provider and a machine whose enclave has a key for it, and a budget of five dollars, of which each run has some.
+func newHouse(t *testing.T, run string) *house {
 	t.Helper()
 	m := newMachine(t)
 	h := &house{machine: m, secret: fmt.Sprintf("sk-real-%x", []byte(t.Name()))}
@@ -54,19 +55,19 @@ func newHouse(t *testing.T, budget string) *house {
 	served := make(chan struct{})
 	go func() { defer close(served); _ = h.provider.Serve(l) }()
 	t.Cleanup(func() { l.Close(); <-served })
-	h.install(budget)
+	h.install(run)
 	if got := m.finish(context.WithoutCancel(t.Context()), h.secret+"\n", "keys", "add", "house", "--key", m.find("operator.key")); got.code != 0 {
 		t.Fatalf("keys add: %+v", got)
 	}
 	return h
 }
 
-// install puts a budget in force.
-func (h *house) install(budget string) {
+// install puts a budget in force, in dollars for each run.
+func (h *house) install(run string) {
 	h.t.Helper()
 	h.version++
-	text := fmt.Sprintf("version: %d\ntime_zone: UTC\nmonthly_budget_usd: %s\nproviders:\n  openai:\n    kind: openai-compatible\n    base_url: https://127.0.0.1:%d/v1\n    key: house\n    models: {m: {input: 1, output: 4, context: 200000, max_output: 32000}}\n    ca: |\n",
-		h.version+1, budget, h.port)
+	text := fmt.Sprintf("version: %d\ntime_zone: UTC\nmonthly_budget_usd: 5\nper_run: {budget_usd: %s}\nproviders:\n  openai:\n    kind: openai-compatible\n    base_url: https://127.0.0.1:%d/v1\n    key: house\n    models: {m: {input: 1, output: 4, context: 200000, max_output: 32000}}\n    ca: |\n",
+		h.version+1, run, h.port)
 	for line := range strings.Lines(string(h.provider.RootPEM())) {
 		text += "      " + line
 	}
@@ -82,12 +83,17 @@ func (h *house) install(budget string) {
 // ask is a call of a model in a shell, as a client makes it from what its environment says.
 const ask = `curl -sS -m 30 -w ' status %{http_code}\n' "$OPENAI_BASE_URL/chat/completions" -H "Authorization: Bearer $OPENAI_API_KEY" -H 'Content-Type: application/json' -d '{"model":"m","max_tokens":100,"messages":[{"role":"user","content":"hello"}]}'`
 
-// TestModelsThroughTheGateway: a governed program that knows nothing of Raypher calls a model with what its environment says; the provider sees the real key and
-// the program never does; the key of the run is worth nothing in another run or outside.
+// answered says whether a call was.
+func answered(out string) bool {
+	return strings.Contains(out, " status 200\n") && strings.Contains(out, `"usage"`)
+}
+
+// TestModelsThroughTheGateway: a governed program that knows nothing of Raypher calls a model with what its environment says. The provider is shown the key that the
+// enclave has, which the program never sees, nor one of its caller's.
 func TestModelsThroughTheGateway(t *testing.T) {
 	h := newHouse(t, "5")
 	agent := h.reside(quiet)
-	if got := agent.do(ask); !strings.Contains(got, "status 200") || !strings.Contains(got, `"usage"`) {
+	if got := agent.do(ask); !answered(got) {
 		t.Fatalf("a call: %s\nfirst lines: %s", got, agent.stderr.String())
 	}
 	if a := h.provider.Account(); a.Calls != 1 || a.Refused != 0 {
@@ -97,5 +103,107 @@ func TestModelsThroughTheGateway(t *testing.T) {
 		if got := r.Header.Get("Authorization"); got != "Bearer "+h.secret {
 			t.Errorf("the provider was shown %q", got)
 		}
+	}
+	// The caller's own key, and what the program has of it.
+	cmd := h.command(t.Context(), "run", "--policy", h.policy(quiet), "--", "/bin/sh", "-c", "env; cat /proc/self/environ | tr '\\0' '\\n'")
+	cmd.Env = append(cmd.Env, "OPENAI_API_KEY=sk-the-callers", "MISTRAL_API_KEY=sk-the-callers-too", "OPENAI_BASE_URL=https://api.openai.com/v1")
+	got := h.wait(cmd)
+	if got.code != 0 || strings.Contains(got.stdout, "sk-the-callers") || strings.Contains(got.stdout, h.secret) {
+		t.Errorf("the program's environment: %+v", got)
+	}
+	if !strings.Contains(got.stdout, "OPENAI_API_KEY=sk-raypher-") || !strings.Contains(got.stdout, "OPENAI_BASE_URL=http://127.0.0.1:50052/openai/v1") {
+		t.Errorf("the program is not told of the gateway: %s", got.stdout)
+	}
+	if !strings.Contains(got.stderr, "removed from its environment: MISTRAL_API_KEY, OPENAI_API_KEY") {
+		t.Errorf("the first lines do not say what was removed: %s", got.stderr)
+	}
+	// Nothing else opened with it: not the provider, nor raypherd's other neighbours.
+	for _, port := range []int{h.port, 50053} {
+		if out := agent.do(fmt.Sprintf("bash -c 'exec 3<>/dev/tcp/127.0.0.1/%d' 2>&1", port)); !strings.Contains(out, "Operation not permitted") {
+			t.Errorf("port %d: %s", port, out)
+		}
+	}
+}
+
+// TestHandlesAreOfTheirRuns: the key of a run is worth nothing in another run, outside of every run, or when it is another text.
+func TestHandlesAreOfTheirRuns(t *testing.T) {
+	h := newHouse(t, "5")
+	first := h.reside(quiet)
+	key, _, _ := strings.Cut(first.do("echo $OPENAI_API_KEY"), "\n")
+	if !strings.HasPrefix(key, "sk-raypher-") {
+		t.Fatalf("the key of the first run: %q", key)
+	}
+	for name, c := range map[string]struct{ key, want string }{
+		"its own": {key, " status 200"}, "none": {"", " status 401"}, "one that was changed": {key[:len(key)-1] + "x", " status 401"}, "the provider's": {h.secret, " status 401"},
+	} {
+		if got := first.do("OPENAI_API_KEY=" + c.key + "; " + ask); !strings.Contains(got, c.want) {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+	if got := h.run(quiet, "/bin/sh", "-c", "OPENAI_API_KEY="+key+"; "+ask); !strings.Contains(got.stdout, " status 401") {
+		t.Errorf("another run's: %+v", got)
+	}
+	outside := exec.Command("curl", "-sS", "-m", "30", "-w", " status %{http_code}", "http://127.0.0.1:50052/openai/v1/chat/completions", "-H", "Authorization: Bearer "+key, "-d", "{}")
+	if got, err := outside.CombinedOutput(); err != nil || !strings.Contains(string(got), "governed agents only") || !strings.Contains(string(got), " status 403") {
+		t.Errorf("outside: %s, %v", got, err)
+	}
+	if a := h.provider.Account(); a.Calls != 1 {
+		t.Errorf("the provider counted %+v", a)
+	}
+}
+
+// TestBudgetRunsOut: a call that the budget does not hold is refused as the provider would refuse it, saying which cap, and goes through when there is more.
+func TestBudgetRunsOut(t *testing.T) {
+	h := newHouse(t, "0.002") // less than two calls may cost, and more than several do
+	agent := h.reside(quiet)
+	if got := agent.do(ask); !answered(got) {
+		t.Fatalf("the first call: %s", got)
+	}
+	var got string
+	for range 40 {
+		if got = agent.do(ask); !answered(got) {
+			break
+		}
+	}
+	for _, word := range []string{`"error"`, "insufficient_quota", "run", " status 4"} {
+		if !strings.Contains(got, word) {
+			t.Errorf("the refusal lacks %s: %s", word, got)
+		}
+	}
+	if a := h.provider.Account(); a.Charged > 2000 {
+		t.Errorf("the provider charged %s", a.Charged)
+	}
+	h.install("1")
+	if got := agent.do(ask); !answered(got) {
+		t.Errorf("after there was more: %s", got)
+	}
+}
+
+// TestModelsAfterDeaths: raypherd or the enclave dies without a word. Agents go on calling models when it is back, with the same key, and what was spent is not forgotten.
+func TestModelsAfterDeaths(t *testing.T) {
+	h := newHouse(t, "5")
+	agent := h.reside(quiet)
+	if got := agent.do(ask); !answered(got) {
+		t.Fatalf("a call: %s", got)
+	}
+	h.pair.KillParent()
+	if got := agent.do(ask); answered(got) {
+		t.Error("a call without raypherd was answered")
+	}
+	if err := h.pair.RestartParent(t.Context()); err != nil {
+		t.Fatalf("%v\n%s", err, h.pair.Log())
+	}
+	eventually(t, "the agent calls models again after raypherd died", func() bool { return answered(agent.do(ask)) })
+	h.pair.KillEnclave()
+	if got := agent.do(ask); answered(got) || !strings.Contains(got, " status 503") {
+		t.Errorf("a call without the enclave: %s", got)
+	}
+	if err := h.pair.RestartEnclave(t.Context()); err != nil {
+		t.Fatalf("%v\n%s", err, h.pair.Log())
+	}
+	eventually(t, "the agent calls models again after the enclave died", func() bool { return answered(agent.do(ask)) })
+	spent := h.raypher("spend", "show", "--json")
+	if want := fmt.Sprintf("%d", h.provider.Account().Charged); spent.code != 0 || !strings.Contains(spent.stdout, want) {
+		t.Errorf("the provider charged %s micro-dollars: %+v", want, spent)
 	}
 }
