@@ -46,6 +46,27 @@ func names(r *journal.Reservation) [levels]string {
 	return [levels]string{Host: "", Namespace: r.Namespace, Agent: agent, Run: agent + "/" + r.Run}
 }
 
+// place is where a call counts: the names of its accounts, and those of them that there are already.
+type place struct {
+	names    [levels]string
+	accounts [levels]*account // nil: there is none yet
+}
+
+// caller is whose call it is.
+type caller struct{ namespace, agent, run string }
+
+// place finds the accounts of a call. Every call asks, so those of callers that were admitted once are kept.
+func (f *Fold) place(r *journal.Reservation) *place {
+	if p := f.places[caller{r.Namespace, r.Agent, r.Run}]; p != nil {
+		return p
+	}
+	p := &place{names: names(r)}
+	for level, name := range p.names {
+		p.accounts[level] = f.accounts[level][name]
+	}
+	return p
+}
+
 // Balance is how one cap stands, in micro-dollars.
 type Balance struct {
 	Spent, Held, Lost cost.Amount

@@ -36,6 +36,7 @@ type Fold struct {
 	generation uint64 // of the credit: what was held from an older one does not come back to it
 
 	accounts [levels]map[string]*account
+	places   map[caller]*place // those that were looked for; emptied when accounts go
 	// unaccounted is what leases held that the journal knows nothing of. Nobody can tell who spent them, so they count against
 	// every cap.
 	unaccounted uint64
@@ -58,7 +59,7 @@ type hold struct {
 // NewFold starts with an empty journal. Grants in it must be signed by one of the operator keys (PKIX DER).
 func NewFold(operatorKeys [][]byte) *Fold {
 	f := &Fold{
-		leases: lease.NewFold(operatorKeys), open: map[journal.RequestID]*hold{}, finished: map[journal.RequestID]struct{}{},
+		leases: lease.NewFold(operatorKeys), open: map[journal.RequestID]*hold{}, finished: map[journal.RequestID]struct{}{}, places: map[caller]*place{},
 		accounts: [levels]map[string]*account{{"": newAccount()}, {}, {}, {}},
 	}
 	return f
@@ -89,7 +90,7 @@ func (f *Fold) Apply(e journal.Entry) error {
 		if err != nil {
 			return err
 		}
-		_, err = f.reserve(r, e.Time)
+		_, err = f.reserve(r, f.place(r), e.Time)
 		return err
 	case journal.TypeSettlement:
 		s, err := journal.DecodeSettlement(e.Payload)
@@ -184,6 +185,7 @@ func (f *Fold) grant(g *lease.Grant) {
 	if g.Period <= f.period { // months as 2026-11 sort by time
 		return
 	}
+	clear(f.places)
 	ended := f.period
 	f.period = g.Period
 	now := f.clock / int64(time.Second)
@@ -216,7 +218,7 @@ var (
 func (f *Fold) tick(at int64) { f.clock = max(f.clock, at) }
 
 // reserve holds the worst of a call at every level.
-func (f *Fold) reserve(r *journal.Reservation, at int64) (*hold, error) {
+func (f *Fold) reserve(r *journal.Reservation, p *place, at int64) (*hold, error) {
 	if _, done := f.finished[r.ID]; done || f.open[r.ID] != nil {
 		return nil, fmt.Errorf("reservation %s: %w", r.ID, errReserved)
 	}
@@ -225,20 +227,22 @@ func (f *Fold) reserve(r *journal.Reservation, at int64) (*hold, error) {
 	}
 	f.tick(at)
 	h := &hold{Reservation: *r, at: f.clock / int64(time.Second), generation: f.generation}
-	for level, name := range names(r) {
-		a := f.accounts[level][name]
+	for level, a := range p.accounts {
+		if a == nil && len(f.accounts[level]) >= MaxAccounts {
+			return nil, fmt.Errorf("reservation %s: %w: %ss", r.ID, errFull, levelNames[level])
+		}
+	}
+	for level, a := range p.accounts {
 		if a == nil {
-			if len(f.accounts[level]) >= MaxAccounts {
-				return nil, fmt.Errorf("reservation %s: %w: %ss", r.ID, errFull, levelNames[level])
-			}
 			a = newAccount()
-			f.accounts[level][name] = a
+			f.accounts[level][p.names[level]], p.accounts[level] = a, a
 		}
 		h.accounts[level] = a
 		a.held = add(a.held, r.Worst)
 		a.requests.add(h.at, 1)
 		a.tokens.add(h.at, r.Tokens)
 	}
+	f.places[caller{r.Namespace, r.Agent, r.Run}] = p
 	f.credit -= int64(r.Worst)
 	f.open[r.ID] = h
 	return h, nil

@@ -257,7 +257,8 @@ func (l *Ledger) begin(ctx context.Context, c *Call) (r *record, short bool, err
 		limits[Run].Budget = b
 	}
 	now := l.now()
-	if err := l.fold.admit(entry, &limits, now/int64(time.Second)); err != nil {
+	where := l.fold.place(entry)
+	if err := l.fold.admit(entry, where, &limits, now/int64(time.Second)); err != nil {
 		return nil, false, err
 	}
 	if err := l.leases.Usable(c.Namespace, lease.MicroUSD); err != nil {
@@ -266,11 +267,11 @@ func (l *Ledger) begin(ctx context.Context, c *Call) (r *record, short bool, err
 	if l.fold.credit < int64(entry.Worst) {
 		return nil, true, nil
 	}
-	return l.hold(entry, now)
+	return l.hold(entry, where, now)
 }
 
 // hold puts a reservation that was admitted into the fold and on its way; l.mu is held.
-func (l *Ledger) hold(entry *journal.Reservation, now int64) (r *record, short bool, err error) {
+func (l *Ledger) hold(entry *journal.Reservation, where *place, now int64) (r *record, short bool, err error) {
 	payload, err := entry.Encode()
 	if err != nil {
 		return nil, false, err
@@ -279,7 +280,7 @@ func (l *Ledger) hold(entry *journal.Reservation, now int64) (r *record, short b
 	if err != nil {
 		return nil, false, err
 	}
-	h, err := l.fold.reserve(entry, now)
+	h, err := l.fold.reserve(entry, where, now)
 	if err != nil {
 		return nil, false, err
 	}

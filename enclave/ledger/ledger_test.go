@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -317,6 +318,7 @@ func TestClosed(t *testing.T) {
 
 // BenchmarkReserveSettle is one call from its reservation to its settlement, both durable in the journal, by many callers.
 func BenchmarkReserveSettle(b *testing.B) {
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // as raypher-enclave does
 	for _, callers := range []int{256, 2048, 8192} {
 		b.Run(fmt.Sprint(callers), func(b *testing.B) {
 			x := newBench(b, plain, 900_000_000, false)

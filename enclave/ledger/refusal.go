@@ -77,12 +77,11 @@ func (r *Refusal) Error() string {
 func (r *Refusal) Unwrap() error { return ErrRefused }
 
 // admit says which cap refuses a call, if any does, and changes nothing that counts. now is in Unix seconds.
-func (f *Fold) admit(r *journal.Reservation, limits *[levels]cost.Limits, now int64) error {
+func (f *Fold) admit(r *journal.Reservation, p *place, limits *[levels]cost.Limits, now int64) error {
 	if len(f.open) >= MaxOpen {
 		return fmt.Errorf("%w: %d calls are under way: %w", ErrRefused, MaxOpen, errFull)
 	}
-	for level, name := range names(r) {
-		a := f.accounts[level][name]
+	for level, a := range p.accounts {
 		if a == nil {
 			if len(f.accounts[level]) >= MaxAccounts {
 				return fmt.Errorf("%w: %d %ss since the month began: %w", ErrRefused, MaxAccounts, levelNames[level], errFull)
@@ -95,7 +94,7 @@ func (f *Fold) admit(r *journal.Reservation, limits *[levels]cost.Limits, now in
 		}
 		refusal := a.refuses(r, &limits[level], lost, now)
 		if refusal != nil {
-			refusal.Level, refusal.Name = levelNames[level], name
+			refusal.Level, refusal.Name = levelNames[level], p.names[level]
 			return refusal
 		}
 	}
