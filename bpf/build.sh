@@ -20,7 +20,7 @@ compile() {
 }
 
 compile Netguard netguard/netguard.bpf.c \
-	agent agent_entry flow rule_key rule_said rule_id name_key name_grant server_key cut_name cut_said traffic_key traffic peer_key peer counters \
+	agent agent_entry term flow rule_key rule_said rule_id name_key name_grant server_key cut_name cut_said traffic_key traffic peer_key peer counters \
 	rule cut severance fold_key fold event statistic operation layer reason mode
 compile Walker walker/walker.bpf.c \
 	asked said
@@ -28,4 +28,4 @@ compile Lsmguard lsmguard/lsmguard.bpf.c \
 	agent object_key hash_key hash permit_key permit counters event \
 	operation hook reason mode
 compile Xdpguard xdpguard/xdpguard.bpf.c \
-	wire passing_key dropped
+	wire lane passing_key dropped

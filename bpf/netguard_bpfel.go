@@ -17,14 +17,14 @@ type NetguardAgent struct {
 	_            structs.HostLayout
 	Cgroup       uint64
 	Deadline     uint64
-	Generation   uint32
+	Generation   uint64
 	Slot         uint32
 	Mode         NetguardMode
 	Reject       uint8
 	DefaultAllow uint8
 	Cut          NetguardCut
 	Isolated     uint8
-	Reserved     [3]uint8
+	Reserved     [7]uint8
 }
 
 type NetguardAgentEntry struct {
@@ -253,6 +253,12 @@ const (
 	NetguardStatisticSTATS        NetguardStatistic = 4
 )
 
+type NetguardTerm struct {
+	_          structs.HostLayout
+	Generation uint64
+	Deadline   uint64
+}
+
 type NetguardTraffic struct {
 	_              structs.HostLayout
 	PacketsOut     uint64
@@ -283,12 +289,14 @@ const (
 	NetguardMapNames           = "names"
 	NetguardMapPassed          = "passed"
 	NetguardMapPeers           = "peers"
+	NetguardMapRecents         = "recents"
 	NetguardMapReplies         = "replies"
 	NetguardMapReported        = "reported"
 	NetguardMapServers         = "servers"
 	NetguardMapSlots           = "slots"
 	NetguardMapSockets         = "sockets"
 	NetguardMapStatistics      = "statistics"
+	NetguardMapTerms           = "terms"
 	NetguardProgListAncestors  = "list_ancestors"
 	NetguardProgOnBind4        = "on_bind4"
 	NetguardProgOnBind6        = "on_bind6"
@@ -388,12 +396,14 @@ type NetguardMapSpecs struct {
 	Names      *ebpf.MapSpec `ebpf:"names"`
 	Passed     *ebpf.MapSpec `ebpf:"passed"`
 	Peers      *ebpf.MapSpec `ebpf:"peers"`
+	Recents    *ebpf.MapSpec `ebpf:"recents"`
 	Replies    *ebpf.MapSpec `ebpf:"replies"`
 	Reported   *ebpf.MapSpec `ebpf:"reported"`
 	Servers    *ebpf.MapSpec `ebpf:"servers"`
 	Slots      *ebpf.MapSpec `ebpf:"slots"`
 	Sockets    *ebpf.MapSpec `ebpf:"sockets"`
 	Statistics *ebpf.MapSpec `ebpf:"statistics"`
+	Terms      *ebpf.MapSpec `ebpf:"terms"`
 }
 
 // NetguardVariableSpecs contains global variables before they are loaded into the kernel.
@@ -437,12 +447,14 @@ type NetguardMaps struct {
 	Names      *ebpf.Map `ebpf:"names"`
 	Passed     *ebpf.Map `ebpf:"passed"`
 	Peers      *ebpf.Map `ebpf:"peers"`
+	Recents    *ebpf.Map `ebpf:"recents"`
 	Replies    *ebpf.Map `ebpf:"replies"`
 	Reported   *ebpf.Map `ebpf:"reported"`
 	Servers    *ebpf.Map `ebpf:"servers"`
 	Slots      *ebpf.Map `ebpf:"slots"`
 	Sockets    *ebpf.Map `ebpf:"sockets"`
 	Statistics *ebpf.Map `ebpf:"statistics"`
+	Terms      *ebpf.Map `ebpf:"terms"`
 }
 
 func (m *NetguardMaps) Close() error {
@@ -456,12 +468,14 @@ func (m *NetguardMaps) Close() error {
 		m.Names,
 		m.Passed,
 		m.Peers,
+		m.Recents,
 		m.Replies,
 		m.Reported,
 		m.Servers,
 		m.Slots,
 		m.Sockets,
 		m.Statistics,
+		m.Terms,
 	)
 }
 

@@ -19,6 +19,28 @@ type XdpguardDropped struct {
 	Bytes   uint64
 }
 
+type XdpguardLane struct {
+	_       structs.HostLayout
+	Wire    XdpguardWire
+	Dropped XdpguardDropped
+	Refused [8]struct {
+		_      structs.HostLayout
+		Remote struct {
+			_      structs.HostLayout
+			Addr   [4]uint32
+			Port   uint16
+			Family uint8
+			Proto  uint8
+		}
+		Port       uint16
+		Flows      uint16
+		Since      uint64
+		Generation uint64
+		Slot       uint32
+		Reserved   uint32
+	}
+}
+
 type XdpguardPassingKey struct {
 	_      structs.HostLayout
 	Cgroup uint64
@@ -61,13 +83,14 @@ const (
 	XdpguardMapPassed        = "passed"
 	XdpguardMapPassing       = "passing"
 	XdpguardMapPeers         = "peers"
-	XdpguardMapRefused       = "refused"
+	XdpguardMapRecents       = "recents"
 	XdpguardMapReplies       = "replies"
 	XdpguardMapReported      = "reported"
 	XdpguardMapServers       = "servers"
 	XdpguardMapSlots         = "slots"
 	XdpguardMapSockets       = "sockets"
 	XdpguardMapStatistics    = "statistics"
+	XdpguardMapTerms         = "terms"
 	XdpguardMapWires         = "wires"
 	XdpguardProgRaypherGuard = "raypher_guard"
 	XdpguardProgRaypherWire  = "raypher_wire"
@@ -143,13 +166,14 @@ type XdpguardMapSpecs struct {
 	Passed     *ebpf.MapSpec `ebpf:"passed"`
 	Passing    *ebpf.MapSpec `ebpf:"passing"`
 	Peers      *ebpf.MapSpec `ebpf:"peers"`
-	Refused    *ebpf.MapSpec `ebpf:"refused"`
+	Recents    *ebpf.MapSpec `ebpf:"recents"`
 	Replies    *ebpf.MapSpec `ebpf:"replies"`
 	Reported   *ebpf.MapSpec `ebpf:"reported"`
 	Servers    *ebpf.MapSpec `ebpf:"servers"`
 	Slots      *ebpf.MapSpec `ebpf:"slots"`
 	Sockets    *ebpf.MapSpec `ebpf:"sockets"`
 	Statistics *ebpf.MapSpec `ebpf:"statistics"`
+	Terms      *ebpf.MapSpec `ebpf:"terms"`
 	Wires      *ebpf.MapSpec `ebpf:"wires"`
 }
 
@@ -199,13 +223,14 @@ type XdpguardMaps struct {
 	Passed     *ebpf.Map `ebpf:"passed"`
 	Passing    *ebpf.Map `ebpf:"passing"`
 	Peers      *ebpf.Map `ebpf:"peers"`
-	Refused    *ebpf.Map `ebpf:"refused"`
+	Recents    *ebpf.Map `ebpf:"recents"`
 	Replies    *ebpf.Map `ebpf:"replies"`
 	Reported   *ebpf.Map `ebpf:"reported"`
 	Servers    *ebpf.Map `ebpf:"servers"`
 	Slots      *ebpf.Map `ebpf:"slots"`
 	Sockets    *ebpf.Map `ebpf:"sockets"`
 	Statistics *ebpf.Map `ebpf:"statistics"`
+	Terms      *ebpf.Map `ebpf:"terms"`
 	Wires      *ebpf.Map `ebpf:"wires"`
 }
 
@@ -223,13 +248,14 @@ func (m *XdpguardMaps) Close() error {
 		m.Passed,
 		m.Passing,
 		m.Peers,
-		m.Refused,
+		m.Recents,
 		m.Replies,
 		m.Reported,
 		m.Servers,
 		m.Slots,
 		m.Sockets,
 		m.Statistics,
+		m.Terms,
 		m.Wires,
 	)
 }

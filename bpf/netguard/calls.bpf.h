@@ -71,7 +71,7 @@ static __noinline int refuse_call(struct call *c, __u64 cgroup, enum reason reas
 	if (a && r.what.mode != MODE_ENFORCE) {
 		report(&r);
 		if (s && (c->operation == OP_CONNECT || c->operation == OP_SENDTO))
-			hold(s, cgroup, a->generation, &c->flow, c->rule);
+			hold(s, a, &c->flow, c->rule);
 		return ANSWER_PASS;
 	}
 	if (!silent) {
@@ -104,22 +104,38 @@ static __always_inline struct sock_state *state_of(struct bpf_sock_addr *ctx, st
 	return s;
 }
 
+/* Is this a datagram to where the socket's last one went, and nothing has changed? */
+static __always_inline bool sends_on(struct bpf_sock_addr *ctx, const struct call *c, struct sock_state *s, __u64 id)
+{
+	struct standing st = {};
+
+	if (c->operation != OP_SENDTO)
+		return false;
+	if (s)
+		return stands(s, &c->flow, false, &st) && st.agent == id;
+	return is_recent(bpf_get_socket_cookie(ctx), &c->flow, &st) && st.agent == id;
+}
+
 /*
  * Making a socket's state costs more than deciding; so a flow that a rule grants gets none here. If it lasts, egress makes it.
  */
 static __noinline int answer_call(struct bpf_sock_addr *ctx, struct call *c)
 {
-	__u64 id = 0, now = bpf_ktime_get_boot_ns(), netns = bpf_get_netns_cookie(ctx);
+	__u64 id = bpf_get_current_ancestor_cgroup_id(agent_level), now, netns;
+	struct sock_state *s = bpf_sk_storage_get(&sockets, ctx->sk, NULL, 0);
 	struct question q = {};
-	struct sock_state *s;
 	struct agent a;
 	int h, grant;
 
-	if (!current_agent(&id))
+	if (sends_on(ctx, c, s, id))
 		return ANSWER_PASS;
-	s = bpf_sk_storage_get(&sockets, ctx->sk, NULL, 0);
-	if (!find_agent(&id, &a))
+	if (!find_agent(&id, &a)) {
+		if (!current_agent(&id))
+			return ANSWER_PASS;
 		return refuse_call(c, id, REASON_UNKNOWN_AGENT, NULL, s);
+	}
+	now = bpf_ktime_get_boot_ns();
+	netns = bpf_get_netns_cookie(ctx);
 	if (now >= a.deadline)
 		return refuse_call(c, id, REASON_EXPIRED, NULL, s);
 	if (a.cut & CUT_ALL) {
@@ -138,7 +154,7 @@ static __noinline int answer_call(struct bpf_sock_addr *ctx, struct call *c)
 	/* Connecting a datagram socket to port 0 is how getaddrinfo sorts addresses (RFC 6724); nothing is sent. */
 	if (c->operation == OP_CONNECT && c->flow.proto == IPPROTO_UDP && !c->flow.port)
 		return ANSWER_PASS;
-	h = c->operation == OP_SENDTO ? held(s, id, a.generation, &c->flow) : HELD_NOT;
+	h = c->operation == OP_SENDTO ? held(s, &a, &c->flow) : HELD_NOT;
 	if (h == HELD)
 		return ANSWER_PASS;
 	if (a.cut) {
@@ -158,8 +174,10 @@ static __noinline int answer_call(struct bpf_sock_addr *ctx, struct call *c)
 	q.own = is_own(&a, &c->flow, netns);
 	q.open = h == HELD_OLD;
 	grant = granted(&q);
-	if (grant == GRANT_RULE && !s)
+	if (grant == GRANT_RULE && !s) {
+		keep_recent(bpf_get_socket_cookie(ctx), &a, &c->flow, q.rule);
 		return ANSWER_PASS;
+	}
 	s = state_of(ctx, s);
 	if (!s)
 		return refuse_call(c, id, REASON_UNREADABLE, NULL, NULL);
@@ -172,7 +190,7 @@ static __noinline int answer_call(struct bpf_sock_addr *ctx, struct call *c)
 		s->server = 0;
 		s->hello = grant == GRANT_NAME && is_tls_port(c->flow.port) ? HELLO_AWAITED : HELLO_NONE;
 	}
-	hold(s, id, a.generation, &c->flow, q.rule);
+	hold(s, &a, &c->flow, q.rule);
 	return ANSWER_PASS;
 }
 

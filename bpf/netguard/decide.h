@@ -256,24 +256,25 @@ __noinline int granted(struct question *q)
 enum held { HELD_NOT, HELD_OLD, HELD };
 
 /* Whether the socket's last remote end is this one, under the rules in force (HELD) or under earlier ones (HELD_OLD). */
-static __always_inline int held(struct sock_state *s, __u64 cgroup, __u32 generation, const struct flow *f)
+static __always_inline int held(struct sock_state *s, const struct agent *a, const struct flow *f)
 {
 	int r = HELD_NOT;
 
 	if (!s)
 		return HELD_NOT;
 	bpf_spin_lock(&s->lock);
-	if (s->agent == cgroup && flow_equal(&s->decided, f))
-		r = s->generation == generation ? HELD : HELD_OLD;
+	if (s->agent == a->cgroup && flow_equal(&s->decided, f))
+		r = s->generation == a->generation ? HELD : HELD_OLD;
 	bpf_spin_unlock(&s->lock);
 	return r;
 }
 
-static __always_inline void hold(struct sock_state *s, __u64 cgroup, __u32 generation, const struct flow *f, __u32 rule)
+static __always_inline void hold(struct sock_state *s, const struct agent *a, const struct flow *f, __u32 rule)
 {
 	bpf_spin_lock(&s->lock);
-	s->agent = cgroup;
-	s->generation = generation;
+	s->agent = a->cgroup;
+	s->generation = a->generation;
+	s->slot = a->slot;
 	s->rule = rule;
 	s->decided = *f;
 	bpf_spin_unlock(&s->lock);

@@ -19,6 +19,7 @@
 #include "state.h"
 #include "event.h"
 #include "decide.h"
+#include "flows.h"
 #include "packet.h"
 #include "tls.h"
 

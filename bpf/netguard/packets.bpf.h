@@ -74,7 +74,7 @@ static __noinline int refuse_packet(const struct packet *p, __u64 cgroup, enum r
 	if (a && r.what.mode != MODE_ENFORCE) {
 		report(&r);
 		if (s)
-			hold(s, cgroup, a->generation, &p->destination, p->rule);
+			hold(s, a, &p->destination, p->rule);
 		return PASS;
 	}
 	/* A stream's sender is told nothing here, whatever on_deny says: TCP takes no error from a packet. */
@@ -248,13 +248,13 @@ static __always_inline bool answers(struct question *q, const struct packet *p, 
 
 #define LASTING_SEGMENTS 8
 
-/* Is this flow worth a state of its own? Each datagram socket's that sends, and a stream's once it lasts. */
+/* Is a flow that a rule grants worth a state of its own? A stream once it lasts, and what is only lent, which goes on when the loan ends. */
 static __always_inline bool lasts(struct bpf_sock *sk, const struct packet *p)
 {
 	struct bpf_tcp_sock *tcp;
 
 	if (p->source.proto != IPPROTO_TCP)
-		return true;
+		return p->rule == RULE_LOAN;
 	tcp = bpf_tcp_sock(sk);
 	return tcp && tcp->segs_out >= LASTING_SEGMENTS;
 }
@@ -275,9 +275,11 @@ static __always_inline int judge_leaving(struct __sk_buff *skb, struct packet *p
 	struct question q = {};
 	int h, grant;
 
+	if (s)
+		s->owner = id;
 	if (now >= a->deadline)
 		return refuse_packet(p, id, REASON_EXPIRED, a, s);
-	h = held(s, id, a->generation, &p->destination);
+	h = held(s, a, &p->destination);
 	if (a->cut && h != HELD) {
 		int how = severed(a, &p->destination, s);
 
@@ -311,6 +313,8 @@ static __always_inline int judge_leaving(struct __sk_buff *skb, struct packet *p
 	q.open = h == HELD_OLD && !p->opens;
 	grant = granted(&q);
 	p->rule = q.rule;
+	if (grant == GRANT_RULE && !s)
+		keep_recent(bpf_get_socket_cookie(skb), a, &p->destination, q.rule);
 	if (!grant && answers(&q, p, a, s)) {
 		grant = GRANT_RULE;
 		p->rule = q.rule;
@@ -321,6 +325,7 @@ static __always_inline int judge_leaving(struct __sk_buff *skb, struct packet *p
 		return refuse_packet(p, id, REASON_NOT_GRANTED, a, s);
 	if (!s)
 		return PASS;
+	s->owner = id;
 	if (grant != GRANT_NAME) {
 		s->hello = HELLO_NONE;
 	} else if (p->destination.proto == IPPROTO_TCP && is_tls_port(p->destination.port) && s->hello != HELLO_GRANTED) {
@@ -331,33 +336,57 @@ static __always_inline int judge_leaving(struct __sk_buff *skb, struct packet *p
 			return refuse_packet(p, id, REASON_NO_HELLO, a, s);
 		if (s->hello == HELLO_NONE)
 			s->hello = HELLO_AWAITED;
-		hold(s, id, a->generation, &p->destination, p->rule);
+		hold(s, a, &p->destination, p->rule);
 		return judge_hello(&st);
 	}
-	hold(s, id, a->generation, &p->destination, p->rule);
+	hold(s, a, &p->destination, p->rule);
 	return PASS;
+}
+
+/* Is this a packet of a flow that was decided, which counts for the standing's agent and rule? */
+static __always_inline bool goes_on(struct __sk_buff *skb, struct bpf_sock *sk, const struct packet *p, const struct flow *remote, struct standing *st)
+{
+	struct sock_state *s = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+	bool alone;
+
+	if (!s)
+		return is_recent(bpf_get_socket_cookie(skb), remote, st) && st->agent == bpf_skb_ancestor_cgroup_id(skb, agent_level);
+	alone = remote->proto == IPPROTO_TCP && sk->state != BPF_TCP_LISTEN;
+	if (alone && s->hello != HELLO_NONE && s->hello != HELLO_GRANTED)
+		return false;
+	if (!stands(s, remote, alone, st))
+		return false;
+	/* Who sends to one of raypherd's ports is noted. */
+	return st->rule != RULE_OWN || (remote->proto == IPPROTO_TCP && !p->opens);
 }
 
 /*
  * Each packet of an agent's socket, before it is cut or queued. PASS; REFUSE: dropped, a datagram's sender gets EPERM;
- * DROP_SILENTLY: dropped, nobody is told. A packet of a lasting flow costs the agent's entry, the socket's state and a counter.
+ * DROP_SILENTLY: dropped, nobody is told. A packet of an open flow costs the socket's state, its agent's term and a counter.
  */
 SEC("cgroup_skb/egress")
 int on_egress(struct __sk_buff *skb)
 {
-	__u64 id = bpf_skb_ancestor_cgroup_id(skb, agent_level);
+	struct standing st = {};
 	struct packet p = {};
 	struct bpf_sock *sk;
 	struct agent a;
 	int verdict;
+	__u64 id;
 
 	if (!read_packet(skb, &p))
 		p.transport = 0;
 	sk = skb->sk;
-	if (sk)
-		sk = bpf_sk_fullsock(sk);
 	if (!sk) /* the hook is never called without one */
 		return REFUSE;
+	if (p.transport && goes_on(skb, sk, &p, &p.destination, &st)) {
+		count_packet(skb, st.agent, st.rule, WENT_OUT);
+		return PASS;
+	}
+	sk = bpf_sk_fullsock(sk);
+	if (!sk)
+		return REFUSE;
+	id = bpf_skb_ancestor_cgroup_id(skb, agent_level);
 	if (!find_agent(&id, &a)) {
 		if (is_chatter(&p))
 			return DROP_SILENTLY;
@@ -369,14 +398,13 @@ int on_egress(struct __sk_buff *skb)
 }
 
 /* A packet that comes in; what decided it lands in p->rule. */
-static __always_inline int judge_coming(struct __sk_buff *skb, struct packet *p, __u64 id, struct agent *a, struct bpf_sock *sk, __u64 now)
+static __always_inline int judge_coming(struct __sk_buff *skb, struct packet *p, bool readable, __u64 id, struct agent *a, struct bpf_sock *sk, __u64 now)
 {
 	struct sock_state *s = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 	struct question q = {};
-	bool readable = read_packet(skb, p);
 	int h;
 
-	h = held(s, id, a->generation, &p->source);
+	h = held(s, a, &p->source);
 	if (a->cut && h != HELD) {
 		p->rule = RULE_OPERATOR;
 		if (severed(a, &p->source, s))
@@ -394,9 +422,15 @@ static __always_inline int judge_coming(struct __sk_buff *skb, struct packet *p,
 	ask(&q, &p->source, a, id, now);
 	q.own = s && is_own(a, &p->source, s->netns);
 	q.open = h == HELD_OLD;
-	if (!p->opens && granted(&q)) {
-		p->rule = q.rule;
-		return PASS;
+	if (!p->opens) {
+		int grant = granted(&q);
+
+		if (grant == GRANT_RULE && !s)
+			keep_recent(bpf_get_socket_cookie(skb), a, &p->source, q.rule);
+		if (grant) {
+			p->rule = q.rule;
+			return PASS;
+		}
 	}
 	if (p->source.proto == IPPROTO_TCP && !p->opens && !(s && s->passive))
 		return REFUSE;
@@ -424,19 +458,28 @@ static __always_inline int judge_coming(struct __sk_buff *skb, struct packet *p,
 SEC("cgroup_skb/ingress")
 int on_ingress(struct __sk_buff *skb)
 {
-	__u64 id = bpf_skb_ancestor_cgroup_id(skb, agent_level), now = bpf_ktime_get_boot_ns();
+	struct standing st = {};
 	struct packet p = {};
 	struct counters *c;
 	struct bpf_sock *sk;
 	struct agent a;
 	int verdict = REFUSE;
-	bool known = find_agent(&id, &a);
+	bool readable, known;
+	__u64 id, now;
 
+	readable = read_packet(skb, &p);
 	sk = skb->sk;
+	if (sk && readable && !p.opens && goes_on(skb, sk, &p, &p.source, &st)) {
+		count_packet(skb, st.agent, st.rule, CAME_IN);
+		return PASS;
+	}
+	id = bpf_skb_ancestor_cgroup_id(skb, agent_level);
+	now = bpf_ktime_get_boot_ns();
+	known = find_agent(&id, &a);
 	if (sk)
 		sk = bpf_sk_fullsock(sk);
 	if (known && sk && now < a.deadline)
-		verdict = judge_coming(skb, &p, id, &a, sk, now);
+		verdict = judge_coming(skb, &p, readable, id, &a, sk, now);
 	if (known)
 		count_packet(skb, id, p.rule, verdict == PASS ? CAME_IN : DROPPED);
 	if (verdict == PASS)

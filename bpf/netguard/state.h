@@ -14,6 +14,7 @@
 #define MAX_FOLDS 8192
 #define MAX_CUT_NAMES 16384
 #define MAX_TRAFFIC 262144	/* rules of all agents that something passed by */
+#define RECENT_FLOWS 256	/* of each CPU; a power of two */
 #define MAX_OWN_PORTS 8
 #define PATH_BYTES 108		/* sun_path, unix(7) */
 #define NAME_BYTES 256		/* a DNS name is at most 253 (RFC 1035 section 2.3.4) */
@@ -30,14 +31,23 @@ enum cut { CUT_ALL = 1, CUT_REJECT = 2 /* EPERM for CUT_ALL */, CUT_ADDRESSES = 
 struct agent {
 	__u64 cgroup;		/* whose it is: an entry that was given away meanwhile is not believed */
 	__u64 deadline;		/* CLOCK_BOOTTIME, nanoseconds: closed from then on */
-	__u32 generation;	/* changes with the rules: open flows are then decided again */
-	__u32 slot;		/* of its rules; 0: it has none */
+	__u64 generation;	/* changes with the rules: open flows are then decided again. No two rules of any agents have the same; never 0 */
+	__u32 slot;		/* of its rules and its term; never 0 */
 	enum mode mode;
 	__u8 reject;		/* on_deny: 1 EPERM, 0 silence */
 	__u8 default_allow;
 	enum cut cut;
 	__u8 isolated;		/* in a network namespace of its own, where the forwarder listens too */
-	__u8 reserved[3];
+	__u8 reserved[7];
+};
+
+/*
+ * How long flows go on that were decided under a generation: what a packet of an open flow needs to know of its agent, by slot. It is
+ * shorter than what the agent's entry says for the moments in which raypherd writes both, never longer: the entry is then asked.
+ */
+struct term {
+	__u64 generation;
+	__u64 deadline;		/* 0: ask the agent's entry */
 };
 
 /*
@@ -143,21 +153,35 @@ enum hello { HELLO_NONE = 0, HELLO_AWAITED, HELLO_HELD /* a piece of it came */,
  * listener's.
  */
 struct sock_state {
-	struct bpf_spin_lock lock;	/* of decided, generation, rule, agent: two threads may send on one socket */
+	/* What packets of an open flow need lies in one line of the cache: the kernel begins values 8 bytes behind the start of one. */
+	struct bpf_spin_lock lock;	/* of slot, decided, generation, rule, agent: two threads may send on one socket */
+	__u16 slot;		/* of the agent when it was decided */
+	enum hello hello;
+	__u8 passive;		/* a granted SYN came in to it or its listener */
+	__u64 owner;		/* whose cgroup the socket is of, which stays; 0: no packet has told yet */
+	__u64 agent;		/* for whom it was decided: who acted, perhaps on another's socket */
+	__u64 generation;
+	struct flow decided;	/* the remote end under agent and generation */
+	__u32 rule;		/* that granted decided */
 	__u32 pid;		/* thread group that last named a destination */
 	__u64 netns;		/* 0: not known */
 	char comm[16];
-	__u64 agent;
-	__u32 generation;
-	__u32 rule;		/* that granted decided */
-	struct flow decided;	/* the remote end under agent and generation */
 	struct flow refused;	/* reported by a call's hook already: its packets are only counted */
 	struct flow asked;	/* the DNS server that the agent meant */
 	struct flow source;	/* of its peer entry; port 0: none */
 	__u32 first;		/* sequence number of the first byte that it sends, host order */
 	__u32 server;		/* hash of the name that its hello asked for; 0: none */
-	__u8 passive;		/* a granted SYN came in to it or its listener */
-	enum hello hello;
+};
+
+/* A flow that a rule of a policy granted on one CPU, by its socket's cookie: 60 bytes, a line of the cache. */
+struct recent {
+	__u64 stamp;		/* changes with each other flow; odd while it is written */
+	__u64 cookie;
+	__u64 generation;
+	__u64 agent;
+	struct flow remote;
+	__u32 rule;
+	__u32 slot;
 };
 
 /* A name that was resolved for an agent, which a TLS hello may then ask for. In lower case, zeros behind it. */
@@ -256,6 +280,20 @@ struct {
 	__type(key, __u64);
 	__type(value, struct agent_entry);
 } agents SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_AGENTS);
+	__type(key, __u32);
+	__type(value, struct term);
+} terms SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, RECENT_FLOWS);
+	__type(key, __u32);
+	__type(value, struct recent);
+} recents SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

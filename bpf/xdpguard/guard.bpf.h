@@ -58,6 +58,18 @@ static __always_inline __u32 tuple_of(struct coming *c)
 	return sizeof(c->tuple.ipv6);
 }
 
+static __always_inline void count_drop(__u64 of, __u64 bytes)
+{
+	struct dropped *d = bpf_map_lookup_elem(&drops, &of), fresh = { 1, bytes };
+
+	if (d) {
+		d->packets++;
+		d->bytes += bytes;
+		return;
+	}
+	bpf_map_update_elem(&drops, &of, &fresh, BPF_NOEXIST);
+}
+
 /* Whether a packet for an agent's socket was asked for: by a rule to listen, or because the agent may send there. */
 static __noinline bool was_asked_for(struct coming *c, __u64 id)
 {

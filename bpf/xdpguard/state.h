@@ -7,10 +7,10 @@
 #define RAYPHER_XDPGUARD_STATE_H
 
 #define MAX_PASSING 65536	/* flows of all isolated agents */
-#define MAX_REFUSED 16384	/* flows that were refused a moment ago */
+#define REFUSED_ENDS 8		/* destinations that were refused a moment ago, of one wire on one CPU; a power of two */
 #define MAX_FRAGMENTED 4096	/* datagrams of theirs that are on their way in pieces */
 
-/* The wire of one isolated agent, keyed by the index of its host end. Written by raypherd only. */
+/* The wire of one isolated agent. Written by raypherd only. */
 struct wire {
 	__u64 cgroup;
 	__u32 agent4;		/* network order, as all addresses here */
@@ -40,36 +40,48 @@ struct fragmented_key {
 	__u8 reserved[2];
 };
 
-/* What was dropped of one agent, and under total 0 of all since the programs were loaded. */
+/* What was dropped of one agent, or of all since the programs were loaded. */
 struct dropped {
 	__u64 packets;
 	__u64 bytes;
 };
 
-#define WIRE_TOTAL 1		/* no cgroup has so low an id: the root's is 1, and no agent's */
+#define WIRE_TOTAL 1		/* no cgroup has so low an id: the root's is 1, and no agent's; wires that are gone */
 #define GUARD_TOTAL 2
 
+/* A destination that was refused and reported: what follows in the next moment is only counted. */
+struct refused_end {
+	struct flow remote;
+	__be16 port;		/* of the agent's last flow there that was refused */
+	__u16 flows;		/* refused there meanwhile, as far as they were looked at */
+	__u64 since;		/* CLOCK_MONOTONIC_COARSE, nanoseconds */
+	__u64 generation;	/* of the rules that refused it */
+	__u32 slot;
+	__u32 reserved;
+};
+
+/* A wire as one CPU sees it: all that a dropped frame needs. */
+struct lane {
+	struct wire wire;
+	struct dropped dropped;
+	struct refused_end refused[REFUSED_ENDS];
+};
+
+/* Keyed by the index of a wire's host end. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__uint(max_entries, MAX_AGENTS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u32);
-	__type(value, struct wire);
+	__type(value, struct lane);
 } wires SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, MAX_PASSING);
 	__type(key, struct passing_key);
-	__type(value, __u32);		/* generation of the rules that let it */
+	__type(value, __u64);		/* generation of the rules that let it */
 } passing SEC(".maps");
-
-/* Flows that were refused and reported, and when: what follows in the next moment is only counted. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, MAX_REFUSED);
-	__type(key, struct passing_key);
-	__type(value, __u64);		/* CLOCK_BOOTTIME, nanoseconds */
-} refused SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

@@ -6,8 +6,12 @@
 
 #define FRAGMENTS_NS 30000000000ULL /* net.ipv4.ipfrag_time: how long a receiver waits for the rest */
 
-/* How long a refused flow is not looked at again: a flood costs little, and what is granted meanwhile opens that much later. */
+/*
+ * How long a refused flow is not looked at again: a flood costs little. What new rules grant opens at once; an address that a name or a loan
+ * opens meanwhile, that much later for this flow, and for others to the same destination if that many were refused there already.
+ */
 #define REFUSED_NS 250000000ULL
+#define FLOOD_FLOWS 32
 
 /* What becomes of a frame: it goes on; it is dropped; so it is and was told; it is dropped as chatter of the namespace's kernel. */
 enum fate { FATE_PASS = 0, FATE_REFUSE, FATE_REFUSED_AGAIN, FATE_IGNORE };
@@ -18,27 +22,12 @@ struct leaving {
 	enum reason reason;
 };
 
-static __always_inline void count_drop(__u64 of, __u64 bytes)
-{
-	struct dropped *d = bpf_map_lookup_elem(&drops, &of), fresh = { 1, bytes };
-
-	if (d) {
-		d->packets++;
-		d->bytes += bytes;
-		return;
-	}
-	bpf_map_update_elem(&drops, &of, &fresh, BPF_NOEXIST);
-}
-
+/* Both lie at even offsets. */
 static __always_inline bool same_mac(const __u8 *a, const __u8 *b)
 {
-	int i;
+	const __u16 *x = (const __u16 *)a, *y = (const __u16 *)b;
 
-#pragma unroll
-	for (i = 0; i < 6; i++)
-		if (a[i] != b[i])
-			return false;
-	return true;
+	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2];
 }
 
 static __always_inline bool same_addr(const struct flow *f, const __u32 *v6, __u32 v4)
@@ -110,7 +99,7 @@ static __always_inline bool may_pass(struct leaving *l, const struct agent *a)
 {
 	struct question *q = &l->question;
 	struct passing_key key = { .cgroup = q->cgroup, .remote = l->frame.destination, .port = l->frame.source.port };
-	__u32 *by = bpf_map_lookup_elem(&passing, &key), generation = a->generation;
+	__u64 *by = bpf_map_lookup_elem(&passing, &key), generation = a->generation;
 
 	if (by && *by == generation && !l->frame.opens)
 		return true;
@@ -215,13 +204,73 @@ static __always_inline bool piece_passes(struct leaving *l)
 	return first && now - *first < FRAGMENTS_NS;
 }
 
-/* Was this very flow refused a moment ago? */
-static __always_inline bool refused_again(const struct frame *f, __u64 cgroup)
+static __always_inline struct refused_end *refused_at(struct lane *lane, const struct flow *remote)
 {
-	struct passing_key key = { .cgroup = cgroup, .remote = f->destination, .port = f->source.port };
-	__u64 *at = bpf_map_lookup_elem(&refused, &key);
+	__u32 index = (remote->addr[0] ^ remote->addr[3] ^ remote->port ^ remote->port >> 8) & (REFUSED_ENDS - 1);
 
-	return at && bpf_ktime_get_boot_ns() - *at < REFUSED_NS;
+	return &lane->refused[index];
+}
+
+/* Was this very flow refused a moment ago, or is it one more of a flood to a destination that is refused? */
+static __always_inline bool refused_again(struct lane *lane, const struct flow *remote, __be16 port)
+{
+	struct refused_end *e = refused_at(lane, remote);
+	__u32 slot = e->slot;
+	struct term *t;
+
+	if (!flow_equal(&e->remote, remote) || bpf_ktime_get_coarse_ns() - e->since >= REFUSED_NS)
+		return false;
+	t = bpf_map_lookup_elem(&terms, &slot);
+	if (!t || t->generation != e->generation)
+		return false;
+	if (e->port != port) {
+		struct passing_key key = { .cgroup = lane->wire.cgroup, .remote = *remote, .port = port };
+
+		if (e->flows < FLOOD_FLOWS || bpf_map_lookup_elem(&passing, &key))
+			return false;
+		e->port = port;
+	}
+	return true;
+}
+
+/* Notes a refused flow. To the host it may be an answer, which depends on more than its ends. */
+static __always_inline void note_refused(struct lane *lane, const struct frame *f, const struct agent *a)
+{
+	struct refused_end *e = refused_at(lane, &f->destination);
+	__u64 now = bpf_ktime_get_coarse_ns();
+
+	if (!flow_equal(&e->remote, &f->destination) || now - e->since >= REFUSED_NS || e->generation != a->generation) {
+		e->remote = f->destination;
+		e->since = now;
+		e->generation = a->generation;
+		e->slot = a->slot;
+		e->flows = 0;
+	}
+	e->port = f->source.port;
+	if (e->flows < FLOOD_FLOWS)
+		e->flows++;
+}
+
+/* The frames of a flood, before anything else is read of them: IPv4 in one piece, to a destination that was refused. */
+static __always_inline bool is_flood(struct xdp_md *ctx, struct lane *lane)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct ethernet *eth = data;
+	struct iphdr *ip = data + ETH_BYTES;
+	struct {
+		__be16 source, destination;
+	} *ports = data + ETH_BYTES + sizeof(*ip);
+	struct flow remote = { .family = 4 };
+
+	if ((void *)(ports + 1) > end || eth->type != bpf_htons(ETH_P_IP) || ip->version != 4 || ip->ihl != 5 ||
+	    (ip->frag_off & bpf_htons(IP_MF | IP_OFFSET)) || (ip->protocol != IPPROTO_UDP && ip->protocol != IPPROTO_TCP))
+		return false;
+	if (ip->saddr != lane->wire.agent4 || !same_mac(eth->from, lane->wire.agent_mac) || !same_mac(eth->to, lane->wire.host_mac))
+		return false;
+	remote.addr[0] = ip->daddr;
+	remote.port = ports->destination;
+	remote.proto = ip->protocol;
+	return refused_again(lane, &remote, ports->source);
 }
 
 static __always_inline enum fate not_granted(struct leaving *l, enum reason reason)
@@ -231,8 +280,9 @@ static __always_inline enum fate not_granted(struct leaving *l, enum reason reas
 }
 
 /* A frame of the agent's own address, under rules that are enforced. */
-static __always_inline enum fate judge_flow(struct xdp_md *ctx, const struct wire *w, struct leaving *l, struct agent *a)
+static __always_inline enum fate judge_flow(struct xdp_md *ctx, struct lane *lane, struct leaving *l, struct agent *a)
 {
+	const struct wire *w = &lane->wire;
 	struct frame *f = &l->frame;
 	bool to_host = same_addr(&f->destination, w->host6, w->host4);
 
@@ -248,13 +298,17 @@ static __always_inline enum fate judge_flow(struct xdp_md *ctx, const struct wir
 		if (!is_echo(f))
 			return not_granted(l, REASON_UNREADABLE);
 	}
-	if (!may_pass(l, a))
+	if (!may_pass(l, a)) {
+		if (f->piece == PIECE_WHOLE && f->source.port)
+			note_refused(lane, f, a);
 		return not_granted(l, REASON_NOT_GRANTED);
+	}
 	return f->piece == PIECE_WHOLE || piece_passes(l) ? FATE_PASS : not_granted(l, REASON_UNREADABLE);
 }
 
-static __always_inline enum fate judge_leaving(struct xdp_md *ctx, const struct wire *w, struct leaving *l)
+static __always_inline enum fate judge_leaving(struct xdp_md *ctx, struct lane *lane, struct leaving *l)
 {
+	const struct wire *w = &lane->wire;
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct ethernet *eth = data;
 	struct frame *f = &l->frame;
@@ -280,7 +334,7 @@ static __always_inline enum fate judge_leaving(struct xdp_md *ctx, const struct 
 		return FATE_REFUSE;
 	if (!same_addr(&f->source, w->agent6, w->agent4))
 		return not_granted(l, REASON_SOURCE);
-	if (f->piece == PIECE_WHOLE && refused_again(f, cgroup))
+	if (f->piece == PIECE_WHOLE && f->source.port && refused_again(lane, &f->destination, f->source.port))
 		return FATE_REFUSED_AGAIN;
 	if (!find_agent(&cgroup, &a))
 		return not_granted(l, REASON_UNKNOWN_AGENT);
@@ -295,18 +349,14 @@ static __always_inline enum fate judge_leaving(struct xdp_md *ctx, const struct 
 		return not_granted(l, REASON_CUT);
 	if (a.mode != MODE_ENFORCE)
 		return FATE_PASS;
-	return judge_flow(ctx, w, l, &a);
+	return judge_flow(ctx, lane, l, &a);
 }
 
 /* Reports and counts a dropped frame. Its own function, because the stacks of calls are bounded together (512 bytes). */
 static __noinline int refuse_leaving(const struct frame *f, __u64 cgroup, enum reason reason)
 {
-	struct passing_key key = { .cgroup = cgroup, .remote = f->destination, .port = f->source.port };
-	__u64 now = bpf_ktime_get_boot_ns();
 	struct refusal r = {};
 
-	if (reason == REASON_NOT_GRANTED && f->source.port)
-		bpf_map_update_elem(&refused, &key, &now, BPF_ANY);
 	r.what.cgroup = cgroup;
 	r.what.flow = f->destination;
 	r.what.operation = f->destination.proto == IPPROTO_TCP ? OP_CONNECT : OP_SEND;
@@ -317,28 +367,30 @@ static __noinline int refuse_leaving(const struct frame *f, __u64 cgroup, enum r
 
 /*
  * Hook: XDP at the host end of a wire. XDP_PASS or XDP_DROP. A packet of a flow that goes on costs three hash lookups, one that
- * begins those of granted() besides.
+ * begins those of granted() besides; one that is dropped again a single one.
  */
 SEC("xdp")
 int raypher_wire(struct xdp_md *ctx)
 {
 	__u32 index = ctx->ingress_ifindex;
-	struct wire *w = bpf_map_lookup_elem(&wires, &index);
+	struct lane *lane = bpf_map_lookup_elem(&wires, &index);
 	__u64 bytes = ctx->data_end - ctx->data;
-	struct leaving l = {};
-	enum fate fate;
+	enum fate fate = FATE_REFUSED_AGAIN;
 
-	if (!w)
+	if (!lane)
 		return XDP_DROP;
-	fate = judge_leaving(ctx, w, &l);
-	if (fate == FATE_PASS)
-		return XDP_PASS;
-	if (fate != FATE_IGNORE) {
-		count_drop(w->cgroup, bytes);
-		count_drop(WIRE_TOTAL, bytes);
+	if (!is_flood(ctx, lane)) {
+		struct leaving l = {};
+
+		fate = judge_leaving(ctx, lane, &l);
+		if (fate == FATE_PASS)
+			return XDP_PASS;
+		if (fate == FATE_REFUSE)
+			refuse_leaving(&l.frame, lane->wire.cgroup, l.reason);
 	}
-	if (fate == FATE_REFUSE) {
-		refuse_leaving(&l.frame, w->cgroup, l.reason);
+	if (fate != FATE_IGNORE) {
+		lane->dropped.packets++;
+		lane->dropped.bytes += bytes;
 	}
 	return XDP_DROP;
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/raypher/raypher/bpf"
 	"github.com/raypher/raypher/policy"
@@ -38,9 +39,55 @@ func (g *Guard) Renew(cgroupID uint64, deadline int64) error {
 	return explain("network guard: renewing an agent", g.write(entry, ebpf.UpdateExist))
 }
 
-// write puts an agent's entry in force, in place: a program that reads it meanwhile finds the old one or the new one, whole.
+// write puts an agent's entry in force, in place: a program that reads it meanwhile finds the old one or the new one, whole. Until its term is
+// written as well, packets of open flows ask the entry.
 func (g *Guard) write(a bpf.NetguardAgent, how ebpf.MapUpdateFlags) error {
-	return g.maps.Agents.Update(a.Cgroup, bpf.NetguardAgentEntry{Agent: a}, how|ebpf.UpdateLock)
+	if err := g.maps.Agents.Update(a.Cgroup, bpf.NetguardAgentEntry{Agent: a}, how|ebpf.UpdateLock); err != nil {
+		return err
+	}
+	return g.maps.Terms.Put(a.Slot, bpf.NetguardTerm{Generation: a.Generation, Deadline: a.Deadline})
+}
+
+// endTerm has the packets of open flows ask the agent's entry, from now on.
+func (g *Guard) endTerm(slot uint32) error {
+	if slot == 0 {
+		return nil
+	}
+	return explain("network guard: ending a term", g.maps.Terms.Put(slot, bpf.NetguardTerm{}))
+}
+
+// setTerms makes the terms those of the agents that were found: an earlier raypherd may have ended between two of its writes.
+func (g *Guard) setTerms() error {
+	const what = "network guard: setting terms"
+	all := make([]bpf.NetguardTerm, g.maps.Terms.MaxEntries())
+	slots := make([]uint32, len(all))
+	for i := range slots {
+		slots[i] = uint32(i)
+	}
+	var id uint64
+	var e bpf.NetguardAgentEntry
+	it := g.maps.Agents.Iterate()
+	for it.Next(&id, &e) {
+		if slot := e.Agent.Slot; slot != 0 && int(slot) < len(all) {
+			all[slot] = bpf.NetguardTerm{Generation: e.Agent.Generation, Deadline: e.Agent.Deadline}
+		}
+	}
+	if err := it.Err(); err != nil {
+		return explain(what, err)
+	}
+	_, err := g.maps.Terms.BatchUpdate(slots, all, nil)
+	return explain(what, err)
+}
+
+// generation numbers rules as they are put in force, so that no two have the same, also of a raypherd before or after this one: by the
+// nanoseconds since the machine started. g.mu is held.
+func (g *Guard) generation() (uint64, error) {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		return 0, explain("network guard: reading the clock", err)
+	}
+	g.last = max(g.last+1, uint64(now.Nano()))
+	return g.last, nil
 }
 
 // Replace puts other rules in force at once; open flows are decided again by their next packet.
@@ -63,6 +110,9 @@ func (g *Guard) Disarm(cgroupID uint64) error {
 		return nil
 	}
 	if err != nil {
+		return err
+	}
+	if err := g.endTerm(entry.Slot); err != nil {
 		return err
 	}
 	if err := g.maps.Agents.Delete(cgroupID); err != nil {
@@ -130,19 +180,16 @@ func (g *Guard) put(cgroupID uint64, entry bpf.NetguardAgent, n *policy.Network)
 	rules := rulesOf(n)
 	rules = append(append(rules, g.lentTo(cgroupID, n)...), g.cutRules(cgroupID)...)
 	entry.Cgroup, entry.Cut = cgroupID, g.cutFlags(cgroupID)
-	entry.Slot = 0
-	if len(rules) > 0 || n != nil && len(n.RequireApproval) > 0 { // room for what is lent
-		s, err := g.slots.take()
-		if err != nil {
-			return err
-		}
-		defer s.rules.Close()
-		if err := fill(s.rules, rules); err != nil {
-			g.slots.release(s.index)
-			return err
-		}
-		entry.Slot = s.index
+	s, err := g.slots.take() // also where there is no rule: its term is by slot, and there is room for what is lent
+	if err != nil {
+		return err
 	}
+	defer s.rules.Close()
+	if err := fill(s.rules, rules); err != nil {
+		g.slots.release(s.index)
+		return err
+	}
+	entry.Slot = s.index
 	entry.Reject, entry.DefaultAllow = 0, 0
 	if n != nil && n.OnDeny == policy.Reject {
 		entry.Reject = 1
@@ -155,7 +202,10 @@ func (g *Guard) put(cgroupID uint64, entry bpf.NetguardAgent, n *policy.Network)
 		g.slots.release(entry.Slot)
 		return err
 	}
-	entry.Generation = before.Generation + 1
+	if entry.Generation, err = g.generation(); err != nil {
+		g.slots.release(entry.Slot)
+		return err
+	}
 	err = g.maps.Counts.Update(cgroupID, bpf.NetguardCounters{}, ebpf.UpdateNoExist)
 	if err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
 		g.slots.release(entry.Slot)
@@ -169,9 +219,12 @@ func (g *Guard) put(cgroupID uint64, entry bpf.NetguardAgent, n *policy.Network)
 		g.slots.release(entry.Slot)
 		return err
 	}
-	if err := g.write(entry, ebpf.UpdateAny); err != nil {
+	if err := g.endTerm(before.Slot); err != nil {
 		g.slots.release(entry.Slot)
-		return explain(what, err)
+		return err
+	}
+	if err := g.write(entry, ebpf.UpdateAny); err != nil {
+		return explain(what, err) // the slot may be in force
 	}
 	g.slots.release(before.Slot)
 	g.networks[cgroupID] = n

@@ -36,6 +36,7 @@ type Guard struct {
 
 	mu    sync.Mutex // serialises what writes agents, slots and names
 	slots *slots
+	last  uint64         // generation given
 	names map[uint64]int // addresses of names held by each agent
 	// opened are the names by which each agent's addresses were opened, for events: the last of several.
 	opened map[uint64]map[netip.Addr]string
@@ -103,6 +104,9 @@ func (g *Guard) load() error {
 		return explain("network guard: maps", err)
 	}
 	if g.slots, err = newSlots(g.maps.Slots, spec.Maps[bpf.NetguardMapSlots].InnerMap, g.maps.Agents); err != nil {
+		return err
+	}
+	if err := g.setTerms(); err != nil {
 		return err
 	}
 	for _, name := range coreOrder(core) {

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 
 	"github.com/cilium/ebpf"
 
@@ -27,6 +28,7 @@ type Options struct {
 type Guard struct {
 	options Options
 	objects bpf.XdpguardObjects
+	mu      sync.Mutex // serialises what adds a wire that is gone to the total
 }
 
 // Load loads the programs on the maps of the network guard.
@@ -79,14 +81,28 @@ type Dropped struct {
 }
 
 // Of is what was dropped of one agent: frames that it sent over its wire, and packets that came in for it at an interface.
-func (g *Guard) Of(cgroupID uint64) (Dropped, error) { return g.dropped(cgroupID) }
+func (g *Guard) Of(cgroupID uint64) (Dropped, error) {
+	wire, err := g.atWires(cgroupID)
+	if err != nil {
+		return wire, err
+	}
+	at, err := g.dropped(cgroupID)
+	return Dropped{wire.Packets + at.Packets, wire.Bytes + at.Bytes}, err
+}
 
 // Total is what was dropped of all agents, also of those that are gone: at wires and at interfaces.
 func (g *Guard) Total() (wires, interfaces Dropped, err error) {
-	wires, err = g.dropped(wireTotal)
-	if err == nil {
-		interfaces, err = g.dropped(guardTotal)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	gone, err := g.dropped(wireTotal)
+	if err != nil {
+		return wires, interfaces, err
 	}
+	if wires, err = g.atWires(0); err != nil {
+		return wires, interfaces, err
+	}
+	wires.Packets, wires.Bytes = wires.Packets+gone.Packets, wires.Bytes+gone.Bytes
+	interfaces, err = g.dropped(guardTotal)
 	return wires, interfaces, err
 }
 

@@ -25,7 +25,7 @@ type Wire struct {
 // agent may send comes in there. native says whether the driver runs it; else the kernel does, after it has made a socket
 // buffer of the frame.
 func (g *Guard) Attach(link netlink.Link, w Wire) (native bool, err error) {
-	if err := g.objects.Wires.Put(uint32(link.Attrs().Index), w.entry()); err != nil {
+	if err := g.lay(link.Attrs().Index, w); err != nil {
 		return false, fmt.Errorf("xdp: a wire: %w", err)
 	}
 	native, err = attach(link, g.objects.RaypherWire, 0)
@@ -33,6 +33,27 @@ func (g *Guard) Attach(link netlink.Link, w Wire) (native bool, err error) {
 		return false, errors.Join(fmt.Errorf("xdp: %s: %w", link.Attrs().Name, err), g.Forget(link.Attrs().Index, w.CgroupID))
 	}
 	return native, nil
+}
+
+// lay writes a wire for every CPU. One that an earlier raypherd wrote stays as it is, with what was dropped there.
+func (g *Guard) lay(index int, w Wire) error {
+	var there []bpf.XdpguardLane
+	err := g.objects.Wires.Lookup(uint32(index), &there)
+	if err == nil && there[0].Wire == w.entry() {
+		return nil
+	}
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return err
+	}
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return err
+	}
+	lanes := make([]bpf.XdpguardLane, cpus)
+	for i := range lanes {
+		lanes[i].Wire = w.entry()
+	}
+	return g.objects.Wires.Put(uint32(index), lanes)
 }
 
 func (w Wire) entry() bpf.XdpguardWire {
@@ -44,16 +65,61 @@ func (w Wire) entry() bpf.XdpguardWire {
 	return entry
 }
 
-// Forget removes the state of a wire that is gone, by the index of its host end.
+// Forget removes the state of a wire that is gone, by the index of its host end. What was dropped there stays in the total.
 func (g *Guard) Forget(index int, cgroupID uint64) error {
-	err := g.objects.Wires.Delete(uint32(index))
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	err := g.retire(uint32(index))
 	if e := g.objects.Drops.Delete(cgroupID); !errors.Is(e, ebpf.ErrKeyNotExist) {
 		err = errors.Join(err, e)
 	}
-	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+	if err != nil {
 		return fmt.Errorf("xdp: forgetting a wire: %w", err)
 	}
 	return nil
+}
+
+// retire adds what was dropped at a wire to the total of those that are gone. g.mu is held.
+func (g *Guard) retire(index uint32) error {
+	var lanes []bpf.XdpguardLane
+	if err := g.objects.Wires.Lookup(index, &lanes); err != nil {
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			return nil
+		}
+		return err
+	}
+	gone := make([]bpf.XdpguardDropped, len(lanes))
+	if err := g.objects.Drops.Lookup(uint64(wireTotal), &gone); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return err
+	}
+	for i, lane := range lanes {
+		gone[i].Packets += lane.Dropped.Packets
+		gone[i].Bytes += lane.Dropped.Bytes
+	}
+	if err := g.objects.Drops.Put(uint64(wireTotal), gone); err != nil {
+		return err
+	}
+	return g.objects.Wires.Delete(index)
+}
+
+// atWires adds up what was dropped at the wires that are there, of one agent; 0: of all.
+func (g *Guard) atWires(cgroupID uint64) (Dropped, error) {
+	var all Dropped
+	var index uint32
+	var lanes []bpf.XdpguardLane
+	it := g.objects.Wires.Iterate()
+	for it.Next(&index, &lanes) {
+		for _, lane := range lanes {
+			if cgroupID == 0 || lane.Wire.Cgroup == cgroupID {
+				all.Packets += lane.Dropped.Packets
+				all.Bytes += lane.Dropped.Bytes
+			}
+		}
+	}
+	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
+		return Dropped{}, fmt.Errorf("xdp: reading counters: %w", err)
+	}
+	return all, nil
 }
 
 func word4(a netip.Addr) uint32 {
