@@ -89,7 +89,7 @@ func (a *Agent) ask(ctx context.Context, history []message) (message, error) {
 		return message{}, fmt.Errorf("ask the model: %w", err)
 	}
 	if response.StatusCode != http.StatusOK {
-		return message{}, fmt.Errorf("ask the model: %s: %.200s", response.Status, text)
+		return message{}, fmt.Errorf("ask the model: %s: %.600s", response.Status, text)
 	}
 	var reply struct {
 		Choices []struct {

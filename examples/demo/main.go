@@ -1,6 +1,7 @@
 // Command demo is `make demo`: an agent that executes whatever a model says, a model that follows a script of honest and
 // injected tool calls, once without the guard and once under it, on hosts that it makes itself. It ends with a table of what
-// was tried and what held it, and with status 1 if anything differs from the policy.
+// was tried and what held it, and with status 1 if anything differs from the policy. Then the same agent talks to a model that charges, with
+// a budget that runs out in the middle of their conversation.
 package main
 
 import (
@@ -26,18 +27,22 @@ func main() {
 		Scenes: func(p stage.Places, _ []string) ([]*stage.Scene, error) {
 			return []*stage.Scene{scene(p, laboratory)}, nil
 		},
+		Money: func(p stage.Places) *stage.Budget {
+			if laboratory != "" {
+				return nil // its enclave reaches no provider
+			}
+			return budget(p)
+		},
 	}.Main())
 }
 
 func scene(p stage.Places, laboratory string) *stage.Scene {
 	s := &stage.Scene{
-		Title:  "An agent with real tools, and a model that was told to steal",
-		Folder: p.Folder,
-		Name:   "demo",
-		Furnish: func(home *stage.Home) (func() error, error) {
-			return func() error { return nil }, install(filepath.Join(p.Programs, "demo-agent"), home.Path("bin", "agent"))
-		},
-		Command:   func(home *stage.Home) []string { return []string{home.Path("bin", "agent")} },
+		Title:     "An agent with real tools, and a model that was told to steal",
+		Folder:    p.Folder,
+		Name:      "demo",
+		Furnish:   func(home *stage.Home) (func() error, error) { return furnish(p, home) },
+		Command:   command,
 		Succeeded: succeeded,
 		Limit:     2 * time.Minute,
 	}
@@ -46,6 +51,25 @@ func scene(p stage.Places, laboratory string) *stage.Scene {
 	}
 	return s
 }
+
+// budget is the same agent, with a model that charges for each message.
+func budget(p stage.Places) *stage.Budget {
+	return &stage.Budget{
+		Title:   "The same agent with a model that charges, and a budget that ends in the middle of their conversation",
+		Folder:  p.Folder,
+		Name:    "demo",
+		Small:   "0.025",
+		Large:   "0.50",
+		Furnish: func(home *stage.Home) (func() error, error) { return furnish(p, home) },
+		Command: command,
+	}
+}
+
+func furnish(p stage.Places, home *stage.Home) (undo func() error, err error) {
+	return func() error { return nil }, install(filepath.Join(p.Programs, "demo-agent"), home.Path("bin", "agent"))
+}
+
+func command(home *stage.Home) []string { return []string{home.Path("bin", "agent")} }
 
 // install copies the agent into the home, so that the policy can name it there.
 func install(from, to string) error {

@@ -13,6 +13,7 @@ type Demonstration struct {
 	Name   string              // of the program, and of its folder below examples
 	Flags  func(*flag.FlagSet) // adds its own; may be nil
 	Scenes func(p Places, arguments []string) ([]*Scene, error)
+	Money  func(p Places) *Budget // played under the guard, after the scenes; nil, or returns nil: none
 }
 
 // Places are folders, absolute.
@@ -61,6 +62,13 @@ func (d Demonstration) perform(arguments []string) error {
 	for _, scene := range scenes {
 		scene.Programs, scene.Control, scene.Guard = p.Programs, *control, *guard
 		failed = errors.Join(failed, scene.Perform(os.Stdout))
+	}
+	if d.Money == nil || !*guard {
+		return failed
+	}
+	if money := d.Money(p); money != nil {
+		money.Programs = p.Programs
+		failed = errors.Join(failed, money.Perform(os.Stdout))
 	}
 	return failed
 }
