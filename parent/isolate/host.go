@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -198,7 +199,7 @@ func (h *host) write() error {
 }
 
 // prepare makes the host ready for wires. What was is written down before anything is changed, so that a kill in between loses nothing.
-func (h *host) prepare() (netip.Prefix, error) {
+func (h *host) prepare(log *slog.Logger) (netip.Prefix, error) {
 	if h.state != nil {
 		return h.state.Block, nil
 	}
@@ -222,7 +223,10 @@ func (h *host) prepare() (netip.Prefix, error) {
 	h.state = changed
 	routed := isOn("ipv4/ip_forward") || isOn("ipv6/conf/all/forwarding")
 	if err == nil {
-		err = putTable(block, routed)
+		var bounded bool
+		if bounded, err = putTable(block, routed); err == nil && !bounded {
+			log.Warn("this kernel does not count connections for nftables (nft_connlimit): one isolated agent can fill the host's table of them")
+		}
 	}
 	if err == nil {
 		err = h.state.forward()

@@ -55,12 +55,56 @@ func answered() []expr.Any {
 	}
 }
 
+// What one agent can take of the host's connection tracking, which has room for 65,536 flows on small hosts, over each address family.
+const (
+	maxFlows   = 4096 // at once; closed ones do not count (net/netfilter/nf_conncount.c)
+	newFlows   = 500  // a second: the kernel looks through all of an agent's flows to count them for a new one
+	burstFlows = 2048 // at once
+)
+
+// crowded matches, of a block's packets, those that begin a flow whose sender has more than its share by one measure, which is kept for each
+// sender in a set.
+func crowded(c *nftables.Conn, t *nftables.Table, block netip.Prefix, name string, measure expr.Any) ([]expr.Any, error) {
+	set := &nftables.Set{Table: t, Name: name + "4", KeyType: nftables.TypeIPAddr, Dynamic: true, Size: 65536}
+	offset := source.offset4
+	if block.Addr().Is6() {
+		set.Name, set.KeyType, offset = name+"6", nftables.TypeIP6Addr, source.offset6
+	}
+	if err := c.AddSet(set, nil); err != nil {
+		return nil, fmt.Errorf("nftables: set %s: %w", set.Name, err)
+	}
+	return append(in(block, source),
+		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(expr.CtStateBitNEW), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: set.KeyType.Bytes},
+		&expr.Dynset{SrcRegKey: 1, SetID: set.ID, SetName: set.Name, Operation: unix.NFT_DYNSET_OP_ADD, Exprs: []expr.Any{measure}},
+	), nil
+}
+
+// measures are those of a share, by the name of their sets.
+var measures = []struct {
+	name string
+	over expr.Any
+}{
+	{"new", &expr.Limit{Type: expr.LimitTypePkts, Rate: newFlows, Unit: expr.LimitTimeSecond, Burst: burstFlows, Over: true}},
+	{"flows", &expr.Connlimit{Count: maxFlows, Flags: expr.NFT_CONNLIMIT_F_INV}},
+}
+
 func verdict(kind expr.VerdictKind) expr.Any { return &expr.Verdict{Kind: kind} }
 
 // putTable makes the table, in the place of one that is there: agents reach neither one another nor are they reached from outside,
 // and what they send leaves with the host's address. Where this host did not forward before (routed false), nothing between the
-// interfaces that it has now is forwarded either.
-func putTable(block netip.Prefix, routed bool) error {
+// interfaces that it has now is forwarded either. Where the kernel counts no connections (CONFIG_NFT_CONNLIMIT) they are not bounded, and bounded
+// is false.
+func putTable(block netip.Prefix, routed bool) (bounded bool, err error) {
+	if err := tryTable(block, routed, true); err == nil {
+		return true, nil
+	}
+	return false, tryTable(block, routed, false)
+}
+
+func tryTable(block netip.Prefix, routed, bounded bool) error {
 	c, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("nftables: %w", err)
@@ -90,6 +134,16 @@ func putTable(block netip.Prefix, routed bool) error {
 		rule(forward, in(b, source), in(b, destination), drop)
 		rule(forward, in(b, destination), answered(), pass)
 		rule(forward, in(b, destination), drop)
+		for _, m := range measures {
+			if !bounded {
+				break
+			}
+			full, err := crowded(c, t, b, m.name, m.over)
+			if err != nil {
+				return err
+			}
+			rule(forward, full, drop)
+		}
 		rule(forward, in(b, source), pass)
 		rule(leave, in(b, source), []expr.Any{&expr.Masq{}})
 	}

@@ -48,7 +48,7 @@ func (w *Wires) Connect(id string, cgroupID uint64, ns *os.File) (notes []string
 		return nil, err
 	}
 	defer h.close()
-	block, err := h.prepare()
+	block, err := h.prepare(w.Log)
 	if err != nil {
 		return nil, fmt.Errorf("the host's side of an isolated agent: %w", err)
 	}
@@ -77,7 +77,7 @@ func (w *Wires) Again(id string, cgroupID uint64) error {
 	if err != nil {
 		return fmt.Errorf("the wire of agent %s: %w", id, err)
 	}
-	block, err := h.prepare()
+	block, err := h.prepare(w.Log)
 	if err != nil {
 		return err
 	}
