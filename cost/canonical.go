@@ -27,6 +27,9 @@ func (c *Control) Canonical() []byte {
 		if a.Secret != "" {
 			o["secret"] = a.Secret
 		}
+		if a.CA != "" {
+			o["ca"] = a.CA
+		}
 		alerts = append(alerts, o)
 	}
 	if len(alerts) > 0 {

@@ -45,6 +45,7 @@ type Alert struct {
 	At      uint64 // percent, 1 to 100
 	Webhook string // https URL
 	Secret  string // name of the key that signs the message; empty: it is not signed
+	CA      string // as that of a provider
 }
 
 // Kind is the protocol of a provider.

@@ -215,6 +215,7 @@ func (d decoder) alerts(at place, n *node, into *[]Alert) {
 			"at":      func(at place, n *node) { d.percent(at, n, &a.At) },
 			"webhook": func(at place, n *node) { d.url(at, n, &a.Webhook) },
 			"secret":  func(at place, n *node) { d.name(at, n, &a.Secret) },
+			"ca":      func(at place, n *node) { d.authorities(at, n, &a.CA) },
 		})
 		if d.Count() == 0 && (a.At == 0 || a.Webhook == "") {
 			d.Report(at, strictyaml.Faultf("write at: 80% and webhook: https://...", "at or webhook is missing"))

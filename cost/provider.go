@@ -11,13 +11,18 @@ import (
 )
 
 // Address is the host:port of the provider's base URL.
-func (p Provider) Address() (string, error) {
-	u, err := url.Parse(p.BaseURL)
+func (p Provider) Address() (string, error) { return addressOf(p.BaseURL) }
+
+// Address is the host:port of the webhook.
+func (a Alert) Address() (string, error) { return addressOf(a.Webhook) }
+
+func addressOf(text string) (string, error) {
+	u, err := url.Parse(text)
 	if err != nil {
 		return "", err
 	}
 	if u.Scheme != "https" || u.Hostname() == "" {
-		return "", errors.New("its base URL is not https://HOST")
+		return "", errors.New("its URL is not https://HOST")
 	}
 	port := u.Port()
 	if port == "" {
@@ -27,12 +32,15 @@ func (p Provider) Address() (string, error) {
 }
 
 // Authorities are the certificates of CA; nil: the public ones.
-func (p Provider) Authorities() (*x509.CertPool, error) {
-	if p.CA == "" {
+func (p Provider) Authorities() (*x509.CertPool, error) { return Authorities(p.CA) }
+
+// Authorities are the certificates of a text in PEM; nil for an empty one.
+func Authorities(text string) (*x509.CertPool, error) {
+	if text == "" {
 		return nil, nil
 	}
 	pool := x509.NewCertPool()
-	rest := []byte(p.CA)
+	rest := []byte(text)
 	for {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
@@ -55,7 +63,7 @@ func (d decoder) authorities(at place, n *node, into *string) {
 	if !d.Text(at, n, &text) {
 		return
 	}
-	if _, err := (Provider{CA: text}).Authorities(); err != nil || len(text) > maxCA {
+	if _, err := Authorities(text); err != nil || len(text) > maxCA {
 		d.Report(at, strictyaml.Faultf("write the certificates of the authority, -----BEGIN CERTIFICATE----- and so on, below `ca: |`", "these are no certificates"))
 		return
 	}

@@ -51,6 +51,16 @@ func TestAuthorities(t *testing.T) {
 	if pool, err := c.Providers["b"].Authorities(); pool != nil || err != nil {
 		t.Errorf("the public ones: %v, %v", pool, err)
 	}
+	c, err = Parse("f", []byte(head+"alerts: [{at: 80%, webhook: \"https://y:8443/h\", ca: \""+strings.ReplaceAll(authority, "\n", "\\n")+"\"}]"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := ParseCanonical(c.Canonical()); err != nil || again.Alerts[0].CA != authority {
+		t.Errorf("of an alert: %v, %v", again, err)
+	}
+	if address, err := c.Alerts[0].Address(); address != "y:8443" || err != nil {
+		t.Errorf("of an alert: %s, %v", address, err)
+	}
 	if _, err := Parse("f", []byte(head+"providers: {a: "+at("https://x", authority)+", b: "+at("https://x:443/v1", "")+"}")); err == nil || !strings.Contains(err.Error(), "another ca") {
 		t.Errorf("two authorities at one address: %v", err)
 	}

@@ -22,12 +22,13 @@ func Schema() []byte {
 			"at":      text("A share, like 80%.", "^([1-9][0-9]?|100)%$"),
 			"webhook": text("Where to: an https URL.", "^https://"),
 			"secret":  text("Name of the key that signs the message.", namePattern),
+			"ca":      authoritiesSchema(),
 		}), "at", "webhook")},
 		"providers": byName("Who charges for models.", requiring(keys("One provider.", schema{
 			"kind":     words("Its protocol.", string(OpenAI), string(Anthropic), string(Gemini), string(Compatible)),
 			"base_url": text("Where it is: an https URL without a slash at its end.", "^https://.*[^/]$"),
 			"key":      text("Name of the API key that the enclave holds.", namePattern),
-			"ca":       schema{"type": "string", "description": "Certificates in PEM: the authorities that its own may be under, in place of the public ones.", "pattern": "^-----BEGIN CERTIFICATE-----", "maxLength": maxCA},
+			"ca":       authoritiesSchema(),
 			"models":   byName("Models that may be called, with their prices; without this key those of the price list.", ratesSchema()),
 		}), "kind", "base_url", "key")),
 	})
@@ -112,4 +113,8 @@ func ratesSchema() schema {
 	rates["context"] = integer("Tokens of input and output together, at most.", 1<<40)
 	rates["max_output"] = integer("Tokens of output, at most.", 1<<40)
 	return requiring(keys("Prices of a model.", rates), "input", "output")
+}
+
+func authoritiesSchema() schema {
+	return schema{"type": "string", "description": "Certificates in PEM: the authorities that its own may be under, in place of the public ones.", "pattern": "^-----BEGIN CERTIFICATE-----", "maxLength": maxCA}
 }

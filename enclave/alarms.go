@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"net/url"
 	"slices"
 	"strconv"
 	"sync"
@@ -27,7 +26,7 @@ func (s *Server) openAlerts() (err error) {
 		State: s.opts.State, Report: func(namespace, agent, run string) ledger.Report {
 			return s.spends.Ledger().Report(namespace, agent, run)
 		},
-		Control: func() (*cost.Control, error) { return s.spends.Control() }, Key: s.secrets.Secret, Dial: s.dialWebhook, Log: s.opts.Log,
+		Control: func() (*cost.Control, error) { return s.spends.Control() }, Key: s.secrets.Secret, Dial: s.dialWebhook, Roots: gateway.PublicRoots(), Log: s.opts.Log,
 		Notice: func(kind, words string) {
 			s.watch.tell(&enclavev1.Observation{Notice: &enclavev1.Notice{Kind: kind, Words: words, Unix: time.Now().Unix()}})
 		},
@@ -77,15 +76,7 @@ func (s *Server) webhooks() (all []string) {
 		return nil
 	}
 	for _, alert := range control.Alerts {
-		u, err := url.Parse(alert.Webhook)
-		if err != nil || u.Hostname() == "" {
-			continue
-		}
-		port := u.Port()
-		if port == "" {
-			port = "443"
-		}
-		if address := net.JoinHostPort(u.Hostname(), port); !slices.Contains(all, address) {
+		if address, err := alert.Address(); err == nil && !slices.Contains(all, address) {
 			all = append(all, address)
 		}
 	}

@@ -16,7 +16,6 @@ import (
 	"log/slog"
 	"math/bits"
 	"net"
-	"net/http"
 	"slices"
 	"strconv"
 	"sync/atomic"
@@ -54,7 +53,7 @@ type Options struct {
 	Control func() (*cost.Control, error)           // in force
 	Key     func(name string) (key string, ok bool) // that signs
 	Dial    func(ctx context.Context, network, address string) (net.Conn, error)
-	Roots   *x509.CertPool // nil: the system's
+	Roots   *x509.CertPool // for webhooks that name no authorities; nil: the system's
 	// Notice is told, besides the log; it must not block. nil: nobody.
 	Notice func(kind, words string)
 	Log    *slog.Logger
@@ -64,12 +63,11 @@ type Options struct {
 
 // Alerts are those of one enclave. Called and Alarmed are safe for concurrent use.
 type Alerts struct {
-	opts      Options
-	transport *http.Transport
-	events    chan event
-	began     chan ledger.Report
-	missed    atomic.Bool // a call found no room: look at everything
-	lost      atomic.Uint64
+	opts   Options
+	events chan event
+	began  chan ledger.Report
+	missed atomic.Bool // a call found no room: look at everything
+	lost   atomic.Uint64
 
 	// Of the goroutine of Run.
 	kept     kept
@@ -107,7 +105,6 @@ func New(o Options) (*Alerts, error) {
 		opts: o, events: make(chan event, maxQueue), flying: map[string]bool{}, known: map[string]bool{},
 		began: make(chan ledger.Report, 1), finished: make(chan delivered, maxInFlight),
 	}
-	a.transport = newTransport(o)
 	if err := a.read(); err != nil {
 		return nil, err
 	}
@@ -142,7 +139,6 @@ func (a *Alerts) Began() {
 
 // Run looks at thresholds and delivers messages, until ctx ends.
 func (a *Alerts) Run(ctx context.Context) {
-	defer a.transport.CloseIdleConnections()
 	tick := time.NewTicker(each)
 	defer tick.Stop()
 	retry := time.NewTimer(0)
@@ -221,7 +217,7 @@ func (a *Alerts) begin(report ledger.Report) {
 }
 
 // compare tells of each threshold that an account has passed. What cannot be spent any more counts: what was charged, and what nobody can account
-// for. A refusal for the budget is the whole of it.
+// for. Where a part is used and a call is refused for the rest, the whole is used.
 func (a *Alerts) compare(control *cost.Control, report ledger.Report, refused string, silent bool) {
 	if report.Unread {
 		return // balances are not known yet
@@ -234,8 +230,8 @@ func (a *Alerts) compare(control *cost.Control, report ledger.Report, refused st
 		used, budget := uint64(account.Spent)+uint64(account.Lost), uint64(*account.Limits.Budget)
 		for _, alert := range control.Alerts {
 			high, share := bits.Mul64(used, 100)
-			passed := used > 0 && (high > 0 || share >= budget*alert.At) // a budget is below 2^53
-			if !passed && !(refused == ledger.LevelName(account.Level) && refused != "") {
+			refuses := alert.At == 100 && refused == ledger.LevelName(account.Level)
+			if used == 0 || high == 0 && share < budget*alert.At && !refuses { // a budget is below 2^53
 				continue
 			}
 			key := toldKey(account, alert)
@@ -268,7 +264,7 @@ func (a *Alerts) tell(alert cost.Alert, account ledger.Account, period string) {
 	words := fmt.Sprintf("%d%% of the budget of %s: %s of %s dollars spent", alert.At, who, account.Spent, *account.Limits.Budget)
 	a.opts.Log.Warn("a share of a budget is used", "cap", who, "threshold_percent", alert.At, "spent_usd", account.Spent.String(), "budget_usd", account.Limits.Budget.String(), "month", period)
 	a.opts.Notice(Alert, words)
-	a.enqueue(alert.Webhook, alert.Secret, body{
+	a.enqueue(alert, body{
 		Type: "spending.threshold", Timestamp: a.opts.Now().UTC(),
 		Data: threshold{
 			Level: ledger.LevelName(account.Level), Name: account.Name, Month: period, ThresholdPercent: alert.At, BudgetUSD: *account.Limits.Budget,
@@ -292,7 +288,7 @@ func (a *Alerts) alarm(alarm ledger.Alarm) {
 			continue
 		}
 		sent = append(sent, alert)
-		a.enqueue(alert.Webhook, alert.Secret, body{
+		a.enqueue(alert, body{
 			Type: "ledger.alarm", Timestamp: a.opts.Now().UTC(), Data: alarmed{Request: alarm.ID.String(), Words: alarm.Words, Lost: a.lost.Swap(0)},
 		})
 	}

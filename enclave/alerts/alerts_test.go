@@ -201,6 +201,7 @@ func TestThresholdsAreToldOnce(t *testing.T) {
 	w := newWorld(t, one)
 	w.start()
 	w.stands("7.999999", "0", "")
+	w.stands("7.999999", "0", "run") // a call that costs more than there ever was
 	w.quiet()
 	w.stands("8", "0", "")
 	if m := w.is("spending.threshold host 80"); m.Data["budget_usd"] != "10.00" || m.Data["spent_usd"] != "8.00" || m.Data["month"] != "2026-11" {

@@ -52,6 +52,7 @@ type message struct {
 	ID      string `json:"id"`
 	Webhook string `json:"webhook"`
 	Secret  string `json:"secret"` // name of the key; empty: it is not signed
+	CA      string `json:"ca,omitempty"`
 	Body    []byte `json:"body"`
 	Made    int64  `json:"made"` // Unix seconds
 	Tries   int    `json:"tries"`
@@ -66,16 +67,16 @@ type delivered struct {
 }
 
 // enqueue adds a message. Where there is no room it is lost, and the log has it.
-func (a *Alerts) enqueue(webhook, secret string, b body) {
+func (a *Alerts) enqueue(to cost.Alert, b body) {
 	text, err := json.Marshal(b)
 	if err != nil {
 		panic(err) // texts, numbers and times alone
 	}
 	if len(a.kept.Pending) >= MaxPending {
-		a.opts.Log.Error("a message is lost: too many wait to be delivered", "receiver", hostOf(webhook), "type", b.Type, "pending", MaxPending)
+		a.opts.Log.Error("a message is lost: too many wait to be delivered", "receiver", hostOf(to.Webhook), "type", b.Type, "pending", MaxPending)
 		return
 	}
-	a.kept.Pending = append(a.kept.Pending, &message{ID: "msg_" + rand.Text(), Webhook: webhook, Secret: secret, Body: text, Made: a.opts.Now().Unix()})
+	a.kept.Pending = append(a.kept.Pending, &message{ID: "msg_" + rand.Text(), Webhook: to.Webhook, Secret: to.Secret, CA: to.CA, Body: text, Made: a.opts.Now().Unix()})
 }
 
 // deliver begins what is due, and returns when something is due next.
@@ -128,19 +129,26 @@ func hostOf(webhook string) string {
 	return u.Host
 }
 
-// newTransport makes connections on which TLS begins here.
-func newTransport(o Options) *http.Transport {
+// transport makes one connection, on which TLS begins here.
+func (a *Alerts) transport(m *message) (*http.Transport, error) {
+	roots, err := cost.Authorities(m.CA)
+	if err != nil {
+		return nil, err
+	}
+	if roots == nil {
+		roots = a.opts.Roots
+	}
 	return &http.Transport{
 		DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			host, _, err := net.SplitHostPort(address)
 			if err != nil {
 				return nil, err
 			}
-			conn, err := o.Dial(ctx, network, address)
+			conn, err := a.opts.Dial(ctx, network, address)
 			if err != nil {
 				return nil, err
 			}
-			secure := tls.Client(conn, &tls.Config{ServerName: host, RootCAs: o.Roots, MinVersion: tls.VersionTLS12})
+			secure := tls.Client(conn, &tls.Config{ServerName: host, RootCAs: roots, MinVersion: tls.VersionTLS12})
 			if err := secure.HandshakeContext(ctx); err != nil {
 				conn.Close()
 				return nil, err
@@ -148,7 +156,7 @@ func newTransport(o Options) *http.Transport {
 			return secure, nil
 		},
 		DisableKeepAlives: true, MaxResponseHeaderBytes: 16 << 10,
-	}
+	}, nil
 }
 
 // send tries once. An answer that is no 2xx is a failure, a redirect too.
@@ -171,7 +179,11 @@ func (a *Alerts) send(ctx context.Context, m *message) error {
 		}
 		request.Header.Set("Webhook-Signature", Sign(key, m.ID, at, m.Body))
 	}
-	answer, err := a.transport.RoundTrip(request)
+	transport, err := a.transport(m)
+	if err != nil {
+		return err
+	}
+	answer, err := transport.RoundTrip(request) // follows no redirects
 	if err != nil {
 		return withoutURL(err)
 	}

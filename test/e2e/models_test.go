@@ -21,6 +21,7 @@ type house struct {
 	port     int
 	secret   string // the key at the provider
 	version  int    // of the cost control
+	more     string // lines of it
 }
 
 // ratesOfTheHouse are a dollar and four for a million tokens.
@@ -38,9 +39,9 @@ network:
 `
 
 // newHouse starts a provider and a machine whose enclave has a key for it, and a budget of five dollars, of which each run has some.
-func newHouse(t *testing.T, run string) *house {
+func newHouse(t *testing.T, run string, flags ...string) *house {
 	t.Helper()
-	m := newMachine(t)
+	m := newMachine(t, flags...)
 	h := &house{machine: m, secret: fmt.Sprintf("sk-real-%x", []byte(t.Name()))}
 	var err error
 	h.provider, err = provider.New(provider.Options{Key: h.secret, Names: []string{"127.0.0.1"}, Rates: func(string) (*prices.Rates, bool) { return ratesOfTheHouse, true }})
@@ -72,7 +73,7 @@ func (h *house) install(run string) {
 		text += "      " + line
 	}
 	path := filepath.Join(h.home.Root, "cost_control.yaml")
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+	if err := os.WriteFile(path, []byte(text+h.more), 0o644); err != nil {
 		h.t.Fatal(err)
 	}
 	if got := h.raypher("spend", "control", "--key", h.find("operator.key"), path); got.code != 0 {
