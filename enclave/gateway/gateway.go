@@ -16,7 +16,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -78,6 +77,7 @@ type Options struct {
 // Gateway is an http.Handler. It is safe for concurrent use.
 type Gateway struct {
 	opts      Options
+	bodies    bodies
 	transport *http.Transport
 }
 
@@ -144,15 +144,12 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var err error
 	switch {
 	case len(providers) == 0:
-		err = &dialect.Refusal{Reason: dialect.Unavailable, Message: "no cost control is in force, so no model can be called: `raypher spend install` puts one in force"}
+		err = &dialect.Refusal{Reason: dialect.Unavailable, Message: "no cost control is in force, so no model can be called: `raypher spend control` puts one in force"}
 	case !known:
 		err = &dialect.Refusal{Reason: dialect.NotFound, Message: fmt.Sprintf("there is no provider %.80q: cost_control.yaml names them", name)}
 	default:
 		kind, record.Provider, record.Kind = dialect.Kind(provider.Kind), name, string(provider.Kind)
-		var a *attempt
-		if a, err = g.read(w, r, record, provider, "/"+path); err == nil {
-			err = g.serve(w, r, a)
-		}
+		err = g.call(w, r, record, provider, "/"+path)
 	}
 	if err == nil {
 		return
@@ -167,6 +164,26 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refusal = &dialect.Refusal{Reason: dialect.Unavailable, Message: "the call could not be made: the enclave's log says why"}
 	}
 	g.refuse(w, kind, refusal)
+}
+
+// call reads, pays and serves a call of a known provider.
+func (g *Gateway) call(w http.ResponseWriter, r *http.Request, record *Record, provider cost.Provider, path string) error {
+	run, ok := g.opts.Runs(r.Context(), handle(r))
+	if !ok {
+		return &dialect.Refusal{Reason: dialect.Unauthenticated, Message: "this is not the key of a run that goes on: use the one that `raypher run` put into the environment"}
+	}
+	record.Run = run
+	body, free, err := g.body(w, r, run.Run)
+	defer free()
+	if err != nil {
+		return err
+	}
+	a, err := g.read(r, record, provider, path, body)
+	if err != nil {
+		return err
+	}
+	a.free = free
+	return g.serve(w, r, a)
 }
 
 func (g *Gateway) refuse(w http.ResponseWriter, kind dialect.Kind, refusal *dialect.Refusal) {
@@ -189,24 +206,12 @@ type attempt struct {
 	call     *dialect.Call
 	entry    *ledger.Call
 	record   *Record
+	free     func() // gives the room of the request back
 }
 
 // read understands a request. It spends nothing.
-func (g *Gateway) read(w http.ResponseWriter, r *http.Request, record *Record, provider cost.Provider, path string) (*attempt, error) {
-	name := record.Provider
-	run, ok := g.opts.Runs(r.Context(), handle(r))
-	if !ok {
-		return nil, &dialect.Refusal{Reason: dialect.Unauthenticated, Message: "this is not the key of a run that goes on: use the one that `raypher run` put into the environment"}
-	}
-	record.Run = run
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, dialect.MaxBody))
-	if err != nil {
-		var tooLarge *http.MaxBytesError
-		if errors.As(err, &tooLarge) {
-			return nil, &dialect.Refusal{Reason: dialect.TooLarge, Message: fmt.Sprintf("the request has more than %d bytes", tooLarge.Limit)}
-		}
-		return nil, &dialect.Refusal{Reason: dialect.Invalid, Message: "the request broke off"}
-	}
+func (g *Gateway) read(r *http.Request, record *Record, provider cost.Provider, path string, body []byte) (*attempt, error) {
+	name, run := record.Provider, record.Run
 	kind := dialect.Kind(provider.Kind)
 	request, err := dialect.Read(kind, r.Method, path, body)
 	if err != nil {
@@ -216,6 +221,7 @@ func (g *Gateway) read(w http.ResponseWriter, r *http.Request, record *Record, p
 	record.Stream = request.Stream
 	var limits dialect.Limits
 	var list journal.Hash
+	var ok bool
 	if !request.Free {
 		if a.rates, list, ok = g.opts.Rates(name, request.Model); !ok {
 			return nil, &dialect.Refusal{Reason: dialect.NotFound, Message: fmt.Sprintf("model %.80q has no price, so what it costs cannot be bounded: name it under providers in cost_control.yaml", request.Model)}

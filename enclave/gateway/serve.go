@@ -86,6 +86,7 @@ func (g *Gateway) send(ctx context.Context, a *attempt) (*http.Response, error) 
 		return nil, &dialect.Refusal{Reason: dialect.Upstream, Message: "provider " + a.provider + " did not answer: " + reason(err), Cause: err}
 	}
 	answer.Request, a.call.Body = nil, nil // a stream may go on for long
+	a.free()
 	a.record.Status = answer.StatusCode
 	return answer, nil
 }
