@@ -111,6 +111,15 @@ type grant struct {
 // ID is the agent's id, unique on this host.
 func (a *Agent) ID() string { return a.id }
 
+// Namespace is that of its SPIFFE ID.
+func (a *Agent) Namespace() string { return a.namespace }
+
+// Name is the last segment of its SPIFFE ID.
+func (a *Agent) Name() string { return a.name }
+
+// Budget is what it may spend on models in its life, in micro-dollars; 0: what the cost control says.
+func (a *Agent) Budget() uint64 { return a.budget }
+
 // Subject is the agent's SPIFFE ID.
 func (a *Agent) Subject() string { return a.subject }
 

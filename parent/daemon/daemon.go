@@ -248,10 +248,10 @@ func (d *daemon) attachGuard(context.Context) (err error) {
 		own = append(own, d.loopback.Addr().(*net.TCPAddr).AddrPort().Port())
 	}
 	if d.gateway != nil {
-		own = append(own, d.gateway.Address().Port())
+		own = append(own, d.gatewayPort())
 	}
 	d.guard, err = netguard.Load(netguard.Options{
-		CgroupPath: d.cgroups.Path(), PinDir: d.options.Paths.Pins, DNSPort: d.dns.Port(), OwnPorts: own,
+		CgroupPath: d.cgroups.Path(), PinDir: d.options.Paths.Pins, DNSPort: d.dns.Port(), GatewayPort: d.gatewayPort(), OwnPorts: own,
 	})
 	if err != nil {
 		return fmt.Errorf("network guard: %w", err)
@@ -380,7 +380,7 @@ func (d *daemon) openRelay(context.Context) (err error) {
 
 func (d *daemon) openServer(context.Context) (err error) {
 	d.server, err = server.New(server.Options{
-		Paths: d.options.Paths, Agents: d.agents, Events: d.hub, Approvals: d.desk, Enclave: d.enclave, Fleet: d.fleet, Evidence: evidence{d.store},
+		Paths: d.options.Paths, Agents: d.agents, Events: d.hub, Approvals: d.desk, Enclave: d.enclave, Fleet: d.fleet, Evidence: evidence{d.store}, Spent: newSpent(d.store),
 		Peer: d.guard.Peer, Counters: d.counters, Reload: d.reload, Group: d.group, Loopback: d.loopback,
 		Version: d.options.Version, Backend: d.backend(), Notes: d.notes, Log: d.log,
 	})

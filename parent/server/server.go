@@ -30,6 +30,7 @@ import (
 	"github.com/raypher/raypher/parent/events"
 	"github.com/raypher/raypher/parent/fleet"
 	"github.com/raypher/raypher/parent/instance"
+	"github.com/raypher/raypher/parent/spend"
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
 	parentv1 "github.com/raypher/raypher/proto/parent/v1"
 )
@@ -54,6 +55,8 @@ type Enclave interface {
 	InstallControl(context.Context, *enclavev1.InstallControlRequest) (*enclavev1.SpendingStatus, error)
 	DescribeSpending(context.Context, *enclavev1.DescribeSpendingRequest) (*enclavev1.SpendingStatus, error)
 	TopUp(ctx context.Context, amount uint64) (*enclavev1.SpendingStatus, error)
+	// Unread is why the enclave does not take this host's journal, and so does not know what was spent; nil: it does, or is being shown it.
+	Unread() error
 	DescribeFleet(context.Context) (*enclavev1.FleetStatus, error)
 	DescribeProviderKeys(ctx context.Context, recipient bool) (*enclavev1.ProviderKeys, error)
 	ChangeProviderKey(ctx context.Context, change []byte) (*enclavev1.ProviderKeys, error)
@@ -69,6 +72,12 @@ type Evidence interface {
 	Export(ctx context.Context, epoch []byte, index uint64) ([]byte, error)
 }
 
+// Spent reads in the journal what calls of models came to; see package spend.
+type Spent interface {
+	Lines(ctx context.Context, month string, zone *time.Location) ([]spend.Line, error)
+	Calls(ctx context.Context, since int64, each func(*spend.Call) error) error
+}
+
 // Options say what is served and to whom.
 type Options struct {
 	Paths  instance.Paths
@@ -79,6 +88,7 @@ type Options struct {
 	Enclave   Enclave
 	Fleet     *fleet.Client // nil: no controller is configured
 	Evidence  Evidence
+	Spent     Spent
 	// Peer says which cgroup sent from remote to local (netguard.Guard.Peer).
 	Peer     func(proto uint8, local, remote netip.AddrPort) (cgroupID uint64, ok bool)
 	Counters func() map[string]uint64 // of other parts, for the status; may be nil
