@@ -317,6 +317,7 @@ const (
 	NetguardVarAgentLevel      = "agent_level"
 	NetguardVarAncestors       = "ancestors"
 	NetguardVarDnsPort         = "dns_port"
+	NetguardVarGatewayPort     = "gateway_port"
 	NetguardVarOwnNetns        = "own_netns"
 	NetguardVarOwnPorts        = "own_ports"
 	NetguardVarParentId        = "parent_id"
@@ -410,12 +411,13 @@ type NetguardMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type NetguardVariableSpecs struct {
-	AgentLevel *ebpf.VariableSpec `ebpf:"agent_level"`
-	Ancestors  *ebpf.VariableSpec `ebpf:"ancestors"`
-	DnsPort    *ebpf.VariableSpec `ebpf:"dns_port"`
-	OwnNetns   *ebpf.VariableSpec `ebpf:"own_netns"`
-	OwnPorts   *ebpf.VariableSpec `ebpf:"own_ports"`
-	ParentId   *ebpf.VariableSpec `ebpf:"parent_id"`
+	AgentLevel  *ebpf.VariableSpec `ebpf:"agent_level"`
+	Ancestors   *ebpf.VariableSpec `ebpf:"ancestors"`
+	DnsPort     *ebpf.VariableSpec `ebpf:"dns_port"`
+	GatewayPort *ebpf.VariableSpec `ebpf:"gateway_port"`
+	OwnNetns    *ebpf.VariableSpec `ebpf:"own_netns"`
+	OwnPorts    *ebpf.VariableSpec `ebpf:"own_ports"`
+	ParentId    *ebpf.VariableSpec `ebpf:"parent_id"`
 }
 
 // NetguardObjects contains all objects after they have been loaded into the kernel.
@@ -483,12 +485,13 @@ func (m *NetguardMaps) Close() error {
 //
 // It can be passed to LoadNetguardObjects or ebpf.CollectionSpec.LoadAndAssign.
 type NetguardVariables struct {
-	AgentLevel *ebpf.Variable `ebpf:"agent_level"`
-	Ancestors  *ebpf.Variable `ebpf:"ancestors"`
-	DnsPort    *ebpf.Variable `ebpf:"dns_port"`
-	OwnNetns   *ebpf.Variable `ebpf:"own_netns"`
-	OwnPorts   *ebpf.Variable `ebpf:"own_ports"`
-	ParentId   *ebpf.Variable `ebpf:"parent_id"`
+	AgentLevel  *ebpf.Variable `ebpf:"agent_level"`
+	Ancestors   *ebpf.Variable `ebpf:"ancestors"`
+	DnsPort     *ebpf.Variable `ebpf:"dns_port"`
+	GatewayPort *ebpf.Variable `ebpf:"gateway_port"`
+	OwnNetns    *ebpf.Variable `ebpf:"own_netns"`
+	OwnPorts    *ebpf.Variable `ebpf:"own_ports"`
+	ParentId    *ebpf.Variable `ebpf:"parent_id"`
 }
 
 // NetguardPrograms contains all programs after they have been loaded into the kernel.

@@ -99,6 +99,7 @@ const (
 	XdpguardVarBlock4Mask    = "block4_mask"
 	XdpguardVarBlock6        = "block6"
 	XdpguardVarDnsPort       = "dns_port"
+	XdpguardVarGatewayPort   = "gateway_port"
 	XdpguardVarOwnNetns      = "own_netns"
 	XdpguardVarOwnPorts      = "own_ports"
 	XdpguardVarParentId      = "parent_id"
@@ -181,14 +182,15 @@ type XdpguardMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type XdpguardVariableSpecs struct {
-	AgentLevel *ebpf.VariableSpec `ebpf:"agent_level"`
-	Block4     *ebpf.VariableSpec `ebpf:"block4"`
-	Block4Mask *ebpf.VariableSpec `ebpf:"block4_mask"`
-	Block6     *ebpf.VariableSpec `ebpf:"block6"`
-	DnsPort    *ebpf.VariableSpec `ebpf:"dns_port"`
-	OwnNetns   *ebpf.VariableSpec `ebpf:"own_netns"`
-	OwnPorts   *ebpf.VariableSpec `ebpf:"own_ports"`
-	ParentId   *ebpf.VariableSpec `ebpf:"parent_id"`
+	AgentLevel  *ebpf.VariableSpec `ebpf:"agent_level"`
+	Block4      *ebpf.VariableSpec `ebpf:"block4"`
+	Block4Mask  *ebpf.VariableSpec `ebpf:"block4_mask"`
+	Block6      *ebpf.VariableSpec `ebpf:"block6"`
+	DnsPort     *ebpf.VariableSpec `ebpf:"dns_port"`
+	GatewayPort *ebpf.VariableSpec `ebpf:"gateway_port"`
+	OwnNetns    *ebpf.VariableSpec `ebpf:"own_netns"`
+	OwnPorts    *ebpf.VariableSpec `ebpf:"own_ports"`
+	ParentId    *ebpf.VariableSpec `ebpf:"parent_id"`
 }
 
 // XdpguardObjects contains all objects after they have been loaded into the kernel.
@@ -264,14 +266,15 @@ func (m *XdpguardMaps) Close() error {
 //
 // It can be passed to LoadXdpguardObjects or ebpf.CollectionSpec.LoadAndAssign.
 type XdpguardVariables struct {
-	AgentLevel *ebpf.Variable `ebpf:"agent_level"`
-	Block4     *ebpf.Variable `ebpf:"block4"`
-	Block4Mask *ebpf.Variable `ebpf:"block4_mask"`
-	Block6     *ebpf.Variable `ebpf:"block6"`
-	DnsPort    *ebpf.Variable `ebpf:"dns_port"`
-	OwnNetns   *ebpf.Variable `ebpf:"own_netns"`
-	OwnPorts   *ebpf.Variable `ebpf:"own_ports"`
-	ParentId   *ebpf.Variable `ebpf:"parent_id"`
+	AgentLevel  *ebpf.Variable `ebpf:"agent_level"`
+	Block4      *ebpf.Variable `ebpf:"block4"`
+	Block4Mask  *ebpf.Variable `ebpf:"block4_mask"`
+	Block6      *ebpf.Variable `ebpf:"block6"`
+	DnsPort     *ebpf.Variable `ebpf:"dns_port"`
+	GatewayPort *ebpf.Variable `ebpf:"gateway_port"`
+	OwnNetns    *ebpf.Variable `ebpf:"own_netns"`
+	OwnPorts    *ebpf.Variable `ebpf:"own_ports"`
+	ParentId    *ebpf.Variable `ebpf:"parent_id"`
 }
 
 // XdpguardPrograms contains all programs after they have been loaded into the kernel.

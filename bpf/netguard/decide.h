@@ -65,8 +65,9 @@ static __always_inline bool is_own_port(__u16 port, __u8 proto)
 /* One of raypherd's ports, in the network namespace where it listens. */
 static __always_inline bool is_own(const struct agent *a, const struct flow *f, __u64 netns)
 {
-	if (a->isolated) /* of ours the forwarder alone is in there, and the rest of that loopback is the agent's */
-		return is_loopback(f) && dns_port && f->port == bpf_htons(dns_port);
+	if (a->isolated) /* of ours these two are in there, and the rest of that loopback is the agent's */
+		return is_loopback(f) && ((dns_port && f->port == bpf_htons(dns_port)) ||
+					  (gateway_port && f->proto == IPPROTO_TCP && f->port == bpf_htons(gateway_port)));
 	return netns == own_netns && is_loopback(f) && is_own_port(bpf_ntohs(f->port), f->proto);
 }
 

@@ -404,6 +404,7 @@ volatile const __u32 agent_level = 0;	/* depth of the agents' cgroups, the root 
 volatile const __u64 parent_id = 0;	/* their parent */
 volatile const __u64 own_netns = 0;	/* where raypherd listens: network namespace cookie */
 volatile const __u16 dns_port = 0;	/* host order; 0: no forwarder */
+volatile const __u16 gateway_port = 0;	/* host order, in isolated agents' namespaces too; 0: no gateway */
 volatile const __u16 own_ports[MAX_OWN_PORTS] = {};
 
 #endif

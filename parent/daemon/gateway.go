@@ -17,6 +17,14 @@ func (d *daemon) gatewayAddress() string {
 	return d.gateway.Address().String()
 }
 
+// gatewayPort is that port; 0: there is none.
+func (d *daemon) gatewayPort() uint16 {
+	if d.gateway == nil {
+		return 0
+	}
+	return d.gateway.Address().Port()
+}
+
 // bindGateway comes after the guard and the agents.
 func (d *daemon) bindGateway() {
 	if d.gateway == nil {

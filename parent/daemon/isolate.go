@@ -67,9 +67,13 @@ func (i *isolation) Again(a *agents.Agent, namespace *os.File) error {
 
 // answer opens the forwarder's sockets inside.
 func (i *isolation) answer(a *agents.Agent, namespace *os.File) error {
-	s, err := isolate.Listen(namespace, i.daemon.dns.Port())
+	s, calls, err := isolate.Listen(namespace, i.daemon.dns.Port(), i.daemon.gatewayPort())
 	if err != nil {
 		return err
+	}
+	noCalls := func() {}
+	if i.daemon.gateway != nil {
+		noCalls = i.daemon.gateway.Inside(calls.Streams, a.ID())
 	}
 	stop := i.daemon.dns.Inside(s.Datagrams, s.Streams, func() (dns.Agent, bool) {
 		permit := a.Permit()
@@ -77,7 +81,10 @@ func (i *isolation) answer(a *agents.Agent, namespace *os.File) error {
 	})
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.inside[a.ID()] = stop
+	i.inside[a.ID()] = func() {
+		stop()
+		noCalls()
+	}
 	return nil
 }
 

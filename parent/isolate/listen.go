@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Sockets are those of the DNS forwarder inside an agent's network namespace, on its loopback: whoever asks there is the agent.
+// Sockets are those of the DNS forwarder, or of the gateway for models, inside an agent's network namespace, on its loopback: whoever asks there is the agent.
 type Sockets struct {
 	Datagrams []net.PacketConn
 	Streams   []net.Listener
@@ -27,10 +27,11 @@ func (s *Sockets) Close() error {
 	return errors.Join(all...)
 }
 
-// Listen opens the sockets in ns, whose loopback is up.
-func Listen(ns *os.File, port uint16) (*Sockets, error) {
-	s := &Sockets{}
-	err := inside(ns, func() error {
+// Listen opens the sockets in ns, whose loopback is up: of datagrams and streams at the forwarder's port, and of streams at that of the gateway
+// for models; 0: there is none.
+func Listen(ns *os.File, port, gateway uint16) (forwarder, calls *Sockets, err error) {
+	forwarder, calls = &Sockets{}, &Sockets{}
+	err = inside(ns, func() error {
 		for _, host := range []string{"127.0.0.1", "::1"} {
 			at := net.JoinHostPort(host, strconv.Itoa(int(port)))
 			d, err := net.ListenPacket("udp", at)
@@ -40,17 +41,29 @@ func Listen(ns *os.File, port uint16) (*Sockets, error) {
 			if err != nil {
 				return err
 			}
-			s.Datagrams = append(s.Datagrams, d)
-			l, err := net.Listen("tcp", at)
-			if err != nil {
+			forwarder.Datagrams = append(forwarder.Datagrams, d)
+			if err := forwarder.listen(host, port); err != nil {
 				return err
 			}
-			s.Streams = append(s.Streams, l)
+			if gateway == 0 {
+				continue
+			}
+			if err := calls.listen(host, gateway); err != nil {
+				return err
+			}
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, errors.Join(err, s.Close())
+		return nil, nil, errors.Join(err, forwarder.Close(), calls.Close())
 	}
-	return s, nil
+	return forwarder, calls, nil
+}
+
+func (s *Sockets) listen(host string, port uint16) error {
+	l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(int(port))))
+	if err == nil {
+		s.Streams = append(s.Streams, l)
+	}
+	return err
 }

@@ -19,9 +19,11 @@ type house struct {
 	*machine
 	provider *provider.Provider
 	port     int
-	secret   string // the key at the provider
-	version  int    // of the cost control
-	more     string // lines of it
+	secret   string            // the key at the provider
+	version  int               // of the cost control
+	more     string            // lines of it
+	kinds    map[string]string // of providers, all of them this one, by name
+	rates    *prices.Rates     // of its models, m and scripted
 }
 
 // ratesOfTheHouse are a dollar and four for a million tokens.
@@ -41,10 +43,18 @@ network:
 // newHouse starts a provider and a machine whose enclave has a key for it, and a budget of five dollars, of which each run has some.
 func newHouse(t *testing.T, run string, flags ...string) *house {
 	t.Helper()
+	return newHouseOf(t, run, ratesOfTheHouse, map[string]string{"openai": "openai-compatible"}, flags...)
+}
+
+// newHouseOf is newHouse with other prices, and the provider under other names.
+func newHouseOf(t *testing.T, run string, rates *prices.Rates, kinds map[string]string, flags ...string) *house {
+	t.Helper()
 	m := newMachine(t, flags...)
-	h := &house{machine: m, secret: fmt.Sprintf("sk-real-%x", []byte(t.Name()))}
+	h := &house{machine: m, secret: fmt.Sprintf("sk-real-%x", []byte(t.Name())), kinds: kinds, rates: rates}
 	var err error
-	h.provider, err = provider.New(provider.Options{Key: h.secret, Names: []string{"127.0.0.1"}, Rates: func(string) (*prices.Rates, bool) { return ratesOfTheHouse, true }})
+	h.provider, err = provider.New(provider.Options{
+		Key: h.secret, Names: []string{"127.0.0.1"}, Rates: func(model string) (*prices.Rates, bool) { return rates, model == "m" || model == "scripted" },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,10 +77,17 @@ func newHouse(t *testing.T, run string, flags ...string) *house {
 func (h *house) install(run string) {
 	h.t.Helper()
 	h.version++
-	text := fmt.Sprintf("version: %d\ntime_zone: UTC\nmonthly_budget_usd: 5\nper_run: {budget_usd: %s}\nproviders:\n  openai:\n    kind: openai-compatible\n    base_url: https://127.0.0.1:%d/v1\n    key: house\n    models: {m: {input: 1, output: 4, context: 200000, max_output: 32000}}\n    ca: |\n",
-		h.version+1, run, h.port)
-	for line := range strings.Lines(string(h.provider.RootPEM())) {
-		text += "      " + line
+	text := fmt.Sprintf("version: %d\ntime_zone: UTC\nmonthly_budget_usd: 5\nper_run: {budget_usd: %s}\nproviders:\n", h.version+1, run)
+	for name, kind := range h.kinds {
+		base := fmt.Sprintf("https://127.0.0.1:%d", h.port)
+		if strings.HasPrefix(kind, "openai") {
+			base += "/v1"
+		}
+		model := fmt.Sprintf("{input: %d, output: %d, context: %d, max_output: %d}", h.rates.Input/1e6, h.rates.Output/1e6, h.rates.Context, h.rates.MaxOutput)
+		text += fmt.Sprintf("  %s:\n    kind: %s\n    base_url: %s\n    key: house\n    models: {m: %s, scripted: %s}\n    ca: |\n", name, kind, base, model, model)
+		for line := range strings.Lines(string(h.provider.RootPEM())) {
+			text += "      " + line
+		}
 	}
 	path := filepath.Join(h.home.Root, "cost_control.yaml")
 	if err := os.WriteFile(path, []byte(text+h.more), 0o644); err != nil {
@@ -206,5 +223,17 @@ func TestModelsAfterDeaths(t *testing.T) {
 	spent := h.raypher("spend", "show", "--json")
 	if want := fmt.Sprintf("%d", h.provider.Account().Charged); spent.code != 0 || !strings.Contains(spent.stdout, want) {
 		t.Errorf("the provider charged %s micro-dollars: %+v", want, spent)
+	}
+}
+
+// TestModelsOfAnIsolatedAgent: an agent in a network namespace of its own finds the gateway on its own loopback.
+func TestModelsOfAnIsolatedAgent(t *testing.T) {
+	h := newHouse(t, "5")
+	got := h.run(strings.Replace(quiet, "network:\n", "network:\n  isolate: true\n", 1), "/bin/sh", "-c", ask+"; ls /proc/self/ns/net -l")
+	if !strings.Contains(got.stdout, " status 200\n") {
+		t.Errorf("%+v", got)
+	}
+	if a := h.provider.Account(); a.Calls != 1 {
+		t.Errorf("the provider counted %+v", a)
 	}
 }

@@ -28,6 +28,9 @@ type Options struct {
 	DNSPort uint16
 	// Hosts is the hosts file; empty: /etc/hosts.
 	Hosts string
+	// GatewayPort is the TCP port, one of OwnPorts, that isolated agents reach on their own loopback too, where the gateway for models listens;
+	// 0: there is none.
+	GatewayPort uint16
 	// OwnPorts are raypherd's TCP ports on loopback that every agent may reach; at most MaxOwnPorts.
 	OwnPorts []uint16
 }

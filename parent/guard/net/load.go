@@ -143,11 +143,12 @@ func (g *Guard) tell(spec *ebpf.CollectionSpec, level uint32, above uint64) erro
 	ports := [MaxOwnPorts]uint16{}
 	copy(ports[:], g.options.OwnPorts)
 	for name, value := range map[string]any{
-		bpf.NetguardVarAgentLevel: level,
-		bpf.NetguardVarParentId:   above,
-		bpf.NetguardVarOwnNetns:   g.netns,
-		bpf.NetguardVarDnsPort:    g.options.DNSPort,
-		bpf.NetguardVarOwnPorts:   ports,
+		bpf.NetguardVarAgentLevel:  level,
+		bpf.NetguardVarParentId:    above,
+		bpf.NetguardVarOwnNetns:    g.netns,
+		bpf.NetguardVarDnsPort:     g.options.DNSPort,
+		bpf.NetguardVarGatewayPort: g.options.GatewayPort,
+		bpf.NetguardVarOwnPorts:    ports,
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("network guard: setting %s: %w", name, err)
