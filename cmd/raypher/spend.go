@@ -26,7 +26,7 @@ from grants (raypher grant). In development the enclave signs both for whoever m
   raypher spend top-up 5                    # development
   raypher spend top-up --grant GRANT --control SIGNED`,
 	}
-	c.AddCommand(spendControlCommand(), spendShowCommand(), spendTopUpCommand())
+	c.AddCommand(spendControlCommand(), spendShowCommand(), spendTopUpCommand(), spendExportCommand())
 	return c
 }
 
