@@ -47,7 +47,7 @@ func TestNames(t *testing.T) {
 	w := newWorld(t)
 	at := netip.AddrPortFrom(far4, 80)
 	w.serve(w.far, at)
-	g := w.newGuest(&policy.Network{Egress: []string{"a.example.com:80"}})
+	g := w.newGuest(&policy.Network{Egress: []string{"private a.example.com:80"}})
 	if err := g.talk(t, "tcp", at, 1); err == nil {
 		t.Fatal("open before the name was resolved")
 	}

@@ -151,6 +151,59 @@ func TestDNS(t *testing.T) {
 	})
 }
 
+// late is an upstream that answers when it is told to.
+type late struct {
+	*resolver
+	asked, answer chan struct{}
+}
+
+func (l late) ServeDNS(w mdns.ResponseWriter, q *mdns.Msg) {
+	if q.Question[0].Qtype == mdns.TypeA {
+		l.asked <- struct{}{}
+		<-l.answer
+	}
+	l.resolver.ServeDNS(w, q)
+}
+
+// TestLateAnswer: what an answer says that comes after the rules were narrowed opens nothing that they do not grant any more, whoever delayed it.
+func TestLateAnswer(t *testing.T) {
+	w := newWorld(t)
+	w.serve(t, w.far, mustAddr("10.77.0.2:80"))
+	for _, c := range []struct {
+		name     string
+		narrowed []string
+		opens    bool
+	}{
+		{"the name is gone", []string{"private other.example.com:80"}, false},
+		{"its port is gone", []string{"private api.example.com:81"}, false},
+		{"no private addresses", []string{"api.example.com:80"}, false},
+		{"below another name", []string{"private *.example.com:80"}, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			up := late{&resolver{addrs: map[string]netip.Addr{"api.example.com.": far4}}, make(chan struct{}), make(chan struct{})}
+			network := &policy.Network{Egress: []string{"private api.example.com:80"}}
+			var a agent
+			g, _ := w.names(t, up, func(id uint64) (dns.Agent, bool) {
+				return dns.Agent{CgroupID: id, Network: network, Mode: policy.Enforce}, id == a.id
+			})
+			a = w.newAgent(t, "agent")
+			arm(t, g, a, network, policy.Enforce)
+			p := w.startProbe(t, a.fd)
+			got := make(chan outcome, 1)
+			go func() { got <- p.do(action{Do: "lookup", To: mustAddr("10.77.0.2:53"), Path: "api.example.com"}) }()
+			<-up.asked
+			must(t, g.Replace(a.id, &policy.Network{Egress: c.narrowed}))
+			close(up.answer)
+			if o := <-got; (o.Err == "") != c.opens {
+				t.Errorf("the program got %+v", o)
+			}
+			if o := p.do(action{Do: "tcp", To: mustAddr("10.77.0.2:80"), Data: "hello"}); (o.Err == "") != c.opens {
+				t.Errorf("the address: %+v", o)
+			}
+		})
+	}
+}
+
 // TestPeer: raypherd knows which agent is behind a connection to its own port, and that others are none.
 func TestPeer(t *testing.T) {
 	w := newWorld(t)

@@ -143,7 +143,7 @@ func TestStays(t *testing.T) {
 		t.Fatalf("not pinned: %q", first.Notes())
 	}
 	a := w.newAgent(t, "agent")
-	network := &policy.Network{Egress: []string{"10.77.0.2:80", "x.example.com"}, OnDeny: policy.Reject}
+	network := &policy.Network{Egress: []string{"10.77.0.2:80", "private x.example.com"}, OnDeny: policy.Reject}
 	arm(t, first, a, network, policy.Enforce)
 	must(t, first.GrantName(a.id, "x.example.com", second4, 80, time.Hour))
 	p := w.startProbe(t, a.fd)

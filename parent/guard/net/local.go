@@ -123,6 +123,21 @@ func (g *Guard) keeps(cgroupID uint64, n *policy.Network, table hosts.Table) kee
 	}
 }
 
+// opensStill reports whether an agent's rules of now open an address by a name, which the hosts file or a server has told. Of an agent
+// that was found again nothing is known before Remember. g.mu is held.
+func (g *Guard) opensStill(cgroupID uint64, name string, addr netip.Addr, port uint16) bool {
+	n, known := g.networks[cgroupID]
+	if !known {
+		return true
+	}
+	var expires uint64
+	table, _, err := g.hosts.Table()
+	if err == nil && slices.Contains(table[name], addr) {
+		expires = localExpires
+	}
+	return g.keeps(cgroupID, n, table)(name, addr, port, expires)
+}
+
 // followHosts puts a hosts file that changed in force, for each agent whose rules are known. What it fails to do is tried again.
 func (g *Guard) followHosts() {
 	g.mu.Lock()

@@ -20,13 +20,20 @@ const (
 	nameKept = time.Hour
 )
 
+// ErrNotGranted says that the agent's rules do not, or no longer, open this address for a name.
+var ErrNotGranted = errors.New("the agent's rules do not open this address by this name")
+
 // GrantName opens new flows to an address for ttl, because the granted name resolved to it. Port 0 is every port. A name that an operator
-// has cut opens nothing: the error is ErrCut.
+// has cut opens nothing: the error is ErrCut. Neither does one that the rules of now do not grant (ErrNotGranted): they may have been
+// narrowed while its server was asked.
 func (g *Guard) GrantName(cgroupID uint64, name string, addr netip.Addr, port uint16, ttl time.Duration) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if _, err := g.entry(cgroupID); err != nil {
 		return err
+	}
+	if !g.opensStill(cgroupID, name, addr.Unmap(), port) {
+		return fmt.Errorf("network guard: %s at %v: %w", name, addr, ErrNotGranted)
 	}
 	return g.grantName(cgroupID, name, addr, port, uint64(bootTime()+ttl.Nanoseconds()), g.ruleOfName(cgroupID, name, port))
 }

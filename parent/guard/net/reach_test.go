@@ -21,7 +21,7 @@ func TestNames(t *testing.T) {
 	w.serve(t, w.far, mustAddr("10.77.0.2:80"))
 	g := w.load(t, Options{})
 	a := w.newAgent(t, "agent")
-	network := &policy.Network{Egress: []string{"api.example.com:80"}}
+	network := &policy.Network{Egress: []string{"private api.example.com:80"}}
 	arm(t, g, a, network, policy.Enforce)
 	to := mustAddr("10.77.0.2:80")
 	w.startProbe(t, a.fd).expect(action{Do: "tcp", To: to}, silence, "")
@@ -48,7 +48,7 @@ func TestNameExpiresForASocketThatConnectsAgain(t *testing.T) {
 	w.serve(t, w.far, mustAddr("10.77.0.2:80"))
 	g := w.load(t, Options{})
 	a := w.newAgent(t, "agent")
-	arm(t, g, a, &policy.Network{Egress: []string{"api.example.com:80"}}, policy.Enforce)
+	arm(t, g, a, &policy.Network{Egress: []string{"private api.example.com:80"}}, policy.Enforce)
 	to := mustAddr("10.77.0.2:80")
 	must(t, g.GrantName(a.id, "api.example.com", far4, 80, time.Second))
 	p := w.startProbe(t, a.fd)
@@ -63,7 +63,7 @@ func TestNamesAreBounded(t *testing.T) {
 	w := newWorld(t)
 	g := w.load(t, Options{})
 	a, b := w.newAgent(t, "a"), w.newAgent(t, "b")
-	network := &policy.Network{Egress: []string{"*.example.com"}}
+	network := &policy.Network{Egress: []string{"private *.example.com"}}
 	arm(t, g, a, network, policy.Enforce)
 	arm(t, g, b, network, policy.Enforce)
 	grant := func(a agent, i int, ttl time.Duration) error {

@@ -147,7 +147,7 @@ func TestServerNames(t *testing.T) {
 	events := record(t, g)
 	newAgent := func(t *testing.T, name string) (agent, *probe) {
 		a := w.newAgent(t, name)
-		arm(t, g, a, &policy.Network{Egress: []string{granted, "10.77.1.2/32:443"}}, policy.Enforce)
+		arm(t, g, a, &policy.Network{Egress: []string{"private " + granted, "private " + longest, "10.77.1.2/32:443"}}, policy.Enforce)
 		for _, name := range []string{granted, longest} {
 			must(t, g.GrantName(a.id, name, far4, 0, time.Hour))
 			must(t, g.GrantName(a.id, name, far6, 0, time.Hour))
@@ -351,7 +351,7 @@ func TestRealClients(t *testing.T) {
 	seen := w.serveTLS(t, netip.MustParseAddrPort("10.77.0.2:443"))
 	g := w.load(t, Options{})
 	a := w.newAgent(t, "agent")
-	arm(t, g, a, &policy.Network{Egress: []string{granted + ":443"}}, policy.Enforce)
+	arm(t, g, a, &policy.Network{Egress: []string{"private " + granted + ":443"}}, policy.Enforce)
 	must(t, g.GrantName(a.id, granted, far4, 443, time.Hour))
 	program := func(t *testing.T, name string, command ...string) {
 		t.Run(name, func(t *testing.T) {
