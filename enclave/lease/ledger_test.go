@@ -410,8 +410,15 @@ func TestNamespace(t *testing.T) {
 }
 
 // However fast it is spent, the counter is written slowly.
+// chip is an anchor whose counter wears out.
+type chip struct{ lease.Anchor }
+
+func (chip) Tier() string { return journal.TierTPM }
+
 func TestPace(t *testing.T) {
 	b := newBench(t)
+	b.anchor = chip{b.anchor}
+	b.restart()
 	b.install(b.grant(1, 1000, 1))
 	var n uint64
 	for b.spend(1) == nil {
@@ -425,6 +432,16 @@ func TestPace(t *testing.T) {
 	if n != 8+3 {
 		t.Errorf("%d leases", n)
 	}
+}
+
+// A counter in a file is not spared: in development a grant is cut into more leases than a chip would bear.
+func TestNoPaceForFiles(t *testing.T) {
+	b := newBench(t)
+	b.install(b.grant(1, 50, 1))
+	for range 50 {
+		b.spends(1)
+	}
+	b.refused(1, lease.ErrExhausted, "")
 }
 
 func TestInstallStoppedHalfway(t *testing.T) {
