@@ -23,13 +23,19 @@ var loanSays = bpf.NetguardRuleSaid{Says: bpf.NetguardRuleRULE_GRANT, Id: bpf.Ne
 type loans map[netip.AddrPort]time.Time
 
 // Lend opens a destination, whatever the protocol, for a time; 0: as long as the agent lives. Flows that have sent eight segments by
-// then go on. A raypherd that was restarted does not take back what an earlier one lent.
+// then go on. A raypherd that was restarted does not take back what an earlier one lent. A destination that the rules of now do not ask about
+// is not lent (ErrNotGranted): they may have been narrowed while the person thought.
 func (g *Guard) Lend(cgroupID uint64, to netip.AddrPort, period time.Duration) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	entry, err := g.entry(cgroupID)
 	if err != nil {
 		return err
+	}
+	if n, known := g.networks[cgroupID]; known {
+		if _, asks := n.Asks(to.Addr(), to.Port()); !asks {
+			return fmt.Errorf("network guard: %v: %w", to, ErrNotGranted)
+		}
 	}
 	of := g.lent[cgroupID]
 	if of == nil {

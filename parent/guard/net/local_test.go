@@ -2,6 +2,7 @@ package netguard
 
 import (
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -131,6 +132,27 @@ func TestNarrowerNames(t *testing.T) {
 	count(2)
 	must(t, g.Replace(a.id, &policy.Network{Egress: []string{"a.com:81", "*.c.com"}}))
 	count(1)
+}
+
+// TestLend: what a person opened is open as long as the rules ask about it, and an answer that comes after they were narrowed opens nothing.
+func TestLend(t *testing.T) {
+	w := newWorld(t)
+	to := mustAddr("10.77.0.2:80")
+	w.serve(t, w.far, to)
+	g := w.load(t, Options{})
+	a := w.newAgent(t, "agent")
+	asks := &policy.Network{RequireApproval: []string{"10.77.0.2:80"}, OnDeny: policy.Reject}
+	arm(t, g, a, asks, policy.Enforce)
+	p := w.startProbe(t, a.fd)
+	p.expect(action{Do: "udp", To: to}, refused, "")
+	must(t, g.Lend(a.id, to, time.Hour))
+	p.expect(action{Do: "udp", To: to}, "", answer)
+	must(t, g.Replace(a.id, &policy.Network{OnDeny: policy.Reject}))
+	p.expect(action{Do: "udp", To: to}, refused, "")
+	if err := g.Lend(a.id, to, time.Hour); !errors.Is(err, ErrNotGranted) {
+		t.Errorf("lent what nothing asks about: %v", err)
+	}
+	p.expect(action{Do: "udp", To: to}, refused, "")
 }
 
 // TestLocalNames is what a hosts file grants by rules, and its bound.

@@ -20,8 +20,8 @@ const (
 	nameKept = time.Hour
 )
 
-// ErrNotGranted says that the agent's rules do not, or no longer, open this address for a name.
-var ErrNotGranted = errors.New("the agent's rules do not open this address by this name")
+// ErrNotGranted says that the agent's rules do not, or no longer, open an address by a name, or ask a person about it.
+var ErrNotGranted = errors.New("the agent's rules do not grant it")
 
 // GrantName opens new flows to an address for ttl, because the granted name resolved to it. Port 0 is every port. A name that an operator
 // has cut opens nothing: the error is ErrCut. Neither does one that the rules of now do not grant (ErrNotGranted): they may have been
