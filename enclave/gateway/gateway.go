@@ -26,6 +26,7 @@ import (
 	"github.com/raypher/raypher/cost"
 	"github.com/raypher/raypher/cost/prices"
 	"github.com/raypher/raypher/enclave/gateway/dialect"
+	"github.com/raypher/raypher/enclave/lease"
 	"github.com/raypher/raypher/enclave/ledger"
 	"github.com/raypher/raypher/journal"
 )
@@ -50,9 +51,7 @@ type Run struct {
 // Ledger admits calls and settles them; see ledger.Ledger.
 type Ledger interface {
 	Reserve(ctx context.Context, c *ledger.Call) error
-	Settle(ctx context.Context, id journal.RequestID, actual cost.Amount, tokens uint64) error
-	Keep(ctx context.Context, id journal.RequestID) error
-	Withdraw(ctx context.Context, id journal.RequestID) error
+	End(ctx context.Context, s *journal.Settlement) error
 }
 
 // Rates finds what a model of a provider costs. ok is false for one that may not be called.
@@ -261,7 +260,7 @@ func refusalOf(err error) error {
 	switch {
 	case errors.As(err, &refused) && refused.What != ledger.Budget && refused.What != ledger.Closed && !refused.Refill.IsZero():
 		return &dialect.Refusal{Reason: dialect.RateLimited, Message: err.Error(), RetryAfter: max(time.Second, time.Until(refused.Refill)), Cause: err}
-	case errors.Is(err, ledger.ErrRefused):
+	case errors.Is(err, ledger.ErrRefused), errors.Is(err, lease.ErrExhausted): // of the budget, or of what an operator has granted
 		return &dialect.Refusal{Reason: dialect.Exhausted, Message: err.Error(), Cause: err}
 	case errors.Is(err, context.Canceled):
 		return err

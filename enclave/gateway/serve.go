@@ -12,6 +12,7 @@ import (
 	"github.com/raypher/raypher/cost"
 	"github.com/raypher/raypher/cost/prices"
 	"github.com/raypher/raypher/enclave/gateway/dialect"
+	"github.com/raypher/raypher/journal"
 )
 
 // serve holds, calls, hands on and settles. An error means that nothing of an answer was written yet.
@@ -118,7 +119,7 @@ func (g *Gateway) stream(w http.ResponseWriter, answer *http.Response, a *attemp
 		}
 	}
 	success := answer.StatusCode >= 200 && answer.StatusCode < 300
-	buffer := make([]byte, 32<<10)
+	buffer := make([]byte, 8<<10) // a thousand streams wait with theirs
 	came := int64(0)
 	for {
 		n, err := answer.Body.Read(buffer)
@@ -163,7 +164,7 @@ func charged(status int) outcome {
 // statusOverloaded is Anthropic's status of an overloaded service.
 const statusOverloaded = 529
 
-// end tells the ledger. The client need not be there, and a hold that cannot be settled stays, so the only harm of a failure is that
+// end tells the ledger, and does not wait until the journal has it: the next call of the client would wait too. The client need not be there, and a hold that cannot be settled stays, so the only harm of a failure is that
 // too much counts as spent.
 func (g *Gateway) end(a *attempt, how outcome, used dialect.Usage) {
 	if a.entry == nil {
@@ -172,20 +173,19 @@ func (g *Gateway) end(a *attempt, how outcome, used dialect.Usage) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), settleTime)
 	defer cancel()
-	var err error
 	begun := time.Now()
+	entry := &journal.Settlement{ID: a.entry.ID, Outcome: journal.Kept}
 	switch how {
 	case settle:
 		u := usage(used)
 		a.record.Outcome, a.record.Cost = OutcomeSettled, cost.Amount(a.rates.Cost(u))
-		err = g.opts.Ledger.Settle(ctx, a.entry.ID, a.record.Cost, u.Tokens())
+		entry.Outcome, entry.Actual, entry.Tokens = journal.Settled, uint64(a.record.Cost), u.Tokens()
 	case withdraw:
-		a.record.Outcome = OutcomeWithdrawn
-		err = g.opts.Ledger.Withdraw(ctx, a.entry.ID)
+		a.record.Outcome, entry.Outcome = OutcomeWithdrawn, journal.Withdrawn
 	default:
 		a.record.Outcome, a.record.Cost = OutcomeKept, a.entry.Worst
-		err = g.opts.Ledger.Keep(ctx, a.entry.ID)
 	}
+	err := g.opts.Ledger.End(ctx, entry)
 	a.record.Settling = time.Since(begun)
 	if err != nil {
 		g.opts.Log.Error("gateway: a call was not settled", "provider", a.provider, "request", a.entry.ID, "error", err)

@@ -323,6 +323,13 @@ func (l *Ledger) Withdraw(ctx context.Context, id journal.RequestID) error {
 	return l.finish(ctx, &journal.Settlement{ID: id, Outcome: journal.Withdrawn})
 }
 
+// End is Settle, Keep or Withdraw for a caller that does not wait for the journal: it counts when End returns, and goes on record soon. What a
+// crash takes before that counts as kept.
+func (l *Ledger) End(ctx context.Context, s *journal.Settlement) error {
+	_, err := l.end(ctx, s)
+	return err
+}
+
 func (l *Ledger) finish(ctx context.Context, s *journal.Settlement) error {
 	r, err := l.end(ctx, s)
 	if err != nil {

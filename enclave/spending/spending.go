@@ -161,6 +161,9 @@ func (s *Spending) Credit(ctx context.Context) (lease.Status, error) { return s.
 // Ledger is the ledger, for what shows it. Calls go through Reserve.
 func (s *Spending) Ledger() *ledger.Ledger { return s.ledger }
 
+// End ends a call, and does not wait until that is on record; see ledger.Ledger.End.
+func (s *Spending) End(ctx context.Context, e *journal.Settlement) error { return s.ledger.End(ctx, e) }
+
 // Settle puts what a provider charges in the place of what was held; see ledger.Ledger.Settle.
 func (s *Spending) Settle(ctx context.Context, id journal.RequestID, actual cost.Amount, tokens uint64) error {
 	return s.ledger.Settle(ctx, id, actual, tokens)
