@@ -13,7 +13,7 @@ compile() {
 	name=$1 source=$2
 	shift 2
 	GOPACKAGE=bpf go tool bpf2go -cc "$version" -strip "$(command -v llvm-strip-14 || command -v llvm-strip)" \
-		-output-dir "$out" -target bpfel -tags linux -no-global-types $(printf -- ' -type %s' "$@") \
+		-output-dir "$out" -target bpfel -tags linux -no-global-types $([ $# = 0 ] || printf -- ' -type %s' "$@") \
 		"$name" "$source" -- \
 		-g -O2 -mcpu=v3 -Wall -Wextra -Werror -Wno-unused-parameter -Wno-missing-declarations -Wno-sign-compare \
 		-Iinclude -I"$multiarch" -ffile-prefix-map="$PWD"=. -fdebug-compilation-dir=.
@@ -29,3 +29,4 @@ compile Lsmguard lsmguard/lsmguard.bpf.c \
 	operation hook reason mode
 compile Xdpguard xdpguard/xdpguard.bpf.c \
 	wire lane passing_key dropped
+compile Tally tally/tally.bpf.c

@@ -119,6 +119,7 @@ func parse(args []string, out io.Writer) (*daemon.Options, error) {
 		o.XDP = append(o.XDP, name)
 		return nil
 	})
+	flags.BoolVar(&o.CountCalls, "count-calls", false, "count the system calls of all agents by name, as calls_NAME in the counters of raypher status --json; it costs every process of this host some 0.1 µs for each of its calls")
 	flags.StringVar(&o.Group, "group", instance.Group, "group whose members run agents and operate raypherd")
 	flags.StringVar(&private, "private", "", "serve the one run with this id and end with it; no TCP listener")
 	flags.IntVar(&o.KeepRuns, "keep-runs", daemon.KeptRuns, "how many private runs keep their journals; those of the last 30 days always do")

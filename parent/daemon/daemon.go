@@ -36,6 +36,7 @@ import (
 	"github.com/raypher/raypher/parent/gateway"
 	"github.com/raypher/raypher/parent/guard/lsm"
 	"github.com/raypher/raypher/parent/guard/net"
+	"github.com/raypher/raypher/parent/guard/tally"
 	"github.com/raypher/raypher/parent/instance"
 	"github.com/raypher/raypher/parent/link"
 	"github.com/raypher/raypher/parent/namespaces"
@@ -80,6 +81,7 @@ type Options struct {
 	KeepRuns      int    // old private runs whose journals are kept
 	DryRun        bool
 	XDP           []string // interfaces whose incoming packets are guarded
+	CountCalls    bool     // count agents' system calls
 	Version       string
 	Log           *slog.Logger
 }
@@ -101,7 +103,8 @@ type daemon struct {
 	metrics  net.Listener    // nil: none are served
 	dns      *dns.Server
 	guard    *netguard.Guard
-	files    *lsm.Guard // nil: the broker holds files
+	calls    *tally.Tally // nil: nobody wants system calls counted
+	files    *lsm.Guard   // nil: the broker holds files
 	hub      *events.Hub
 	desk     *approvals.Desk
 	wires    *isolation
@@ -123,7 +126,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		}
 	}()
 	for _, step := range []func(context.Context) error{
-		d.prepare, d.openJournal, d.connectEnclave, d.openFleet, d.openListeners, d.openTelemetry, d.attachGuard, d.openAgents, d.guardInterfaces, d.openRelay, d.openServer,
+		d.prepare, d.openJournal, d.connectEnclave, d.openFleet, d.openListeners, d.openTelemetry, d.attachGuard, d.countCalls, d.openAgents, d.guardInterfaces, d.openRelay, d.openServer,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -400,31 +403,6 @@ func (d *daemon) wardenOf(t *task.Task) (relay.Agent, error) {
 }
 
 var errNoWarden = errors.New("it is the warden of no agent of this raypherd")
-
-// counters are those of the parts that count for themselves.
-func (d *daemon) counters() map[string]uint64 {
-	s, err := d.guard.Statistics()
-	if err != nil {
-		return nil
-	}
-	all := map[string]uint64{"network_events": s.Events, "network_events_folded": s.Folded, "network_events_lost": s.Lost}
-	wires, interfaces := d.wires.dropped()
-	all["xdp_drop"] = wires.Packets + interfaces.Packets
-	all["xdp_drop_interfaces"] = interfaces.Packets
-	if d.files == nil {
-		return all
-	}
-	// Of the agents that there are: what the kernel refused is reported, folded or lost, so that no block can hide.
-	for _, id := range d.files.Agents() {
-		if c, err := d.files.Counters(id); err == nil {
-			all["file_refusals"] += c.Refused
-			all["file_events"] += c.Reported
-			all["file_events_folded"] += c.Suppressed
-			all["file_events_lost"] += c.Lost
-		}
-	}
-	return all
-}
 
 // serve runs the parts until ctx ends or one of them fails. Events are taken until the last agent's owner has let go.
 func (d *daemon) serve(ctx context.Context) error {

@@ -9,11 +9,11 @@ import (
 // Share lets the programs of spec judge by this guard's agents, rules and names, and report into its events: it sets the variables that
 // they have in common, and returns the maps to load them with, which stay the guard's own.
 func (g *Guard) Share(spec *ebpf.CollectionSpec) (map[string]*ebpf.Map, error) {
-	parent, depth, _, err := place(g.options.CgroupPath)
+	level, above, err := g.Place()
 	if err != nil {
 		return nil, err
 	}
-	if err := g.tell(spec, uint32(g.base+depth+1), parent); err != nil {
+	if err := g.tell(spec, level, above); err != nil {
 		return nil, err
 	}
 	shared := map[string]*ebpf.Map{}
@@ -25,4 +25,10 @@ func (g *Guard) Share(spec *ebpf.CollectionSpec) (map[string]*ebpf.Map, error) {
 		}
 	}
 	return shared, nil
+}
+
+// Place says how deep the agents' cgroups lie in the hierarchy, the root being 0, and the id of the one above them.
+func (g *Guard) Place() (level uint32, above uint64, err error) {
+	above, depth, _, err := place(g.options.CgroupPath)
+	return uint32(g.base + depth + 1), above, err
 }
