@@ -16,7 +16,7 @@ const stalePrices = 90 * 24 * time.Hour
 
 func pricesCommand() *cobra.Command {
 	c := &cobra.Command{Use: "prices", Short: "What models cost: the price list that ships, or one of your own"}
-	c.AddCommand(pricesListCommand(), pricesCheckCommand())
+	c.AddCommand(pricesListCommand(), pricesCheckCommand(), pricesImportCommand())
 	return c
 }
 

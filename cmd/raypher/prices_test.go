@@ -18,6 +18,7 @@ func TestPrices(t *testing.T) {
 		return path
 	}
 	old := write("old.yaml", `[{provider: p, model: m, input: 1, output: 2, source: "https://x/", date: "2020-01-01"}]`)
+	litellm := write("litellm.json", `{"gpt-4.1": {"litellm_provider": "openai", "mode": "chat", "input_cost_per_token": 3e-06, "output_cost_per_token": 8e-06}, "gpt-new": {"litellm_provider": "openai", "mode": "chat", "input_cost_per_token": 1e-06, "output_cost_per_token": 2e-06}, "half": {"litellm_provider": "openai", "mode": "chat"}}`)
 	bad := write("bad.yaml", "- {provider: p, model: m, input: 1e3, output: 2}")
 	for _, c := range []struct {
 		name      string
@@ -29,6 +30,12 @@ func TestPrices(t *testing.T) {
 		{"check for programs", []string{"check", "--json", old}, "\"date\": \"2020-01-01\",\n      \"old\": true", ""},
 		{"check what ships", []string{"check"}, " prices, ", ""},
 		{"an old price", []string{"check", old}, "old: m of p is of 2020-01-01", ""},
+		{"import: a new one", []string{"import", litellm, "--date", "2026-11-20"}, "new: openai gpt-new: input: 1.00, output: 2.00\n", ""},
+		{"import: another price", []string{"import", litellm, "--date", "2026-11-20"}, "  import: input: 3.00, output: 8.00\n", ""},
+		{"import: left out", []string{"import", litellm, "--date", "2026-11-20"}, "left out: openai half: it has no price", ""},
+		{"import: the list", []string{"import", litellm, "--date", "2026-11-20"}, `- {provider: openai, model: "gpt-new", input: 1.00, output: 2.00,`, ""},
+		{"import without a day", []string{"import", litellm, "--date", "today"}, "", "write the day of the file"},
+		{"import of something else", []string{"import", old, "--date", "2026-11-20"}, "", "name a model_prices_and_context_window.json"},
 		{"mistakes", []string{"check", bad}, "", bad + `:1:34: price "1e3"`},
 		{"no file", []string{"check", "/nonexistent"}, "", "no such file"},
 	} {
