@@ -226,8 +226,11 @@ func (r *Request) Prepare(limits Limits) (*Call, error) {
 	if r.Free {
 		return &Call{Body: r.body.raw}, nil
 	}
-	if limits.Window <= 0 || limits.Output <= 0 {
-		return nil, refuse(Invalid, "model %.80q: its context window and its longest answer are not in the price list, so what it costs cannot be bounded", r.Model)
+	switch {
+	case r.Opaque != "" && limits.Window <= 0:
+		return nil, refuse(Invalid, "model %.80q: its context window (context) is not in the price list, so what %s costs cannot be bounded", r.Model, r.Opaque)
+	case r.output == 0 && limits.Output <= 0:
+		return nil, refuse(Invalid, "model %.80q: its longest answer (max_output) is not in the price list, so what the call costs cannot be bounded: say how long it may be, as with max_tokens", r.Model)
 	}
 	call := &Call{Model: r.Model, Stream: r.Stream, protocol: r.protocol}
 	call.Bound.Input = r.input

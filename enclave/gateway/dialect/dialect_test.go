@@ -238,11 +238,24 @@ func TestFreeRequestsPassAsTheyAre(t *testing.T) {
 	}
 }
 
-func TestModelsWithoutLimitsAreNotCalled(t *testing.T) {
-	r := read(t, OpenAI, chatPath, `{"model":"m","messages":[]}`)
-	for _, l := range []Limits{{}, {Window: 1}, {Output: 1}} {
-		if _, err := r.Prepare(l); err == nil {
-			t.Errorf("%+v: prepared", l)
+// TestWhatNeedsTheModelsLimits: a call without a limit of its own needs that of the model's answers, and one with content whose tokens
+// nobody can count the model's window; others are bounded by their bytes.
+func TestWhatNeedsTheModelsLimits(t *testing.T) {
+	const image = `[{"role":"user","content":[{"type":"image_url","image_url":{"url":"https://a.example/b.png"}}]}]`
+	for _, tt := range []struct {
+		body           string
+		window, output bool // needed
+	}{
+		{`{"model":"m","messages":[],"max_tokens":7}`, false, false},
+		{`{"model":"m","messages":[]}`, false, true},
+		{`{"model":"m","messages":` + image + `,"max_tokens":7}`, true, false},
+		{`{"model":"m","messages":` + image + `}`, true, true},
+	} {
+		for _, l := range []Limits{{}, {Window: 1000}, {Output: 1000}, {1000, 1000}} {
+			_, err := read(t, OpenAI, chatPath, tt.body).Prepare(l)
+			if refused := tt.window && l.Window == 0 || tt.output && l.Output == 0; refused != (err != nil) {
+				t.Errorf("%s with %+v: %v", tt.body, l, err)
+			}
 		}
 	}
 }
