@@ -128,7 +128,11 @@ func TestGuard(t *testing.T) {
 			p := w.startProbe(t, a.fd)
 			w.forget()
 			events.forget()
-			o := p.do(action{Do: c.do, To: mustAddr(c.to), Data: "hello"})
+			patience := answerPatience
+			if c.err == silence {
+				patience = silencePatience
+			}
+			o := p.do(action{Do: c.do, To: mustAddr(c.to), Data: "hello", Patience: patience})
 			arrived, packets := w.forget()
 			packets = slices.DeleteFunc(packets, isLater)
 			if c.err == "" {

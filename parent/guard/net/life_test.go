@@ -24,6 +24,12 @@ func (p *probe) expect(a action, err, data string) {
 	if a.Data == "" {
 		a.Data = "hello"
 	}
+	switch err {
+	case silence:
+		a.Patience = silencePatience
+	case "":
+		a.Patience = answerPatience
+	}
 	if o := p.do(a); o.Err != err || o.Data != data {
 		p.t.Errorf("%s %v%s: program got %+v; want error %q, data %q", a.Do, a.To, a.Path, o, err, data)
 	}

@@ -2,10 +2,12 @@ package netguard
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -34,6 +36,11 @@ func TestMain(m *testing.M) {
 		serveProbe()
 		os.Exit(0)
 	}
+	// What runs side by side here waits for silence most of the time.
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	os.Exit(m.Run())
 }
 
@@ -42,6 +49,8 @@ type action struct {
 	To   netip.AddrPort // destination, or local address of bind and listen
 	Path string         // of a unix socket, "@" in front of an abstract one; or a name to look up
 	Data string
+
+	Patience time.Duration // 0: probePatience
 }
 
 type outcome struct {
@@ -49,7 +58,15 @@ type outcome struct {
 	Data string // what came back
 }
 
-const probePatience = 700 * time.Millisecond
+// How long a probe waits for an answer: where nothing says what comes, where silence is expected, and where an answer is.
+const (
+	probePatience   = 700 * time.Millisecond
+	silencePatience = 300 * time.Millisecond
+	answerPatience  = 5 * time.Second
+)
+
+// patience is that of the action that a probe does.
+var patience = probePatience
 
 type probe struct {
 	t   testing.TB
@@ -143,6 +160,7 @@ type probeState struct {
 }
 
 func (s *probeState) act(a action) (string, error) {
+	patience = cmp.Or(a.Patience, probePatience)
 	switch a.Do {
 	case "tcp", "tcp-mapped", "fastopen", "fastopen-mapped":
 		return once(a, unix.SOCK_STREAM, 0)
@@ -189,11 +207,16 @@ func socket(family, kind, proto int) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	limit := unix.NsecToTimeval(probePatience.Nanoseconds())
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
-		return -1, err
-	}
-	return fd, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit)
+	return fd, waits(fd)
+}
+
+// waits gives a socket the patience of the action.
+func waits(fd int) error {
+	limit := unix.NsecToTimeval(patience.Nanoseconds())
+	return errors.Join(
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit),
+	)
 }
 
 // sockaddr is the address in the family in which the probe speaks: "-mapped" actions use IPv6 sockets for IPv4.
@@ -206,6 +229,9 @@ func sockaddr(a action) (int, unix.Sockaddr) {
 }
 
 func receive(fd int) (string, error) {
+	if err := waits(fd); err != nil {
+		return "", err
+	}
 	b := make([]byte, 65536)
 	n, _, err := unix.Recvfrom(fd, b, 0)
 	if err != nil {
@@ -328,6 +354,9 @@ func (s *probeState) local(a action) (string, error) {
 
 // answer takes one connection or datagram and sends back what it said.
 func (s *probeState) answer(a action) (string, error) {
+	if err := waits(s.listener); err != nil {
+		return "", err
+	}
 	if a.Do == "answer-udp" {
 		b := make([]byte, 65536)
 		n, from, err := unix.Recvfrom(s.listener, b, 0)
@@ -338,10 +367,6 @@ func (s *probeState) answer(a action) (string, error) {
 	}
 	fd, _, err := unix.Accept(s.listener)
 	if err != nil {
-		return "", err
-	}
-	limit := unix.NsecToTimeval(probePatience.Nanoseconds())
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
 		return "", err
 	}
 	if a.Do == "accept-keep" {
@@ -479,7 +504,7 @@ func sendBatch(a action) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	c.SetReadDeadline(time.Now().Add(probePatience))
+	c.SetReadDeadline(time.Now().Add(patience))
 	b := make([]byte, 65536)
 	n, err := c.Read(b)
 	return string(b[:n]), err
