@@ -252,6 +252,9 @@ func (l *Ledger) begin(ctx context.Context, c *Call) (r *record, short bool, err
 	if !attached {
 		return nil, false, lease.ErrNoStore
 	}
+	if err := l.leases.Usable(c.Namespace, lease.MicroUSD); err != nil { // before caps, whose month may be over
+		return nil, false, err
+	}
 	limits := l.control.Limits(c.Namespace, c.Agent)
 	if b := c.Budget; b != nil && (limits[Run].Budget == nil || *b < *limits[Run].Budget) {
 		limits[Run].Budget = b
@@ -259,9 +262,6 @@ func (l *Ledger) begin(ctx context.Context, c *Call) (r *record, short bool, err
 	now := l.now()
 	where := l.fold.place(entry)
 	if err := l.fold.admit(entry, where, &limits, now/int64(time.Second)); err != nil {
-		return nil, false, err
-	}
-	if err := l.leases.Usable(c.Namespace, lease.MicroUSD); err != nil {
 		return nil, false, err
 	}
 	if l.fold.credit < int64(entry.Worst) {
