@@ -52,7 +52,12 @@ func Enter(o Options) error {
 		resource int
 		value    uint64
 	}{{unix.RLIMIT_CORE, 0}, {unix.RLIMIT_NOFILE, maxFiles}} {
-		if err := unix.Setrlimit(limit.resource, &unix.Rlimit{Cur: limit.value, Max: limit.value}); err != nil {
+		var had unix.Rlimit // only root raises its upper one
+		if err := unix.Getrlimit(limit.resource, &had); err != nil {
+			return fmt.Errorf("read resource limit %d: %w", limit.resource, err)
+		}
+		value := min(limit.value, had.Max)
+		if err := unix.Setrlimit(limit.resource, &unix.Rlimit{Cur: value, Max: value}); err != nil {
 			return fmt.Errorf("set resource limit %d: %w", limit.resource, err)
 		}
 	}
@@ -73,8 +78,9 @@ func Enter(o Options) error {
 	return seccomp(o.Ioctl)
 }
 
-// maxFiles bounds open descriptors: connections, temporary files, and what the runtime holds.
-const maxFiles = 256
+// maxFiles bounds open descriptors: connections of 2,048 agents' calls and as many to providers, others, temporary files, and what the
+// runtime holds.
+const maxFiles = 2*2048 + 256
 
 // setNoNewPrivileges also finds out whether this build can act on all threads.
 func setNoNewPrivileges() error {
