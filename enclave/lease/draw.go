@@ -47,11 +47,19 @@ func (l *Ledger) Usable(namespace, unit string) error {
 }
 
 func (l *Ledger) usable(namespace, unit string) error {
-	if l.closed != nil {
-		return l.closed
-	}
-	if err := l.grant.covers(namespace, unit, l.opts.Now()); err != nil {
+	if err := l.covered(namespace, unit); err != nil {
 		return fmt.Errorf("credit: %w", err)
 	}
 	return nil
+}
+
+// covered says why nothing can be spent on something now; l.mu is held.
+func (l *Ledger) covered(namespace, unit string) error {
+	switch {
+	case l.grant == nil && len(l.ahead) > 0:
+		return l.ahead[0].covers(namespace, unit, l.opts.Now())
+	case l.closed != nil:
+		return l.closed
+	}
+	return l.grant.covers(namespace, unit, l.opts.Now())
 }

@@ -18,7 +18,7 @@ func noGrant(err error) error {
 
 // Install verifies a signed grant, makes it durable, puts it on record and in force. What the grant before still held is gone:
 // leases that were taken since the new one's baseline count as leases of the new one. Installing the grant in force again opens
-// credit that was closed, if the counter allows it.
+// credit that was closed, if the counter allows it. A grant whose month has not begun waits for it (Roll).
 func (l *Ledger) Install(ctx context.Context, signed []byte) (*Grant, error) {
 	g, err := Open(signed, l.opts.OperatorKeys)
 	if err != nil {
@@ -32,9 +32,24 @@ func (l *Ledger) Install(ctx context.Context, signed []byte) (*Grant, error) {
 	if err != nil {
 		return nil, fmt.Errorf("install grant: %w", err)
 	}
-	if err := l.installable(g, r); err != nil {
+	ahead := l.opts.Now().Unix() < g.NotBefore
+	if err := l.installable(g, r, ahead); err != nil {
 		return nil, fmt.Errorf("install grant: %w", err)
 	}
+	if ahead {
+		if err := l.installAhead(g); err != nil {
+			return nil, fmt.Errorf("install grant: %w", err)
+		}
+		return g, nil
+	}
+	if err := l.enforce(ctx, g, r.Counter); err != nil {
+		return nil, fmt.Errorf("install grant: %w", err)
+	}
+	return g, nil
+}
+
+// enforce makes a grant durable, puts it on record and in force; l.taking is held.
+func (l *Ledger) enforce(ctx context.Context, g *Grant, counter uint64) error {
 	// Until the end of this, none is in force: one of the two would be spent from beside the other.
 	l.mu.Lock()
 	again := l.grant != nil && l.grant.Hash == g.Hash && l.closed == nil
@@ -43,42 +58,54 @@ func (l *Ledger) Install(ctx context.Context, signed []byte) (*Grant, error) {
 	}
 	l.mu.Unlock()
 	if again {
-		return g, nil
+		return nil
 	}
 	if err := l.opts.Anchor.Raise(ctx, g.Version); err != nil {
-		return nil, fmt.Errorf("install grant: %w", err)
+		return err
 	}
-	if err := statefile.Write(l.opts.State, GrantFile, signed); err != nil {
-		return nil, fmt.Errorf("install grant: %w", err)
+	if err := statefile.Write(l.opts.State, GrantFile, g.signed); err != nil {
+		return err
 	}
-	if err := l.append(ctx, g.entry(r.Counter)); err != nil {
-		return nil, fmt.Errorf("install grant: stored, not yet in force: %w: install it again", err)
+	if err := l.append(ctx, g.entry(counter)); err != nil {
+		return fmt.Errorf("stored, not yet in force: %w: install it again", err)
 	}
-	l.known, l.counter, l.unsure = true, r.Counter, 0
+	l.known, l.counter, l.unsure = true, counter, 0
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.grant, l.open, l.closed = g, 0, nil
-	return g, nil
+	return nil
 }
 
 // installable says why a verified grant is not taken, if it is not.
-func (l *Ledger) installable(g *Grant, r Reading) error {
-	if err := g.on(l.opts.Anchor.ID(), r); err != nil {
+func (l *Ledger) installable(g *Grant, r Reading, ahead bool) error {
+	on := g.on
+	if ahead {
+		on = g.names
+	}
+	if err := on(l.opts.Anchor.ID(), r); err != nil {
 		return err
 	}
 	l.mu.Lock()
 	current, in := l.grant, l.fold.Grant()
 	l.mu.Unlock()
-	for _, old := range []*Grant{current, in} {
-		if old != nil && g.Hash != old.Hash && g.Version <= old.Version {
-			return fmt.Errorf("%w: it is version %d, the last one was %d: raise its version and sign it again", ErrVersion, g.Version, old.Version)
-		}
+	if err := older(g, current, in); err != nil {
+		return err
 	}
 	if now := l.opts.Now(); now.Unix() >= g.NotAfter {
 		return fmt.Errorf("%w: the grant of %s is over", ErrNoCredit, g.Period)
 	}
 	if !l.opts.Journal.Attached() {
 		return ErrNoStore
+	}
+	return nil
+}
+
+// older says why a grant does not come behind others, if it does not; nil among them are none.
+func older(g *Grant, others ...*Grant) error {
+	for _, old := range others {
+		if old != nil && g.Hash != old.Hash && g.Version <= old.Version {
+			return fmt.Errorf("%w: it is version %d, the last one was %d: raise its version and sign it again", ErrVersion, g.Version, old.Version)
+		}
 	}
 	return nil
 }

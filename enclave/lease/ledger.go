@@ -52,10 +52,11 @@ type Ledger struct {
 	taking chan struct{} // held while the anchor is asked or a grant installed; taken before mu
 
 	mu     sync.Mutex
-	fold   *Fold  // what this process has put into the journal
-	grant  *Grant // in force; nil: none
-	open   uint64 // left of the open lease
-	closed error  // why there is no credit until a grant is installed or the process starts anew
+	fold   *Fold    // what this process has put into the journal
+	grant  *Grant   // in force; nil: none
+	ahead  []*Grant // that wait for their month, the next one first
+	open   uint64   // left of the open lease
+	closed error    // why there is no credit until a grant is installed or the process starts anew
 
 	// Guarded by taking.
 	known   bool   // the counter was read by this process
@@ -69,6 +70,7 @@ func NewLedger(o Options) *Ledger {
 		o.Now = time.Now
 	}
 	l := &Ledger{opts: o, pace: rate.New(1/paceInterval.Seconds(), (paceBurst * paceInterval).Seconds()), taking: make(chan struct{}, 1), fold: NewFold(o.OperatorKeys)}
+	l.readAhead()
 	signed, err := statefile.Read(filepath.Join(o.State, GrantFile), journal.MaxGrantSize)
 	if err != nil {
 		l.closed = noGrant(err)
@@ -83,6 +85,9 @@ func NewLedger(o Options) *Ledger {
 // Spend takes n of a unit from the credit of a namespace, or nothing. It is fast while the open lease lasts; when it does not,
 // the next one is taken, which waits for the anchor and the journal, at most takeTimeout a lease, also when ctx ends.
 func (l *Ledger) Spend(ctx context.Context, namespace, unit string, n uint64) error {
+	if err := l.Roll(ctx, l.opts.Now()); err != nil {
+		return err
+	}
 	if spent, err := l.admit(namespace, unit, n); spent || err != nil {
 		return err
 	}
@@ -104,10 +109,7 @@ func (l *Ledger) Spend(ctx context.Context, namespace, unit string, n uint64) er
 func (l *Ledger) admit(namespace, unit string, n uint64) (spent bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed != nil {
-		return false, l.closed
-	}
-	if err := l.grant.covers(namespace, unit, l.opts.Now()); err != nil {
+	if err := l.covered(namespace, unit); err != nil {
 		return false, err
 	}
 	if n > l.open {
@@ -217,6 +219,18 @@ func (l *Ledger) read(ctx context.Context) (uint64, error) {
 
 // on says why the grant does not hold at an anchor, if it does not.
 func (g *Grant) on(id [32]byte, r Reading) error {
+	if err := g.names(id, r); err != nil {
+		return err
+	}
+	if r.Counter < g.Baseline {
+		return fmt.Errorf("%w: %w is at %d, below the grant's baseline %d: it went back, or the baseline is wrong: sign a new grant, see `raypher grant status`",
+			ErrNoCredit, ErrAnchor, r.Counter, g.Baseline)
+	}
+	return nil
+}
+
+// names says why a grant is none for an anchor, wherever the counter is.
+func (g *Grant) names(id [32]byte, r Reading) error {
 	switch {
 	case g.Anchor != id:
 		return fmt.Errorf("%w: the grant is for the counter sha256:%x, this host's is sha256:%x: it is another host's grant, or the counter was removed or the TPM cleared: sign a new grant, see `raypher grant status`",
@@ -224,9 +238,6 @@ func (g *Grant) on(id [32]byte, r Reading) error {
 	case g.Version < r.Version:
 		return fmt.Errorf("%w: %w: it is version %d, version %d was in force before: the state folder was set back: install the newest grant",
 			ErrNoCredit, ErrVersion, g.Version, r.Version)
-	case r.Counter < g.Baseline:
-		return fmt.Errorf("%w: %w is at %d, below the grant's baseline %d: it went back, or the baseline is wrong: sign a new grant, see `raypher grant status`",
-			ErrNoCredit, ErrAnchor, r.Counter, g.Baseline)
 	}
 	return nil
 }

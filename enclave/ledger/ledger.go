@@ -180,6 +180,21 @@ func (l *Ledger) Install(ctx context.Context, signed []byte) (*lease.Grant, erro
 	return l.leases.Install(ctx, signed)
 }
 
+// Roll puts the grant in force that waits for its month, when that has begun: by the wall clock, and by the one that nobody can set while the
+// process lives.
+func (l *Ledger) Roll(ctx context.Context) error {
+	l.mu.Lock()
+	unread, now := l.unread, time.Unix(0, l.now())
+	l.mu.Unlock()
+	if unread {
+		return nil
+	}
+	return l.leases.Roll(ctx, now)
+}
+
+// Ahead are the grants that wait for their month.
+func (l *Ledger) Ahead() []*lease.Grant { return l.leases.Ahead() }
+
 // Credit is how the grant in force and its leases stand, with what calls have not used of the open one.
 func (l *Ledger) Credit(ctx context.Context) (lease.Status, error) {
 	s, err := l.leases.Status(ctx)
@@ -218,6 +233,9 @@ func (c *Call) reservation(control journal.Hash) *journal.Reservation {
 // it is under way, holds nothing more. Errors wrap ErrRefused, ErrConflict, ErrStopped, those of package lease, or ErrUnrecorded: the call
 // must not leave, and what was held for it is given back.
 func (l *Ledger) Reserve(ctx context.Context, c *Call) error {
+	if err := l.Roll(ctx); err != nil {
+		return err
+	}
 	for {
 		r, short, err := l.begin(ctx, c)
 		if err != nil {

@@ -145,6 +145,9 @@ func (s *Spending) notify() {
 
 // InstallGrant puts a signed grant on record and in force.
 func (s *Spending) InstallGrant(ctx context.Context, signed []byte) (*lease.Grant, error) {
+	if err := s.sameMonths(signed); err != nil {
+		return nil, err
+	}
 	g, err := s.ledger.Install(ctx, signed)
 	if err != nil {
 		return nil, err
@@ -153,6 +156,23 @@ func (s *Spending) InstallGrant(ctx context.Context, signed []byte) (*lease.Gran
 	defer s.mu.Unlock()
 	s.notify()
 	return g, nil
+}
+
+// sameMonths says why a grant's months are not those of the cost control in force, if they are not. Whether the grant holds at all, others say.
+func (s *Spending) sameMonths(signed []byte) error {
+	g, _, err := lease.Read(signed)
+	control, none := s.Control()
+	if err != nil || none != nil || g.Unit != lease.MicroUSD {
+		return nil
+	}
+	zone := g.Zone
+	if zone == "" {
+		zone = "UTC"
+	}
+	if zone != control.TimeZone {
+		return fmt.Errorf("install grant: %w: its months are those of %s, the cost control's are those of %s: sign it with --zone %s", lease.ErrNoCredit, zone, control.TimeZone, control.TimeZone)
+	}
+	return nil
 }
 
 // Credit is how the grant in force and its leases stand.

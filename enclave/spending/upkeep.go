@@ -34,6 +34,7 @@ func (s *Spending) upkeep(ctx context.Context) {
 		select {
 		case <-s.wanted:
 		case <-look.C:
+			s.roll(ctx)
 			if size = s.opts.Size(); size < last+journalGrowth {
 				continue
 			}
@@ -50,6 +51,15 @@ func (s *Spending) upkeep(ctx context.Context) {
 			last = size
 		}
 		cancel()
+	}
+}
+
+// roll lets a new month begin, though nobody calls.
+func (s *Spending) roll(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, snapshotTime)
+	defer cancel()
+	if err := s.ledger.Roll(ctx); err != nil {
+		s.opts.Log.Error("the grant of this month does not come into force", "reason", err)
 	}
 }
 
