@@ -9,14 +9,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
@@ -24,6 +22,13 @@ import (
 	"github.com/raypher/raypher/parent/guard/net"
 	"github.com/raypher/raypher/parent/guard/xdp"
 	"github.com/raypher/raypher/policy"
+	"github.com/raypher/raypher/test/farhost"
+)
+
+var (
+	must         = farhost.Must
+	newNamespace = farhost.Namespace
+	within       = farhost.In
 )
 
 // A world is a host, which is a network namespace, and far hosts at the other end of its wire, in another one. Agents get
@@ -45,53 +50,15 @@ var (
 	near6, far6, other6 = netip.MustParseAddr("fd77::1"), netip.MustParseAddr("fd77::2"), netip.MustParseAddr("fd77::3")
 )
 
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-func newNamespace(t testing.TB) netns.NsHandle {
-	t.Helper()
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	home, err := netns.Get()
-	must(t, err)
-	defer home.Close()
-	ns, err := netns.New()
-	must(t, err)
-	must(t, netns.Set(home))
-	t.Cleanup(func() { ns.Close() })
-	return ns
-}
-
-// within runs f on a thread in another namespace; what it opens stays there.
-func within(t testing.TB, ns netns.NsHandle, f func()) {
-	t.Helper()
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	before, err := netns.Get()
-	must(t, err)
-	defer before.Close()
-	must(t, netns.Set(ns))
-	defer func() { must(t, netns.Set(before)) }()
-	f()
-}
-
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("makes network namespaces and loads BPF programs: needs root")
 	}
 	w := &world{t: t, host: newNamespace(t), far: newNamespace(t)}
-	within(t, w.host, func() {
-		must(t, netlink.LinkAdd(&netlink.Veth{
-			LinkAttrs: netlink.LinkAttrs{Name: "uplink"}, PeerName: "uplink", PeerNamespace: netlink.NsFd(w.far),
-		}))
-		w.up(near4, near6)
-	})
-	within(t, w.far, func() { w.up(far4, far6, other4, other6) })
+	farhost.Connect(t, w.host, w.far, "uplink")
+	farhost.Up(t, w.host, "uplink", near4.String()+"/24", near6.String()+"/64")
+	farhost.Up(t, w.far, "uplink", far4.String()+"/24", other4.String()+"/24", far6.String()+"/64", other6.String()+"/64")
 	w.makeCgroup()
 	within(t, w.host, func() {
 		var err error
@@ -119,25 +86,6 @@ func (w *world) newWires(folder string) *Wires {
 			}
 			return w.xdp, err
 		},
-	}
-}
-
-func (w *world) up(addrs ...netip.Addr) {
-	for _, name := range []string{"lo", "uplink"} {
-		l, err := netlink.LinkByName(name)
-		must(w.t, err)
-		must(w.t, netlink.LinkSetUp(l))
-		for _, a := range addrs {
-			if name == "uplink" {
-				bits := 24
-				if a.Is6() {
-					bits = 64
-				}
-				must(w.t, netlink.AddrAdd(l, &netlink.Addr{
-					IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(bits, a.BitLen())}, Flags: unix.IFA_F_NODAD,
-				}))
-			}
-		}
 	}
 }
 
@@ -283,37 +231,17 @@ func (g guest) talk(t testing.TB, network string, to netip.AddrPort, bytes int) 
 }
 
 // stack watches what the host's stack gets of a guest: a capture behind XDP at the host end of its wire, of all protocols.
-func (w *world) stack(g guest) *sniffer {
+func (w *world) stack(g guest) sniffer {
 	w.t.Helper()
-	s := &sniffer{}
-	var fd int
-	within(w.t, w.host, func() {
-		l, err := netlink.LinkByName(wirePrefix + g.id)
-		must(w.t, err)
-		all := int(htons(unix.ETH_P_ALL))
-		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, all)
-		must(w.t, err)
-		must(w.t, unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: uint16(all), Ifindex: l.Attrs().Index}))
-	})
-	s.fd = fd
-	w.t.Cleanup(func() { unix.Close(fd) })
-	return s
+	return sniffer{farhost.Watch(w.t, w.host, wirePrefix+g.id)}
 }
 
-type sniffer struct{ fd int }
+type sniffer struct{ *farhost.Capture }
 
 // came returns what has come in since the last call, in hex.
-func (s *sniffer) came() (frames []string) {
-	b := make([]byte, 2048)
-	for {
-		n, from, err := unix.Recvfrom(s.fd, b, 0)
-		if err != nil {
-			return frames
-		}
-		if ll, ok := from.(*unix.SockaddrLinklayer); ok && ll.Pkttype != unix.PACKET_OUTGOING {
-			frames = append(frames, hex.EncodeToString(b[:n]))
-		}
+func (s sniffer) came() (frames []string) {
+	for _, f := range s.Came() {
+		frames = append(frames, hex.EncodeToString(f))
 	}
+	return frames
 }
-
-func htons(n uint16) uint16 { return n<<8 | n>>8 }

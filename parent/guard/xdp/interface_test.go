@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -26,6 +25,13 @@ import (
 	"github.com/raypher/raypher/parent/cgroup"
 	"github.com/raypher/raypher/parent/guard/net"
 	"github.com/raypher/raypher/policy"
+	"github.com/raypher/raypher/test/farhost"
+)
+
+var (
+	must         = farhost.Must
+	newNamespace = farhost.Namespace
+	within       = farhost.In
 )
 
 // TestMain makes this program the agent's too: it opens a datagram socket on every address, says its port, and then what comes.
@@ -54,39 +60,6 @@ var (
 	blocks                  = Options{Block4: netip.MustParsePrefix("198.18.0.0/16"), Block6: netip.MustParsePrefix("fd5e:a16b:9c02:7a70::/64")}
 )
 
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-func within(t testing.TB, ns netns.NsHandle, f func()) {
-	t.Helper()
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	before, err := netns.Get()
-	must(t, err)
-	defer before.Close()
-	must(t, netns.Set(ns))
-	defer func() { must(t, netns.Set(before)) }()
-	f()
-}
-
-func newNamespace(t testing.TB) (ns netns.NsHandle) {
-	t.Helper()
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	home, err := netns.Get()
-	must(t, err)
-	defer home.Close()
-	ns, err = netns.New()
-	must(t, err)
-	must(t, netns.Set(home))
-	t.Cleanup(func() { ns.Close() })
-	return ns
-}
-
 // host is a namespace whose interface "up" leads to another one, with the network guard and one agent in it.
 type host struct {
 	ns, far netns.NsHandle
@@ -103,11 +76,9 @@ func newHost(t testing.TB) *host {
 		t.Skip("makes network namespaces and loads BPF programs: needs root")
 	}
 	h := &host{ns: newNamespace(t), far: newNamespace(t)}
-	within(t, h.ns, func() {
-		must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "up"}, PeerName: "up", PeerNamespace: netlink.NsFd(h.far)}))
-		up(t, near)
-	})
-	within(t, h.far, func() { up(t, granted, stranger) })
+	farhost.Connect(t, h.ns, h.far, "up")
+	farhost.Up(t, h.ns, "up", near.String()+"/24")
+	farhost.Up(t, h.far, "up", granted.String()+"/24", stranger.String()+"/24")
 	m, err := cgroup.FindMounts()
 	if err != nil {
 		t.Skip(err)
@@ -139,15 +110,6 @@ func (h *host) arm(t testing.TB, mode policy.Mode) {
 	t.Helper()
 	n := &policy.Network{Egress: []string{granted.String()}}
 	must(t, h.guard.Arm(netguard.Agent{CgroupID: h.cgroup, Network: n, Mode: mode, Deadline: 1 << 62}))
-}
-
-func up(t testing.TB, addrs ...netip.Addr) {
-	l, err := netlink.LinkByName("up")
-	must(t, err)
-	for _, a := range addrs {
-		must(t, netlink.AddrAdd(l, &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(24, 32)}}))
-	}
-	must(t, netlink.LinkSetUp(l))
 }
 
 // start starts the agent.
