@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,6 +23,7 @@ import (
 
 	"github.com/raypher/raypher/parent/cgroup"
 	"github.com/raypher/raypher/policy"
+	"github.com/raypher/raypher/test/farhost"
 )
 
 // A world is two network namespaces with a wire between them: near, where the guard and the agents are, and far, with a
@@ -50,6 +50,11 @@ var (
 
 func at(a netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(a, port) }
 
+var (
+	must         = farhost.Must
+	newNamespace = farhost.Namespace
+)
+
 // newWorld makes both namespaces. Whoever acts in one does so through world.in.
 func newWorld(t testing.TB) *world {
 	t.Helper()
@@ -58,80 +63,23 @@ func newWorld(t testing.TB) *world {
 	}
 	w := &world{}
 	w.far, w.near = newNamespace(t), newNamespace(t)
+	farhost.Connect(t, w.near, w.far, "wire")
+	farhost.Up(t, w.near, "wire", near4.String()+"/24", near6.String()+"/64")
+	farhost.Up(t, w.far, "wire", far4.String()+"/24", second4.String()+"/24", far6.String()+"/64")
 	w.in(t, w.near, func() {
-		must(t, netlink.LinkAdd(&netlink.Veth{
-			LinkAttrs: netlink.LinkAttrs{Name: "wire"}, PeerName: "wire", PeerNamespace: netlink.NsFd(w.far),
-		}))
-		up(t, near4, near6)
 		must(t, netlink.RouteAdd(&netlink.Route{
 			Dst: &net.IPNet{IP: net.IP{10, 77, 1, 0}, Mask: net.CIDRMask(24, 32)}, Gw: net.IP(far4.AsSlice()),
 		}))
 		must(t, os.WriteFile("/proc/sys/net/ipv4/ping_group_range", []byte("0 2147483647"), 0)) // ping sockets for all
 	})
-	w.in(t, w.far, func() {
-		up(t, far4, far6)
-		addAddress(t, second4)
-	})
 	w.makeCgroup(t)
 	return w
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-func newNamespace(t testing.TB) netns.NsHandle {
-	t.Helper()
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	home, err := netns.Get()
-	must(t, err)
-	defer home.Close()
-	ns, err := netns.New()
-	must(t, err)
-	t.Cleanup(func() { ns.Close() })
-	must(t, netns.Set(home))
-	return ns
 }
 
 // in runs f on a thread in another namespace; what it starts and opens stays there.
 func (w *world) in(t testing.TB, ns netns.NsHandle, f func()) {
 	t.Helper()
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	before, err := netns.Get()
-	must(t, err)
-	defer before.Close()
-	must(t, netns.Set(ns))
-	defer func() { must(t, netns.Set(before)) }()
-	f()
-}
-
-func up(t testing.TB, v4, v6 netip.Addr) {
-	t.Helper()
-	for _, name := range []string{"lo", "wire"} {
-		l, err := netlink.LinkByName(name)
-		must(t, err)
-		must(t, netlink.LinkSetUp(l))
-	}
-	addAddress(t, v4)
-	addAddress(t, v6)
-}
-
-func addAddress(t testing.TB, a netip.Addr) {
-	t.Helper()
-	l, err := netlink.LinkByName("wire")
-	must(t, err)
-	bits := 24
-	if a.Is6() {
-		bits = 64
-	}
-	must(t, netlink.AddrAdd(l, &netlink.Addr{
-		IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(bits, a.BitLen())}, Flags: unix.IFA_F_NODAD,
-	}))
+	farhost.In(t, ns, f)
 }
 
 func (w *world) makeCgroup(t testing.TB) {
