@@ -205,18 +205,20 @@ func TestExamplesParse(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	guide, err := os.ReadFile("../docs/policy.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	blocks := strings.Split(string(guide), "```yaml\n")[1:]
-	for i, block := range blocks {
-		text, _, _ := strings.Cut(block, "```")
-		if _, err := Parse(fmt.Sprintf("docs/policy.md, block %d", i+1), []byte(text)); err != nil {
-			t.Error(err)
+	for page, least := range map[string]int{"policy.md": 4, "network.md": 3} {
+		guide, err := os.ReadFile("../docs/" + page)
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	if len(blocks) < 4 {
-		t.Errorf("only %d examples in docs/policy.md", len(blocks))
+		blocks := strings.Split(string(guide), "```yaml\n")[1:]
+		for i, block := range blocks {
+			text, _, _ := strings.Cut(block, "```")
+			if _, err := Parse(fmt.Sprintf("docs/%s, block %d", page, i+1), []byte(text)); err != nil {
+				t.Error(err)
+			}
+		}
+		if len(blocks) < least {
+			t.Errorf("only %d examples in docs/%s", len(blocks), page)
+		}
 	}
 }
