@@ -189,7 +189,7 @@ func TestAlteredJournal(t *testing.T) {
 }
 
 // eventually waits for what the guard does a moment later.
-func eventually(t *testing.T, what string, holds func() bool) {
+func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 		if holds() {

@@ -24,13 +24,13 @@ const limit = 60 * time.Second
 
 // machine is one home with a pair of its own.
 type machine struct {
-	t    *testing.T
+	t    testing.TB
 	home *stage.Home
 	pair *stage.Pair // nil: no daemon
 }
 
 // newMachine makes a home, and starts a pair for it, raypherd with flags.
-func newMachine(t *testing.T, flags ...string) *machine {
+func newMachine(t testing.TB, flags ...string) *machine {
 	t.Helper()
 	m := newBareMachine(t)
 	m.open(flags...)
@@ -54,7 +54,7 @@ func (m *machine) open(flags ...string) {
 }
 
 // newBareMachine makes a home without a pair.
-func newBareMachine(t *testing.T) *machine {
+func newBareMachine(t testing.TB) *machine {
 	t.Helper()
 	isolated.NeedRoot(t)
 	home, err := stage.NewHome()

@@ -41,13 +41,13 @@ network:
 `
 
 // newHouse starts a provider and a machine whose enclave has a key for it, and a budget of five dollars, of which each run has some.
-func newHouse(t *testing.T, run string, flags ...string) *house {
+func newHouse(t testing.TB, run string, flags ...string) *house {
 	t.Helper()
 	return newHouseOf(t, run, ratesOfTheHouse, map[string]string{"openai": "openai-compatible"}, flags...)
 }
 
 // newHouseOf is newHouse with other prices, and the provider under other names.
-func newHouseOf(t *testing.T, run string, rates *prices.Rates, kinds map[string]string, flags ...string) *house {
+func newHouseOf(t testing.TB, run string, rates *prices.Rates, kinds map[string]string, flags ...string) *house {
 	t.Helper()
 	m := newMachine(t, flags...)
 	h := &house{machine: m, secret: fmt.Sprintf("sk-real-%x", []byte(t.Name())), kinds: kinds, rates: rates}

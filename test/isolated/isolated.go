@@ -30,7 +30,7 @@ func Run(m *testing.M, commands map[string]string, programs *string) int {
 }
 
 // NeedRoot skips a test without root.
-func NeedRoot(t *testing.T) {
+func NeedRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it makes namespaces and starts the guard")
