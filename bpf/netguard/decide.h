@@ -254,6 +254,29 @@ __noinline int granted(struct question *q)
 	return in_names(q) ? GRANT_NAME : GRANT_NONE;
 }
 
+/* Has a datagram come from this end to a port of the agent a while ago? */
+static __always_inline bool awaits_reply(const struct question *q, const struct flow *remote, __be16 port)
+{
+	struct reply_key key = { .remote = *remote, .port = port };
+	__u32 slot = q->slot;
+	void *of = bpf_map_lookup_elem(&replies, &slot);
+	__u64 *last = of ? bpf_map_lookup_elem(of, &key) : NULL;
+
+	return last && q->now - *last <= REPLY_NS;
+}
+
+/* Notes that one has come. */
+static __always_inline void await_reply(const struct question *q, const struct flow *remote, __be16 port)
+{
+	struct reply_key key = { .remote = *remote, .port = port };
+	__u32 slot = q->slot;
+	void *of = bpf_map_lookup_elem(&replies, &slot);
+	__u64 now = q->now;
+
+	if (of)
+		bpf_map_update_elem(of, &key, &now, BPF_ANY);
+}
+
 enum held { HELD_NOT, HELD_OLD, HELD };
 
 /* Whether the socket's last remote end is this one, under the rules in force (HELD) or under earlier ones (HELD_OLD). */

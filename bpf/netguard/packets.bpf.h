@@ -236,12 +236,8 @@ static __always_inline bool answers(struct question *q, const struct packet *p, 
 	if (p->source.proto == IPPROTO_TCP) {
 		if (p->opens || !s || !s->passive)
 			return false;
-	} else {
-		struct reply_key key = { .cgroup = q->cgroup, .remote = p->destination, .port = p->source.port };
-		__u64 *last = bpf_map_lookup_elem(&replies, &key);
-
-		if (!last || q->now - *last > REPLY_NS)
-			return false;
+	} else if (!awaits_reply(q, &p->destination, p->source.port)) {
+		return false;
 	}
 	return lets_in(q, &p->source, &p->destination, a);
 }
@@ -438,9 +434,7 @@ static __always_inline int judge_coming(struct __sk_buff *skb, struct packet *p,
 		return REFUSE;
 	p->rule = q.rule;
 	if (p->source.proto != IPPROTO_TCP) {
-		struct reply_key key = { .cgroup = id, .remote = p->source, .port = p->destination.port };
-
-		bpf_map_update_elem(&replies, &key, &now, BPF_ANY);
+		await_reply(&q, &p->source, p->destination.port);
 		return PASS;
 	}
 	if (!s)

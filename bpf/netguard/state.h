@@ -10,7 +10,7 @@
 #define MAX_RULES 65536		/* of one agent */
 #define MAX_NAMES 262144	/* addresses that names resolved to, of all agents */
 #define MAX_PEERS 16384
-#define MAX_REPLIES 8192
+#define MAX_REPLIES 4096	/* of one agent that listens */
 #define MAX_FOLDS 8192
 #define MAX_CUT_NAMES 16384
 #define MAX_TRAFFIC 262144	/* rules of all agents that something passed by */
@@ -139,10 +139,17 @@ struct peer {
 
 /* A datagram came from remote to a port the agent may listen on: it may answer. */
 struct reply_key {
-	__u64 cgroup;
 	struct flow remote;
 	__be16 port;
 	__u8 reserved[2];
+};
+
+/* Of one agent: whoever floods it with senders takes no answers from others. The value: when, CLOCK_BOOTTIME in nanoseconds. */
+struct reply_map {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_REPLIES);
+	__uint(key_size, sizeof(struct reply_key));
+	__uint(value_size, sizeof(__u64));
 };
 
 /* Whether a stream to a name's address has to say, in its first bytes, for which name. */
@@ -365,11 +372,12 @@ struct {
 	__type(value, struct peer);
 } peers SEC(".maps");
 
+/* By slot; nothing lies there for agents that may not listen. */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, MAX_REPLIES);
-	__type(key, struct reply_key);
-	__type(value, __u64);
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, MAX_AGENTS);
+	__type(key, __u32);
+	__array(values, struct reply_map);
 } replies SEC(".maps");
 
 struct {

@@ -76,12 +76,8 @@ static __noinline bool answers_host(struct leaving *l, const struct agent *a)
 	if (f->source.proto == IPPROTO_TCP) {
 		if (f->opens)
 			return false;
-	} else {
-		struct reply_key key = { .cgroup = q->cgroup, .remote = f->destination, .port = f->source.port };
-		__u64 *last = bpf_map_lookup_elem(&replies, &key);
-
-		if (!last || q->now - *last > REPLY_NS)
-			return false;
+	} else if (!awaits_reply(q, &f->destination, f->source.port)) {
+		return false;
 	}
 	q->open = false;
 	q->flow = f->source;

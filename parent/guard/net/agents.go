@@ -115,6 +115,7 @@ func (g *Guard) Disarm(cgroupID uint64) error {
 	if err := g.endTerm(entry.Slot); err != nil {
 		return err
 	}
+	defer g.dropReplies(entry.Slot)
 	if err := g.maps.Agents.Delete(cgroupID); err != nil {
 		return explain("network guard: disarming an agent", err)
 	}
@@ -219,13 +220,18 @@ func (g *Guard) put(cgroupID uint64, entry bpf.NetguardAgent, n *policy.Network)
 		g.slots.release(entry.Slot)
 		return err
 	}
-	if err := g.endTerm(before.Slot); err != nil {
+	err = g.keepReplies(before.Slot, entry.Slot, n)
+	if err == nil {
+		err = g.endTerm(before.Slot)
+	}
+	if err != nil {
 		g.slots.release(entry.Slot)
 		return err
 	}
 	if err := g.write(entry, ebpf.UpdateAny); err != nil {
 		return explain(what, err) // the slot may be in force
 	}
+	g.dropReplies(before.Slot)
 	g.slots.release(before.Slot)
 	g.networks[cgroupID] = n
 	return nil

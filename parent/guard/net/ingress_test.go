@@ -1,8 +1,14 @@
 package netguard
 
 import (
+	"encoding/binary"
+	"net"
 	"net/netip"
 	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/raypher/raypher/policy"
 )
@@ -91,6 +97,86 @@ func TestIngress(t *testing.T) {
 			t.Errorf("the agent heard %+v after its rules were narrowed", o)
 		}
 	})
+}
+
+// TestForgedSenders: whoever floods one agent with senders, forged or not, takes no answer from another agent.
+func TestForgedSenders(t *testing.T) {
+	w := newWorld(t)
+	g := w.load(t, Options{})
+	asked, flooded := w.newAgent(t, "asked"), w.newAgent(t, "flooded")
+	arm(t, g, asked, &policy.Network{Ingress: []string{"10.77.0.0/24:9000"}}, policy.Enforce)
+	arm(t, g, flooded, &policy.Network{Ingress: []string{"10.77.0.0/24:9001"}}, policy.Enforce)
+	p, other := w.startProbe(t, asked.fd), w.startProbe(t, flooded.fd)
+	p.expect(action{Do: "serve-udp", To: mustAddr("10.77.0.1:9000")}, "", "")
+	other.expect(action{Do: "serve-udp", To: mustAddr("10.77.0.1:9001")}, "", "")
+	w.in(t, w.far, func() {
+		c, err := net.DialUDP("udp", net.UDPAddrFromAddrPort(at(far4, 20000)), net.UDPAddrFromAddrPort(at(near4, 9000)))
+		must(t, err)
+		defer c.Close()
+		_, err = c.Write([]byte("asked"))
+		must(t, err)
+		raw, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+		must(t, err)
+		defer unix.Close(raw)
+		for i := range 40000 {
+			must(t, unix.Sendto(raw, forged(far4, near4, uint16(1024+i), 9001), 0, &unix.SockaddrInet4{Addr: near4.As4()}))
+		}
+		if got := flowsAnswerable(t, g, flooded.id); got < 1000 {
+			t.Fatalf("the flood did not come in: %d of its senders may be answered", got)
+		}
+		must(t, g.Replace(asked.id, &policy.Network{Ingress: []string{"10.77.0.0/24:9000", "10.77.0.0/24:9002"}}))
+		p.expect(action{Do: "answer-udp"}, "", "asked")
+		must(t, c.SetReadDeadline(time.Now().Add(5*time.Second)))
+		b := make([]byte, 16)
+		n, err := c.Read(b)
+		if err != nil || string(b[:n]) != "asked" {
+			t.Errorf("the other agent's answer: %q, %v", b[:n], err)
+		}
+	})
+	must(t, g.Disarm(flooded.id))
+	if rooms := g.rooms(t); rooms != 1 {
+		t.Errorf("%d agents have room for answers, 1 listens", rooms)
+	}
+}
+
+// forged is a datagram of a sender's choice: whoever may use raw sockets sends it.
+func forged(from, to netip.Addr, port, toPort uint16) []byte {
+	b := []byte{0x45, 0, 0, 29, 0, 0, 0, 0, 64, unix.IPPROTO_UDP, 0, 0}
+	b = append(append(b, from.AsSlice()...), to.AsSlice()...)
+	b = binary.BigEndian.AppendUint16(b, port)
+	b = binary.BigEndian.AppendUint16(b, toPort)
+	return append(b, 0, 9, 0, 0, 'x')
+}
+
+// flowsAnswerable is how many senders an agent may answer.
+func flowsAnswerable(t *testing.T, g *Guard, id uint64) (n int) {
+	e, err := g.entry(id)
+	must(t, err)
+	var room *ebpf.Map
+	must(t, g.maps.Replies.Lookup(e.Slot, &room))
+	defer room.Close()
+	info, err := room.Info()
+	must(t, err)
+	if bytes, ok := info.Memlock(); ok {
+		t.Logf("room for answers takes %d KiB", bytes>>10)
+	}
+	var key [24]byte
+	var last uint64
+	for it := room.Iterate(); it.Next(&key, &last); {
+		n++
+	}
+	return n
+}
+
+// rooms is how many agents have room for answers.
+func (g *Guard) rooms(t *testing.T) (n int) {
+	var slot uint32
+	var room *ebpf.Map
+	for it := g.maps.Replies.Iterate(); it.Next(&slot, &room); {
+		n++
+		room.Close()
+	}
+	return n
 }
 
 // everyAddress is the wildcard address of the same family, on the same port.

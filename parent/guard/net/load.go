@@ -36,6 +36,7 @@ type Guard struct {
 
 	mu    sync.Mutex // serialises what writes agents, slots and names
 	slots *slots
+	reply *ebpf.MapSpec  // of the answers that one agent may give
 	last  uint64         // generation given
 	names map[uint64]int // addresses of names held by each agent
 	// opened are the names by which each agent's addresses were opened, for events: the last of several.
@@ -106,6 +107,7 @@ func (g *Guard) load() error {
 	if g.slots, err = newSlots(g.maps.Slots, spec.Maps[bpf.NetguardMapSlots].InnerMap, g.maps.Agents); err != nil {
 		return err
 	}
+	g.reply = spec.Maps[bpf.NetguardMapReplies].InnerMap
 	if err := g.setTerms(); err != nil {
 		return err
 	}
