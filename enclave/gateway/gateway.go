@@ -239,6 +239,9 @@ func (g *Gateway) read(r *http.Request, record *Record, provider cost.Provider, 
 		return nil, err
 	}
 	a.header = upstreamHeader(kind, r.Header, secret)
+	if a.rates != nil {
+		keepWindow(a.header, a.rates.Context)
+	}
 	if a.rates == nil {
 		return a, nil
 	}

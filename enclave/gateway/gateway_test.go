@@ -348,6 +348,26 @@ func TestNothingLeavesWithoutAJournal(t *testing.T) {
 	}
 }
 
+// No header gives a model a larger window than its price says, for what is opaque is held as that window.
+func TestWindowsStayAsTheirPricesSay(t *testing.T) {
+	w := newWorld(t, "5")
+	w.kind = cost.Anthropic
+	r, err := http.NewRequest(http.MethodPost, w.url+"/v1/messages", strings.NewReader(`{"model":"m","max_tokens":9,"messages":[]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("X-Api-Key", pass)
+	r.Header["Anthropic-Beta"] = []string{"one-2025-01-01, Context-1M-2025-08-07", "context-1m-2025-08-07,two-2025-01-01"}
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	if got := w.headers[0]["Anthropic-Beta"]; fmt.Sprint(got) != "[one-2025-01-01,two-2025-01-01]" {
+		t.Errorf("the provider got %q", got)
+	}
+}
+
 // The provider gets its key and not the handle; the agent gets neither key nor state.
 func TestKeysStayApart(t *testing.T) {
 	w := newWorld(t, "5")

@@ -49,6 +49,30 @@ func upstreamHeader(kind dialect.Kind, from http.Header, secret string) http.Hea
 	return to
 }
 
+// longContext is the window that betas of Anthropic whose names begin so give a model that has a smaller one without them.
+const (
+	longContext     = 1_000_000
+	longContextBeta = "context-1m"
+)
+
+// keepWindow takes betas out of headers that make a model's window larger than the price list says: what is opaque is held as that window.
+func keepWindow(header http.Header, window uint64) {
+	if window >= longContext {
+		return
+	}
+	var kept []string
+	for _, line := range header["Anthropic-Beta"] {
+		for name := range strings.SplitSeq(line, ",") {
+			if name = strings.TrimSpace(name); name != "" && !strings.HasPrefix(strings.ToLower(name), longContextBeta) {
+				kept = append(kept, name)
+			}
+		}
+	}
+	if delete(header, "Anthropic-Beta"); len(kept) > 0 {
+		header["Anthropic-Beta"] = []string{strings.Join(kept, ",")}
+	}
+}
+
 // Headers of an answer that are about its connection, or would let a provider set state at the client for the gateway's own name.
 var keptDown = []string{"Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Set-Cookie", "Alt-Svc", "Strict-Transport-Security", "Content-Length"}
 
