@@ -3,7 +3,7 @@
 # tests are single-threaded are left out.
 set -eu
 cd "$(dirname "$0")/.."
-for package in controller/lease controller/server controller/store enclave enclave/conduit enclave/fleet enclave/gateway enclave/journal enclave/mint parent/agents parent/agents/task parent/approvals parent/attend parent/audit parent/egress parent/fleet parent/link parent/server parent/dns parent/events parent/guard/ring parent/namespaces parent/relay parent/warden; do
+for package in controller/lease controller/server controller/store enclave enclave/conduit enclave/fleet enclave/gateway enclave/journal enclave/lease enclave/ledger enclave/mint enclave/runs enclave/spending parent/agents parent/agents/task parent/approvals parent/attend parent/audit parent/egress parent/fleet parent/link parent/server parent/spend parent/dns parent/events parent/guard/ring parent/namespaces parent/relay parent/warden; do
 	[ -d "$package" ] && set -- "$@" "./$package"
 done
 export CGO_ENABLED=1 # the race detector is C

@@ -150,6 +150,8 @@ func TestStopped(t *testing.T) {
 	if err := l.Reserve(ctx, call(2, 9)); err == nil { // needs the second
 		t.Fatal("a lease is spent that is not on record")
 	}
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second) // or it would go on for ever where it does not stop
+	defer cancel()
 	for name, err := range map[string]error{
 		"a call for which there is credit": l.Reserve(ctx, call(3, 1)),
 		"a settlement":                     l.Settle(ctx, journal.RequestID{1}, 1, 1),

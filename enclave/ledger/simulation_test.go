@@ -42,7 +42,10 @@ func TestSimulation(t *testing.T) {
 		return
 	}
 	count := *seeds
-	if testing.Short() {
+	switch {
+	case testing.Short() && raced:
+		count = min(count, 40)
+	case testing.Short():
 		count = min(count, 1000)
 	}
 	for first := *from; first < *from+count; first += sliceSize {
