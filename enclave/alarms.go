@@ -2,6 +2,7 @@ package enclave
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -51,6 +52,18 @@ func (s *Server) ended(r gateway.Record) {
 		BegunUnixNano: r.Begun.UnixNano(), ReservingNanos: uint64(r.Reserving), FirstByteNanos: uint64(r.FirstByte), LastedNanos: uint64(r.Lasted), SettlingNanos: uint64(r.Settling),
 		Said: r.Said, Disagreement: r.Disagreement,
 	}})
+}
+
+// waits is told of a call that waits for an operator's top-up: for whom waits, it is as good as refused.
+func (s *Server) waits(c *ledger.Call, reason error) {
+	level := ledger.LevelName(ledger.Host) // of the grant
+	var of *ledger.Refusal
+	if errors.As(reason, &of) {
+		level = of.Level
+	}
+	s.alerts.Called(c.Namespace, c.Agent, c.Run, c.Budget, level)
+	words := fmt.Sprintf("a call of %s/%s waits for a top-up: %v", c.Namespace, c.Agent, reason)
+	s.watch.tell(&enclavev1.Observation{Notice: &enclavev1.Notice{Kind: alerts.Alert, Words: words, Unix: time.Now().Unix()}})
 }
 
 // dialWebhook connects to a webhook of the cost control in force, and to nothing else.

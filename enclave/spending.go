@@ -37,7 +37,7 @@ func (s *Server) openSpending() (err error) {
 	s.spends, err = spending.Open(spending.Options{
 		State: s.opts.State, OperatorKeys: s.opts.Configuration.OperatorKeys, Anchor: s.anchor(), Journal: ledger.Sequenced(s.journal), Size: s.journal.Size,
 		Record: func(ctx context.Context, entry []byte) error { return onRecord{s.journal}.Append(ctx, entry) }, Log: s.opts.Log, Development: development,
-		Alarm: s.alerts.Alarmed, Began: s.alerts.Began,
+		Alarm: s.alerts.Alarmed, Began: s.alerts.Began, Waits: s.waits,
 	})
 	return err
 }

@@ -33,8 +33,10 @@ type Options struct {
 	Record func(ctx context.Context, entry []byte) error
 	Alarm  func(ledger.Alarm) // as ledger.Options has it; may be nil
 	Began  func()             // called when what was spent before is known, before the first call; may be nil
-	Log    *slog.Logger
-	Now    func() time.Time // nil: time.Now
+	// Waits is told of a call that waits for an operator's top-up, and why; it must not block. nil: nobody is.
+	Waits func(c *ledger.Call, reason error)
+	Log   *slog.Logger
+	Now   func() time.Time // nil: time.Now
 	// Development is the operator key of development, with which what is missing is made; nil: not in development.
 	Development crypto.Signer
 	Pause       time.Duration // 0: PauseLimit; tests are more impatient
@@ -224,6 +226,9 @@ func (s *Spending) Reserve(ctx context.Context, c *ledger.Call) error {
 	}
 	defer s.pause(-1)
 	s.opts.Log.Warn("a call waits for an operator's top-up", "namespace", c.Namespace, "agent", c.Agent, "reason", err)
+	if s.opts.Waits != nil {
+		s.opts.Waits(c, err)
+	}
 	look := time.NewTicker(pauseLook)
 	defer look.Stop()
 	over := time.NewTimer(s.pauseFor())

@@ -326,9 +326,14 @@ func TestPause(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 	}
+	told := make(chan error, 16)
+	s.opts.Waits = func(_ *ledger.Call, reason error) { told <- reason }
 	ended := make(chan error, 1)
 	go func() { ended <- s.Reserve(t.Context(), call(1, 2_000_000)) }()
 	waits(1)
+	if reason := <-told; !errors.Is(reason, ledger.ErrRefused) {
+		t.Errorf("the operator is told: %v", reason)
+	}
 	if _, err := s.TopUp(t.Context(), 3_000_000); err != nil {
 		t.Fatal(err)
 	}
