@@ -143,6 +143,31 @@ func TestSocketGivenAway(t *testing.T) {
 	}
 }
 
+// TestSocketOfAnother: what one agent may reach is not reached by a socket of another, though it acts itself.
+func TestSocketOfAnother(t *testing.T) {
+	w := newWorld(t)
+	w.serve(t, w.far, mustAddr("10.77.0.2:80"))
+	w.serve(t, w.far, mustAddr("10.77.0.2:90"))
+	w.capture(t)
+	g := w.load(t, Options{})
+	maker, user := w.newAgent(t, "maker"), w.newAgent(t, "user")
+	arm(t, g, maker, &policy.Network{Egress: []string{"10.77.0.2:80"}}, policy.Enforce)
+	arm(t, g, user, &policy.Network{Egress: []string{"10.77.0.2:80", "10.77.0.2:90"}}, policy.Enforce)
+	p := w.startProbe(t, maker.fd)
+	p.expect(action{Do: "serve-udp", To: mustAddr("10.77.0.1:0")}, "", "")
+	must(t, os.WriteFile(filepath.Join(w.cgroupPath, "user", "cgroup.procs"), []byte(strconv.Itoa(p.cmd.Process.Pid)), 0))
+	for range 3 { // without a state of the socket, and with one
+		p.expect(action{Do: "tell", To: mustAddr("10.77.0.2:90"), Data: "of another"}, silence, "")
+	}
+	w.settle()
+	if arrived, packets := w.forget(); len(arrived)+len(packets) != 0 {
+		t.Errorf("the far end saw %q %q", arrived, packets)
+	}
+	if o := p.do(action{Do: "tell", To: mustAddr("10.77.0.2:80"), Data: "of both"}); o.Err != "" {
+		t.Errorf("what both may reach: %+v", o)
+	}
+}
+
 // takeSocket copies the only internet socket of a process.
 func takeSocket(t *testing.T, pid int) int {
 	t.Helper()
