@@ -394,6 +394,12 @@ __noinline int decide_both(struct pair *pair)
 	if (error)
 		goto out;
 	from = v.standing;
+	/* Objects are closed and sealed by where they lie too: a second name elsewhere would be open. */
+	if (pair->link && from.flags & (OBJECT_CLOSED | OBJECT_SEALED)) {
+		pair->to.error = EXDEV;
+		error = refuse(&pair->to, v.place.room, from.outcome, REASON_WIDENS);
+		goto out;
+	}
 	v.place.dentry = pair->to.dentry;
 	v.place.mount = pair->to.mount;
 	error = settle(a, pair, &v, true);

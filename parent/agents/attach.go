@@ -480,7 +480,7 @@ func (a *Agent) holdAt(level uint32) error {
 	permit := floor.ResolvedWithin(g.permit, a.launchPermit)
 	err := o.Files.Arm(lsm.Agent{
 		CgroupID: a.group.ID(), Level: level, Permit: permit, Deadline: g.deadline,
-		Closed: o.Paths.Closed(), Sealed: []string{filepath.Dir(instance.Policy)},
+		Closed: o.Paths.Closed(), Sealed: instance.Sealed(),
 		Devices: a.terminals, Loaders: floor.Loaders(permit, a.program), Sockets: []string{o.Paths.AgentSocket},
 	})
 	if err != nil {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -91,7 +90,7 @@ func (a *Agent) hold() error {
 	permit := floor.ResolvedWithin(g.permit, a.launchPermit)
 	err := o.Files.Arm(lsm.Agent{
 		CgroupID: a.group.ID(), Permit: permit, Deadline: g.deadline,
-		Closed: o.Paths.Closed(), Sealed: []string{filepath.Dir(instance.Policy)},
+		Closed: o.Paths.Closed(), Sealed: instance.Sealed(),
 		Devices: a.terminals, Loaders: floor.Loaders(permit, a.program), Sockets: []string{o.Paths.AgentSocket},
 	})
 	if err != nil {

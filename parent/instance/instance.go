@@ -200,6 +200,23 @@ func (p Paths) Closed() []string {
 	return slices.Compact(closed)
 }
 
+// Sealed lists what no agent may write, whatever its permit grants: the host's policy and keys, and the guard's own programs that
+// lie beside this one: who could write there would be the guard of the next agent.
+func Sealed() []string {
+	paths := []string{filepath.Dir(Policy)}
+	self, err := os.Executable()
+	if err != nil {
+		return paths
+	}
+	for _, name := range []string{"raypher", "raypher-cli", "raypherd", "raypher-enclave"} {
+		path := filepath.Join(filepath.Dir(self), name)
+		if info, err := os.Lstat(path); err == nil && info.Mode().IsRegular() {
+			paths = append(paths, path)
+		}
+	}
+	return paths
+}
+
 func at(run, state, name string) Paths {
 	return Paths{
 		Run:           run,

@@ -285,29 +285,10 @@ func (r *runner) hostLimits() error {
 	}
 	r.limits = floor.Options{
 		Closed:  mounts.Everywhere([]string{instance.DefaultState, instance.DefaultRun, filepath.Dir(r.socket)}),
-		Sealed:  append(mounts.Everywhere(append(ownPrograms(), filepath.Dir(instance.Policy))), mounts.Kernel()...),
+		Sealed:  append(mounts.Everywhere(instance.Sealed()), mounts.Kernel()...),
 		Devices: r.terminals, Mounts: mounts, Root: os.Geteuid() == 0,
 	}
 	return nil
-}
-
-// ownPrograms are the guard's own programs that lie beside this one: who could write there would be the guard of the next agent.
-func ownPrograms() (paths []string) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil
-	}
-	for _, name := range []string{"raypher", "raypher-cli", "raypherd", "raypher-enclave"} {
-		if path := filepath.Join(filepath.Dir(self), name); isFile(path) {
-			paths = append(paths, path)
-		}
-	}
-	return paths
-}
-
-func isFile(path string) bool {
-	info, err := os.Lstat(path)
-	return err == nil && info.Mode().IsRegular()
 }
 
 // become takes the floor and executes the program.

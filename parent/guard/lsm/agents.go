@@ -213,6 +213,7 @@ func (g *Guard) put(cgroupID uint64, entry bpf.LsmguardAgent, permit *policy.Pol
 		old.Files, old.Sockets = 0, 0
 	}
 	entry.Files, entry.Sockets, entry.Governed, entry.Kill, entry.Hashes = 0, 0, 0, 0, 0
+	permit = permit.Denying(slices.Sorted(maps.Keys(g.absent)))
 	defer func() {
 		if err != nil {
 			g.tables.release(entry.Files)

@@ -34,6 +34,7 @@ type Guard struct {
 	mu     sync.Mutex // serialises what writes agents and tables
 	tables *tables
 	rules  map[uint64]*ruling // of the agents armed by this process
+	absent map[string]bool    // paths that are closed or sealed to every agent, and not there
 	told   map[uint64]Counters
 	drains ring.Drains
 }
@@ -63,7 +64,7 @@ func tried(types *btf.Cache) error {
 // Load attaches the guard, or takes over the state that is pinned in Options.PinDir. The programs that were there stay until
 // the new ones are attached: there is no moment without.
 func Load(o Options) (*Guard, error) {
-	g := &Guard{options: o, rules: map[uint64]*ruling{}, told: map[uint64]Counters{}}
+	g := &Guard{options: o, rules: map[uint64]*ruling{}, absent: map[string]bool{}, told: map[uint64]Counters{}}
 	if err := g.load(); err != nil {
 		g.Close()
 		return nil, err

@@ -25,8 +25,8 @@ const (
 	objectSocket
 )
 
-// mark writes down the objects that the rules do not decide alone. What is not there is left out: it cannot be reached, and who
-// makes it later must arm again.
+// mark writes down the objects that the rules do not decide alone. Of what is not there, closed and sealed paths are kept in
+// Guard.absent, for the rules to refuse that an agent makes them; the rest cannot be reached, and who makes it later must arm again.
 func (g *Guard) mark(a Agent, number uint32) error {
 	devices, err := mountedDevices()
 	if err != nil {
@@ -49,6 +49,11 @@ func (g *Guard) mark(a Agent, number uint32) error {
 			}
 			if err := g.markAbove(devices, path); err != nil {
 				return err
+			}
+			if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+				g.absent[filepath.Clean(path)] = true
+			} else {
+				delete(g.absent, filepath.Clean(path))
 			}
 		}
 	}
