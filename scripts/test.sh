@@ -50,8 +50,9 @@ step "files held by programs of BPF LSM, in virtual machines"
 # This machine's kernel need not take such programs. Each machine needs a processor for itself, so they come after the other tests.
 if held=$(scripts/guest-kernel.sh) && newer=$(scripts/guest-kernel.sh bookworm-backports); then
 	RAYPHER_TEST_LSM_KERNELS="$held:$newer" go test -count=1 -timeout 20m -run '^Test(FilesHeldInGuests|FileGuard|UncalledPrograms)$' ./test/vm
-	# The whole table under the newer kernel; test-vm plays it under both.
+	# The whole table under the newer kernel, and the bypass programs under the oldest; test-vm plays both under both.
 	RAYPHER_TEST_LSM_KERNELS="$newer" go test -count=1 -timeout 20m -run '^TestTableInGuests$' ./test/vm
+	RAYPHER_TEST_LSM_KERNELS="$held" go test -count=1 -timeout 20m -run '^TestBypassInGuests$' ./test/vm
 else
 	echo "test: no kernels for virtual machines: the backend lsm is not tested"
 fi

@@ -13,4 +13,4 @@ RAYPHER_TEST_KERNEL=${RAYPHER_TEST_KERNEL:-$(scripts/guest-kernel.sh)}
 RAYPHER_TEST_KERNELS=${RAYPHER_TEST_KERNELS:-$RAYPHER_TEST_KERNEL:$(scripts/guest-kernel.sh bookworm-backports):$(scripts/guest-kernel.sh bookworm arm64)}
 RAYPHER_TEST_LSM_KERNELS=${RAYPHER_TEST_LSM_KERNELS:-$(scripts/guest-kernel.sh):$(scripts/guest-kernel.sh bookworm-backports)}
 export RAYPHER_TEST_KERNEL RAYPHER_TEST_KERNELS RAYPHER_TEST_LSM_KERNELS
-go test -count=1 -timeout 60m -v -run '^Test(Guests?|FilesHeldInGuests|FileGuard|UncalledPrograms|TableInGuests|VsockGuest|ImageBoots|HeartbeatReachesTheHost)$' ./test/vm ./enclave/image ./enclave/signer/tpm
+go test -count=1 -timeout 90m -v -run '^Test(Guests?|FilesHeldInGuests|FileGuard|UncalledPrograms|TableInGuests|BypassInGuests|VsockGuest|ImageBoots|HeartbeatReachesTheHost)$' ./test/vm ./enclave/image ./enclave/signer/tpm

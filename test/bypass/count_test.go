@@ -11,16 +11,24 @@ import (
 	"github.com/raypher/raypher/examples/stage"
 )
 
-// journal lists the entries of the world's pair.
-func (w *world) journal() (list []stage.Evidence) {
+// entry is one of the journal, of an agent.
+type entry struct {
+	stage.Evidence
+	AgentID string `json:"agent_id"`
+}
+
+// journal lists the entries of an agent.
+func (w *world) journal(agent string) (list []entry) {
 	w.t.Helper()
 	cmd := w.CLI("evidence", "list", "--json", "--state-dir", w.Pair.State)
 	out, err := cmd.Output()
 	w.must(err)
 	for decoder := json.NewDecoder(bytes.NewReader(out)); decoder.More(); {
-		var entry stage.Evidence
-		w.must(decoder.Decode(&entry))
-		list = append(list, entry)
+		var one entry
+		w.must(decoder.Decode(&one))
+		if one.AgentID == agent {
+			list = append(list, one)
+		}
 	}
 	return list
 }
@@ -30,13 +38,17 @@ func (w *world) journal() (list []stage.Evidence) {
 func TestBlocksAreCounted(t *testing.T) {
 	asUsers(t, func(w *world) {
 		const opens, datagrams = 700, 3000
-		before := len(w.journal())
-		w.expect(narrow, fmt.Sprintf("open-many %d FOLDER/no/file", opens), fmt.Sprintf("send-many %d", datagrams))
+		answers, a := w.played(narrow, fmt.Sprintf("open-many %d FOLDER/no/file", opens), fmt.Sprintf("send-many %d", datagrams))
+		verdicts, err := a.Verdicts()
+		w.must(err)
+		if answers[0] != "ok" || answers[1] != "ok" || len(verdicts) == 0 {
+			w.t.Fatalf("%q, and %d verdicts", answers, len(verdicts))
+		}
 		var counted string
 		var blocked, lost, missing, total, recorded uint64
 		for end := time.Now().Add(limit / 3); ; time.Sleep(100 * time.Millisecond) {
 			counted, blocked, lost = "", 0, 0
-			for _, one := range w.journal()[before:] {
+			for _, one := range w.journal(verdicts[0].AgentID) {
 				switch {
 				case one.Operation == "count":
 					counted = one.Target

@@ -4,6 +4,7 @@ package governed
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -25,6 +26,9 @@ import (
 
 // insideVariable is set for the test process that runs in its own namespaces: it names the folder with the programs.
 const insideVariable = "RAYPHER_GOVERNED_INSIDE"
+
+// backendVariable names raypherd's backend for pairs of which nothing else is asked; unset: the one that raypherd chooses.
+const backendVariable = "RAYPHER_GOVERNED_BACKEND"
 
 // Programs is the folder with the built programs, and with the probe; empty: not root.
 var Programs string
@@ -53,7 +57,8 @@ func enter(m *testing.M) (int, error) {
 		if err := furnish(); err != nil {
 			return 1, err
 		}
-		return m.Run(), nil
+		code := m.Run()
+		return code, closeShared()
 	}
 	built, err := build()
 	defer os.RemoveAll(built)
@@ -111,8 +116,11 @@ func Probe() string { return filepath.Join(Programs, "probe") }
 
 // Machine is one pair, and a folder that every user can enter.
 type Machine struct {
-	Folder string
-	Pair   *stage.Pair
+	Folder  string
+	Pair    *stage.Pair
+	Backend string // that was asked for; empty: none
+
+	home *stage.Home
 }
 
 // Open starts a pair, raypherd with flags. The test is skipped without root.
@@ -121,40 +129,87 @@ func Open(t testing.TB, flags ...string) *Machine { return OpenBrief(t, 0, flags
 // OpenBrief is Open with visas of a lifetime, 0: the usual one.
 func OpenBrief(t testing.TB, lifetime time.Duration, flags ...string) *Machine {
 	t.Helper()
-	if Programs == "" {
-		t.Skip("needs root: it makes namespaces and starts the guard")
-	}
-	home, err := stage.NewHome()
+	needRoot(t)
+	m, err := open(t.Context(), lifetime, flags...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := home.Close(); err != nil {
+		if err := m.close(); err != nil {
 			t.Error(err)
 		}
 	})
-	folder := filepath.Join(home.Root, "agents")
-	if err := os.Mkdir(folder, 0o755); err != nil {
-		t.Fatal(err)
+	t.Cleanup(func() { m.tell(t) })
+	return m
+}
+
+// shared is the pair of the tests that start none of their own.
+var shared *Machine
+
+// Shared is a pair that the tests of a package have together, one after the other: in an emulated machine to start one takes longer
+// than most tests.
+func Shared(t testing.TB) *Machine {
+	t.Helper()
+	needRoot(t)
+	if shared == nil {
+		m, err := open(context.Background(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		shared = m
+	}
+	t.Cleanup(func() { shared.tell(t) })
+	return shared
+}
+
+func closeShared() error {
+	if shared == nil {
+		return nil
+	}
+	return shared.close()
+}
+
+func needRoot(t testing.TB) {
+	t.Helper()
+	if Programs == "" {
+		t.Skip("needs root: it makes namespaces and starts the guard")
+	}
+}
+
+func open(ctx context.Context, lifetime time.Duration, flags ...string) (*Machine, error) {
+	home, err := stage.NewHome()
+	if err != nil {
+		return nil, err
+	}
+	m := &Machine{Folder: filepath.Join(home.Root, "agents"), Backend: os.Getenv(backendVariable), home: home}
+	if err := os.Mkdir(m.Folder, 0o755); err != nil {
+		return nil, errors.Join(err, home.Close())
 	}
 	flags = append([]string{"--group", groupName}, flags...)
-	open := func() (*stage.Pair, error) { return stage.OpenPair(t.Context(), Programs, home, flags...) }
+	if m.Backend != "" {
+		flags = append(flags, "--backend", m.Backend)
+	}
 	if lifetime > 0 {
-		open = func() (*stage.Pair, error) {
-			return stage.OpenBriefPair(t.Context(), Programs, home, lifetime, flags...)
-		}
+		m.Pair, err = stage.OpenBriefPair(ctx, Programs, home, lifetime, flags...)
+	} else {
+		m.Pair, err = stage.OpenPair(ctx, Programs, home, flags...)
 	}
-	pair, err := open()
 	if err != nil {
-		t.Fatal(err)
+		return nil, errors.Join(err, home.Close())
 	}
-	t.Cleanup(pair.Close)
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("the pair's log:\n%s", pair.Log())
-		}
-	})
-	return &Machine{Folder: folder, Pair: pair}
+	return m, nil
+}
+
+func (m *Machine) close() error {
+	m.Pair.Close()
+	return m.home.Close()
+}
+
+// tell says what the pair wrote where a test failed.
+func (m *Machine) tell(t testing.TB) {
+	if t.Failed() {
+		t.Logf("the pair's log:\n%s", m.Pair.Log())
+	}
 }
 
 // CLI is the program that asks this machine's pair, with arguments.

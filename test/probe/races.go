@@ -3,6 +3,7 @@ package probe
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"runtime"
 	"sync/atomic"
@@ -12,8 +13,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// raceTries is how often each race is run. The other thread swaps all the time.
-const raceTries = 2000
+// How often each race is run, while the other thread swaps all the time, and how long at most: emulated machines are slow.
+const (
+	raceTries = 2000
+	raceTime  = 10 * time.Second
+)
+
+// often counts to n, as far as raceTime lets it.
+func often(n int) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		end := time.Now().Add(raceTime)
+		for i := range n {
+			if time.Now().After(end) || !yield(i) {
+				return
+			}
+		}
+	}
+}
 
 func init() {
 	Actions["race-pointer"] = racePointer
@@ -83,7 +99,7 @@ func racePointer(a []string) error {
 	})
 	defer stop()
 	opened := 0
-	for range raceTries {
+	for range often(raceTries) {
 		fd, _, errno := unix.Syscall6(unix.SYS_OPENAT, ^uintptr(99), uintptr(unsafe.Pointer(&shared[0])), unix.O_RDONLY, 0, 0, 0)
 		if errno != 0 {
 			continue
@@ -115,7 +131,7 @@ func raceLink(a []string) error {
 		}
 	})
 	defer stop()
-	for range raceTries {
+	for range often(raceTries) {
 		fd, err := unix.Open(link, unix.O_RDONLY, 0)
 		if err != nil {
 			continue
@@ -146,7 +162,7 @@ func raceRename(a []string) error {
 	defer stop()
 	old := append([]byte(file), 0)
 	done := 0
-	for range raceTries {
+	for range often(raceTries) {
 		fd, err := unix.Open(file, unix.O_CREAT|unix.O_WRONLY, 0o600)
 		if err != nil {
 			return err
@@ -183,7 +199,7 @@ func raceFolder(a []string) error {
 		_ = unix.Renameat2(unix.AT_FDCWD, folder, unix.AT_FDCWD, link, unix.RENAME_EXCHANGE)
 	})
 	defer stop()
-	for range raceTries / 4 {
+	for range often(raceTries / 4) {
 		fd, err := unix.Open(folder+"/created", unix.O_CREAT|unix.O_WRONLY, 0o644)
 		Closed(fd, err)
 		_ = unix.Chmod(folder+"/file", 0o777)

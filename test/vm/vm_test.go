@@ -105,6 +105,39 @@ func TestTableInGuests(t *testing.T) {
 	}
 }
 
+// TestBypassInGuests: under the oldest and a newer kernel, where programs of BPF LSM hold files, the programs of test/bypass get out as
+// little as natively under the broker.
+func TestBypassInGuests(t *testing.T) {
+	kernels := os.Getenv(heldKernelsVariable)
+	if kernels == "" {
+		t.Skip(heldKernelsVariable + " names no kernels: run scripts/vm.sh")
+	}
+	tests := filepath.Join(t.TempDir(), "bypass.test")
+	cmd := exec.Command("go", "test", "-c", "-ldflags=-s -w", "-o", tests, "../bypass")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH=amd64")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build ../bypass: %v\n%s", err, out)
+	}
+	content, err := os.ReadFile(tests)
+	if err != nil {
+		t.Fatal(err)
+	}
+	image := filepath.Join(t.TempDir(), "initramfs")
+	if err := os.WriteFile(image, build(t, "amd64", map[string][]byte{"bin/bypass.test": content}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, kernel := range strings.Split(kernels, ":") {
+		kind := kindOf(kernel)
+		qemu, err := exec.LookPath(kind.qemu)
+		if err != nil {
+			t.Skipf("%v: run scripts/vm.sh", err)
+		}
+		t.Run(strings.TrimPrefix(filepath.Base(kernel), "vmlinuz-"), func(t *testing.T) {
+			bootFor(t, 2*limit, append([]string{qemu}, kind.arguments...), kind.console+" "+heldLine+" raypher.bypass", kernel, image)
+		})
+	}
+}
+
 // BenchmarkFilesHeldInGuests prints, in each of those machines, what opening a file costs under programs of BPF LSM beside what it costs
 // without a guard and under Landlock, as ratios.
 func BenchmarkFilesHeldInGuests(b *testing.B) {
@@ -265,11 +298,12 @@ func build(t testing.TB, architecture string, more map[string][]byte) []byte {
 		}
 		w.File(name, 0o755, content)
 	}
-	if len(more) > 0 {
+	names := slices.Sorted(maps.Keys(more))
+	if slices.ContainsFunc(names, func(name string) bool { return strings.HasPrefix(name, "modules/") }) {
 		w.Folder("modules")
 	}
-	for _, name := range slices.Sorted(maps.Keys(more)) {
-		w.File(name, 0o644, more[name])
+	for _, name := range names {
+		w.File(name, 0o755, more[name])
 	}
 	if err := w.Close(); err != nil {
 		t.Fatal(err)

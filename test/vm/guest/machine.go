@@ -60,7 +60,7 @@ func (m *machine) furnish() error {
 	err = errors.Join(netlink.LinkSetUp(loopback), os.Chmod("/tmp", 0o1777), os.Setenv("PATH", "/bin"), os.Chmod("/dev/null", 0o666))
 	files := map[string]string{
 		"/etc/passwd":      "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\nraypher-enclave:x:901:901::/:/bin/false\n",
-		"/etc/group":       "root:x:0:\nuser:x:1000:\nraypher:x:900:user\nraypher-enclave:x:901:\n",
+		"/etc/group":       "root:x:0:\nuser:x:1000:\ngames:x:60:\nraypher:x:900:user\nraypher-enclave:x:901:\n",
 		"/etc/resolv.conf": "nameserver 127.0.0.1\n",
 		policyPath:         policyText,
 	}

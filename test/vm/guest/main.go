@@ -49,6 +49,8 @@ func play() {
 		m.speed()
 	} else if asked("raypher.table") {
 		m.table()
+	} else if asked("raypher.bypass") {
+		m.bypass()
 	} else if m.backend == agents.LSM {
 		m.casesHeld()
 	} else {
