@@ -15,6 +15,7 @@ import (
 	"github.com/raypher/raypher/journal"
 	"github.com/raypher/raypher/parent/audit"
 	"github.com/raypher/raypher/parent/link"
+	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
 )
 
 // The sandboxed enclave process has a counter of leases in each tier, takes a grant for it over its service, and has both again
@@ -54,6 +55,20 @@ func TestCredit(t *testing.T) {
 			again, err := local.DescribeGrant(ctx)
 			if err != nil || again.GetClosed() != "" || !bytes.Equal(again.GetGrant(), signed) || again.GetHighestVersion() != 1 || !bytes.Equal(again.GetAnchor(), installed.GetAnchor()) {
 				t.Errorf("after a restart: %v, %v", again, err)
+			}
+			// The link shows it the journal by itself: then it knows the grant's month, and what may be spent.
+			for {
+				spending, err := local.DescribeSpending(ctx, &enclavev1.DescribeSpendingRequest{})
+				if err != nil || local.Unread() != nil {
+					t.Fatalf("%v, %v", err, local.Unread())
+				}
+				if !spending.GetUnread() {
+					if spending.GetPeriod() != lease.PeriodOf(time.Now()) || spending.GetFollowsSize() == 0 || len(spending.GetControl()) == 0 {
+						t.Errorf("%v", spending)
+					}
+					break
+				}
+				time.Sleep(time.Millisecond)
 			}
 		})
 	}
