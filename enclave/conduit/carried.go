@@ -20,8 +20,16 @@ func (d *Dialer) DialCarried(ctx context.Context, host string, port uint16) (net
 	return &carriedConn{Conn: got.carried, free: sync.OnceFunc(func() { <-d.places })}, nil
 }
 
-// Carry takes a connection of an authenticated parent that begins with the number of a request. One that nobody waits for is closed.
+// Carry takes a connection of an authenticated parent that begins with the number of a request. One that nobody waits for is closed, and so is
+// one too many whose number does not come.
 func (d *Dialer) Carry(c net.Conn) {
+	select {
+	case d.begun <- struct{}{}:
+		defer func() { <-d.begun }()
+	default:
+		c.Close()
+		return
+	}
 	_ = c.SetReadDeadline(time.Now().Add(firstTimeout)) // a connection on which it fails fails below too
 	number, err := carrier.ReadNumber(c)
 	if err == nil {

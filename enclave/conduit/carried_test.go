@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
+	"sync"
 	"testing"
 
 	"google.golang.org/grpc/codes"
@@ -93,4 +95,31 @@ func TestCarriedConnectionsThatNobodyAskedFor(t *testing.T) {
 		t.Fatal(got.err)
 	}
 	closed("the same number again", carry(t, d, carrier.NumberPreface(number)))
+}
+
+// A parent that opens connections and says nothing has so many and no more.
+func TestArrivingConnectionsAreBounded(t *testing.T) {
+	d, _ := serve(t)
+	silent := make([]net.Conn, 0, MaxArriving)
+	var carried sync.WaitGroup
+	defer carried.Wait()
+	defer func() {
+		for _, c := range silent {
+			c.Close()
+		}
+	}()
+	for range MaxArriving {
+		here, there := net.Pipe()
+		silent = append(silent, here)
+		carried.Go(func() { d.Carry(there) })
+	}
+	for len(d.begun) < MaxArriving {
+		runtime.Gosched()
+	}
+	here, there := net.Pipe()
+	defer here.Close()
+	carried.Go(func() { d.Carry(there) })
+	if _, err := here.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("one more: %v", err)
+	}
 }

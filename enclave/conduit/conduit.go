@@ -27,6 +27,7 @@ import (
 const (
 	MaxConnections = 16               // open and asked for, together
 	MaxCarried     = 2048             // of DialCarried, besides
+	MaxArriving    = 256              // handed to Carry, whose number did not come yet
 	MaxChunk       = 64 << 10         // bytes of one message
 	Timeout        = 20 * time.Second // until a connection that was asked for is there
 	StallTimeout   = 30 * time.Second // until bytes that the enclave sends have to be taken by the parent
@@ -50,6 +51,7 @@ type Dialer struct {
 	stall  time.Duration // StallTimeout; tests are more impatient
 	tokens chan struct{} // one for each connection that is open or asked for
 	places chan struct{} // the same, of DialCarried
+	begun  chan struct{} // one for each connection whose number is waited for
 
 	mu      sync.Mutex
 	stream  *asking // newest; nil: none
@@ -83,7 +85,7 @@ type answer struct {
 
 // New returns a dialer to which no parent is connected yet.
 func New() *Dialer {
-	return &Dialer{stall: StallTimeout, tokens: make(chan struct{}, MaxConnections), places: make(chan struct{}, MaxCarried), arrived: make(chan struct{}), pending: make(map[uint64]*request)}
+	return &Dialer{stall: StallTimeout, tokens: make(chan struct{}, MaxConnections), places: make(chan struct{}, MaxCarried), begun: make(chan struct{}, MaxArriving), arrived: make(chan struct{}), pending: make(map[uint64]*request)}
 }
 
 // DialContext asks for a TCP connection and waits for it until ctx ends, at most Timeout; also for a parent that is not there yet.
