@@ -118,8 +118,8 @@ func TestArrivingConnectionsAreBounded(t *testing.T) {
 	}
 	here, there := net.Pipe()
 	defer here.Close()
-	carried.Go(func() { d.Carry(there) })
-	if _, err := here.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
-		t.Errorf("one more: %v", err)
+	d.Carry(there)
+	if _, err := here.Read(make([]byte, 1)); !errors.Is(err, io.EOF) || len(d.begun) != MaxArriving {
+		t.Errorf("one more: %v, while %d are waited for", err, len(d.begun))
 	}
 }
