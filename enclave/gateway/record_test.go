@@ -126,3 +126,19 @@ func TestDisagreementsAreSeen(t *testing.T) {
 		})
 	}
 }
+
+// A key that was replaced is what the next call is made with.
+func TestARotatedKeyCountsForTheNextCall(t *testing.T) {
+	w := newWorld(t, "5")
+	for _, key := range []string{secret, "sk-the-next-one"} {
+		w.secret.Store(key)
+		if status, answer, _, err := w.ask(t.Context(), chatPath, chat); err != nil || status != http.StatusOK {
+			t.Fatalf("%d %s %v", status, answer, err)
+		}
+		w.provider.mu.Lock()
+		if got := w.headers[len(w.headers)-1].Get("Authorization"); got != "Bearer "+key {
+			t.Errorf("the provider was shown %q", got)
+		}
+		w.provider.mu.Unlock()
+	}
+}

@@ -121,12 +121,14 @@ type world struct {
 	kind    cost.Kind
 	base    string // URL of the provider
 	records chan gateway.Record
+	secret  atomic.Value // string: the key, to change it
 }
 
 // newWorld has a budget in dollars.
 func newWorld(t *testing.T, budget string) *world {
 	t.Helper()
 	w := &world{provider: newProvider(t), journal: new(memory), kind: cost.OpenAI, records: make(chan gateway.Record, 1024)}
+	w.secret.Store(secret)
 	control, err := cost.Parse("cost_control.yaml", []byte("version: 1\ntime_zone: UTC\nmonthly_budget_usd: "+budget+"\n"))
 	if err != nil {
 		t.Fatal(err)
@@ -147,7 +149,7 @@ func newWorld(t *testing.T, budget string) *world {
 		Runs: func(_ context.Context, handle string) (gateway.Run, bool) {
 			return gateway.Run{Namespace: "research", Agent: "reader", Run: "r1"}, handle == pass
 		},
-		Key: func(name string) (string, bool) { return secret, name == "k" },
+		Key: func(name string) (string, bool) { return w.secret.Load().(string), name == "k" },
 		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 			return w.dial(ctx, network, strings.Replace(address, "example.com", "127.0.0.1", 1))
 		},
