@@ -40,7 +40,40 @@ type grantFlags struct {
 	version, baseline             uint64
 	period, namespace, most, size string
 	anchor, notBefore, notAfter   string
-	keyFile, out                  string
+	keyFile, out, zone            string
+	ahead                         int
+}
+
+// Room that is left between the grants of two months, for those that top one of them up.
+const (
+	versionsBetween = 100 // versions of a month
+	leasesBetween   = 2   // times the leases of one
+)
+
+// months are a grant and those of the months behind it, as many as are signed ahead.
+func (f *grantFlags) months(g *lease.Grant) ([]*lease.Grant, error) {
+	if f.ahead < 0 || f.ahead >= lease.MaxAhead {
+		return nil, fmt.Errorf("--ahead %d: use 0 to %d", f.ahead, lease.MaxAhead-1)
+	}
+	if f.ahead > 0 && (f.notBefore != "" || f.notAfter != "") {
+		return nil, errors.New("--ahead: whole months only: leave --not-before and --not-after out")
+	}
+	all := []*lease.Grant{g}
+	for range f.ahead {
+		last := *all[len(all)-1]
+		next := last
+		next.Version, next.Baseline = last.Version+versionsBetween, last.Baseline+leasesBetween*last.Leases()
+		first, err := time.Parse("2006-01", last.Period)
+		if err != nil {
+			return nil, err
+		}
+		next.Period = first.AddDate(0, 1, 0).Format("2006-01")
+		if next.NotBefore, next.NotAfter, err = lease.MonthIn(next.Period, next.Zone); err != nil {
+			return nil, err
+		}
+		all = append(all, &next)
+	}
+	return all, nil
 }
 
 func grantSignCommand() *cobra.Command {
@@ -62,15 +95,25 @@ func grantSignCommand() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("%s: %w", f.keyFile, err)
 			}
-			signed, err := lease.Sign(g, key)
+			months, err := f.months(g)
 			if err != nil {
 				return err
 			}
-			if err := os.WriteFile(f.out, signed, 0o644); err != nil {
-				return err
+			for _, g := range months {
+				signed, err := lease.Sign(g, key)
+				if err != nil {
+					return err
+				}
+				name := f.out
+				if len(months) > 1 {
+					name += "-" + g.Period
+				}
+				if err := os.WriteFile(name, signed, 0o644); err != nil {
+					return err
+				}
+				fmt.Fprintf(c.OutOrStdout(), "%s: version %d, %s in %s, %d leases from counter %d\n", name, g.Version, amount(g.Cap, g.Unit), g.Period, g.Leases(), g.Baseline)
 			}
-			_, err = fmt.Fprintf(c.OutOrStdout(), "%s: version %d, %s in %s, %d leases\n", f.out, g.Version, amount(g.Cap, g.Unit), g.Period, g.Leases())
-			return err
+			return nil
 		},
 	}
 	flags := c.Flags()
@@ -79,7 +122,9 @@ func grantSignCommand() *cobra.Command {
 	flags.StringVar(&f.size, "lease", "", "how much is spent at one count, and lost at a restart; as --cap (default 1 % of it)")
 	flags.StringVar(&f.anchor, "anchor", "", "the counter of the host: anchor of 'raypher grant status'")
 	flags.Uint64Var(&f.baseline, "baseline", 0, "value of the counter now: counter of 'raypher grant status'")
-	flags.StringVar(&f.period, "period", "", "month, as 2026-11, in UTC (default this one)")
+	flags.StringVar(&f.period, "period", "", "month, as 2026-11, in --zone (default this one)")
+	flags.StringVar(&f.zone, "zone", "UTC", "time zone of the month, an IANA name: time_zone of the cost control")
+	flags.IntVar(&f.ahead, "ahead", 0, "so many further months too, each in a file of its own (OUT-2026-12), with room for top-ups between them")
 	flags.StringVar(&f.notBefore, "not-before", "", "begin within the month, RFC 3339 (default the month's)")
 	flags.StringVar(&f.notAfter, "not-after", "", "end within the month, RFC 3339 (default the month's)")
 	flags.StringVar(&f.namespace, "namespace", "", "who may spend it (default the whole host)")
@@ -94,8 +139,15 @@ func grantSignCommand() *cobra.Command {
 // grant is what the flags say. Its bounds are for lease.Sign to check.
 func (f *grantFlags) grant(now time.Time) (*lease.Grant, error) {
 	g := &lease.Grant{Version: f.version, Period: f.period, Namespace: f.namespace, Baseline: f.baseline}
+	zone, err := time.LoadLocation(f.zone)
+	if err != nil {
+		return nil, fmt.Errorf("--zone %.80q: use an IANA name, like Europe/Berlin", f.zone)
+	}
+	if zone != time.UTC {
+		g.Zone = f.zone
+	}
 	if g.Period == "" {
-		g.Period = lease.PeriodOf(now)
+		g.Period = now.In(zone).Format("2006-01")
 	}
 	digits, ok := strings.CutPrefix(f.anchor, "sha256:")
 	raw, err := hex.DecodeString(digits)
@@ -113,7 +165,7 @@ func (f *grantFlags) grant(now time.Time) (*lease.Grant, error) {
 			return nil, fmt.Errorf("--lease %.40q: use the unit of --cap", f.size)
 		}
 	}
-	if g.NotBefore, g.NotAfter, err = lease.Month(g.Period); err != nil {
+	if g.NotBefore, g.NotAfter, err = lease.MonthIn(g.Period, g.Zone); err != nil {
 		return nil, err
 	}
 	for _, t := range []struct {
@@ -193,7 +245,11 @@ func printGrant(out io.Writer, g *lease.Grant) {
 		whom = "namespace " + g.Namespace
 	}
 	fmt.Fprintf(out, "grant         version %d, %s for %s\n", g.Version, amount(g.Cap, g.Unit), whom)
-	fmt.Fprintf(out, "period        %s, from %s until %s\n", g.Period, clock(g.NotBefore), clock(g.NotAfter))
+	zone := g.Zone
+	if zone == "" {
+		zone = "UTC"
+	}
+	fmt.Fprintf(out, "period        %s in %s, from %s until %s\n", g.Period, zone, clock(g.NotBefore), clock(g.NotAfter))
 	fmt.Fprintf(out, "leases        %d of %s\n", g.Leases(), amount(g.Lease, g.Unit))
 	fmt.Fprintf(out, "names anchor  sha256:%x, baseline %d\n", g.Anchor, g.Baseline)
 }
@@ -203,7 +259,7 @@ func clock(unix int64) string { return time.Unix(unix, 0).UTC().Format(time.RFC3
 func grantInstallCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "install GRANT",
-		Short: "Hand a grant to the enclave of this host; what the one before still held is gone",
+		Short: "Hand a grant to the enclave of this host; what the one before still held is gone. One of a later month waits for it",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			signed, err := readBounded(args[0], journal.MaxGrantSize)

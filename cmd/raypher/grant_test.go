@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/raypher/raypher/enclave/ceiling"
 	"github.com/raypher/raypher/enclave/lease"
@@ -99,6 +100,28 @@ func TestGrantSignAndShow(t *testing.T) {
 	for _, want := range []string{"counter       18", "whoever has the files of this host can spend again", "1 leases, 0.000005 usd left in the open one, 495.000000 usd", "--version 4", "--baseline 18"} {
 		if !strings.Contains(status.String(), want) {
 			t.Errorf("no %q in\n%s", want, status.String())
+		}
+	}
+}
+
+// Several months are signed at once: versions and baselines rise, with room for top-ups, and each lies in the month of its zone.
+func TestGrantsAhead(t *testing.T) {
+	f := grantFlags{version: 7, baseline: 17, most: "10usd", size: "1usd", anchor: "sha256:" + strings.Repeat("ab", 32), zone: "Europe/Berlin", period: "2026-11", ahead: 2}
+	g, err := f.grant(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	months, err := f.months(g)
+	if err != nil || len(months) != 3 {
+		t.Fatalf("%d, %v", len(months), err)
+	}
+	last := months[2]
+	if last.Period != "2027-01" || last.Version != 207 || last.Baseline != 17+2*2*10 || clock(last.NotBefore) != "2026-12-31T23:00:00Z" || last.Zone != "Europe/Berlin" {
+		t.Errorf("%+v", last)
+	}
+	for _, bad := range []grantFlags{{ahead: -1}, {ahead: 24}, {ahead: 1, notBefore: "2026-11-30T12:00:00Z"}} {
+		if _, err := bad.months(g); err == nil {
+			t.Errorf("%+v is signed", bad)
 		}
 	}
 }
