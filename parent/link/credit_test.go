@@ -70,6 +70,11 @@ func TestCredit(t *testing.T) {
 				}
 				time.Sleep(time.Millisecond)
 			}
+			// The sandbox reads no zones of the host: they are in the program.
+			control := []byte("{version: 9, time_zone: Europe/Berlin, monthly_budget_usd: 5}")
+			if s, err := local.InstallControl(ctx, &enclavev1.InstallControlRequest{Source: control}); err != nil || s.GetHighestVersion() != 9 {
+				t.Errorf("%v, %v", s, err)
+			}
 		})
 	}
 }
