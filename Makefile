@@ -36,7 +36,7 @@ help: ## list the targets
 deps: ## install what tests and demonstrations need from Debian's packages (root)
 	scripts/deps.sh
 
-demo: build ## an agent, an injected model, real hosts: what was tried and what held it (root)
+demo: build ## an agent, an injected model, real hosts: what was tried and what held it; then a budget that runs out (root)
 	$(BUILD) -o $(BIN)/demo ./examples/demo
 	$(BUILD) -o $(BIN)/demo-agent ./examples/demo/agent
 	$(BIN)/demo $(DEMO)
