@@ -23,6 +23,9 @@ func TestFlowsAreBounded(t *testing.T) {
 	flooder, other := w.newGuest(everywhere), w.newGuest(everywhere)
 	own := netip.AddrPortFrom(far4, 80)
 	w.serve(w.far, own)
+	within(t, w.host, func() { // nothing of what is counted may end meanwhile, however busy the machine is
+		must(t, os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_udp_timeout", []byte("600"), 0))
+	})
 	var kept net.Conn
 	within(t, flooder.ns, func() {
 		var err error
@@ -42,7 +45,7 @@ func TestFlowsAreBounded(t *testing.T) {
 	}
 	time.Sleep(200 * time.Millisecond) // for some hundred more
 	flood(t, flooder, far4)
-	if got := w.tracked() - before; got < share || got > share+16 {
+	if got := w.tracked() - before; got < share-16 || got > share+16 { // others come and go, of neighbour discovery for one
 		t.Errorf("after floods to %v the host remembers %d flows more, want %d", far4, got, share)
 	}
 	if err := flooder.talk(t, "tcp", own, 1); err == nil {
