@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -91,6 +92,7 @@ func (s *Server) DescribeSpending(ctx context.Context, r *enclavev1.DescribeSpen
 		return nil, err
 	}
 	report := s.spends.Ledger().Report(r.GetNamespace(), r.GetAgent(), r.GetRun())
+	budgets := s.runs.Budgets()
 	reply := &enclavev1.SpendingStatus{
 		Unread: report.Unread, Control: s.spends.Signed(), HighestVersion: s.spends.Floor(), Period: report.Period, Unaccounted: uint64(report.Unaccounted),
 		Paused: uint32(s.spends.Paused()), Development: s.opts.Development, Grant: grant,
@@ -107,9 +109,26 @@ func (s *Server) DescribeSpending(ctx context.Context, r *enclavev1.DescribeSpen
 			reply.LeftOff++
 			continue
 		}
+		if a.Level == ledger.Run {
+			a.Limits.Budget = budgetOfRun(&a, budgets, r.GetRun() != "")
+		}
 		reply.Accounts = append(reply.Accounts, accountOf(&a))
 	}
 	return reply, nil
+}
+
+// budgetOfRun is what a run may spend in its life: the narrower of what the cost control says and what its visas named. With which budget
+// a run was started that ended before this enclave began nobody knows here, so that of such a run none is shown, unless it is asked for.
+func budgetOfRun(a *ledger.Account, budgets map[string]uint64, asked bool) *cost.Amount {
+	own, known := budgets[a.Name[strings.LastIndexByte(a.Name, '/')+1:]]
+	switch limit := a.Limits.Budget; {
+	case !known && !asked:
+		return nil
+	case own > 0 && (limit == nil || own < uint64(*limit)):
+		return (*cost.Amount)(&own)
+	default:
+		return limit
+	}
 }
 
 func accountOf(a *ledger.Account) *enclavev1.SpendingAccount {

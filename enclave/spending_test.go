@@ -2,6 +2,7 @@ package enclave
 
 import (
 	"context"
+	"crypto/sha256"
 	"io"
 	"slices"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"github.com/raypher/raypher/enclave/signer/software"
 	"github.com/raypher/raypher/journal"
 	enclavev1 "github.com/raypher/raypher/proto/enclave/v1"
+	"github.com/raypher/raypher/visa"
 )
 
 // shelf is a parent's store over several lives of an enclave.
@@ -247,6 +249,38 @@ func TestReplay(t *testing.T) {
 	}
 	if got := balance(t, client); got.GetSpent() != 71_000 || got.GetLost() <= after.GetLost() { // one more lease was forfeited
 		t.Errorf("%v", got)
+	}
+}
+
+// TestTheBudgetOfARunIsShown: of a run the narrower of its own budget and the cost control's is shown; of one that this enclave knows nothing
+// of, none, unless it is asked for.
+func TestTheBudgetOfARunIsShown(t *testing.T) {
+	r, client := life(t, "", new(shelf))
+	text := "version: 2\ntime_zone: UTC\nmonthly_budget_usd: 20\nper_run: {budget_usd: 0.05}\n"
+	if _, err := client.InstallControl(t.Context(), &enclavev1.InstallControlRequest{Source: []byte(text)}); err != nil {
+		t.Fatal(err)
+	}
+	r.pay(t, 1, 1000, 400)
+	shown := func(q *enclavev1.DescribeSpendingRequest) uint64 {
+		s, err := client.DescribeSpending(t.Context(), q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.GetAccounts()[len(s.GetAccounts())-1].GetBudget()
+	}
+	asked := &enclavev1.DescribeSpendingRequest{Namespace: "dev", Agent: "coder", Run: "run"}
+	if all, own := shown(nil), shown(asked); all != 0 || own != 50_000 {
+		t.Errorf("of a run that is not known: %d among all, %d asked for", all, own)
+	}
+	hash := sha256.Sum256([]byte("key"))
+	for _, step := range []struct{ named, want uint64 }{{0, 50_000}, {90_000, 50_000}, {10_000, 10_000}} {
+		r.runs.Granted(&visa.Claims{
+			Subject: "spiffe://d/ns/dev/agent/coder", Namespace: "dev", Handle: hash[:], ExpiresAt: time.Now().Add(time.Hour).Unix(),
+			Asserted: visa.Asserted{AgentID: "run"}, Budget: step.named,
+		})
+		if all, own := shown(nil), shown(asked); all != step.want || own != step.want {
+			t.Errorf("a budget of %d: %d among all, %d asked for, want %d", step.named, all, own, step.want)
+		}
 	}
 }
 

@@ -85,6 +85,17 @@ func (r *Runs) Granted(c *visa.Claims) {
 	r.runs[handle] = &run{Run{Namespace: c.Namespace, Agent: name, ID: c.Asserted.AgentID, Budget: budget}, expires}
 }
 
+// Budgets are those of the runs that are remembered, by id: of a run that ended, too, until its place is needed. 0: its visas named none.
+func (r *Runs) Budgets() map[string]uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := make(map[string]uint64, len(r.runs))
+	for _, known := range r.runs {
+		all[known.ID] = known.Budget
+	}
+	return all
+}
+
 // forget drops runs whose visa ended; false: there are none.
 func (r *Runs) forget() (some bool) {
 	now := r.now()

@@ -62,6 +62,9 @@ func TestABudgetIsNeverWidened(t *testing.T) {
 		if got, _ := r.Find("key"); got.Budget != step.want {
 			t.Errorf("a visa with %d: %d, want %d", step.named, got.Budget, step.want)
 		}
+		if got := r.Budgets()["a1"]; got != step.want {
+			t.Errorf("a visa with %d: %d is told of it, want %d", step.named, got, step.want)
+		}
 	}
 }
 
