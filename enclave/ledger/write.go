@@ -162,13 +162,13 @@ func (l *Ledger) flush() bool {
 	}
 }
 
-// next takes as many records as one call takes. Leases go alone, when all that was handed over before is on record.
+// next takes as many records as one call takes. Leases and parts of snapshots go alone, when all that was handed over before is on record.
 func (l *Ledger) next() (batch []*record, entries [][]byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := 0
 	for n < len(l.out) && len(entries)+len(l.out[n].entries) <= MaxEntries {
-		if l.out[n].isLease() && (n > 0 || l.handed > 0) || l.out[n].snapshot && n > 0 { // parts of a snapshot are large
+		if (l.out[n].isLease() || l.out[n].snapshot) && (n > 0 || l.handed > 0) {
 			break
 		}
 		entries = append(entries, l.out[n].entries...)
@@ -235,10 +235,11 @@ func (l *Ledger) recorded(batch []*record, err error) {
 // failLeases ends leases that wait for records that are not on record: they would stand before what is said again; l.mu is held.
 func (l *Ledger) failLeases(err error) {
 	l.out = slices.DeleteFunc(l.out, func(r *record) bool {
-		if r.isLease() {
+		ended := r.isLease() || r.snapshot // which knows of them
+		if ended {
 			r.finish(fmt.Errorf("%w: %w", ErrUnrecorded, err))
 		}
-		return r.isLease()
+		return ended
 	})
 }
 
