@@ -20,8 +20,12 @@ type dataKeeper interface {
 
 // openProviderKeys reads the keys that operators gave this enclave.
 func (s *Server) openProviderKeys() (err error) {
+	development, err := s.developmentKey()
+	if err != nil {
+		return err
+	}
 	o := providerkeys.Options{
-		State: s.opts.State, OperatorKeys: s.opts.Configuration.OperatorKeys, Epoch: s.epoch, Signer: signer.ForJournal(context.Background(), s.opts.Signer),
+		State: s.opts.State, OperatorKeys: s.opts.Configuration.OperatorKeys, Development: development, Epoch: s.epoch, Signer: signer.ForJournal(context.Background(), s.opts.Signer),
 		Keeps: s.opts.Signer.Tier() != journal.TierNitro, Record: func(ctx context.Context, entry []byte) error { return onRecord{s.journal}.Append(ctx, entry) },
 		Log: s.opts.Log,
 	}

@@ -24,13 +24,9 @@ const MaxAccounts = 4096
 
 // openSpending opens the ledger of money on the journal.
 func (s *Server) openSpending() (err error) {
-	var development crypto.Signer
-	if s.opts.Development {
-		key, _, err := ceiling.DevelopmentKey(s.opts.State)
-		if err != nil {
-			return err
-		}
-		development = key
+	development, err := s.developmentKey()
+	if err != nil {
+		return err
 	}
 	if err := s.openAlerts(); err != nil {
 		return err
@@ -41,6 +37,18 @@ func (s *Server) openSpending() (err error) {
 		Alarm: s.alerts.Alarmed, Began: s.alerts.Began, Waits: s.waits,
 	})
 	return err
+}
+
+// developmentKey is the operator key that signs what nobody has signed; nil: not in development.
+func (s *Server) developmentKey() (crypto.Signer, error) {
+	if !s.opts.Development {
+		return nil, nil
+	}
+	key, _, err := ceiling.DevelopmentKey(s.opts.State)
+	if err != nil {
+		return nil, err // and no key, which would be one of nothing
+	}
+	return key, nil
 }
 
 // began is told what this epoch follows.

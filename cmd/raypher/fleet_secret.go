@@ -110,6 +110,9 @@ func (f *secretFlags) put(c *cobra.Command, with withController, name string) er
 	})
 }
 
+// errNoValue: what was to be a secret is empty.
+var errNoValue = errors.New("it is empty: give it with --file or on standard input")
+
 // value reads a value: from a terminal without showing it.
 func (f *secretFlags) value(in io.Reader, said io.Writer) (value []byte, err error) {
 	if f.file != "-" {
@@ -136,7 +139,7 @@ func (f *secretFlags) value(in io.Reader, said io.Writer) (value []byte, err err
 	}
 	switch {
 	case len(value) == 0:
-		return nil, errors.New("it is empty: give it with --file or on standard input")
+		return nil, errNoValue
 	case len(value) > recipient.MaxValue:
 		return nil, fmt.Errorf("more than %d bytes", recipient.MaxValue)
 	}

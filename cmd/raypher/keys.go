@@ -24,7 +24,8 @@ func keysCommand() *cobra.Command {
 		Short: "Give the enclave the keys of providers of models, replace them, take them away",
 		Long: `Give the enclave the keys of providers of models, replace them, take them away. A key is read from a prompt that does not show it, or from
 standard input; it is encrypted here to the enclave, and the change is signed with an operator key. raypherd carries what it cannot read, and no
-command shows a key. cost_control.yaml names keys: key of a provider, secret of an alert.
+command shows a key. cost_control.yaml names keys: key of a provider, secret of an alert. Without --key an enclave in development signs the change
+itself.
 
 On tier software the keys lie in a file that the enclave alone may read, which is no protection against root. On tier nitro an enclave keeps none:
 give them to a controller (raypher fleet secret put) under the same names.`,
@@ -57,11 +58,10 @@ func keysChangeCommand(word, short string, action journal.ProviderKeyAction) *co
 		Args:  cobra.ExactArgs(1),
 		RunE:  func(c *cobra.Command, args []string) error { return k.run(c, args[0]) },
 	}
-	c.Flags().StringVar(&k.operatorKey, "key", "", "operator key, as `raypher ceiling keygen` made it")
+	c.Flags().StringVar(&k.operatorKey, "key", "", "operator key, as 'raypher ceiling keygen' made it; without it an enclave in development signs")
 	if action != journal.KeyRemoved {
 		c.Flags().StringArrayVar(&k.enclaveKeys.keys, "enclave-key", nil, "encrypt to an enclave with this key and to no other: a PEM or DER file, or DER in hexadecimal; without it, to the one that raypherd pinned (may be repeated)")
 	}
-	c.MarkFlagRequired("key")
 	return c
 }
 
@@ -69,17 +69,15 @@ func (k *keyChange) run(c *cobra.Command, name string) error {
 	if err := providerkeys.CheckName(name); err != nil {
 		return usageError(err)
 	}
-	text, err := readBounded(k.operatorKey, 64<<10)
+	sign, err := k.signing()
 	if err != nil {
 		return err
 	}
-	signer, err := ceiling.ParseKey(text)
-	if err != nil {
-		return fmt.Errorf("%s: %w", k.operatorKey, err)
-	}
 	var secret []byte
 	if k.action != journal.KeyRemoved {
-		if secret, err = (&secretFlags{file: "-"}).value(c.InOrStdin(), c.ErrOrStderr()); err != nil {
+		if secret, err = (&secretFlags{file: "-"}).value(c.InOrStdin(), c.ErrOrStderr()); errors.Is(err, errNoValue) {
+			return usageError(fmt.Errorf("key %s: it is empty: write it at the prompt, or give it on standard input", name))
+		} else if err != nil {
 			return usageError(fmt.Errorf("key %s: %w", name, err))
 		}
 		defer clear(secret)
@@ -89,7 +87,7 @@ func (k *keyChange) run(c *cobra.Command, name string) error {
 		if err != nil {
 			return err
 		}
-		signed, err := change.Sign(signer)
+		signed, err := sign(change)
 		if err != nil {
 			return err
 		}
@@ -99,6 +97,22 @@ func (k *keyChange) run(c *cobra.Command, name string) error {
 		}
 		return k.say(c.OutOrStdout(), name, keys)
 	})
+}
+
+// signing is how the change is made one that the enclave takes.
+func (k *keyChange) signing() (func(*providerkeys.Change) ([]byte, error), error) {
+	if k.operatorKey == "" {
+		return (*providerkeys.Change).Unsigned, nil
+	}
+	text, err := readBounded(k.operatorKey, 64<<10)
+	if err != nil {
+		return nil, err
+	}
+	signer, err := ceiling.ParseKey(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", k.operatorKey, err)
+	}
+	return func(c *providerkeys.Change) ([]byte, error) { return c.Sign(signer) }, nil
 }
 
 // prepare makes the change, with the secret encrypted to the enclave.

@@ -56,6 +56,14 @@ func (c *Change) Seal(to *recipient.Recipient, secret []byte) (err error) {
 	return err
 }
 
+// Unsigned returns the change as an enclave in development takes it, which signs it itself.
+func (c *Change) Unsigned() ([]byte, error) {
+	if err := c.check(); err != nil {
+		return nil, fmt.Errorf("change of a key: %w", err)
+	}
+	return strictcbor.Encode(wireChange(*c)), nil
+}
+
 // Sign returns the change signed with an operator key: ed25519.PrivateKey, or *ecdsa.PrivateKey on P-256.
 func (c *Change) Sign(key crypto.Signer) ([]byte, error) {
 	if err := c.check(); err != nil {
@@ -71,18 +79,20 @@ func (c *Change) Sign(key crypto.Signer) ([]byte, error) {
 // changes are the signed ones.
 var changes = sign1.Kind[*Change]{
 	Type: changeType, Limit: MaxChange, Malformed: ErrMalformed, Untrusted: ErrSignature, Make: "make one with `raypher keys`",
-	Trust: "name a key with --key whose operator_key line is in the start configuration",
-	Decode: func(_, payload []byte) (*Change, error) {
-		var w wireChange
-		if err := strictcbor.Decode(payload, MaxChange, &w); err != nil {
-			return nil, err
-		}
-		c := Change(w)
-		if err := c.check(); err != nil {
-			return nil, err
-		}
-		return &c, nil
-	},
+	Trust:  "name a key with --key whose operator_key line is in the start configuration",
+	Decode: func(_, payload []byte) (*Change, error) { return decodeChange(payload) },
+}
+
+func decodeChange(payload []byte) (*Change, error) {
+	var w wireChange
+	if err := strictcbor.Decode(payload, MaxChange, &w); err != nil {
+		return nil, err
+	}
+	c := Change(w)
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	return &c, nil
 }
 
 func (c *Change) check() error {

@@ -301,6 +301,37 @@ func TestOutside(t *testing.T) {
 	}
 }
 
+// TestUnsigned: what nobody has signed is taken in development alone, and signed there by the enclave itself.
+func TestUnsigned(t *testing.T) {
+	w := newWorld(t)
+	unsigned := func() []byte {
+		t.Helper()
+		text, err := w.sealed(journal.KeyAdded, "openai", "sk-1").Unsigned()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	if err := w.keys.Apply(t.Context(), unsigned()); !errors.Is(err, providerkeys.ErrSignature) || !strings.Contains(err.Error(), "--key") {
+		t.Errorf("not in development: %v", err)
+	}
+	w.holds("openai", "")
+	w.options.Development = w.operator
+	w.open()
+	if err := w.keys.Apply(t.Context(), unsigned()); err != nil {
+		t.Fatal(err)
+	}
+	w.holds("openai", "sk-1")
+	_, other, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.keys.Apply(t.Context(), w.sign(w.sealed(journal.KeyRotated, "openai", "sk-2"), other)); !errors.Is(err, providerkeys.ErrSignature) {
+		t.Errorf("signed by somebody else: %v", err)
+	}
+	w.holds("openai", "sk-1")
+}
+
 // TestChangedFile: a file that was changed opens nothing, and says what to do.
 func TestChangedFile(t *testing.T) {
 	w := newWorld(t)

@@ -2304,7 +2304,7 @@ func (x *ProviderKey) GetFingerprint() []byte {
 
 type ChangeProviderKeyRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Change        []byte                 `protobuf:"bytes,1,opt,name=change,proto3" json:"change,omitempty"` // package enclave/providerkeys, signed by an operator key
+	Change        []byte                 `protobuf:"bytes,1,opt,name=change,proto3" json:"change,omitempty"` // package enclave/providerkeys, signed by an operator key; in development also unsigned
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
