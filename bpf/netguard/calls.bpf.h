@@ -178,6 +178,9 @@ static __noinline int answer_call(struct bpf_sock_addr *ctx, struct call *c)
 		keep_recent(bpf_get_socket_cookie(ctx), &a, &c->flow, q.rule);
 		return ANSWER_PASS;
 	}
+	/* Whoever asked may be answered: whether from this address, only the packet tells. */
+	if (!grant && c->operation == OP_SENDTO && ctx->sk && awaits_reply(&q, &c->flow, bpf_htons(ctx->sk->src_port)))
+		return ANSWER_PASS;
 	s = state_of(ctx, s);
 	if (!s)
 		return refuse_call(c, id, REASON_UNREADABLE, NULL, NULL);

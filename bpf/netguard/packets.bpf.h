@@ -312,8 +312,10 @@ static __always_inline int judge_leaving(struct __sk_buff *skb, struct packet *p
 	if (grant == GRANT_RULE && !s)
 		keep_recent(bpf_get_socket_cookie(skb), a, &p->destination, q.rule);
 	if (!grant && answers(&q, p, a, s)) {
-		grant = GRANT_RULE;
 		p->rule = q.rule;
+		if (p->source.proto != IPPROTO_TCP) /* decided each time: it is open no longer than an answer may take */
+			return PASS;
+		grant = GRANT_RULE;
 	}
 	if (!s && (grant != GRANT_RULE || lasts(sk, p)))
 		s = bpf_sk_storage_get(&sockets, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
