@@ -2,7 +2,10 @@
 // at most and what it did cost. Rates are whole micro-dollars for a million tokens; every product is rounded up.
 package prices
 
-import "math/bits"
+import (
+	"math/bits"
+	"slices"
+)
 
 // Rates of one model, in micro-dollars for a million tokens. A rate that a provider does not name is the one that is charged instead:
 // of cached input and cache writes that of input, of reasoning that of output.
@@ -73,6 +76,13 @@ func (r *Rates) Worst(input, output uint64) uint64 {
 	h2, l2 := bits.Mul64(output, out)
 	low, carry := bits.Add64(l1, l2, 0)
 	return perMillion(saturate(saturate(h1, h2), carry), low)
+}
+
+// LongCache says whether writes to a cache that is kept for long have a rate, or cost nothing of their own: where writes have no rate either,
+// unless they always cost more than input.
+func (r *Rates) LongCache(dearer bool) bool {
+	lacks := func(b *Band) bool { return b.CacheWrite1h == nil && (dearer || b.CacheWrite != nil) }
+	return !lacks(&r.Band) && !slices.ContainsFunc(r.Tiers, func(t Tier) bool { return lacks(&t.Band) })
 }
 
 // band is the one of a call.

@@ -85,20 +85,15 @@ func (messages) readMessage(message *object) error {
 	return onlyKnown(config, "of a message's output_config: ", []string{"effort"})
 }
 
-// readThinking takes a budget for thinking. Between calls of tools it may be above max_tokens: then both bound the answer together.
+// readThinking takes a budget for thinking. Between calls of tools it may be above max_tokens, also above the one that is set here: then
+// both bound the answer together.
 func (messages) readThinking(r *Request, o *object) error {
 	thinking, err := o.object("thinking")
 	if err != nil || thinking == nil {
 		return err
 	}
-	budget, err := thinking.count("budget_tokens")
-	if err != nil {
-		return err
-	}
-	if r.output > 0 && budget >= r.output {
-		r.beyond = budget
-	}
-	return nil
+	r.beyond, err = thinking.count("budget_tokens")
+	return err
 }
 
 // readEdits takes edits that leave out something of the input; others ask a model once more.
@@ -135,7 +130,7 @@ func (m messages) readTools(r *Request, o *object) error {
 		return err
 	}
 	r.input += aroundTools
-	r.tools = int64(len(o.get("tools")))
+	r.described(o.get("tools"))
 	for _, tool := range tools {
 		if err := m.readTool(r, tool); err != nil {
 			return err
@@ -186,11 +181,15 @@ func (m messages) readToolChange(r *Request, block *object) error {
 			return errors.New("definition: an object is expected")
 		}
 		r.input += aroundTools
+		r.described(definition.raw)
 		return m.readTool(r, definition)
 	default:
 		return refuse(Invalid, "a change of tools of type %.80q is not known here, and may cost: leave it out", kind)
 	}
 }
+
+// described remembers a description of tools that references may repeat.
+func (r *Request) described(tools jsontext.Value) { r.tools += int64(len(tools)) + expansion(tools) }
 
 // refer counts a reference to a tool of the list: the provider puts its description there once more.
 func (r *Request) refer() { r.input += aroundMessage + r.tools }

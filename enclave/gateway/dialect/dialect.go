@@ -39,6 +39,8 @@ func Kinds() []Kind { return []Kind{OpenAI, Anthropic, Gemini, OpenAICompatible}
 type Limits struct {
 	Window int64 // tokens of input and output together
 	Output int64 // tokens of one answer
+	// NoLongCache: nobody has said what it costs to write to a cache that is kept for longer than the shortest time.
+	NoLongCache bool
 }
 
 // Bound is the most tokens that a request can be charged for.
@@ -74,9 +76,11 @@ type Request struct {
 
 	input      int64 // most tokens of what is text
 	output     int64 // most tokens of each choice; 0: the request does not say
-	beyond     int64 // tokens of output that the limit may not hold
+	beyond     int64 // tokens of thinking, which a limit that is not larger may not hold
+	ignorable  bool  // some servers do not know the limit by its name, and answer for as long as the model likes
 	choices    int64
-	tools      int64 // bytes of the list of tools
+	tools      int64  // what the description of every tool is in bytes
+	longCache  string // what asks for a cache that is kept for long; empty: nothing
 	cacheWrite bool
 	body       *object
 	limit      []string // path of the member that holds output down, set where it is missing
@@ -163,7 +167,7 @@ func match(pattern, path string) (string, bool) {
 		return "", false
 	}
 	segment, ok = strings.CutSuffix(segment, after)
-	return segment, ok && segment != "" && !strings.ContainsAny(segment, "/:%")
+	return segment, ok && strings.Trim(segment, ".") != "" && !strings.ContainsAny(segment, "/:%")
 }
 
 // Read understands a request: its method, the path below the provider's base URL, which begins with the version, and its body.
@@ -203,6 +207,9 @@ func Read(kind Kind, method, path string, body []byte) (*Request, error) {
 		return nil, refuse(Invalid, "model is missing: name one that has a price")
 	}
 	request.body = o
+	if name := longCache(body); name != "" {
+		request.longCache = name
+	}
 	request.input += aroundRequest + int64(len(body)) + expansion(body)
 	return request, nil
 }
@@ -229,7 +236,9 @@ func (r *Request) Prepare(limits Limits) (*Call, error) {
 	switch {
 	case r.Opaque != "" && limits.Window <= 0:
 		return nil, refuse(Invalid, "model %.80q: its context window (context) is not in the price list, so what %s costs cannot be bounded", r.Model, r.Opaque)
-	case r.output == 0 && limits.Output <= 0:
+	case r.longCache != "" && limits.NoLongCache:
+		return nil, refuse(Invalid, "model %.80q: what a cache that is kept for long costs (cache_write_1h) is not in the price list: leave out %s", r.Model, r.longCache)
+	case (r.output == 0 || r.ignorable) && limits.Output <= 0:
 		return nil, refuse(Invalid, "model %.80q: its longest answer (max_output) is not in the price list, so what the call costs cannot be bounded: say how long it may be, as with max_tokens", r.Model)
 	}
 	call := &Call{Model: r.Model, Stream: r.Stream, protocol: r.protocol}
@@ -245,7 +254,12 @@ func (r *Request) Prepare(limits Limits) (*Call, error) {
 			return nil, err
 		}
 	}
-	output += r.beyond
+	if r.ignorable {
+		output = max(output, limits.Output)
+	}
+	if r.beyond >= output {
+		output += r.beyond
+	}
 	if output > maxTokens/r.choices {
 		return nil, refuse(Invalid, "%d answers of %d tokens are more than can be counted", r.choices, output)
 	}
@@ -279,6 +293,24 @@ func oneOf(o *object, name string, values ...string) error {
 		return err
 	}
 	return refuse(Invalid, "%s %.80q changes what the call costs: leave it out, or use %s", name, s, strings.Join(values, " or "))
+}
+
+// readReasoning takes how a model is to think. Modes in which a provider asks it several times, or another one, are refused: they read the
+// input as often.
+func (r *Request) readReasoning(o *object, known ...string) error {
+	reasoning, err := o.object("reasoning")
+	if err != nil || reasoning == nil {
+		return err
+	}
+	if err := onlyKnown(reasoning, "of reasoning: ", append(known, "mode", "effort", "summary")); err != nil {
+		return err
+	}
+	if err := oneOf(reasoning, "mode", "standard"); err != nil {
+		return err
+	}
+	budget, err := reasoning.count("max_tokens")
+	r.beyond = max(r.beyond, budget)
+	return err
 }
 
 // onlyKnown refuses members that are not in the list: they may cost.

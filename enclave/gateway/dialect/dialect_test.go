@@ -80,9 +80,9 @@ func TestBounds(t *testing.T) {
 		"generate":             {Gemini, generatePath, `{"contents":[{"parts":[{"text":"hello"}]}]}`, "", 8000, []string{`"generationConfig":{"maxOutputTokens":8000}`}},
 		"generate, configured": {Gemini, generatePath, `{"contents":[],"generationConfig":{"temperature":1}}`, "", 8000, []string{`{"temperature":1,"maxOutputTokens":8000}`}},
 		"generate, candidates": {Gemini, generatePath, `{"contents":[],"generationConfig":{"candidateCount":4,"maxOutputTokens":10}}`, "", 40, nil},
-		"generate, a file":     {Gemini, streamPath, `{"contents":[{"parts":[{"fileData":{"fileUri":"u"}}]}],"generationConfig":{"maxOutputTokens":10}}`, "fileData", 10, nil},
+		"generate, a file":     {Gemini, streamPath, `{"contents":[{"parts":[{"fileData":{"mimeType":"image/png","fileUri":"u"}}]}],"generationConfig":{"maxOutputTokens":10}}`, "fileData", 10, nil},
 		"generate, parts of a function's answer": {Gemini, generatePath,
-			`{"contents":[{"parts":[{"functionResponse":{"name":"f","response":{},"parts":[{"inlineData":{}}]}}]}],"generationConfig":{"maxOutputTokens":10}}`, "functionResponse", 10, nil},
+			`{"contents":[{"parts":[{"functionResponse":{"name":"f","response":{},"parts":[{"inlineData":{"mimeType":"image/png"}}]}}]}],"generationConfig":{"maxOutputTokens":10}}`, "functionResponse", 10, nil},
 		"generate, a function's answer": {Gemini, generatePath,
 			`{"contents":[{"parts":[{"functionResponse":{"name":"f","response":{"x":"y"}}}]}],"generationConfig":{"maxOutputTokens":10}}`, "", 10, nil},
 		"generate, a cache": {Gemini, generatePath, `{"contents":[],"cachedContent":"c","generationConfig":{"maxOutputTokens":10}}`, "cache", 10, nil},
@@ -251,7 +251,7 @@ func TestWhatNeedsTheModelsLimits(t *testing.T) {
 		{`{"model":"m","messages":` + image + `,"max_tokens":7}`, true, false},
 		{`{"model":"m","messages":` + image + `}`, true, true},
 	} {
-		for _, l := range []Limits{{}, {Window: 1000}, {Output: 1000}, {1000, 1000}} {
+		for _, l := range []Limits{{}, {Window: 1000}, {Output: 1000}, {Window: 1000, Output: 1000}} {
 			_, err := read(t, OpenAI, chatPath, tt.body).Prepare(l)
 			if refused := tt.window && l.Window == 0 || tt.output && l.Output == 0; refused != (err != nil) {
 				t.Errorf("%s with %+v: %v", tt.body, l, err)
@@ -328,7 +328,8 @@ func FuzzRead(f *testing.F) {
 		if err != nil {
 			t.Fatalf("what is sent is refused: %v: %q", err, call.Body)
 		}
-		if again.Model != r.Model || again.Stream != r.Stream || (again.output+again.beyond)*again.choices != call.Bound.Output {
+		once, err := again.Prepare(limits)
+		if err != nil || again.Model != r.Model || again.Stream != r.Stream || once.Bound.Output != call.Bound.Output {
 			t.Fatalf("%q says %+v, sent %q says %+v", body, r, call.Body, again)
 		}
 	})

@@ -98,7 +98,7 @@ func (generate) readTools(r *Request, o *object) error {
 	return nil
 }
 
-func (generate) readContent(r *Request, content *object) error {
+func (g generate) readContent(r *Request, content *object) error {
 	r.input += aroundMessage
 	if err := onlyKnown(content, "of a content: ", []string{"role", "parts"}); err != nil {
 		return err
@@ -116,10 +116,15 @@ func (generate) readContent(r *Request, content *object) error {
 				if err != nil {
 					return err
 				}
-				if response != nil && response.get("parts") != nil { // images and files that a function gave
-					r.Opaque = "parts of a functionResponse"
+				if err := g.readGiven(r, response); err != nil {
+					return err
 				}
-			case "inlineData", "fileData", "thoughtSignature", "videoMetadata", "mediaResolution":
+			case "inlineData", "fileData":
+				r.Opaque = "a part with " + m.name
+				if err := g.readMedia(part, m.name); err != nil {
+					return err
+				}
+			case "thoughtSignature", "mediaResolution":
 				r.Opaque = "a part with " + m.name
 			default:
 				return spelled(refuse(Invalid, "a part with %.80q is not known here, and may cost: leave it out", m.name))
@@ -127,6 +132,64 @@ func (generate) readContent(r *Request, content *object) error {
 		}
 	}
 	return nil
+}
+
+// readGiven takes the images and files that a function gave.
+func (g generate) readGiven(r *Request, response *object) error {
+	if response == nil {
+		return nil
+	}
+	parts, err := response.objects("parts")
+	if err != nil {
+		return err
+	}
+	for _, part := range parts {
+		r.Opaque = "parts of a functionResponse"
+		for _, m := range part.members {
+			if m.name != "inlineData" && m.name != "fileData" {
+				return spelled(refuse(Invalid, "a part of a functionResponse with %.80q is not known here, and may cost: leave it out", m.name))
+			}
+			if err := g.readMedia(part, m.name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// readMedia takes images and documents: audio, which films have too, is charged at rates that no price list here names.
+func (generate) readMedia(part *object, name string) error {
+	media, err := part.object(name)
+	if err != nil || media == nil {
+		return err
+	}
+	if err := onlyKnown(media, "of "+name+": ", []string{"mimeType", "data", "fileUri", "displayName"}); err != nil {
+		return spelled(err)
+	}
+	kind, _, err := media.text("mimeType")
+	if err != nil {
+		return err
+	}
+	if !strings.HasPrefix(kind, "image/") && !strings.HasPrefix(kind, "text/") && kind != "application/pdf" {
+		return refuse(Invalid, "%s with mimeType %.80q: only images, text and PDF have a rate here", name, kind)
+	}
+	return nil
+}
+
+// modalities are tokens by what they stand for.
+type modalities []struct {
+	Modality string `json:"modality"`
+	Tokens   int64  `json:"tokenCount"`
+}
+
+// heard says whether some stand for sound.
+func (all modalities) heard() bool {
+	for _, m := range all {
+		if m.Tokens != 0 && (m.Modality == "AUDIO" || m.Modality == "VIDEO") {
+			return true
+		}
+	}
+	return false
 }
 
 // usage is in the answer and, of a stream, in each of its parts, of all until then; it counts from the part on that says why the
@@ -139,6 +202,9 @@ func (generate) usage(u *Usage, message []byte) (found, last bool, err error) {
 			Candidates int64  `json:"candidatesTokenCount"`
 			Thoughts   int64  `json:"thoughtsTokenCount"`
 			ToolPrompt int64  `json:"toolUsePromptTokenCount"`
+
+			Of    modalities `json:"promptTokensDetails"`
+			Given modalities `json:"candidatesTokensDetails"`
 		} `json:"usageMetadata"`
 		Candidates []struct {
 			Finish string `json:"finishReason"`
@@ -152,6 +218,9 @@ func (generate) usage(u *Usage, message []byte) (found, last bool, err error) {
 	}
 	if m.Usage == nil || m.Usage.Prompt == nil {
 		return false, false, nil
+	}
+	if m.Usage.Of.heard() || m.Usage.Given.heard() {
+		return false, false, errors.New("usage of audio, which has rates of its own")
 	}
 	*u = Usage{
 		Input:     *m.Usage.Prompt - m.Usage.Cached + m.Usage.ToolPrompt,

@@ -261,6 +261,42 @@ func expansion(document []byte) int64 {
 	}
 }
 
+// longCache returns the name of a member that asks for a cache that is kept for longer than the shortest time, wherever it stands; empty: none.
+func longCache(document []byte) string {
+	if !bytes.Contains(document, []byte("cache")) && !bytes.Contains(document, []byte(`\u`)) {
+		return ""
+	}
+	decoder := jsontext.NewDecoder(bytes.NewBuffer(document), jsontext.AllowDuplicateNames(true))
+	cache, depth := "", 0 // what describes a cache, and where
+	name := ""            // of the value that follows
+	for {
+		token, err := decoder.ReadToken()
+		if err != nil {
+			return ""
+		}
+		in, read := decoder.StackIndex(decoder.StackDepth())
+		if token.Kind() == '"' && in == '{' && read%2 == 1 {
+			name = token.String()
+			continue
+		}
+		at := decoder.StackDepth()
+		if token.Kind() == '{' || token.Kind() == '[' {
+			at--
+		}
+		switch {
+		case depth > 0 && at < depth:
+			cache, depth = "", 0
+		case depth > 0 && at == depth && name == "ttl" && token.Kind() != 'n':
+			if life := token.String(); token.Kind() != '"' || life != "5m" && life != "30m" {
+				return cache
+			}
+		case depth == 0 && token.Kind() == '{' && (name == "cache_control" || name == "prompt_cache_breakpoint"):
+			cache, depth = name, decoder.StackDepth()
+		}
+		name = ""
+	}
+}
+
 func isASCII(b []byte) bool {
 	for _, c := range b {
 		if c >= 0x80 {

@@ -40,7 +40,7 @@ var (
 		reasoning_details audio annotations`)
 	chatTools  = []string{"function", "custom"}
 	chatText   = []string{"text", "refusal"}
-	chatOpaque = []string{"image_url", "input_audio", "file"}
+	chatOpaque = []string{"image_url", "file"} // audio has rates of its own, which no price list here names
 )
 
 func (c chat) read(r *Request, o *object) error {
@@ -72,6 +72,12 @@ func (c chat) read(r *Request, o *object) error {
 		r.choices = n
 	}
 	if err := c.readLimit(r, o); err != nil {
+		return err
+	}
+	if err := c.readThinking(r, o); err != nil {
+		return err
+	}
+	if err := readRetention(r, o); err != nil {
 		return err
 	}
 	if err := readTools(r, o, chatTools); err != nil {
@@ -108,8 +114,33 @@ func (c chat) readLimit(r *Request, o *object) error {
 	r.limit = []string{"max_tokens"}
 	if c.official {
 		r.limit = []string{"max_completion_tokens"}
+	} else {
+		r.ignorable = older == 0 && newer > 0
 	}
 	return nil
+}
+
+// readThinking takes what other servers call budgets of thinking.
+func (chat) readThinking(r *Request, o *object) error {
+	if err := r.readReasoning(o, "max_tokens", "enabled", "exclude"); err != nil {
+		return err
+	}
+	thinking, err := o.object("thinking")
+	if err != nil || thinking == nil {
+		return err
+	}
+	budget, err := thinking.count("budget_tokens")
+	r.beyond = max(r.beyond, budget)
+	return err
+}
+
+// readRetention takes for how long OpenAI may keep what it caches.
+func readRetention(r *Request, o *object) error {
+	retention, _, err := o.text("prompt_cache_retention")
+	if retention != "" && retention != "in_memory" && retention != "in-memory" {
+		r.longCache = "prompt_cache_retention"
+	}
+	return err
 }
 
 // readTools takes tools that run where the agent is; those that the provider runs are charged by use.
@@ -145,7 +176,7 @@ func readMessages(r *Request, o *object) error {
 			return err
 		}
 		if message.get("audio") != nil {
-			r.Opaque = "audio of an earlier answer"
+			return refuse(Invalid, "audio of an earlier answer has no rate here: leave it out")
 		}
 		if message.get("reasoning_details") != nil {
 			r.Opaque = "reasoning that may be encrypted"
@@ -215,6 +246,7 @@ type openAIUsage struct {
 	PromptWith     openAIInput `json:"prompt_tokens_details"`
 	CompletionWith struct {
 		Reasoning int64 `json:"reasoning_tokens"`
+		Audio     int64 `json:"audio_tokens"`
 	} `json:"completion_tokens_details"`
 
 	Input      *int64      `json:"input_tokens"`
@@ -228,6 +260,7 @@ type openAIUsage struct {
 // openAIInput are parts of the input.
 type openAIInput struct {
 	Cached      int64 `json:"cached_tokens"`
+	Audio       int64 `json:"audio_tokens"`
 	Written     int64 `json:"cache_write_tokens"` // "unadjusted": it may be more than what was not cached
 	WrittenWith struct {
 		Long int64 `json:"ttl_12h_tokens"`
@@ -239,6 +272,9 @@ type openAIInput struct {
 func (u *Usage) openAI(input, output *int64, parts openAIInput, reasoning int64) error {
 	if input == nil || output == nil {
 		return fmt.Errorf("usage names no input or no output")
+	}
+	if parts.Audio != 0 {
+		return fmt.Errorf("usage with %d tokens of audio, which has rates of its own", parts.Audio)
 	}
 	said := Usage{Input: *input - parts.Cached, CacheRead: parts.Cached, CacheWrite: parts.Written - parts.WrittenWith.Long, CacheWrite1h: parts.WrittenWith.Long, Output: *output, Reasoning: reasoning}
 	if err := said.check(); err != nil {
@@ -274,6 +310,9 @@ func (chat) usage(u *Usage, message []byte) (found, last bool, err error) {
 	}
 	if m.Usage == nil {
 		return false, false, nil
+	}
+	if n := m.Usage.CompletionWith.Audio; n != 0 {
+		return false, false, fmt.Errorf("usage with %d tokens of audio, which has rates of its own", n)
 	}
 	err = u.openAI(m.Usage.Prompt, m.Usage.Completion, m.Usage.PromptWith, m.Usage.CompletionWith.Reasoning)
 	return err == nil, false, err

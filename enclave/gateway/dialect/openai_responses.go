@@ -21,7 +21,7 @@ var responsesMembers = strings.Fields(`model input instructions max_output_token
 var (
 	responsesTools  = strings.Fields("function custom local_shell apply_patch")
 	responsesText   = strings.Fields("input_text output_text text refusal summary_text reasoning_text")
-	responsesOpaque = strings.Fields("input_image input_file input_audio")
+	responsesOpaque = strings.Fields("input_image input_file")
 )
 
 func (responses) read(r *Request, o *object) error {
@@ -33,6 +33,12 @@ func (responses) read(r *Request, o *object) error {
 	}
 	var err error
 	if r.output, err = o.count("max_output_tokens"); err != nil {
+		return err
+	}
+	if err := r.readReasoning(o, "generate_summary", "context"); err != nil {
+		return err
+	}
+	if err := readRetention(r, o); err != nil {
 		return err
 	}
 	r.limit = []string{"max_output_tokens"}
