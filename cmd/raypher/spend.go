@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -59,7 +61,17 @@ in development, which signs it itself.`,
 				if err != nil {
 					return err
 				}
-				return saidControl(c.OutOrStdout(), status)
+				if err := saidControl(c.OutOrStdout(), status); err != nil || !status.GetDevelopment() {
+					return err // elsewhere a controller or KMS may have keys that are not listed
+				}
+				held, err := operator.DescribeProviderKeys(c.Context(), &parentv1.OperatorDescribeProviderKeysRequest{})
+				if err != nil {
+					return err
+				}
+				for _, name := range missingKeys(parsed, held) {
+					fmt.Fprintf(c.OutOrStdout(), "the enclave has no key %s yet: raypher keys add %s\n", name, name)
+				}
+				return nil
 			})
 		},
 	}
@@ -98,6 +110,22 @@ func controlFile(complaints io.Writer, name, keyFile string) (*parentv1.Operator
 	return &parentv1.OperatorInstallControlRequest{Signed: signed}, parsed, err
 }
 
+// missingKeys are the keys that a cost control names and the enclave does not hold, by name.
+func missingKeys(control *cost.Control, held *parentv1.OperatorProviderKeys) []string {
+	named := map[string]bool{}
+	for _, p := range control.Providers {
+		named[p.Key] = true
+	}
+	for _, a := range control.Alerts {
+		named[a.Secret] = true
+	}
+	for _, k := range held.GetKeys() {
+		delete(named, k.GetName())
+	}
+	delete(named, "") // a provider that takes no key, an alert that is not signed
+	return slices.Sorted(maps.Keys(named))
+}
+
 // saidControl says which cost control is in force.
 func saidControl(out io.Writer, s *parentv1.OperatorSpending) error {
 	parsed, _, err := cost.Read(s.GetControl())
@@ -112,7 +140,7 @@ func saidControl(out io.Writer, s *parentv1.OperatorSpending) error {
 	if b := parsed.Host.Budget; b != nil {
 		budget = fmt.Sprintf("%s dollars a month", *b)
 	}
-	_, err = fmt.Fprintf(out, "cost control version %d is in force: %s, %d providers, sha256:%x (%s)\n", parsed.Version, budget, len(parsed.Providers), parsed.Hash(), signed)
+	_, err = fmt.Fprintf(out, "cost control version %d is in force: %s, %s, sha256:%x (%s)\n", parsed.Version, budget, counted(len(parsed.Providers), "provider"), parsed.Hash(), signed)
 	return err
 }
 
@@ -202,7 +230,10 @@ func afterTopUp(out io.Writer, s *parentv1.OperatorSpending) error {
 		}
 		fmt.Fprintf(out, "the host can spend %s dollars more this month: %s\n", left, bound)
 	}
-	if n := s.GetPaused(); n > 0 {
+	switch n := s.GetPaused(); {
+	case n == 1:
+		fmt.Fprintln(out, "1 call waited and looks again now")
+	case n > 1:
 		fmt.Fprintf(out, "%d calls waited and look again now\n", n)
 	}
 	return nil

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -19,7 +21,10 @@ func spendShowCommand() *cobra.Command {
 		Use:   "show",
 		Short: "What was spent this month, what is held, what is available, and where the month is going",
 		Long: `Show what counts against each cap, as the enclave has it, and beside it, as this host's journal has it, what each agent spent on which
-model on which day. Projected is what the month comes to if it goes on as it did.`,
+model on which day. SPENT is what was charged, with all that was held for calls of which nobody knows what they cost; HELD is of calls under way; LOST
+is credit of which nobody can say what became of it, as of the lease that was open at a restart, and counts as spent; PROJECTED is what the month
+comes to if it goes on as it did. The tokens of a call of which nobody knows what it used are not in TOKENS. The budget of a run that ended before
+the enclave's last start is not known.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return withOperator(func(operator parentv1.OperatorClient) error {
@@ -154,14 +159,19 @@ func (v *spendingView) print(out io.Writer) error {
 	if v.Problem != "" {
 		fmt.Fprintln(out, "nothing can be spent:", v.Problem)
 	}
-	fmt.Fprintf(out, "credit left %s\n", v.CreditLeft)
+	if v.Development && v.Month == "" {
+		fmt.Fprintln(out, "no credit yet: the first call makes the grant of this month")
+	} else {
+		fmt.Fprintf(out, "credit left %s\n", v.CreditLeft)
+	}
 	if v.Unaccounted > 0 {
 		fmt.Fprintf(out, "unaccounted %s: leases of which the journal says nothing count against every cap\n", v.Unaccounted)
 	}
 	if v.Paused > 0 {
-		fmt.Fprintf(out, "%d calls wait for a top-up\n", v.Paused)
+		fmt.Fprintf(out, "calls that wait for a top-up: %d\n", v.Paused)
 	}
-	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	var text bytes.Buffer
+	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "\nCAP\tNAME\tSPENT\tHELD\tLOST\tBUDGET\tAVAILABLE\tPROJECTED\tNOTE")
 	for _, a := range v.Accounts {
 		note := ""
@@ -179,7 +189,20 @@ func (v *spendingView) print(out io.Writer) error {
 			fmt.Fprintf(table, "%s\t%s/%s\t%s\t%s\t%d\t%s\t%s\t%d\n", l.Day, l.Namespace, l.Agent, l.Provider, l.Model, l.Calls, l.Spent, l.Held, l.Tokens)
 		}
 	}
-	return table.Flush()
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	return printTrimmed(out, text.String())
+}
+
+// printTrimmed prints a table without the spaces that its last column leaves where it is empty.
+func printTrimmed(out io.Writer, table string) error {
+	for line := range strings.Lines(table) {
+		if _, err := fmt.Fprintln(out, strings.TrimRight(line, " \n")); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func dollars(a *cost.Amount) string {

@@ -105,11 +105,16 @@ func TestSpendShow(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"month 2026-11, cost control version 3", "credit left 60.50", "unaccounted 1.00", "2 calls wait for a top-up", "3 more that spent less",
+		"month 2026-11, cost control version 3", "credit left 60.50", "unaccounted 1.00", "calls that wait for a top-up: 2", "3 more that spent less",
 		"10.00     2.00  1.00  100.00  87.00", "closed: a provider charged more", "2026-11-10", "dev/coder",
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, out.String())
+		}
+	}
+	for line := range strings.Lines(out.String()) {
+		if strings.HasSuffix(line, " \n") {
+			t.Errorf("spaces at the end of %q", line)
 		}
 	}
 	text, err := json.Marshal(v)
@@ -130,6 +135,18 @@ func TestSpendShow(t *testing.T) {
 		if v, err := spendingShown(s, third); err != nil || !strings.Contains(v.Problem, c.want) {
 			t.Errorf("%s: %q, %v", name, v.Problem, err)
 		}
+	}
+}
+
+// Keys that a cost control names and nobody gave are named, each once.
+func TestMissingKeys(t *testing.T) {
+	c := &cost.Control{
+		Providers: map[string]cost.Provider{"a": {Key: "openai"}, "b": {Key: "openai"}, "c": {Key: "held"}, "d": {}},
+		Alerts:    []cost.Alert{{Secret: "hook"}, {}},
+	}
+	held := &parentv1.OperatorProviderKeys{Keys: []*parentv1.OperatorProviderKey{{Name: "held"}, {Name: "other"}}}
+	if got := strings.Join(missingKeys(c, held), " "); got != "hook openai" {
+		t.Error(got)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -161,6 +162,26 @@ func TestStopped(t *testing.T) {
 	} {
 		if !errors.Is(err, ErrStopped) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A refusal says what helps: to wait only where that can, and never for the next month of a run, whose budget is for its life.
+func TestWhatHelps(t *testing.T) {
+	for _, c := range []struct {
+		refusal Refusal
+		want    string
+	}{
+		{Refusal{Level: "run", Limit: 100, Spent: 10, Asked: 200}, "ask for a shorter answer, or raise the budget"},
+		{Refusal{Level: "host", Limit: 100, Spent: 10, Held: 20, Asked: 200}, "ask for a shorter answer, or raise the budget"},
+		{Refusal{Level: "run", Limit: 100, Spent: 100, Asked: 20}, "raise the budget"},
+		{Refusal{Level: "run", Limit: 100, Spent: 60, Held: 40, Asked: 20}, "wait for calls that are under way, or raise the budget"},
+		{Refusal{Level: "agent", Limit: 100, Spent: 60, Lost: 40, Asked: 20}, "wait for the next month, or raise the budget"},
+		{Refusal{Level: "host", Limit: 100, Spent: 60, Held: 30, Asked: 20}, "ask for a shorter answer, or wait for calls that are under way, or wait for the next month, or raise the budget"},
+	} {
+		c.refusal.What = Budget
+		if got := c.refusal.Error(); !strings.HasSuffix(got, ": "+c.want) {
+			t.Errorf("%+v: %s", c.refusal, got)
 		}
 	}
 }

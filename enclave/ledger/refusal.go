@@ -3,6 +3,7 @@ package ledger
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/raypher/raypher/cost"
@@ -61,8 +62,8 @@ func (r *Refusal) Error() string {
 		if r.Lost > 0 {
 			lost = fmt.Sprintf(", %s lost", cost.Amount(r.Lost))
 		}
-		return fmt.Sprintf("the budget of %s is used up: %s of %s dollars spent, %s held%s, the call may cost %s: wait for calls that are under way, or raise the budget",
-			who, cost.Amount(r.Spent), cost.Amount(r.Limit), cost.Amount(r.Held), lost, cost.Amount(r.Asked))
+		return fmt.Sprintf("the budget of %s does not hold the call: %s of %s dollars spent, %s held%s, the call may cost %s: %s",
+			who, cost.Amount(r.Spent), cost.Amount(r.Limit), cost.Amount(r.Held), lost, cost.Amount(r.Asked), r.helps())
 	case Closed:
 		return fmt.Sprintf("%s is closed: a provider charged more than a call could cost by the price list: check the prices, then install another grant", who)
 	}
@@ -71,6 +72,21 @@ func (r *Refusal) Error() string {
 		when = "at " + r.Refill.UTC().Format(time.RFC3339)
 	}
 	return fmt.Sprintf("%s of %s: %d of %d used, the call asks %d: it passes %s", r.What, who, r.Spent, r.Limit, r.Asked, when)
+}
+
+// helps is what lets a call through that a budget does not hold.
+func (r *Refusal) helps() string {
+	var ways []string
+	if add(add(r.Spent, r.Held), r.Lost) < r.Limit {
+		ways = append(ways, "ask for a shorter answer")
+	}
+	if r.Asked <= r.Limit && r.Held > 0 {
+		ways = append(ways, "wait for calls that are under way")
+	}
+	if r.Asked <= r.Limit && r.Level != levelNames[Run] {
+		ways = append(ways, "wait for the next month")
+	}
+	return strings.Join(append(ways, "raise the budget"), ", or ")
 }
 
 // Unwrap makes it an ErrRefused.

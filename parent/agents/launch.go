@@ -155,8 +155,11 @@ func (h *Host) describe(l *attend.Launch, uid uint32) (*Agent, error) {
 	var budget cost.Amount
 	if l.Budget != "" {
 		var err error
-		if budget, err = cost.ParseAmount(l.Budget); err != nil || budget == 0 {
-			return nil, fmt.Errorf("%w: launch: budget %.40q: %w", ErrInvalid, l.Budget, cost.ErrAmount)
+		if budget, err = cost.ParseAmount(l.Budget); err == nil && budget == 0 {
+			err = errors.New("it must be more than 0")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w: launch: budget %.40q: %w", ErrInvalid, l.Budget, err)
 		}
 	}
 	if !filepath.IsAbs(l.Program) || !filepath.IsAbs(l.Home) {
