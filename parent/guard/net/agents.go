@@ -36,6 +36,9 @@ func (g *Guard) Renew(cgroupID uint64, deadline int64) error {
 		return err
 	}
 	entry.Deadline = uint64(max(deadline, 0))
+	if err := g.endTerm(entry.Slot); err != nil { // it may be earlier than before
+		return err
+	}
 	return explain("network guard: renewing an agent", g.write(entry, ebpf.UpdateExist))
 }
 
