@@ -40,6 +40,7 @@ const (
 	writeTimeout = 2 * time.Minute  // for a client that does not read: then it counts as gone
 	settleTime   = 30 * time.Second // for the journal to take the settlement
 	maxHeaders   = 64 << 10         // bytes of an answer's headers
+	maxError     = 1 << 20          // bytes of an answer that is an error
 )
 
 // Run is who calls, as the visa of the run says.
@@ -158,7 +159,11 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	record.refused(err)
 	var refusal *dialect.Refusal
-	if !errors.As(err, &refusal) {
+	switch {
+	case errors.As(err, &refusal):
+	case r.Context().Err() != nil:
+		return // the client has gone, and nothing has left for it
+	default:
 		g.opts.Log.Error("gateway", "provider", name, "error", err)
 		refusal = &dialect.Refusal{Reason: dialect.Unavailable, Message: "the call could not be made: the enclave's log says why"}
 	}
@@ -201,6 +206,7 @@ type attempt struct {
 	url      *url.URL
 	method   string
 	header   http.Header
+	secret   string        // key of the provider
 	rates    *prices.Rates // nil: it is free
 	call     *dialect.Call
 	entry    *ledger.Call
@@ -238,7 +244,7 @@ func (g *Gateway) read(r *http.Request, record *Record, provider cost.Provider, 
 	if a.url, err = target(kind, provider.BaseURL, path, r.URL.Query()); err != nil {
 		return nil, err
 	}
-	a.header = upstreamHeader(kind, r.Header, secret)
+	a.header, a.secret = upstreamHeader(kind, r.Header, secret), secret
 	if a.rates != nil {
 		keepWindow(a.header, a.rates.Context)
 	}

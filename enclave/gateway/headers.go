@@ -26,7 +26,7 @@ func handle(r *http.Request) string {
 // Headers that go to a provider. Others stay: those of the connection (RFC 9110, section 7.6.1), what would name another account, and what
 // nobody asked for. The last ones are prefixes.
 var (
-	passedUp       = []string{"Accept", "Content-Type", "User-Agent", "Anthropic-Version", "Anthropic-Beta", "Anthropic-Dangerous-Direct-Browser-Access", "Openai-Beta"}
+	passedUp       = []string{"Accept", "User-Agent", "Anthropic-Version", "Anthropic-Beta", "Anthropic-Dangerous-Direct-Browser-Access", "Openai-Beta"}
 	passedUpPrefix = []string{"X-Stainless-"}
 )
 
@@ -37,7 +37,8 @@ func upstreamHeader(kind dialect.Kind, from http.Header, secret string) http.Hea
 			to[name] = values
 		}
 	}
-	to.Set("Accept-Encoding", "identity") // it is metered
+	to.Set("Accept-Encoding", "identity")      // it is metered
+	to.Set("Content-Type", "application/json") // as it was read: another alphabet would have other quotation marks
 	switch kind {
 	case dialect.Anthropic:
 		to.Set("X-Api-Key", secret)
@@ -76,10 +77,10 @@ func keepWindow(header http.Header, window uint64) {
 // Headers of an answer that are about its connection, or would let a provider set state at the client for the gateway's own name.
 var keptDown = []string{"Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Set-Cookie", "Alt-Svc", "Strict-Transport-Security", "Content-Length"}
 
-// copyHeader hands headers of an answer on. Its length is not among them: what is handed on may be shorter.
-func copyHeader(to, from http.Header) {
+// copyHeader hands headers of an answer on, but those with the provider's key. Its length is not among them: what is handed on may be shorter.
+func copyHeader(to, from http.Header, secret string) {
 	for name, values := range from {
-		if !slices.Contains(keptDown, name) {
+		if !slices.Contains(keptDown, name) && !slices.ContainsFunc(values, func(v string) bool { return strings.Contains(v, secret) }) {
 			to[name] = values
 		}
 	}

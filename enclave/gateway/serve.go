@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strconv"
@@ -37,19 +38,37 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, a *attempt) erro
 		return err
 	}
 	defer answer.Body.Close()
-	copyHeader(w.Header(), answer.Header)
+	copyHeader(w.Header(), answer.Header, a.secret)
+	a.record.hear(answer.Header)
+	if answer.StatusCode >= 300 {
+		return g.fail(w, answer, a)
+	}
 	meter := a.call.Meter(answer.Header.Get("Content-Type"))
 	if answer.ContentLength >= 0 && meter.Unchanged() {
 		// So the client has all of the answer when it has come, and does not wait for the settlement.
 		w.Header().Set("Content-Length", strconv.FormatInt(answer.ContentLength, 10))
 	}
 	w.WriteHeader(answer.StatusCode)
-	a.record.hear(answer.Header)
 	how, usage, whole := g.stream(w, answer, a, meter)
 	g.end(a, how, usage)
 	if !whole {
 		return errBrokeOff
 	}
+	return nil
+}
+
+// fail hands on an answer that is an error or a redirect. Some say the key again, which the agent is not to see.
+func (g *Gateway) fail(w http.ResponseWriter, answer *http.Response, a *attempt) error {
+	body, err := io.ReadAll(io.LimitReader(answer.Body, maxError+1))
+	a.record.FirstByte = time.Since(a.record.left)
+	a.record.compare(answer.ContentLength, int64(len(body)), false)
+	defer g.end(a, charged(answer.StatusCode), dialect.Usage{}) // nobody waits for it
+	if err != nil || len(body) > maxError {
+		return errBrokeOff
+	}
+	w.WriteHeader(answer.StatusCode)
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
+	_, _ = w.Write(bytes.ReplaceAll(body, []byte(a.secret), []byte("[key]"))) // the client may have gone
 	return nil
 }
 
@@ -86,6 +105,10 @@ func (g *Gateway) send(ctx context.Context, a *attempt) (*http.Response, error) 
 		g.opts.Log.Warn("gateway", "provider", a.provider, "error", err)
 		return nil, &dialect.Refusal{Reason: dialect.Upstream, Message: "provider " + a.provider + " did not answer: " + reason(err), Cause: err}
 	}
+	if answer.StatusCode < 200 || answer.StatusCode > 999 { // 101 would make it another protocol's
+		answer.Body.Close()
+		return nil, &dialect.Refusal{Reason: dialect.Upstream, Message: fmt.Sprintf("provider %s answered with status %d, which is none", a.provider, answer.StatusCode)}
+	}
 	answer.Request, a.call.Body = nil, nil // a stream may go on for long
 	a.free()
 	a.record.Status = answer.StatusCode
@@ -118,7 +141,6 @@ func (g *Gateway) stream(w http.ResponseWriter, answer *http.Response, a *attemp
 			there = false
 		}
 	}
-	success := answer.StatusCode >= 200 && answer.StatusCode < 300
 	buffer := make([]byte, 8<<10) // a thousand streams wait with theirs
 	came := int64(0)
 	for {
@@ -126,20 +148,14 @@ func (g *Gateway) stream(w http.ResponseWriter, answer *http.Response, a *attemp
 		if came += int64(n); n > 0 && a.record.FirstByte == 0 {
 			a.record.FirstByte = time.Since(a.record.left)
 		}
-		if n > 0 && success {
+		if n > 0 {
 			hand(meter.Feed(buffer[:n]))
-		} else if n > 0 {
-			hand(buffer[:n])
 		}
 		if err == nil {
 			continue
 		}
 		whole = errors.Is(err, io.EOF)
-		if !success {
-			a.record.compare(answer.ContentLength, came, false)
-			return charged(answer.StatusCode), dialect.Usage{}, whole
-		}
-		rest, usage, ok := meter.End(whole)
+		rest, usage, ok := meter.End(whole && (delimited(answer) || !meter.Events()))
 		hand(rest)
 		if ok {
 			a.record.Usage = usage
@@ -150,6 +166,11 @@ func (g *Gateway) stream(w http.ResponseWriter, answer *http.Response, a *attemp
 		}
 		return settle, usage, whole
 	}
+}
+
+// delimited says whether an answer has an end of its own. Without it, whoever stands between ends it by ending the connection.
+func delimited(answer *http.Response) bool {
+	return answer.ProtoMajor >= 2 || answer.ContentLength >= 0 || len(answer.TransferEncoding) > 0
 }
 
 // charged is how a call ends whose answer is an error. One that the provider blames on the request, 400 to 499, it has not worked on, and

@@ -34,6 +34,9 @@ func (c *Call) Meter(contentType string) *Meter {
 	return &Meter{call: c, events: media == "text/event-stream"}
 }
 
+// Events says that the answer is a stream of events. A document says itself whether it is whole.
+func (m *Meter) Events() bool { return m.events }
+
 // Unchanged says that all of the answer is handed on as it comes.
 func (m *Meter) Unchanged() bool { return !m.events || !m.call.hide }
 
