@@ -6,8 +6,10 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/raypher/raypher/parent/attend"
 )
@@ -67,11 +69,12 @@ func models(env []string, g *attend.Gateway, key string) (own, removed []string)
 			set[name] = key
 		}
 	}
+	known := keysIn(env)
 	for _, entry := range env {
 		name, value, _ := strings.Cut(entry, "=")
 		_, replaced := set[name]
 		switch {
-		case slices.Contains(providerKeys, name):
+		case slices.Contains(providerKeys, name), !replaced && holdsKey(value, known):
 			if value != "" {
 				removed = append(removed, name)
 			}
@@ -84,6 +87,30 @@ func models(env []string, g *attend.Gateway, key string) (own, removed []string)
 	}
 	slices.Sort(removed)
 	return own, slices.Compact(removed)
+}
+
+// Forms in which providers issue keys, wherever in a value: those of OpenAI, Anthropic and OpenRouter, of others who took the form over, of
+// Google, Groq and xAI. None of words with hyphens, nor of a placeholder.
+var issued = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(^|[^0-9A-Za-z])(sk-((proj|svcacct|admin|ant|or)-[0-9A-Za-z_-]{16}|[0-9A-Za-z]{20})|AIza[0-9A-Za-z_-]{35}|gsk_[0-9A-Za-z]{20}|xai-[0-9A-Za-z]{20})`)
+})
+
+// keyLetters is how long a key is at least: shorter ones say that there is none.
+const keyLetters = 16
+
+// keysIn are the caller's keys by the variables that are known to hold them.
+func keysIn(env []string) (keys []string) {
+	for _, entry := range env {
+		if name, value, _ := strings.Cut(entry, "="); len(value) >= keyLetters && slices.Contains(providerKeys, name) {
+			keys = append(keys, value)
+		}
+	}
+	return keys
+}
+
+// holdsKey says whether a value is, or has in it, one of these keys or what has the form of one: a key may have any name.
+func holdsKey(value string, known []string) bool {
+	return issued().MatchString(value) || slices.ContainsFunc(known, func(key string) bool { return strings.Contains(value, key) })
 }
 
 // first is the provider of the first kind that there is: the one named as its kind, or the first by name.

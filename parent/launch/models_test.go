@@ -44,6 +44,20 @@ func TestEnvironmentOfModels(t *testing.T) {
 			[]string{"ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN", "OPENAI_API_KEY"},
 		},
 		{
+			"keys go by what they are, whatever names they have", of("anthropic=anthropic"),
+			[]string{
+				"MISTRAL_API_KEY=0123456789abcdef", "MY_KEY=0123456789abcdef", "HEADERS=authorization: Bearer 0123456789abcdef", "SHORT=0123",
+				"OPENAI_KEY=sk-proj-" + strings.Repeat("a1-_", 30), `CONFIG={"apiKey":"sk-ant-api03-` + strings.Repeat("x", 40) + `"}`, "openai_api_key=sk-" + strings.Repeat("0f", 16),
+				"GEMINI=AIza" + strings.Repeat("x", 35), "GROQ=gsk_" + strings.Repeat("x", 40), "XAI=xai-" + strings.Repeat("x", 40), "ROUTER=sk-or-v1-" + strings.Repeat("0f", 32),
+				"TASK=task-" + strings.Repeat("a", 30), "FOLDER=/opt/sk-learn-of-a-very-long-name", "RUN=sk-raypher-" + strings.Repeat("0f", 32), "STRIPE=sk_live_" + strings.Repeat("x", 30),
+			},
+			[]string{
+				"SHORT=0123", "TASK=task-" + strings.Repeat("a", 30), "FOLDER=/opt/sk-learn-of-a-very-long-name", "RUN=sk-raypher-" + strings.Repeat("0f", 32), "STRIPE=sk_live_" + strings.Repeat("x", 30),
+				"ANTHROPIC_API_BASE=http://127.0.0.1:50052/anthropic", "ANTHROPIC_API_KEY=sk-raypher-0", "ANTHROPIC_BASE_URL=http://127.0.0.1:50052/anthropic",
+			},
+			[]string{"CONFIG", "GEMINI", "GROQ", "HEADERS", "MISTRAL_API_KEY", "MY_KEY", "OPENAI_KEY", "ROUTER", "XAI", "openai_api_key"},
+		},
+		{
 			"the provider that is named as its kind", of("aaa=openai", "openai=openai", "zzz=openai-compatible"), []string{"OPENAI_BASE_URL=https://api.openai.com/v1"},
 			[]string{"OPENAI_API_BASE=http://127.0.0.1:50052/openai/v1", "OPENAI_API_KEY=sk-raypher-0", "OPENAI_BASE_URL=http://127.0.0.1:50052/openai/v1"}, nil,
 		},
