@@ -143,3 +143,27 @@ func TestAnErrorWithoutEnd(t *testing.T) {
 		t.Errorf("%s counts as spent", cost.Amount(spent))
 	}
 }
+
+// Nor does it come into what the parent is told and logs hold: headers of usage, and lines that are no HTTP.
+func TestAKeyStaysOutOfRecordsAndLogs(t *testing.T) {
+	for name, answer := range map[string]string{
+		"a header of usage":   "HTTP/1.1 200 OK\r\nX-Usage-Key: %s\r\nContent-Length: 2\r\n\r\n{}",
+		"a line that is none": "HTTP/1.1 200 OK\r\n%s\r\n\r\n",
+		"a status":            "HTTP/1.1 %s OK\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, "5")
+			w.raw(t, fmt.Sprintf(answer, secret))
+			if _, _, _, err := w.ask(t.Context(), chatPath, chat); err != nil {
+				t.Error(err)
+			}
+			w.settled(t)
+			if record := <-w.records; strings.Contains(fmt.Sprintf("%+v", record), secret) {
+				t.Errorf("the record has the key: %+v", record)
+			}
+			if strings.Contains(w.log.String(), secret) {
+				t.Errorf("the log has the key: %s", w.log.String())
+			}
+		})
+	}
+}

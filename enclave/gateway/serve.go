@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/raypher/raypher/cost"
@@ -39,7 +40,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, a *attempt) erro
 	}
 	defer answer.Body.Close()
 	copyHeader(w.Header(), answer.Header, a.secret)
-	a.record.hear(answer.Header)
+	a.record.hear(w.Header())
 	if answer.StatusCode >= 300 {
 		return g.fail(w, answer, a)
 	}
@@ -102,7 +103,7 @@ func (g *Gateway) send(ctx context.Context, a *attempt) (*http.Response, error) 
 	// RoundTrip follows no redirects: a redirect is an answer.
 	answer, err := g.transport.RoundTrip(request)
 	if err != nil {
-		g.opts.Log.Warn("gateway", "provider", a.provider, "error", err)
+		g.opts.Log.Warn("gateway", "provider", a.provider, "error", strings.ReplaceAll(err.Error(), a.secret, "[key]")) // it quotes what is no HTTP
 		return nil, &dialect.Refusal{Reason: dialect.Upstream, Message: "provider " + a.provider + " did not answer: " + reason(err), Cause: err}
 	}
 	if answer.StatusCode < 200 || answer.StatusCode > 999 { // 101 would make it another protocol's

@@ -122,6 +122,25 @@ type world struct {
 	base    string // URL of the provider
 	records chan gateway.Record
 	secret  atomic.Value // string: the key, to change it
+	log     buffer
+}
+
+// buffer is one that several write to.
+type buffer struct {
+	mu sync.Mutex
+	strings.Builder
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Builder.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Builder.String()
 }
 
 // newWorld has a budget in dollars.
@@ -153,7 +172,7 @@ func newWorld(t *testing.T, budget string) *world {
 		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 			return w.dial(ctx, network, strings.Replace(address, "example.com", "127.0.0.1", 1))
 		},
-		Roots: roots,
+		Roots: roots, Log: slog.New(slog.NewTextHandler(&w.log, nil)),
 		Observe: func(r gateway.Record) {
 			select {
 			case w.records <- r:
