@@ -151,7 +151,7 @@ func spendTopUpCommand() *cobra.Command {
 		Short: "Give more to spend: a signed grant, a signed cost control with larger caps, or both; in development, so many dollars",
 		Long: `Give more to spend. Two things bound it: the caps of the cost control, and the credit of the grant. Elsewhere than in development an
 operator signs what is to be larger ('raypher grant sign', 'raypher spend control --key ... -o SIGNED') and this command hands it over, the
-grant first. Calls that wait (on_exhausted: pause) go on by themselves.`,
+grant first. Calls that wait (on_exhausted: pause) go on by themselves. DOLLARS raise the host's budget alone; other caps are raised in the file.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if (len(args) == 1) == (grant != "" || control != "") {

@@ -159,12 +159,10 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	record.refused(err)
 	var refusal *dialect.Refusal
-	switch {
-	case errors.As(err, &refusal):
-	case r.Context().Err() != nil:
-		return // the client has gone, and nothing has left for it
-	default:
-		g.opts.Log.Error("gateway", "provider", name, "error", err)
+	if !errors.As(err, &refusal) {
+		if r.Context().Err() == nil { // else the client has gone
+			g.opts.Log.Error("gateway", "provider", name, "error", err)
+		}
 		refusal = &dialect.Refusal{Reason: dialect.Unavailable, Message: "the call could not be made: the enclave's log says why"}
 	}
 	g.refuse(w, kind, refusal)

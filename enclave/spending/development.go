@@ -129,7 +129,8 @@ func (s *Spending) signGrant(ctx context.Context, control *cost.Control, status 
 	return nil
 }
 
-// TopUp raises the host's budget by an amount and gives as much more credit, in development only.
+// TopUp raises the host's budget by an amount and gives as much more credit, where there is not enough for the raised budget, in development
+// only: another grant costs what the lease in use still holds.
 func (s *Spending) TopUp(ctx context.Context, more cost.Amount) (*cost.Control, error) {
 	if s.opts.Development == nil {
 		return nil, ErrOperator
@@ -156,10 +157,22 @@ func (s *Spending) TopUp(ctx context.Context, more cost.Amount) (*cost.Control, 
 	if status.Grant != nil && status.Closed == nil && s.opts.Now().Unix() < status.Grant.NotAfter {
 		left = status.Left + status.Open
 	}
-	if err := s.signGrant(ctx, raised, status, left+uint64(more)); err != nil {
-		return nil, err
+	if s.short(raised, left) {
+		if err := s.signGrant(ctx, raised, status, left+uint64(more)); err != nil {
+			return nil, err
+		}
 	}
 	return s.InstallControl(ctx, signed)
+}
+
+// short says whether the credit that is left is less than what a cost control leaves the host.
+func (s *Spending) short(c *cost.Control, left uint64) bool {
+	if c.Host.Budget == nil {
+		return true
+	}
+	b := s.ledger.Balance(ledger.Host, "")
+	used := b.Spent + b.Held + b.Lost
+	return used < *c.Host.Budget && left < uint64(*c.Host.Budget-used)
 }
 
 // pauseFor is how long a call waits; tests wait less.

@@ -306,6 +306,32 @@ func TestDevelopment(t *testing.T) {
 	}
 }
 
+// TestTopUpWithCredit: where the credit is enough for the raised budget a top-up makes no other grant, which would cost the lease in use.
+func TestTopUpWithCredit(t *testing.T) {
+	h := newHost(t)
+	s := h.open(t, h.operator.Key, 0)
+	if err := s.Begin(nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Reserve(t.Context(), call(1, 100)); err != nil { // makes a grant for the budget of development
+		t.Fatal(err)
+	}
+	if _, err := s.InstallSource(t.Context(), []byte("{version: 2, time_zone: UTC, monthly_budget_usd: 1}")); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		more  cost.Amount
+		grant uint64
+	}{{1_000_000, 1}, {100_000_000, 2}} {
+		if _, err := s.TopUp(t.Context(), step.more); err != nil {
+			t.Fatal(err)
+		}
+		if status, err := s.Credit(t.Context()); err != nil || status.Grant.Version != step.grant {
+			t.Errorf("after %s more: %+v, %v", step.more, status.Grant, err)
+		}
+	}
+}
+
 // TestPause: a call without money waits for an operator, goes on with a top-up, and is refused when nobody comes; a client that goes ends the
 // wait, and so many may wait.
 func TestPause(t *testing.T) {
