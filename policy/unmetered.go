@@ -10,22 +10,19 @@ func (u Unmetered) normalised() Unmetered {
 	return u
 }
 
-// wholeInternet is how short a prefix of public addresses is, in bits, that nobody writes to reach one service: a 256th of IPv4, and
-// of IPv6 what a registry hands out.
+// mostOfTheInternet is of how many public addresses nobody writes rules to reach one service: a 256th of IPv4, and of IPv6, in networks of
+// 64 bits, what a registry hands out.
 const (
-	wholeInternet4 = 8
-	wholeInternet6 = 32
+	mostOfTheInternet4 = 1 << 24
+	mostOfTheInternet6 = 1 << 32
 )
 
-// Private networks that are as large (RFC 1918, RFC 4193).
-var (
-	privateNetwork4 = netip.MustParsePrefix("10.0.0.0/8")
-	privateNetwork6 = netip.MustParsePrefix("fc00::/7")
-)
+// translated4 is where IPv4 stands within IPv6 (RFC 6052).
+var translated4 = netip.MustParsePrefix("64:ff9b::/96")
 
 // Reaches finds a rule by which a service of that name and port can be reached, by name or because it holds the most of the
-// internet: default_action allow, or a prefix of so many public addresses that the service's are expected among them. It resolves nothing: that a
-// narrower prefix holds the service's addresses it does not see. require_approval counts, since a person is not asked about money.
+// internet: default_action allow, or the one with which the prefixes have so many public addresses that the service's are expected among them. It
+// resolves nothing: that narrower prefixes hold the service's addresses it does not see. require_approval counts, since a person is not asked about money.
 func (n *Network) Reaches(host string, port uint16) (rule string, ok bool) {
 	if n == nil {
 		return "", false
@@ -34,6 +31,7 @@ func (n *Network) Reaches(host string, port uint16) (rule string, ok bool) {
 		return "default_action: allow", true
 	}
 	asked := &Network{Egress: n.RequireApproval}
+	var open internet
 	for _, section := range []*Network{n, asked} {
 		for _, e := range section.MatchHosts(host) {
 			if e.Port == 0 || e.Port == port {
@@ -41,7 +39,7 @@ func (n *Network) Reaches(host string, port uint16) (rule string, ok bool) {
 			}
 		}
 		for _, e := range section.Endpoints() {
-			if e.Host == "" && (e.Port == 0 || e.Port == port) && holdsInternet(e.Prefix, host) {
+			if e.Host == "" && (e.Port == 0 || e.Port == port) && open.holds(e.Prefix, host) {
 				return e.Rule, true
 			}
 		}
@@ -49,16 +47,30 @@ func (n *Network) Reaches(host string, port uint16) (rule string, ok bool) {
 	return "", false
 }
 
-// holdsInternet reports whether a prefix has the most of the internet, or the address that host is.
-func holdsInternet(p netip.Prefix, host string) bool {
+// internet is how much of it rules open: addresses of IPv4, and networks of 64 bits of IPv6. What several hold counts for each.
+type internet struct{ four, six uint64 }
+
+// holds adds a prefix, and reports whether all hold the most of the internet now, or this one the address that host is.
+func (i *internet) holds(p netip.Prefix, host string) bool {
+	if translated4.Overlaps(p) {
+		address := p.Addr().As16()
+		p = netip.PrefixFrom(netip.AddrFrom4([4]byte(address[12:])), max(0, p.Bits()-translated4.Bits())).Masked()
+	}
 	if address, err := netip.ParseAddr(host); err == nil {
 		return p.Contains(address.Unmap())
 	}
 	if _, reserved := reservedPrefix(p); reserved {
 		return false
 	}
-	if p.Addr().Is4() {
-		return p.Bits() <= wholeInternet4 && p != privateNetwork4
+	for _, private := range privateRanges {
+		if private.Prefix.Bits() <= p.Bits() && private.Prefix.Contains(p.Addr()) {
+			return false
+		}
 	}
-	return p.Bits() <= wholeInternet6 && !privateNetwork6.Contains(p.Addr())
+	if p.Addr().Is4() {
+		i.four += 1 << (32 - p.Bits())
+		return i.four >= mostOfTheInternet4
+	}
+	i.six += 1 << (64 - min(p.Bits(), 64))
+	return p.Bits() == 0 || i.six >= mostOfTheInternet6
 }

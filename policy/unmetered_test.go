@@ -29,6 +29,13 @@ func TestReaches(t *testing.T) {
 		{"egress: [203.0.113.0/24]", "203.0.113.7", "203.0.113.0/24"},
 		{"egress: [203.0.113.0/24]", "203.0.114.7", ""},
 		{"{}", "api.example.com", ""},
+		{"egress: [\"64:ff9b::/96\"]", "api.example.com", "64:ff9b::/96"},
+		{"egress: [\"64:ff9b::203.0.113.0/120\"]", "203.0.113.7", "64:ff9b::cb00:7100/120"},
+		{"egress: [10.0.0.0/9, 10.128.0.0/9, 172.16.0.0/12]", "api.example.com", ""},
+		{"egress: [128.0.0.0/9, \"128.128.0.0/9:80\"]", "api.example.com", ""},
+		{"egress: [128.0.0.0/9, 128.128.0.0/9]", "api.example.com", "128.128.0.0/9"},
+		{"egress: [\"2001:4860::/33\", \"2001:4860:8000::/33\"]", "api.example.com", "2001:4860::/33"},
+		{"egress: [api.example.com.]", "api.example.com", "api.example.com"},
 	} {
 		p := parsed(t, "network:\n  "+tt.network+"\n")
 		rule, ok := p.Network.Reaches(tt.host, 443)
