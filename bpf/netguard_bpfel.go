@@ -318,6 +318,7 @@ const (
 	NetguardVarAncestors       = "ancestors"
 	NetguardVarDnsPort         = "dns_port"
 	NetguardVarGatewayPort     = "gateway_port"
+	NetguardVarOwnFamilies     = "own_families"
 	NetguardVarOwnNetns        = "own_netns"
 	NetguardVarOwnPorts        = "own_ports"
 	NetguardVarParentId        = "parent_id"
@@ -415,6 +416,7 @@ type NetguardVariableSpecs struct {
 	Ancestors   *ebpf.VariableSpec `ebpf:"ancestors"`
 	DnsPort     *ebpf.VariableSpec `ebpf:"dns_port"`
 	GatewayPort *ebpf.VariableSpec `ebpf:"gateway_port"`
+	OwnFamilies *ebpf.VariableSpec `ebpf:"own_families"`
 	OwnNetns    *ebpf.VariableSpec `ebpf:"own_netns"`
 	OwnPorts    *ebpf.VariableSpec `ebpf:"own_ports"`
 	ParentId    *ebpf.VariableSpec `ebpf:"parent_id"`
@@ -489,6 +491,7 @@ type NetguardVariables struct {
 	Ancestors   *ebpf.Variable `ebpf:"ancestors"`
 	DnsPort     *ebpf.Variable `ebpf:"dns_port"`
 	GatewayPort *ebpf.Variable `ebpf:"gateway_port"`
+	OwnFamilies *ebpf.Variable `ebpf:"own_families"`
 	OwnNetns    *ebpf.Variable `ebpf:"own_netns"`
 	OwnPorts    *ebpf.Variable `ebpf:"own_ports"`
 	ParentId    *ebpf.Variable `ebpf:"parent_id"`

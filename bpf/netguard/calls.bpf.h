@@ -349,7 +349,7 @@ static __noinline int answer_bind(struct call *c)
 	q.flow = c->flow;
 	q.slot = a.slot;
 	q.class = CLASS_LISTEN;
-	if (!is_own_port(bpf_ntohs(c->flow.port), IPPROTO_TCP)) {
+	if (!is_own_port(bpf_ntohs(c->flow.port), IPPROTO_TCP, 0)) {
 		if (granted(&q))
 			return ANSWER_PASS;
 		q.class = CLASS_BIND;

@@ -45,7 +45,8 @@ static __always_inline bool is_loopback(const struct flow *f)
 	return !f->addr[0] && !f->addr[1] && !f->addr[2] && f->addr[3] == bpf_htonl(1);
 }
 
-static __always_inline bool is_own_port(__u16 port, __u8 proto)
+/* family 0: any. The forwarder listens over both. */
+static __always_inline bool is_own_port(__u16 port, __u8 proto, __u8 family)
 {
 	int i;
 
@@ -57,7 +58,7 @@ static __always_inline bool is_own_port(__u16 port, __u8 proto)
 		return false;
 #pragma unroll
 	for (i = 0; i < MAX_OWN_PORTS; i++)
-		if (port == own_ports[i])
+		if (port == own_ports[i] && (!family || family == own_families[i]))
 			return true;
 	return false;
 }
@@ -68,7 +69,7 @@ static __always_inline bool is_own(const struct agent *a, const struct flow *f, 
 	if (a->isolated) /* of ours these two are in there, and the rest of that loopback is the agent's */
 		return is_loopback(f) && ((dns_port && f->port == bpf_htons(dns_port)) ||
 					  (gateway_port && f->proto == IPPROTO_TCP && f->port == bpf_htons(gateway_port)));
-	return netns == own_netns && is_loopback(f) && is_own_port(bpf_ntohs(f->port), f->proto);
+	return netns == own_netns && is_loopback(f) && is_own_port(bpf_ntohs(f->port), f->proto, f->family);
 }
 
 struct question {

@@ -414,5 +414,6 @@ volatile const __u64 own_netns = 0;	/* where raypherd listens: network namespace
 volatile const __u16 dns_port = 0;	/* host order; 0: no forwarder */
 volatile const __u16 gateway_port = 0;	/* host order, in isolated agents' namespaces too; 0: no gateway */
 volatile const __u16 own_ports[MAX_OWN_PORTS] = {};
+volatile const __u8 own_families[MAX_OWN_PORTS] = {};	/* 4 or 6, of each */
 
 #endif

@@ -246,15 +246,15 @@ func (d *daemon) attachGuard(context.Context) (err error) {
 		return err
 	}
 	d.later(d.cgroups.Close)
-	var own []uint16
+	var own []netip.AddrPort
 	if d.loopback != nil {
-		own = append(own, d.loopback.Addr().(*net.TCPAddr).AddrPort().Port())
+		own = append(own, d.loopback.Addr().(*net.TCPAddr).AddrPort())
 	}
 	if d.gateway != nil {
-		own = append(own, d.gatewayPort())
+		own = append(own, d.gateway.Address())
 	}
 	d.guard, err = netguard.Load(netguard.Options{
-		CgroupPath: d.cgroups.Path(), PinDir: d.options.Paths.Pins, DNSPort: d.dns.Port(), GatewayPort: d.gatewayPort(), OwnPorts: own,
+		CgroupPath: d.cgroups.Path(), PinDir: d.options.Paths.Pins, DNSPort: d.dns.Port(), GatewayPort: d.gatewayPort(), Own: own,
 	})
 	if err != nil {
 		return fmt.Errorf("network guard: %w", err)

@@ -281,7 +281,7 @@ func TestStartsThatAreRefused(t *testing.T) {
 		"missing policy":      {[]string{"--policy", "/nonexistent/policy.yaml"}, []string{"/nonexistent/policy.yaml", "no such file"}},
 		"broken namespaces":   {[]string{"--namespaces", limitedTo(t, "namespaces:\n  dev: {max_agent: 3}\n")}, []string{"namespaces.yaml:2:9", "max_agents"}},
 		"missing namespaces":  {[]string{"--namespaces", "/nonexistent/namespaces.yaml"}, []string{"/nonexistent/namespaces.yaml", "no such file", "--namespaces"}},
-		"no loopback address": {[]string{"--run-dir", p.dir + "/other", "--state-dir", p.dir + "/otherstate", "--listen", "0.0.0.0:1"}, []string{"only a loopback address"}},
+		"no loopback address": {[]string{"--run-dir", p.dir + "/other", "--state-dir", p.dir + "/otherstate", "--listen", "0.0.0.0:1"}, []string{"127.0.0.1 and ::1 alone"}},
 		"no enclave":          {[]string{"--run-dir", p.dir + "/other", "--state-dir", p.dir + "/otherstate", "--enclave-binary", "/nonexistent"}, []string{"/nonexistent", "installed"}},
 		"relative folder":     {[]string{"--run-dir", "run"}, []string{"absolute"}},
 		"unknown log format":  {[]string{"--log-format", "xml"}, []string{"text or json"}},

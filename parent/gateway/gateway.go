@@ -57,8 +57,8 @@ func Listen(address string) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w: give it as 127.0.0.1:50052", err)
 	}
-	if !at.Addr().IsLoopback() {
-		return nil, fmt.Errorf("gateway on %s: only a loopback address can be served", address)
+	if a := at.Addr(); a != netip.AddrFrom4([4]byte{127, 0, 0, 1}) && a != netip.IPv6Loopback() {
+		return nil, fmt.Errorf("gateway on %s: agents reach 127.0.0.1 and ::1 alone", address)
 	}
 	l, err := net.Listen("tcp", address)
 	if err != nil {

@@ -116,7 +116,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 
 // Only loopback is listened on.
 func TestListen(t *testing.T) {
-	for _, address := range []string{"0.0.0.0:0", "50052", "192.0.2.1:50052"} {
+	for _, address := range []string{"0.0.0.0:0", "50052", "192.0.2.1:50052", "127.0.0.2:0", "[::ffff:127.0.0.1]:0"} {
 		if s, err := Listen(address); err == nil {
 			s.Close()
 			t.Errorf("%s is listened on", address)

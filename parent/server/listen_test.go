@@ -24,8 +24,8 @@ import (
 // TestListenLoopback: agents are served on loopback and nowhere else.
 func TestListenLoopback(t *testing.T) {
 	for address, ok := range map[string]bool{
-		"127.0.0.1:0": true, "127.9.9.9:0": true,
-		"0.0.0.0:0": false, "[::]:0": false, "192.0.2.1:0": false, "localhost:0": false, ":0": false, "127.0.0.1": false, "": false,
+		"127.0.0.1:0": true, "[::1]:0": true,
+		"127.9.9.9:0": false, "0.0.0.0:0": false, "[::]:0": false, "192.0.2.1:0": false, "localhost:0": false, ":0": false, "127.0.0.1": false, "": false,
 	} {
 		l, err := ListenLoopback(address)
 		if (err == nil) != ok {

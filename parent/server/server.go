@@ -243,8 +243,8 @@ func ListenLoopback(address string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listening for agents: %w: give it as 127.0.0.1:50051", err)
 	}
-	if !ap.Addr().IsLoopback() {
-		return nil, fmt.Errorf("listening for agents on %s: only a loopback address can be served", address)
+	if a := ap.Addr(); a != netip.AddrFrom4([4]byte{127, 0, 0, 1}) && a != netip.IPv6Loopback() {
+		return nil, fmt.Errorf("listening for agents on %s: they reach 127.0.0.1 and ::1 alone", address)
 	}
 	l, err := net.Listen("tcp", address)
 	if err != nil {

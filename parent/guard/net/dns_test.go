@@ -214,7 +214,7 @@ func TestPeer(t *testing.T) {
 		must(t, err)
 	})
 	defer l.Close()
-	g := w.load(t, Options{OwnPorts: []uint16{50051}})
+	g := w.load(t, Options{Own: ownEnds})
 	agents := []agent{w.newAgent(t, "a"), w.newAgent(t, "b")}
 	for _, a := range agents {
 		arm(t, g, a, nil, policy.Enforce)

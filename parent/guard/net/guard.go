@@ -28,14 +28,14 @@ type Options struct {
 	DNSPort uint16
 	// Hosts is the hosts file; empty: /etc/hosts.
 	Hosts string
-	// GatewayPort is the TCP port, one of OwnPorts, that isolated agents reach on their own loopback too, where the gateway for models listens;
+	// GatewayPort is the TCP port, one of Own, that isolated agents reach on their own loopback too, where the gateway for models listens;
 	// 0: there is none.
 	GatewayPort uint16
-	// OwnPorts are raypherd's TCP ports on loopback that every agent may reach; at most MaxOwnPorts.
-	OwnPorts []uint16
+	// Own are raypherd's TCP ends that every agent may reach, at 127.0.0.1 or ::1; at most MaxOwnPorts.
+	Own []netip.AddrPort
 }
 
-// MaxOwnPorts bounds Options.OwnPorts.
+// MaxOwnPorts bounds Options.Own.
 const MaxOwnPorts = 8
 
 // Agent is one agent as the guard sees it.

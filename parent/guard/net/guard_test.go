@@ -19,11 +19,11 @@ func TestGuard(t *testing.T) {
 	for _, a := range []string{"10.77.0.2:80", "10.77.0.2:81", "10.77.1.2:80", "10.77.1.2:81", "[fd77::2]:80", "[fd77::2]:81"} {
 		w.serve(t, w.far, mustAddr(a))
 	}
-	for _, a := range []string{"127.0.0.1:8080", "[::1]:8080", "127.0.0.1:50051"} {
+	for _, a := range []string{"127.0.0.1:8080", "[::1]:8080", "127.0.0.1:50051", "[::1]:50051"} {
 		w.serve(t, w.near, mustAddr(a))
 	}
 	w.capture(t)
-	g := w.load(t, Options{OwnPorts: []uint16{50051}})
+	g := w.load(t, Options{Own: ownEnds})
 	events := record(t, g)
 
 	drop := policy.Network{OnDeny: policy.Blackhole}
@@ -55,6 +55,7 @@ func TestGuard(t *testing.T) {
 		{"granted ipv6, udp", with(drop, "fd77::/64"), "", "udp", "[fd77::2]:80", "", ""},
 		{"granted loopback", with(drop, "127.0.0.1/32:8080"), "", "tcp", "127.0.0.1:8080", "", ""},
 		{"raypherd's own port", drop, "", "tcp", "127.0.0.1:50051", "", ""},
+		{"somebody else's, the same over IPv6", reject, "", "tcp", "[::1]:50051", refused, "cgroup/connect6"},
 		{"default allow", policy.Network{DefaultAction: policy.Allow}, "", "tcp", "10.77.0.2:81", "", ""},
 		{"default allow, and an own rule for loopback", policy.Network{DefaultAction: policy.Allow, Egress: []string{"127.0.0.0/8"}}, "", "tcp", "127.0.0.1:8080", "", ""},
 		{"a wide rule, and an own one for every port", with(drop, "0.0.0.0/0:8080", "127.0.0.1"), "", "tcp", "127.0.0.1:8080", "", ""},

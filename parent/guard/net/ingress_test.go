@@ -18,7 +18,7 @@ import (
 func TestIngress(t *testing.T) {
 	w := newWorld(t)
 	w.capture(t)
-	g := w.load(t, Options{OwnPorts: []uint16{50051}})
+	g := w.load(t, Options{Own: ownEnds})
 	a := w.newAgent(t, "agent")
 	arm(t, g, a, &policy.Network{Ingress: []string{"10.77.0.0/24:9000", "[fd77::2]:9000", "127.0.0.1", "9100"}}, policy.Enforce)
 	p := w.startProbe(t, a.fd)

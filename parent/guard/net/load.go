@@ -61,14 +61,21 @@ type Guard struct {
 	drains   ring.Drains
 }
 
+var loopback4 = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+
 // optional are the programs that a kernel may lack. Both came with Linux 6.7.
 var optional = []string{bpf.NetguardProgOnConnectUnix, bpf.NetguardProgOnSendmsgUnix}
 
 // Load attaches the guard, or takes over the one that is pinned in Options.PinDir. The calling thread must be in the network
 // namespace in which raypherd listens.
 func Load(o Options) (*Guard, error) {
-	if len(o.OwnPorts) > MaxOwnPorts {
-		return nil, fmt.Errorf("network guard: %d own ports: at most %d", len(o.OwnPorts), MaxOwnPorts)
+	if len(o.Own) > MaxOwnPorts {
+		return nil, fmt.Errorf("network guard: %d own ports: at most %d", len(o.Own), MaxOwnPorts)
+	}
+	for _, own := range o.Own {
+		if a := own.Addr().Unmap(); a != loopback4 && a != netip.IPv6Loopback() { // the programs know no other
+			return nil, fmt.Errorf("network guard: raypherd listens at %v: agents reach it at 127.0.0.1 and ::1 alone", own)
+		}
 	}
 	g := &Guard{options: o, hosts: hosts.Open(cmp.Or(o.Hosts, hosts.Path)), names: map[uint64]int{}, opened: map[uint64]map[netip.Addr]string{}, lent: map[uint64]loans{}, cuts: map[uint64][]Cut{}, networks: map[uint64]*policy.Network{}, indexed: map[uint64]hostRules{}, servers: map[uint64]int{}, attached: map[uint64][]link.Link{}, stop: make(chan struct{})}
 	if err := g.load(); err != nil {
@@ -142,8 +149,13 @@ func (g *Guard) configure(spec *ebpf.CollectionSpec) error {
 
 // tell sets how deep the cgroups lie that the programs are for, and the id of the one above them.
 func (g *Guard) tell(spec *ebpf.CollectionSpec, level uint32, above uint64) error {
-	ports := [MaxOwnPorts]uint16{}
-	copy(ports[:], g.options.OwnPorts)
+	ports, families := [MaxOwnPorts]uint16{}, [MaxOwnPorts]uint8{}
+	for i, own := range g.options.Own {
+		ports[i], families[i] = own.Port(), 6
+		if own.Addr().Unmap().Is4() {
+			families[i] = 4
+		}
+	}
 	for name, value := range map[string]any{
 		bpf.NetguardVarAgentLevel:  level,
 		bpf.NetguardVarParentId:    above,
@@ -151,6 +163,7 @@ func (g *Guard) tell(spec *ebpf.CollectionSpec, level uint32, above uint64) erro
 		bpf.NetguardVarDnsPort:     g.options.DNSPort,
 		bpf.NetguardVarGatewayPort: g.options.GatewayPort,
 		bpf.NetguardVarOwnPorts:    ports,
+		bpf.NetguardVarOwnFamilies: families,
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("network guard: setting %s: %w", name, err)

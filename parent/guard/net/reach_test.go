@@ -90,7 +90,7 @@ func TestNamesAreBounded(t *testing.T) {
 func TestListen(t *testing.T) {
 	w := newWorld(t)
 	w.serve(t, w.far, mustAddr("10.77.0.2:80"))
-	g := w.load(t, Options{OwnPorts: []uint16{50051}})
+	g := w.load(t, Options{Own: ownEnds})
 	events := record(t, g)
 	a := w.newAgent(t, "agent")
 	arm(t, g, a, &policy.Network{Listen: []string{"10.77.0.1:9000", "127.0.0.1:9001", "9002"}}, policy.Enforce)

@@ -356,6 +356,9 @@ func arm(t testing.TB, g *Guard, a agent, n *policy.Network, m policy.Mode) {
 	must(t, g.Arm(Agent{CgroupID: a.id, Network: n, Mode: m, Deadline: later()}))
 }
 
+// ownEnds are those of a raypherd in tests.
+var ownEnds = []netip.AddrPort{mustAddr("127.0.0.1:50051")}
+
 func mustAddr(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 
 // listeningPort finds the port on which a process listens for TCP over IPv4 in the near namespace.
