@@ -100,6 +100,7 @@ const (
 	XdpguardVarBlock6        = "block6"
 	XdpguardVarDnsPort       = "dns_port"
 	XdpguardVarGatewayPort   = "gateway_port"
+	XdpguardVarOwnFamilies   = "own_families"
 	XdpguardVarOwnNetns      = "own_netns"
 	XdpguardVarOwnPorts      = "own_ports"
 	XdpguardVarParentId      = "parent_id"
@@ -188,6 +189,7 @@ type XdpguardVariableSpecs struct {
 	Block6      *ebpf.VariableSpec `ebpf:"block6"`
 	DnsPort     *ebpf.VariableSpec `ebpf:"dns_port"`
 	GatewayPort *ebpf.VariableSpec `ebpf:"gateway_port"`
+	OwnFamilies *ebpf.VariableSpec `ebpf:"own_families"`
 	OwnNetns    *ebpf.VariableSpec `ebpf:"own_netns"`
 	OwnPorts    *ebpf.VariableSpec `ebpf:"own_ports"`
 	ParentId    *ebpf.VariableSpec `ebpf:"parent_id"`
@@ -272,6 +274,7 @@ type XdpguardVariables struct {
 	Block6      *ebpf.Variable `ebpf:"block6"`
 	DnsPort     *ebpf.Variable `ebpf:"dns_port"`
 	GatewayPort *ebpf.Variable `ebpf:"gateway_port"`
+	OwnFamilies *ebpf.Variable `ebpf:"own_families"`
 	OwnNetns    *ebpf.Variable `ebpf:"own_netns"`
 	OwnPorts    *ebpf.Variable `ebpf:"own_ports"`
 	ParentId    *ebpf.Variable `ebpf:"parent_id"`
