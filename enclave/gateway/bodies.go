@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/raypher/raypher/enclave/gateway/dialect"
@@ -17,7 +18,29 @@ const (
 	maxBodiesOne = 40 << 20 // of one run: one request of the largest size and some of the usual ones
 	firstBody    = 16 << 10 // room that each request has at first
 	bodyTimeout  = 2 * time.Minute
+	// maxAnswers is what is kept of all answers to find their usage.
+	maxAnswers = 128 << 20
 )
+
+// kept is what is kept of one answer. Of one that finds no room nothing is, and nobody will know what it used.
+type kept struct {
+	all   *atomic.Int64 // of all answers
+	bytes int64
+}
+
+// feed is m.Feed.
+func (k *kept) feed(m *dialect.Meter, p []byte) []byte {
+	out := m.Feed(p)
+	more := m.Kept() - k.bytes
+	k.bytes += more
+	if k.all.Add(more) > maxAnswers && more > 0 {
+		out = append(out, m.Forget()...)
+	}
+	return out
+}
+
+// free gives the room back.
+func (k *kept) free() { k.all.Add(-k.bytes) }
 
 // bodies is the room for requests. A run that fills its own leaves the others theirs.
 type bodies struct {

@@ -77,3 +77,38 @@ func TestRequestsHaveRoomTogether(t *testing.T) {
 type failing struct{}
 
 func (failing) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
+// What is kept of answers to find their usage has room too: of one that finds none nobody will know the usage, and it is handed on all the same.
+func TestAnswersHaveRoomTogether(t *testing.T) {
+	meter := func(contentType string) *dialect.Meter {
+		r, err := dialect.Read(dialect.OpenAI, http.MethodPost, "/v1/chat/completions", []byte(`{"model":"m","max_tokens":9,"stream":true,"messages":[]}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		call, err := r.Prepare(dialect.Limits{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return call.Meter(contentType)
+	}
+	for contentType, c := range map[string]struct{ begin, rest string }{
+		"application/json":  {"{", `"usage":{"prompt_tokens":1,"completion_tokens":1}}`},
+		"text/event-stream": {"data: {", `"usage":{"prompt_tokens":1,"completion_tokens":1}}` + "\n\ndata: [DONE]\n\n"},
+	} {
+		for _, others := range []int64{0, maxAnswers - 8} {
+			g := &Gateway{}
+			g.answers.Add(others)
+			m, room := meter(contentType), kept{all: &g.answers}
+			out := string(room.feed(m, []byte(c.begin)))
+			out += string(room.feed(m, []byte(c.rest)))
+			rest, _, ok := m.End(true)
+			if out += string(rest); ok != (others == 0) || out != c.begin+c.rest {
+				t.Errorf("%s beside %d bytes: usage known: %v, handed on %q", contentType, others, ok, out)
+			}
+			room.free()
+			if left := g.answers.Load(); left != others {
+				t.Errorf("%s: %d bytes are kept after the end of one", contentType, left-others)
+			}
+		}
+	}
+}

@@ -21,6 +21,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/raypher/raypher/cost"
@@ -78,6 +79,7 @@ type Options struct {
 type Gateway struct {
 	opts      Options
 	bodies    bodies
+	answers   atomic.Int64 // bytes that are kept of them
 	transport *http.Transport
 }
 

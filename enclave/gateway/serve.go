@@ -143,14 +143,15 @@ func (g *Gateway) stream(w http.ResponseWriter, answer *http.Response, a *attemp
 		}
 	}
 	buffer := make([]byte, 8<<10) // a thousand streams wait with theirs
-	came := int64(0)
+	came, room := int64(0), kept{all: &g.answers}
+	defer room.free()
 	for {
 		n, err := answer.Body.Read(buffer)
 		if came += int64(n); n > 0 && a.record.FirstByte == 0 {
 			a.record.FirstByte = time.Since(a.record.left)
 		}
 		if n > 0 {
-			hand(meter.Feed(buffer[:n]))
+			hand(room.feed(meter, buffer[:n]))
 		}
 		if err == nil {
 			continue

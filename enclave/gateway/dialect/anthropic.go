@@ -148,7 +148,10 @@ func (messages) readTool(r *Request, tool *object) error {
 	if !there || kind == "custom" {
 		return nil
 	}
-	if !slices.ContainsFunc(anthropicClientTools, func(prefix string) bool { return strings.HasPrefix(kind, prefix) }) {
+	if !slices.ContainsFunc(anthropicClientTools, func(prefix string) bool {
+		date, ok := strings.CutPrefix(kind, prefix)
+		return ok && date != "" && strings.Trim(date, "0123456789") == "" // not computer_toolset_, which is many
+	}) {
 		return refuse(Invalid, "tool %.80q runs at the provider, or is not known here: its use is charged beside tokens, so it is refused", kind)
 	}
 	r.input += aroundTools // described by the provider, not by the request

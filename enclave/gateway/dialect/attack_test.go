@@ -25,6 +25,8 @@ func TestWhatHasNoRateIsRefused(t *testing.T) {
 		"a file that does not say":           {Gemini, generatePath, `{"contents":[{"parts":[{"fileData":{"fileUri":"u"}}]}]}`, "mimeType"},
 		"a file in the other spelling":       {Gemini, generatePath, `{"contents":[{"parts":[{"inlineData":{"mimeType":"image/png","mime_type":"audio/wav"}}]}]}`, "mime_type"},
 		"audio that a function gave, Gemini": {Gemini, generatePath, `{"contents":[{"parts":[{"functionResponse":{"parts":[{"inlineData":{"mimeType":"audio/wav"}}]}}]}]}`, "audio/wav"},
+		"tools that the provider describes":  {Anthropic, messagesPath, `{"model":"m","messages":[],"tools":[{"type":"computer_toolset_20260801"}]}`, "computer_toolset"},
+		"a file that a tool elsewhere reads": {OpenAICompatible, chatPath, `{"model":"m","messages":[{"role":"user","content":[{"type":"file","file":{}}]}]}`, "file"},
 		"a model that is a folder":           {OpenAI, "/v1/models/..", ``, "endpoint"},
 	}
 	for name, c := range cases {

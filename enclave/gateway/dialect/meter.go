@@ -133,6 +133,17 @@ func (m *Meter) message(data []byte) {
 // lose gives up on usage; what was kept for it goes.
 func (m *Meter) lose() { m.lost, m.body, m.line, m.data = true, nil, nil, nil }
 
+// Kept is how many bytes of the answer are kept.
+func (m *Meter) Kept() int64 { return int64(len(m.body) + len(m.line) + len(m.data) + len(m.held)) }
+
+// Forget gives up on usage, and returns what is still to be handed on.
+func (m *Meter) Forget() []byte {
+	held := m.held
+	m.lose()
+	m.held = nil
+	return held
+}
+
 // End returns what is still to be handed on, and the usage. whole: the answer came to its end, and was not cut off. ok is false
 // where what was used is not known: then the whole reservation stays.
 func (m *Meter) End(whole bool) (rest []byte, usage Usage, ok bool) {

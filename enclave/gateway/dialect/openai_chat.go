@@ -83,7 +83,7 @@ func (c chat) read(r *Request, o *object) error {
 	if err := readTools(r, o, chatTools); err != nil {
 		return err
 	}
-	return readMessages(r, o)
+	return c.readMessages(r, o)
 }
 
 // onlyText refuses answers that are charged at other rates.
@@ -165,7 +165,11 @@ func readTools(r *Request, o *object, known []string) error {
 	return nil
 }
 
-func readMessages(r *Request, o *object) error {
+func (c chat) readMessages(r *Request, o *object) error {
+	opaque := chatOpaque
+	if !c.official {
+		opaque = opaque[:1] // some have files read by a tool that costs
+	}
 	list, err := o.objects("messages")
 	if err != nil {
 		return err
@@ -181,7 +185,7 @@ func readMessages(r *Request, o *object) error {
 		if message.get("reasoning_details") != nil {
 			r.Opaque = "reasoning that may be encrypted"
 		}
-		if err := readParts(r, message.get("content"), chatText, chatOpaque); err != nil {
+		if err := readParts(r, message.get("content"), chatText, opaque); err != nil {
 			return err
 		}
 	}
