@@ -167,3 +167,27 @@ func TestAKeyStaysOutOfRecordsAndLogs(t *testing.T) {
 		})
 	}
 }
+
+// Anthropic charges more for input that is written to a cache than for input, of each of its models: also where a price does not say so.
+func TestWritesToACacheCostMoreThanInput(t *testing.T) {
+	w := newWorld(t, "5")
+	w.kind = cost.Anthropic
+	w.answer = func(out http.ResponseWriter, _ *http.Request, _ map[string]any) {
+		out.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(out, `{"type":"message","usage":{"input_tokens":0,"cache_creation_input_tokens":1000,"output_tokens":0}}`)
+	}
+	body := `{"model":"m","max_tokens":1,"messages":[{"role":"user","content":[{"type":"text","text":"` + strings.Repeat("x", 1000) + `"%s}]}]}`
+	var worst [2]cost.Amount
+	for i, cached := range []string{"", `,"cache_control":{"type":"ephemeral"}`} {
+		if status, answer, _, err := w.ask(t.Context(), "/v1/messages", fmt.Sprintf(body, cached)); err != nil || status != http.StatusOK {
+			t.Fatalf("%d %s %v", status, answer, err)
+		}
+		worst[i] = (<-w.records).Worst
+	}
+	if worst[1] < worst[0]*5/4 {
+		t.Errorf("a hold of %s with a cache, of %s without", worst[1], worst[0])
+	}
+	if spent := w.settled(t); spent != 1000+1250 {
+		t.Errorf("%s counts as spent", spent)
+	}
+}

@@ -237,6 +237,9 @@ func (g *Gateway) read(r *http.Request, record *Record, provider cost.Provider, 
 	if a.call, err = request.Prepare(limits); err != nil {
 		return nil, err
 	}
+	if a.rates != nil && kind == dialect.Anthropic && a.call.Bound.CacheWrite {
+		a.rates = a.rates.WithCacheWrite()
+	}
 	secret, ok := g.opts.Key(provider.Key)
 	if !ok {
 		return nil, &dialect.Refusal{Reason: dialect.Unavailable, Message: fmt.Sprintf("the enclave has no key %q for provider %s: `raypher keys add` gives it one", provider.Key, name)}

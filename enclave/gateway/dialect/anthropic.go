@@ -1,6 +1,7 @@
 package dialect
 
 import (
+	"bytes"
 	"errors"
 	"slices"
 	"strings"
@@ -46,7 +47,7 @@ func (m messages) read(r *Request, o *object) error {
 	if err := m.readThinking(r, o); err != nil {
 		return err
 	}
-	r.cacheWrite = true // wherever a cache_control stands: the dearer rate bounds both
+	r.cacheWrite = bytes.Contains(o.raw, []byte("cache_control")) || bytes.Contains(o.raw, []byte(`\u`)) // wherever it stands, however written
 	if err := m.readEdits(o); err != nil {
 		return err
 	}
