@@ -5,29 +5,32 @@ import (
 	"net"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
 
-// askedText lets some of each kind of call wait for a person, but no program: TestFileGuard executes one that was permitted once.
+// askedText lets some of each kind of call wait for a person.
 const askedText = `
 namespace: vm
 filesystem:
   read: [~/work/**, /bin/guest, /proc/**, /sys/kernel/mm/transparent_hugepage/**, "/etc/{passwd,group}", /dev/null]
   write: [~/work/**, /dev/null]
   exec: [/bin/guest]
-  require_approval: [~/work/ask/**]
+  require_approval: [~/work/ask/**, %s]
 network:
   require_approval: [127.0.0.1:8081]
 `
 
-// askedCalls are what the resident is told, what is asked about it, and what is there when it was done exactly once.
-var askedCalls = []struct{ do, operation, path, content string }{
-	{"append ask/file", "open-write", "ask/file", "x"},
-	{"create ask/new", "create", "ask/new", "x"},
-	{"rename ask/old ask/moved", "rename", "ask/moved", "old"},
-	{"remove ask/gone", "unlink", "ask/gone", "-"},
-	{"dial 127.0.0.1:8081", "connect", "", "-"},
+// askedCalls are what the resident is told, what is asked about it, what is asked after that was approved, and what is there when it
+// was done exactly once. The program reads its own file when it starts: to read what require_approval names is a question of its own.
+var askedCalls = []struct{ do, operation, then, path, content string }{
+	{"append ask/file", "open-write", "", "ask/file", "x"},
+	{"create ask/new", "create", "", "ask/new", "x"},
+	{"rename ask/old ask/moved", "rename", "", "ask/moved", "old"},
+	{"remove ask/gone", "unlink", "", "ask/gone", "-"},
+	{"run " + copied + " append ran", "exec", "open-read", "ran", "x"},
+	{"dial 127.0.0.1:8081", "connect", "", "", "-"},
 }
 
 // reached counts who came to the address that is asked about.
@@ -56,8 +59,8 @@ func listenAsked() error {
 func (m *machine) approvals() {
 	const policy = "/etc/asked.yaml"
 	folder := homes[userID] + "/work"
-	err := os.WriteFile(policy, []byte(askedText), 0o644)
-	for name, content := range map[string]string{"ask/file": "", "ask/old": "old", "ask/gone": "gone", "ask/kept": "kept"} {
+	err := os.WriteFile(policy, []byte(fmt.Sprintf(askedText, copied)), 0o644)
+	for name, content := range map[string]string{"ask/file": "", "ask/old": "old", "ask/gone": "gone", "ask/kept": "kept", "ran": ""} {
 		if err == nil {
 			err = os.MkdirAll(folder+"/ask", 0o777)
 		}
@@ -85,13 +88,17 @@ func (m *machine) approvals() {
 	}
 	for _, c := range askedCalls {
 		before := look(folder, c.path)
-		if got := m.decide(t, c.do, c.operation, "deny"); !strings.Contains(got, "permission denied") {
+		if got := m.decide(t, c.do, "deny", c.operation); !strings.Contains(got, "permission denied") {
 			m.fail("%s, denied: %q", c.do, got)
 		}
 		if after := look(folder, c.path); after != before || len(reached) > 0 {
 			m.fail("%s, denied: %q became %q", c.do, before, after)
 		}
-		if got := m.decide(t, c.do, c.operation, "approve"); got != "done" {
+		questions := []string{c.operation}
+		if c.then != "" {
+			questions = append(questions, c.then)
+		}
+		if got := m.decide(t, c.do, "approve", questions...); got != "done" {
 			m.fail("%s, approved: %q", c.do, got)
 		}
 		if after := look(folder, c.path); after != c.content {
@@ -101,11 +108,24 @@ func (m *machine) approvals() {
 			m.reachedOnce()
 		}
 	}
-	if got := m.decide(t, "append ask/file", "open-write", "deny"); !strings.Contains(got, "permission denied") || look(folder, "ask/file") != "x" {
+	if got := m.decide(t, "append ask/file", "deny", "open-write"); !strings.Contains(got, "permission denied") || look(folder, "ask/file") != "x" {
 		m.fail("after once: %q, %q", got, look(folder, "ask/file"))
 	}
+	m.answersOnRecord()
 	m.killedWhileItWaits(t, folder)
 	fmt.Println("GUEST approved once, denied, killed while it waits")
+}
+
+// answersOnRecord looks for what was decided about the program in the journal: denied, approved, and that it may read its file.
+func (m *machine) answersOnRecord() {
+	out := m.command(0, "/bin/raypher", "evidence", "list")
+	for _, words := range [][]string{{"deny", "exec", copied}, {"approve", "exec", copied}, {"approve", "open-read", copied}} {
+		if !slices.ContainsFunc(strings.Split(out.stdout, "\n"), func(line string) bool {
+			return !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(line, word) })
+		}) {
+			m.fail("the journal has no %v:\n%s%s", words, out.stdout, out.stderr)
+		}
+	}
 }
 
 // reachedOnce looks at who came to the address.
@@ -162,21 +182,24 @@ func (m *machine) killedWhileItWaits(t *talk, folder string) {
 	}
 }
 
-// decide has the agent do something, answers the question that comes of it, and returns what the agent said.
-func (m *machine) decide(t *talk, do, operation, answer string) string {
+// decide has the agent do something, answers the questions that come of it, one after the other, and returns what the agent said.
+func (m *machine) decide(t *talk, do, answer string, operations ...string) string {
 	got := make(chan string, 1)
 	go func() { got <- t.do(do) }()
-	id := m.question(operation)
-	if id == "" {
-		m.fail("%s: nobody was asked", do)
-	} else if out := m.command(0, "/bin/raypher", "approvals", answer, id); out.code != 0 {
-		m.fail("%s: %s: %s%s", do, answer, out.stdout, out.stderr)
+	for _, operation := range operations {
+		id := m.question(operation)
+		if id == "" {
+			m.fail("%s: nobody was asked about %s", do, operation)
+		} else if out := m.command(0, "/bin/raypher", "approvals", answer, id); out.code != 0 {
+			m.fail("%s: %s: %s%s", do, answer, out.stdout, out.stderr)
+		}
 	}
 	select {
 	case said := <-got:
 		return said
 	case <-time.After(patient):
-		return "nothing: it waits still"
+		out := m.command(0, "/bin/raypher", "approvals", "list")
+		return fmt.Sprintf("nothing: it waits still\n%s%s", out.stdout, out.stderr)
 	}
 }
 
