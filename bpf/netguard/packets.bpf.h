@@ -220,6 +220,9 @@ static __always_inline void ask(struct question *q, const struct flow *f, const 
 /* May flows between these ends be opened from outside: by everyone to the local end, or by this remote end to the local port? */
 static __always_inline bool lets_in(struct question *q, const struct flow *local, const struct flow *remote, const struct agent *a)
 {
+	/* Whoever binds to port 0 may get one of raypherd's while that is away, and would be called in its stead. */
+	if (is_own_port(bpf_ntohs(local->port), local->proto, 0))
+		return false;
 	ask(q, local, a, q->cgroup, q->now);
 	q->class = CLASS_LISTEN;
 	if (granted(q))

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
@@ -185,4 +186,36 @@ func everyAddress(a netip.AddrPort) netip.AddrPort {
 		return at(netip.IPv4Unspecified(), a.Port())
 	}
 	return at(netip.IPv6Unspecified(), a.Port())
+}
+
+// TestOwnPortByChance: who gets one of raypherd's ports without asking for it, while raypherd is away, is called by nobody there: agents would
+// show it what they show raypherd.
+func TestOwnPortByChance(t *testing.T) {
+	w := newWorld(t)
+	g := w.load(t, Options{Own: ownEnds})
+	a := w.newAgent(t, "agent")
+	arm(t, g, a, &policy.Network{Ingress: []string{"127.0.0.1"}}, policy.Enforce)
+	p, here := w.startProbe(t, a.fd), w.startProbe(t, -1)
+	ports := func(which string) {
+		w.in(t, w.near, func() {
+			must(t, os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte(which), 0))
+		})
+	}
+	for port, want := range map[string]string{"50053": "", "50051": silence} {
+		ports(port + " " + port)
+		p.expect(action{Do: "listen", To: mustAddr("0.0.0.0:0")}, "", "")
+		ports("50060 50090")
+		to := mustAddr("127.0.0.1:" + port)
+		done := make(chan outcome)
+		go func() { done <- p.do(action{Do: "accept"}) }()
+		heard := ""
+		if want == "" {
+			heard = "hello"
+		}
+		here.expect(action{Do: "from-tcp", To: to, Path: "127.0.0.1"}, want, heard)
+		if o := <-done; o.Err != want {
+			t.Errorf("port %s: the agent got %+v", port, o)
+		}
+		p.expect(action{Do: "unlisten"}, "", "")
+	}
 }
