@@ -78,10 +78,9 @@ func (r *Rates) Worst(input, output uint64) uint64 {
 	return perMillion(saturate(saturate(h1, h2), carry), low)
 }
 
-// LongCache says whether writes to a cache that is kept for long have a rate, or cost nothing of their own: where writes have no rate either,
-// unless they always cost more than input.
-func (r *Rates) LongCache(dearer bool) bool {
-	lacks := func(b *Band) bool { return b.CacheWrite1h == nil && (dearer || b.CacheWrite != nil) }
+// LongCache says whether writes to a cache that is kept for long have a rate, or cost nothing of their own, as where no writes have a rate.
+func (r *Rates) LongCache() bool {
+	lacks := func(b *Band) bool { return b.CacheWrite1h == nil && b.CacheWrite != nil }
 	return !lacks(&r.Band) && !slices.ContainsFunc(r.Tiers, func(t Tier) bool { return lacks(&t.Band) })
 }
 

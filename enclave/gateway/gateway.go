@@ -232,7 +232,7 @@ func (g *Gateway) read(r *http.Request, record *Record, provider cost.Provider, 
 			return nil, &dialect.Refusal{Reason: dialect.NotFound, Message: fmt.Sprintf("model %.80q has no price, so what it costs cannot be bounded: use one that `raypher prices list` names, or name it under models of provider %s in cost_control.yaml", request.Model, name)}
 		}
 		record.Model = request.Model // one that has a price: agents cannot invent labels
-		limits = dialect.Limits{Window: int64(a.rates.Context), Output: int64(a.rates.MaxOutput), NoLongCache: !a.rates.LongCache(kind == dialect.Anthropic)}
+		limits = dialect.Limits{Window: int64(a.rates.Context), Output: int64(a.rates.MaxOutput), NoLongCache: kind != dialect.Anthropic && !a.rates.LongCache()}
 	}
 	if a.call, err = request.Prepare(limits); err != nil {
 		return nil, err
