@@ -70,15 +70,14 @@ func (g *Guard) sweep(report func(Event)) error {
 	var c bpf.LsmguardCounters
 	it := g.maps.Counts.Iterate()
 	for it.Next(&id, &c) {
-		g.mu.Lock()
-		told := g.told[id]
-		g.told[id] = Counters{Suppressed: c.Suppressed, Lost: c.Lost}
-		g.mu.Unlock()
-		mode := g.mode(id)
+		news, mode, err := g.untold(id)
+		if err != nil {
+			return err
+		}
 		for _, one := range []struct {
 			count  uint64
 			reason Reason
-		}{{c.Suppressed - told.Suppressed, Flood}, {c.Lost - told.Lost, Lost}} {
+		}{{news.Suppressed, Flood}, {news.Lost, Lost}} {
 			if one.count > 0 {
 				report(Event{Time: time.Now(), CgroupID: id, Operation: "any", Hook: "lsm", Reason: one.reason, Mode: mode, Count: one.count})
 			}
@@ -88,6 +87,23 @@ func (g *Guard) sweep(report func(Event)) error {
 		return explain("file guard: reading counters", err)
 	}
 	return nil
+}
+
+// untold returns what of an agent's counters was not told yet, and takes it for told. Count and note are read together: Disarm takes both
+// away, and a count from before with no note of what was told of it would be told a second time.
+func (g *Guard) untold(id uint64) (Counters, policy.Mode, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var c bpf.LsmguardCounters
+	switch err := g.maps.Counts.Lookup(id, &c); {
+	case errors.Is(err, ebpf.ErrKeyNotExist):
+		return Counters{}, policy.Enforce, nil
+	case err != nil:
+		return Counters{}, policy.Enforce, explain("file guard: reading counters", err)
+	}
+	told := g.told[id]
+	g.told[id] = Counters{Suppressed: c.Suppressed, Lost: c.Lost}
+	return Counters{Suppressed: c.Suppressed - told.Suppressed, Lost: c.Lost - told.Lost}, g.mode(id), nil
 }
 
 func (g *Guard) mode(id uint64) policy.Mode {

@@ -44,6 +44,9 @@ func (g *Guard) Run(ctx context.Context, report func(Event)) error {
 		case errors.Is(err, ringbuf.ErrClosed):
 			return nil
 		case errors.Is(err, ringbuf.ErrFlushed):
+			if err := g.sweepFloods(report); err != nil { // Disarm forgets the count
+				return err
+			}
 			g.drains.Flushed()
 		case !errors.Is(err, os.ErrDeadlineExceeded):
 			return explain("network guard: reading events", err)
@@ -97,14 +100,11 @@ func (g *Guard) sweepFloods(report func(Event)) error {
 	var c bpf.NetguardCounters
 	it := g.maps.Counts.Iterate()
 	for it.Next(&id, &c) {
-		var told uint64
-		if err := g.maps.Reported.Lookup(id, &told); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return explain("network guard: reading counters", err)
+		n, err := g.untold(id)
+		if err != nil {
+			return err
 		}
-		if n := c.Suppressed - told; n > 0 {
-			if err := g.maps.Reported.Put(id, c.Suppressed); err != nil {
-				return explain("network guard: counting a flood", err)
-			}
+		if n > 0 {
 			report(Event{Time: time.Now(), CgroupID: id, Operation: "connect", Layer: "cgroup", Reason: Flood, Count: clamp(n)})
 		}
 	}
@@ -112,6 +112,31 @@ func (g *Guard) sweepFloods(report func(Event)) error {
 		return explain("network guard: reading counters", err)
 	}
 	return nil
+}
+
+// untold returns how much of an agent's flood was not told yet, and takes it for told. Count and note are read together: Disarm takes both
+// away, and a count from before with no note of what was told of it would be told a second time.
+func (g *Guard) untold(id uint64) (uint64, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var c bpf.NetguardCounters
+	var told uint64
+	switch err := g.maps.Counts.Lookup(id, &c); {
+	case errors.Is(err, ebpf.ErrKeyNotExist):
+		return 0, nil
+	case err != nil:
+		return 0, explain("network guard: reading counters", err)
+	}
+	if err := g.maps.Reported.Lookup(id, &told); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return 0, explain("network guard: reading counters", err)
+	}
+	if c.Suppressed == told {
+		return 0, nil
+	}
+	if err := g.maps.Reported.Put(id, c.Suppressed); err != nil {
+		return 0, explain("network guard: counting a flood", err)
+	}
+	return c.Suppressed - told, nil
 }
 
 // Statistics returns the totals of the guard.

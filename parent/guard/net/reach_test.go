@@ -242,6 +242,47 @@ func TestFloodIsCounted(t *testing.T) {
 	}
 }
 
+// TestFloodIsToldOnce: what went beyond the rate of single events is told by a drain, and not again by one that goes on while the agent is
+// disarmed.
+func TestFloodIsToldOnce(t *testing.T) {
+	w := newWorld(t)
+	g := w.load(t, Options{})
+	events := record(t, g)
+	for round := range 10 {
+		a := w.newAgent(t, fmt.Sprint("agent", round))
+		arm(t, g, a, &policy.Network{OnDeny: policy.Reject}, policy.Enforce)
+		w.startProbe(t, a.fd).expect(action{Do: "burst", To: mustAddr("10.77.0.2:80"), Data: "different"}, "", "")
+		total := func() (n uint32) {
+			for _, e := range events.of(a) {
+				n += e.Count
+			}
+			return n
+		}
+		must(t, g.Drain(t.Context()))
+		if n := total(); n != 1000 {
+			t.Errorf("%d of 1000 refusals were told when the guard was drained", n)
+		}
+		disarmed, drained := make(chan struct{}), make(chan error, 1)
+		go func() {
+			for {
+				select {
+				case <-disarmed:
+					drained <- g.Drain(t.Context())
+					return
+				default:
+					_ = g.Drain(t.Context()) // the last one tells
+				}
+			}
+		}()
+		must(t, g.Disarm(a.id))
+		close(disarmed)
+		must(t, <-drained)
+		if n := total(); n != 1000 {
+			t.Errorf("%d of 1000 refusals were told when the agent was disarmed", n)
+		}
+	}
+}
+
 // TestEventIsQuick: the first event of a refusal is there within 100 ms of the call (measured from the kernel's time).
 func TestEventIsQuick(t *testing.T) {
 	w := newWorld(t)

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -256,12 +258,33 @@ func (w *world) kill() error {
 	return nil
 }
 
-// flood: more refusals than are recorded one by one are counted, and none is missing.
+// flood: more refusals than are recorded one by one are counted, none is missing, and none is told again while the agent is disarmed.
 func (w *world) flood() error {
 	if err := w.expect(0, program, "flood", "/tmp/beside"); err != nil {
 		return err
 	}
-	return w.settled()
+	if err := w.settled(); err != nil {
+		return err
+	}
+	told := w.counted()
+	disarmed, drained := make(chan struct{}), make(chan error, 1)
+	go func() {
+		for {
+			select {
+			case <-disarmed:
+				drained <- w.guard.Drain(context.Background())
+				return
+			default:
+				_ = w.guard.Drain(context.Background()) // the last one tells
+			}
+		}
+	}()
+	err := w.guard.Disarm(w.id)
+	close(disarmed)
+	if err = errors.Join(err, <-drained); err == nil && w.counted() != told {
+		err = fmt.Errorf("%d refusals were told when the agent was disarmed, %d before", w.counted(), told)
+	}
+	return err
 }
 
 // moved: a verdict ends when the folder above the file has moved, whoever moved it.

@@ -262,17 +262,22 @@ func (w *world) settled() error {
 		if c, err = w.guard.Counters(w.id); err != nil {
 			return err
 		}
-		counted = 0
-		w.mu.Lock()
-		for _, e := range w.events {
-			counted += e.Count
-		}
-		w.mu.Unlock()
+		counted = w.counted()
 		if counted == c.Refused+c.WouldBlock && c.Reported+c.Suppressed+c.Lost == counted {
 			return nil
 		}
 	}
 	return fmt.Errorf("the kernel counts %+v, the events %d", c, counted)
+}
+
+// counted is how many refusals the events stand for.
+func (w *world) counted() (n uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, e := range w.events {
+		n += e.Count
+	}
+	return n
 }
 
 func (w *world) close() error {
