@@ -153,26 +153,25 @@ func (s *Spending) TopUp(ctx context.Context, more cost.Amount) (*cost.Control, 
 	if err != nil {
 		return nil, err
 	}
-	left := uint64(0)
-	if status.Grant != nil && status.Closed == nil && s.opts.Now().Unix() < status.Grant.NotAfter {
-		left = status.Left + status.Open
-	}
-	if s.short(raised, left) {
-		if err := s.signGrant(ctx, raised, status, left+uint64(more)); err != nil {
+	if left, wanted := s.credit(raised, status, more); left < wanted {
+		if err := s.signGrant(ctx, raised, status, min(wanted, lease.MaxCap)); err != nil {
 			return nil, err
 		}
 	}
 	return s.InstallControl(ctx, signed)
 }
 
-// short says whether the credit that is left is less than what a cost control leaves the host.
-func (s *Spending) short(c *cost.Control, left uint64) bool {
-	if c.Host.Budget == nil {
-		return true
+// credit is what is left of the grant in force, and what a cost control wants: all that its budget leaves the host; more, where it has none.
+func (s *Spending) credit(c *cost.Control, status lease.Status, more cost.Amount) (left, wanted uint64) {
+	used := cost.Amount(0) // this month, of which a grant in force is
+	if status.Grant != nil && status.Closed == nil && s.opts.Now().Unix() < status.Grant.NotAfter {
+		b := s.ledger.Balance(ledger.Host, "")
+		left, used = status.Left+status.Open, b.Spent+b.Held+b.Lost
 	}
-	b := s.ledger.Balance(ledger.Host, "")
-	used := b.Spent + b.Held + b.Lost
-	return used < *c.Host.Budget && left < uint64(*c.Host.Budget-used)
+	if c.Host.Budget == nil {
+		return left, left + uint64(more)
+	}
+	return left, uint64(*c.Host.Budget - min(*c.Host.Budget, used))
 }
 
 // pauseFor is how long a call waits; tests wait less.

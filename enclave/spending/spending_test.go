@@ -313,10 +313,16 @@ func TestTopUpWithCredit(t *testing.T) {
 	if err := s.Begin(nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Reserve(t.Context(), call(1, 100)); err != nil { // makes a grant for the budget of development
+	if _, err := s.TopUp(t.Context(), 1); err != nil { // before any call: makes a grant for the whole budget of development, and that
 		t.Fatal(err)
 	}
-	if _, err := s.InstallSource(t.Context(), []byte("{version: 2, time_zone: UTC, monthly_budget_usd: 1}")); err != nil {
+	if status, err := s.Credit(t.Context()); err != nil || status.Left+status.Open != 20_000_001 {
+		t.Errorf("%+v, %v", status, err)
+	}
+	if err := s.Reserve(t.Context(), call(1, 100)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.InstallSource(t.Context(), []byte("{version: 9, time_zone: UTC, monthly_budget_usd: 1}")); err != nil {
 		t.Fatal(err)
 	}
 	for _, step := range []struct {

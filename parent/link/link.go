@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -104,6 +105,7 @@ type Link struct {
 	mints  *mints
 	stop   context.CancelFunc
 	done   sync.WaitGroup
+	ending atomic.Bool // the enclave is told to end: nothing connects to it again
 
 	mu       sync.Mutex
 	attached bool

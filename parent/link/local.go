@@ -20,7 +20,7 @@ import (
 )
 
 // stopGrace is how long a local enclave may take to end before it is killed.
-const stopGrace = 3 * time.Second
+const stopGrace = 5 * time.Second
 
 // LocalOptions say how to start an enclave process on this host.
 type LocalOptions struct {
@@ -223,11 +223,11 @@ func (l *Local) Ended() <-chan struct{} { return l.ended }
 // PID is the process id of the enclave.
 func (l *Local) PID() int { return l.process.Process.Pid }
 
-// Close closes the link, ends the process and waits for it.
+// Close ends the process, waits for it and closes the link.
 func (l *Local) Close() error {
-	err := l.Link.Close()
-	l.end()
-	return err
+	l.ending.Store(true)
+	l.end() // while its journal is still stored: the last that it writes is a snapshot of its ledger
+	return l.Link.Close()
 }
 
 func (l *Local) end() {

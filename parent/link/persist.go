@@ -18,7 +18,7 @@ func (l *Link) persist(ctx context.Context) {
 	for ctx.Err() == nil {
 		started := time.Now()
 		err := l.stream(ctx)
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || l.ending.Load() {
 			break
 		}
 		l.setAttached(false, err)
