@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/raypher/raypher/cost"
 )
@@ -189,5 +190,30 @@ func TestWritesToACacheCostMoreThanInput(t *testing.T) {
 	}
 	if spent := w.settled(t); spent != 1000+1250 {
 		t.Errorf("%s counts as spent", spent)
+	}
+}
+
+// Who is refused and never sends the rest of a request does not keep its connection: the gateway does not wait for a body that it will not read.
+func TestARefusedRequestEndsItsConnection(t *testing.T) {
+	w := newWorld(t, "5")
+	for name, request := range map[string]string{
+		"not a run's key":  "POST /models" + chatPath + " HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n",
+		"no such provider": "POST /others" + chatPath + " HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + pass + "\r\nTransfer-Encoding: chunked\r\n\r\n",
+	} {
+		c, err := net.Dial("tcp", strings.TrimSuffix(strings.TrimPrefix(w.url, "http://"), "/models"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		fmt.Fprint(c, request)
+		answer, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Errorf("%s: no answer: %v", name, err)
+			continue
+		}
+		if answer.StatusCode != 401 && answer.StatusCode != 404 || !answer.Close {
+			t.Errorf("%s: %d, the connection ends: %v", name, answer.StatusCode, answer.Close)
+		}
 	}
 }

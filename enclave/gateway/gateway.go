@@ -40,6 +40,7 @@ const (
 	drainTimeout = 2 * time.Minute
 	writeTimeout = 2 * time.Minute  // for a client that does not read: then it counts as gone
 	settleTime   = 30 * time.Second // for the journal to take the settlement
+	lingerTime   = 2 * time.Second  // for the rest of a request that is refused
 	maxHeaders   = 64 << 10         // bytes of an answer's headers
 	maxError     = 1 << 20          // bytes of an answer that is an error
 )
@@ -191,6 +192,8 @@ func (g *Gateway) call(w http.ResponseWriter, r *http.Request, record *Record, p
 }
 
 func (g *Gateway) refuse(w http.ResponseWriter, kind dialect.Kind, refusal *dialect.Refusal) {
+	// The server reads what is left of the request first, and must not wait for what never comes.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(lingerTime))
 	status, header, body := refusal.Response(kind)
 	for name, values := range header {
 		w.Header()[name] = values
