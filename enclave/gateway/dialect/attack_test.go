@@ -22,6 +22,7 @@ func TestWhatHasNoRateIsRefused(t *testing.T) {
 		"audio that is heard, responses":     {OpenAI, responsesPath, `{"model":"m","input":[{"role":"user","content":[{"type":"input_audio"}]}]}`, "input_audio"},
 		"audio that is heard, Gemini":        {Gemini, generatePath, `{"contents":[{"parts":[{"inlineData":{"mimeType":"audio/wav","data":""}}]}]}`, "audio/wav"},
 		"a film, which has a sound":          {Gemini, generatePath, `{"contents":[{"parts":[{"fileData":{"mimeType":"video/mp4","fileUri":"u"}}]}]}`, "video/mp4"},
+		"a film that says it is an image":    {Gemini, generatePath, `{"contents":[{"parts":[{"fileData":{"mimeType":"image/png","fileUri":"https://YouTu.be/x"}}]}]}`, "film"},
 		"a file that does not say":           {Gemini, generatePath, `{"contents":[{"parts":[{"fileData":{"fileUri":"u"}}]}]}`, "mimeType"},
 		"a file in the other spelling":       {Gemini, generatePath, `{"contents":[{"parts":[{"inlineData":{"mimeType":"image/png","mime_type":"audio/wav"}}]}]}`, "mime_type"},
 		"audio that a function gave, Gemini": {Gemini, generatePath, `{"contents":[{"parts":[{"functionResponse":{"parts":[{"inlineData":{"mimeType":"audio/wav"}}]}}]}]}`, "audio/wav"},

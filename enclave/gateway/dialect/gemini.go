@@ -166,6 +166,13 @@ func (generate) readMedia(part *object, name string) error {
 	if err := onlyKnown(media, "of "+name+": ", []string{"mimeType", "data", "fileUri", "displayName"}); err != nil {
 		return spelled(err)
 	}
+	at, _, err := media.text("fileUri")
+	if err != nil {
+		return err
+	}
+	if strings.Contains(strings.ToLower(at), "youtu") { // whatever its mimeType says
+		return refuse(Invalid, "%s: a film has a sound, which has no rate here: leave it out", name)
+	}
 	kind, _, err := media.text("mimeType")
 	if err != nil {
 		return err
