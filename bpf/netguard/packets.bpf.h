@@ -8,6 +8,8 @@ static __always_inline void record_peer(struct sock_state *s, __u64 cgroup, cons
 	struct peer value = { .cgroup = cgroup };
 	struct peer_key key = {};
 
+	if (s->source.port && !flow_equal(&s->source, source)) /* it was taken apart and connected again */
+		end_peer(s);
 	key.netns = s->netns;
 	__builtin_memcpy(key.addr, source->addr, sizeof(key.addr));
 	key.port = source->port;

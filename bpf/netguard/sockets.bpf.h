@@ -33,16 +33,12 @@ int on_socket(struct bpf_sock *ctx)
 	return refuse_call(&c, id, REASON_NOT_GRANTED, &a, NULL) == ANSWER_REFUSE ? REFUSE : PASS;
 }
 
-/* The last close of a socket: what comes from its address from now on is not this agent's. Always PASS. */
-SEC("cgroup/sock_release")
-int on_release(struct bpf_sock *ctx)
+/* What comes to raypherd from the socket's address is not this agent's any more. */
+static __noinline void end_peer(const struct sock_state *s)
 {
-	struct sock_state *s = bpf_sk_storage_get(&sockets, ctx, NULL, 0);
 	struct peer_key key = {};
 	struct peer *p;
 
-	if (!s || !s->source.port)
-		return PASS;
 	key.netns = s->netns;
 	__builtin_memcpy(key.addr, s->source.addr, sizeof(key.addr));
 	key.port = s->source.port;
@@ -51,5 +47,15 @@ int on_release(struct bpf_sock *ctx)
 	p = bpf_map_lookup_elem(&peers, &key);
 	if (p)
 		p->closed = bpf_ktime_get_boot_ns();
+}
+
+/* The last close of a socket: what comes from its address from now on is not this agent's. Always PASS. */
+SEC("cgroup/sock_release")
+int on_release(struct bpf_sock *ctx)
+{
+	struct sock_state *s = bpf_sk_storage_get(&sockets, ctx, NULL, 0);
+
+	if (s && s->source.port)
+		end_peer(s);
 	return PASS;
 }
