@@ -5,6 +5,7 @@ import (
 	"context"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -76,6 +77,32 @@ func TestCredit(t *testing.T) {
 				t.Errorf("%v, %v", s, err)
 			}
 		})
+	}
+}
+
+// TestEndInOrder: the journal of an enclave that is told to end is stored up to the end, for the last that it writes is a snapshot.
+func TestEndInOrder(t *testing.T) {
+	dir := folder(t)
+	store, err := audit.Open(filepath.Join(dir, "journal"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close() })
+	var log bytes.Buffer // read when the process has ended and its log was followed to the end
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	local, err := link.StartLocal(ctx, link.LocalOptions{
+		Development: true, Binary: enclaveBinary, Socket: filepath.Join(dir, "run", "enclave.sock"), State: filepath.Join(dir, "state"),
+		Keys: filepath.Join(dir, "keys"), Store: store, Log: slog.New(slog.NewTextHandler(&log, nil)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := local.Close(); err != nil {
+		t.Error(err)
+	}
+	if said := log.String(); strings.Contains(said, "store detached") || strings.Contains(said, "connecting again") || strings.Contains(said, "ERROR") {
+		t.Error(said)
 	}
 }
 

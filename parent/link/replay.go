@@ -20,7 +20,7 @@ const (
 // nothing else does.
 func (l *Link) replay(ctx context.Context) {
 	entries, err := l.show(ctx)
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || l.ending.Load() {
 		return
 	}
 	l.mu.Lock()
