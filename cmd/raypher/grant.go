@@ -313,7 +313,7 @@ func printCredit(out io.Writer, s *parentv1.OperatorGrantStatus) error {
 			return fmt.Errorf("the enclave's grant: %w", err)
 		}
 		printGrant(out, g)
-		fmt.Fprintf(out, "taken         %d leases, %s left in the open one, %s in those to come\n", s.GetTaken(), amount(s.GetOpen(), g.Unit), amount(s.GetLeft(), g.Unit))
+		fmt.Fprintf(out, "taken         %s, %s left in what is open, %s in those to come\n", counted(int(s.GetTaken()), "lease"), amount(s.GetOpen(), g.Unit), amount(s.GetLeft(), g.Unit))
 	}
 	if s.GetClosed() != "" {
 		fmt.Fprintf(out, "closed        %s\n", s.GetClosed())

@@ -97,7 +97,7 @@ func TestGrantSignAndShow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"counter       18", "whoever has the files of this host can spend again", "1 leases, 0.000005 usd left in the open one, 495.000000 usd", "--version 4", "--baseline 18"} {
+	for _, want := range []string{"counter       18", "whoever has the files of this host can spend again", "1 lease, 0.000005 usd left in what is open, 495.000000 usd", "--version 4", "--baseline 18"} {
 		if !strings.Contains(status.String(), want) {
 			t.Errorf("no %q in\n%s", want, status.String())
 		}
