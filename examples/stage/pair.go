@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/raypher/raypher/parent/cgroup"
 	"github.com/raypher/raypher/parent/instance"
 )
@@ -90,7 +92,7 @@ func (p *Pair) openEnclave(ctx context.Context, configuration string) (err error
 	if err != nil {
 		return err
 	}
-	if err := answers(ctx, p.socket()); err != nil {
+	if err := answers(ctx, p.enclave, p.socket()); err != nil {
 		return fmt.Errorf("raypher-enclave: %w", err)
 	}
 	return nil
@@ -129,7 +131,7 @@ func (p *Pair) openParent(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := answers(ctx, filepath.Join(p.Run, "raypherd.sock")); err != nil {
+	if err := answers(ctx, p.parent, filepath.Join(p.Run, "raypherd.sock")); err != nil {
 		return fmt.Errorf("raypherd: %w", err)
 	}
 	return nil
@@ -147,8 +149,8 @@ func (p *Pair) start(program string, arguments ...string) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// answers waits until something accepts connections at a unix socket.
-func answers(ctx context.Context, socket string) error {
+// answers waits until a process that was started accepts connections at its unix socket.
+func answers(ctx context.Context, cmd *exec.Cmd, socket string) error {
 	ctx, cancel := context.WithTimeout(ctx, starting)
 	defer cancel()
 	for {
@@ -156,12 +158,22 @@ func answers(ctx context.Context, socket string) error {
 		if err == nil {
 			return conn.Close()
 		}
+		if ended(cmd) {
+			return errors.New("ended before it listened")
+		}
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("does not listen on %s: %w", socket, err)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// ended reports whether a process is over that nobody has waited for.
+func ended(cmd *exec.Cmd) bool {
+	var state unix.Siginfo
+	err := unix.Waitid(unix.P_PID, cmd.Process.Pid, &state, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+	return err != nil || state.Signo != 0
 }
 
 // KillEnclave ends the enclave as a crash would.

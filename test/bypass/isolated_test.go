@@ -37,7 +37,7 @@ func TestIsolated(t *testing.T) {
 		farhost.Must(t, unix.Mount("tmpfs", "/run/raypher", "tmpfs", 0, "mode=755"))
 		t.Cleanup(func() { farhost.Must(t, unix.Unmount("/run/raypher", unix.MNT_DETACH)) })
 	}
-	m := governed.Open(t, "--listen", "", "--dns-upstream", serveName(t))
+	m := governed.Open(t, "--listen", "", "--gateway", "", "--dns-upstream", serveName(t))
 	far := newStreet(t)
 	far.Serve(farhost.Far4 + ":" + farNamePort)
 	before := hostNow(t)

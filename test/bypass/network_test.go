@@ -201,7 +201,7 @@ func ungoverned(t *testing.T, far *farhost.Street) {
 // TestWireWithoutRaypherd: when raypherd and every warden are killed, the kernel alone holds what it held, opens what it opened, and closes all
 // of it when the visa ends: new flows, open ones, and whoever comes in.
 func TestWireWithoutRaypherd(t *testing.T) {
-	m := governed.OpenBrief(t, startconf.MinTTL*time.Second, "--listen", "") // others of this package have the port
+	m := governed.OpenBrief(t, startconf.MinTTL*time.Second, "--listen", "", "--gateway", "") // others of this package have the ports
 	far := newStreet(t)
 	var residents []*resident
 	for i, uid := range []int{0, governed.UserID} {
