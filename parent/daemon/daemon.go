@@ -271,65 +271,6 @@ func (d *daemon) attachGuard(context.Context) (err error) {
 	return nil
 }
 
-// attachFiles loads the file guard where the kernel takes it. Which backend that leaves is said at the start.
-func (d *daemon) attachFiles() error {
-	if d.options.Backend == agents.Broker {
-		return nil
-	}
-	// Loading takes the verifier longer than a run's start may take, and a private raypherd would do it for each run.
-	if d.options.Paths.Private && d.options.Backend != agents.LSM {
-		return nil
-	}
-	files, err := lsm.Load(lsm.Options{CgroupPath: d.cgroups.Path(), PinDir: filepath.Join(d.options.Paths.Pins, "files")})
-	switch {
-	case err == nil:
-	case d.options.Backend == agents.LSM:
-		return fmt.Errorf("--backend lsm: %w", err)
-	default:
-		d.log.Info("the broker holds files and programs: programs of BPF LSM cannot", "reason", err)
-		return nil
-	}
-	d.files = files
-	d.notes = slices.Concat(d.notes, files.Notes())
-	d.later(files.Close)
-	return nil
-}
-
-// backend is what holds files and programs, where an agent's rules let it.
-func (d *daemon) backend() string {
-	if d.files != nil {
-		return agents.LSM
-	}
-	return agents.Broker
-}
-
-// leaveNothing takes pins and cgroup away where no agent needs them any more. One that ended while raypherd did may still have its
-// folder, empty.
-func (d *daemon) leaveNothing() error {
-	lives, err := inhabited(d.cgroups)
-	if err != nil || lives || len(d.guard.Attached()) > 0 {
-		return err
-	}
-	if d.files != nil {
-		err = d.files.Unpin()
-	}
-	return errors.Join(err, d.guard.Unpin(), d.cgroups.Remove())
-}
-
-// inhabited says whether a process lives in any agent.
-func inhabited(p *cgroup.Parent) (bool, error) {
-	names, err := p.Agents()
-	if err != nil {
-		return false, err
-	}
-	for _, name := range names {
-		if group, err := p.Find(name); err == nil && group.Populated() {
-			return true, nil
-		}
-	}
-	return false, nil
-}
-
 func (d *daemon) openAgents(context.Context) error {
 	hostname, err := os.Hostname()
 	if err != nil {
