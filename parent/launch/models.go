@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -69,6 +70,11 @@ func models(env []string, g *attend.Gateway, key string) (own, removed []string)
 			set[name] = key
 		}
 	}
+	if past, proxied := pastProxy(env, g.Address); proxied {
+		for _, name := range noProxy {
+			set[name] = past
+		}
+	}
 	known := keysIn(env)
 	for _, entry := range env {
 		name, value, _ := strings.Cut(entry, "=")
@@ -87,6 +93,31 @@ func models(env []string, g *attend.Gateway, key string) (own, removed []string)
 	}
 	slices.Sort(removed)
 	return own, slices.Compact(removed)
+}
+
+// Variables by which clients find a proxy for HTTP, and learn what goes past it. Which of two spellings counts differs between clients.
+var (
+	proxies = []string{"HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"}
+	noProxy = []string{"NO_PROXY", "no_proxy"}
+)
+
+// pastProxy is what goes past the caller's proxy, with the gateway: a proxy cannot reach the agent's loopback, and would read prompts.
+func pastProxy(env []string, gateway string) (list string, proxied bool) {
+	var past []string
+	for _, entry := range env {
+		switch name, value, _ := strings.Cut(entry, "="); {
+		case value == "":
+		case slices.Contains(proxies, name):
+			proxied = true
+		case slices.Contains(noProxy, name):
+			past = append(past, value)
+		}
+	}
+	host := gateway
+	if at, err := netip.ParseAddrPort(gateway); err == nil {
+		host = at.Addr().String()
+	}
+	return strings.Join(append(slices.Compact(past), host), ","), proxied
 }
 
 // Forms in which providers issue keys, wherever in a value: those of OpenAI, Anthropic and OpenRouter, of others who took the form over, of

@@ -62,6 +62,13 @@ func TestEnvironmentOfModels(t *testing.T) {
 			[]string{"OPENAI_API_BASE=http://127.0.0.1:50052/openai/v1", "OPENAI_API_KEY=sk-raypher-0", "OPENAI_BASE_URL=http://127.0.0.1:50052/openai/v1"}, nil,
 		},
 		{
+			"the gateway goes past a proxy, whichever spelling a client reads", of(), []string{"https_proxy=http://p:1", "HTTP_PROXY=http://p:1", "no_proxy=a.example,b.example"},
+			[]string{"https_proxy=http://p:1", "HTTP_PROXY=http://p:1", "NO_PROXY=a.example,b.example,127.0.0.1", "no_proxy=a.example,b.example,127.0.0.1"}, nil,
+		},
+		{
+			"without a proxy nothing is said of one", of(), []string{"no_proxy=a.example", "HTTP_PROXY="}, []string{"no_proxy=a.example", "HTTP_PROXY="}, nil,
+		},
+		{
 			"a compatible one where there is no other", of("house=openai-compatible", "annex=openai-compatible"), nil,
 			[]string{"OPENAI_API_BASE=http://127.0.0.1:50052/annex/v1", "OPENAI_API_KEY=sk-raypher-0", "OPENAI_BASE_URL=http://127.0.0.1:50052/annex/v1"}, nil,
 		},
