@@ -23,7 +23,7 @@ func (s *Server) InstallGrant(ctx context.Context, r *enclavev1.InstallGrantRequ
 	if err != nil {
 		return nil, err
 	}
-	s.opts.Log.Info("grant in force", "version", g.Version, "period", g.Period, "namespace", g.Namespace, "cap", g.Cap, "unit", g.Unit, "hash", hex.EncodeToString(g.Hash[:]))
+	s.opts.Log.Info("grant installed", "version", g.Version, "period", g.Period, "namespace", g.Namespace, "cap", g.Cap, "unit", g.Unit, "hash", hex.EncodeToString(g.Hash[:]))
 	return s.DescribeGrant(ctx, nil)
 }
 
@@ -39,6 +39,9 @@ func (s *Server) DescribeGrant(ctx context.Context, _ *enclavev1.DescribeGrantRe
 	}
 	if c.Grant != nil {
 		status.Grant = c.Grant.Signed()
+	}
+	for _, g := range s.spends.GrantsAhead() {
+		status.Ahead = append(status.Ahead, g.Signed())
 	}
 	return status, nil
 }

@@ -81,4 +81,12 @@ func TestInstallGrant(t *testing.T) {
 	if r.journal.Size() != size+3 { // a lease, and the reservation
 		t.Errorf("%d entries after %d", r.journal.Size(), size)
 	}
+	g.Version, g.Period, g.Baseline = 2, lease.PeriodOf(time.Unix(g.NotAfter, 0)), g.Baseline+g.Leases()
+	if g.NotBefore, g.NotAfter, err = lease.Month(g.Period); err != nil {
+		t.Fatal(err)
+	}
+	later := (leasetest.Operator{Key: key}).Sign(t, g)
+	if after, err = install(later); err != nil || string(after.GetGrant()) != string(signed) || len(after.GetAhead()) != 1 || string(after.GetAhead()[0]) != string(later) {
+		t.Errorf("a grant of the month to come: %v, %v", after, err)
+	}
 }

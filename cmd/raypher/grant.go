@@ -315,11 +315,20 @@ func printCredit(out io.Writer, s *parentv1.OperatorGrantStatus) error {
 		printGrant(out, g)
 		fmt.Fprintf(out, "taken         %s, %s left in what is open, %s in those to come\n", counted(int(s.GetTaken()), "lease"), amount(s.GetOpen(), g.Unit), amount(s.GetLeft(), g.Unit))
 	}
+	version := s.GetHighestVersion()
+	for _, signed := range s.GetAhead() {
+		g, _, err := lease.Read(signed)
+		if err != nil {
+			return fmt.Errorf("a grant of the enclave's that waits: %w", err)
+		}
+		version = max(version, g.Version)
+		fmt.Fprintf(out, "waits         version %d, %s, from %s until %s\n", g.Version, amount(g.Cap, g.Unit), clock(g.NotBefore), clock(g.NotAfter))
+	}
 	if s.GetClosed() != "" {
 		fmt.Fprintf(out, "closed        %s\n", s.GetClosed())
 	}
 	if s.GetAnchorError() == "" {
-		fmt.Fprintf(out, "next          raypher grant sign --version %d --anchor sha256:%x --baseline %d --cap ... --key ... -o ...\n", s.GetHighestVersion()+1, s.GetAnchor(), s.GetCounter())
+		fmt.Fprintf(out, "next          raypher grant sign --version %d --anchor sha256:%x --baseline %d --cap ... --key ... -o ...\n", version+1, s.GetAnchor(), s.GetCounter())
 	}
 	return nil
 }

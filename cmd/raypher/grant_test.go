@@ -93,11 +93,11 @@ func TestGrantSignAndShow(t *testing.T) {
 		}
 	}
 	var status bytes.Buffer
-	err = printCredit(&status, &parentv1.OperatorGrantStatus{Anchor: make([]byte, 32), AnchorTier: "software", Counter: 18, HighestVersion: 3, Grant: signed, Taken: 1, Open: 5, Left: 495_000_000})
+	err = printCredit(&status, &parentv1.OperatorGrantStatus{Anchor: make([]byte, 32), AnchorTier: "software", Counter: 18, HighestVersion: 2, Grant: signed, Taken: 1, Open: 5, Left: 495_000_000, Ahead: [][]byte{signed}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"counter       18", "whoever has the files of this host can spend again", "1 lease, 0.000005 usd left in what is open, 495.000000 usd", "--version 4", "--baseline 18"} {
+	for _, want := range []string{"counter       18", "whoever has the files of this host can spend again", "1 lease, 0.000005 usd left in what is open, 495.000000 usd", "waits         version 3, 500.000000 usd, from 2026-11-01T00:00:00Z", "--version 4", "--baseline 18"} {
 		if !strings.Contains(status.String(), want) {
 			t.Errorf("no %q in\n%s", want, status.String())
 		}

@@ -177,6 +177,9 @@ func (s *Spending) sameMonths(signed []byte) error {
 	return nil
 }
 
+// GrantsAhead are the grants that wait for their month, the next one first.
+func (s *Spending) GrantsAhead() []*lease.Grant { return s.ledger.Ahead() }
+
 // Credit is how the grant in force and its leases stand.
 func (s *Spending) Credit(ctx context.Context) (lease.Status, error) { return s.ledger.Credit(ctx) }
 

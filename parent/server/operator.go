@@ -167,6 +167,6 @@ func (s *operator) DescribeGrant(ctx context.Context, _ *parentv1.OperatorDescri
 func grantStatus(s *enclavev1.GrantStatus) *parentv1.OperatorGrantStatus {
 	return &parentv1.OperatorGrantStatus{
 		Anchor: s.GetAnchor(), AnchorTier: s.GetAnchorTier(), Counter: s.GetCounter(), HighestVersion: s.GetHighestVersion(),
-		AnchorError: s.GetAnchorError(), Grant: s.GetGrant(), Taken: s.GetTaken(), Open: s.GetOpen(), Left: s.GetLeft(), Closed: s.GetClosed(),
+		AnchorError: s.GetAnchorError(), Grant: s.GetGrant(), Taken: s.GetTaken(), Open: s.GetOpen(), Left: s.GetLeft(), Closed: s.GetClosed(), Ahead: s.GetAhead(),
 	}
 }

@@ -1708,6 +1708,7 @@ type GrantStatus struct {
 	Open           uint64                 `protobuf:"varint,8,opt,name=open,proto3" json:"open,omitempty"`                                           // left of the open lease, in the grant's unit
 	Left           uint64                 `protobuf:"varint,9,opt,name=left,proto3" json:"left,omitempty"`                                           // in the leases that were not taken yet
 	Closed         string                 `protobuf:"bytes,10,opt,name=closed,proto3" json:"closed,omitempty"`                                       // why nothing can be spent; empty: something can, or the grant is used up
+	Ahead          [][]byte               `protobuf:"bytes,11,rep,name=ahead,proto3" json:"ahead,omitempty"`                                         // grants that wait for their month, as they were signed, the next one first
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1810,6 +1811,13 @@ func (x *GrantStatus) GetClosed() string {
 		return x.Closed
 	}
 	return ""
+}
+
+func (x *GrantStatus) GetAhead() [][]byte {
+	if x != nil {
+		return x.Ahead
+	}
+	return nil
 }
 
 type DialRequest struct {
@@ -3449,7 +3457,7 @@ const file_enclave_v1_enclave_proto_rawDesc = "" +
 	"\tsignature\x18\x01 \x01(\fR\tsignature\"+\n" +
 	"\x13InstallGrantRequest\x12\x14\n" +
 	"\x05grant\x18\x01 \x01(\fR\x05grant\"\x16\n" +
-	"\x14DescribeGrantRequest\"\x98\x02\n" +
+	"\x14DescribeGrantRequest\"\xae\x02\n" +
 	"\vGrantStatus\x12\x16\n" +
 	"\x06anchor\x18\x01 \x01(\fR\x06anchor\x12\x1f\n" +
 	"\vanchor_tier\x18\x02 \x01(\tR\n" +
@@ -3462,7 +3470,8 @@ const file_enclave_v1_enclave_proto_rawDesc = "" +
 	"\x04open\x18\b \x01(\x04R\x04open\x12\x12\n" +
 	"\x04left\x18\t \x01(\x04R\x04left\x12\x16\n" +
 	"\x06closed\x18\n" +
-	" \x01(\tR\x06closed\"\x8f\x01\n" +
+	" \x01(\tR\x06closed\x12\x14\n" +
+	"\x05ahead\x18\v \x03(\fR\x05ahead\"\x8f\x01\n" +
 	"\vDialRequest\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12\x12\n" +

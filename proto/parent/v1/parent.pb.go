@@ -3306,6 +3306,7 @@ type OperatorGrantStatus struct {
 	Open           uint64                 `protobuf:"varint,8,opt,name=open,proto3" json:"open,omitempty"`
 	Left           uint64                 `protobuf:"varint,9,opt,name=left,proto3" json:"left,omitempty"`
 	Closed         string                 `protobuf:"bytes,10,opt,name=closed,proto3" json:"closed,omitempty"`
+	Ahead          [][]byte               `protobuf:"bytes,11,rep,name=ahead,proto3" json:"ahead,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -3408,6 +3409,13 @@ func (x *OperatorGrantStatus) GetClosed() string {
 		return x.Closed
 	}
 	return ""
+}
+
+func (x *OperatorGrantStatus) GetAhead() [][]byte {
+	if x != nil {
+		return x.Ahead
+	}
+	return nil
 }
 
 type OperatorDescribeFleetRequest struct {
@@ -4891,7 +4899,7 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\vcertificate\x18\x04 \x01(\fR\vcertificate\"3\n" +
 	"\x1bOperatorInstallGrantRequest\x12\x14\n" +
 	"\x05grant\x18\x01 \x01(\fR\x05grant\"\x1e\n" +
-	"\x1cOperatorDescribeGrantRequest\"\xa0\x02\n" +
+	"\x1cOperatorDescribeGrantRequest\"\xb6\x02\n" +
 	"\x13OperatorGrantStatus\x12\x16\n" +
 	"\x06anchor\x18\x01 \x01(\fR\x06anchor\x12\x1f\n" +
 	"\vanchor_tier\x18\x02 \x01(\tR\n" +
@@ -4904,7 +4912,8 @@ const file_parent_v1_parent_proto_rawDesc = "" +
 	"\x04open\x18\b \x01(\x04R\x04open\x12\x12\n" +
 	"\x04left\x18\t \x01(\x04R\x04left\x12\x16\n" +
 	"\x06closed\x18\n" +
-	" \x01(\tR\x06closed\"\x1e\n" +
+	" \x01(\tR\x06closed\x12\x14\n" +
+	"\x05ahead\x18\v \x03(\fR\x05ahead\"\x1e\n" +
 	"\x1cOperatorDescribeFleetRequest\"\xea\x02\n" +
 	"\x13OperatorFleetStatus\x12\x1e\n" +
 	"\n" +
