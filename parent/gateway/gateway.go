@@ -27,6 +27,8 @@ const (
 	MaxConnectionsOne = 1024 // of one agent
 	openTimeout       = 15 * time.Second
 	lingerTimeout     = time.Second // for who is refused to read why
+	maxRefused        = 128         // connections at once whose owner is told why; further ones are closed
+	acceptPause       = 50 * time.Millisecond
 )
 
 // Options of a server.
@@ -46,9 +48,10 @@ type Server struct {
 	ctx      context.Context
 	serving  sync.WaitGroup
 
-	mu   sync.Mutex
-	all  int
-	open map[string]int // by agent
+	mu      sync.Mutex
+	all     int
+	refused int            // that are being told why
+	open    map[string]int // by agent
 }
 
 // Listen opens the socket at a loopback address, so that the port is known before the guard is loaded.
@@ -110,12 +113,13 @@ func (s *Server) Inside(listeners []net.Listener, agent string) (stop func()) {
 func (s *Server) accept(l net.Listener, whose func(net.Conn) (string, bool)) error {
 	for {
 		c, err := l.Accept()
-		var passing net.Error
-		if errors.As(err, &passing) && passing.Timeout() {
-			continue
-		}
-		if err != nil {
+		if errors.Is(err, net.ErrClosed) {
 			return fmt.Errorf("gateway: %w", err)
+		}
+		if err != nil { // no descriptors or memory are left for one connection: that ends nothing else (accept(2))
+			s.options.Log.Warn("gateway: a connection could not be accepted", "reason", err)
+			time.Sleep(acceptPause)
+			continue
 		}
 		s.serving.Go(func() {
 			defer c.Close()
@@ -127,11 +131,11 @@ func (s *Server) accept(l net.Listener, whose func(net.Conn) (string, bool)) err
 func (s *Server) serve(c net.Conn, whose func(net.Conn) (string, bool)) {
 	id, ok := whose(c)
 	if !ok {
-		refuse(c, 403, "Forbidden", "this address serves governed agents only: start the program with raypher run")
+		s.refuse(c, 403, "Forbidden", "this address serves governed agents only: start the program with raypher run")
 		return
 	}
 	if !s.enter(id) {
-		refuse(c, 429, "Too Many Requests", "too many connections are open")
+		s.refuse(c, 429, "Too Many Requests", "too many connections are open")
 		return
 	}
 	defer s.leave(id)
@@ -140,7 +144,7 @@ func (s *Server) serve(c net.Conn, whose func(net.Conn) (string, bool)) {
 	opened()
 	if err != nil {
 		s.options.Log.Warn("an agent's call of a model is not carried", "agent", id, "reason", err)
-		refuse(c, 503, "Service Unavailable", "the enclave cannot be reached: raypherd's log says why")
+		s.refuse(c, 503, "Service Unavailable", "the enclave cannot be reached: raypherd's log says why")
 		return
 	}
 	end := context.AfterFunc(s.ctx, func() {
@@ -172,8 +176,23 @@ func (s *Server) leave(agent string) {
 	}
 }
 
-// refuse answers as clients of models understand it, without reading what is asked, and lets the other side read it.
-func refuse(c net.Conn, status int, reason, message string) {
+// refuse answers as clients of models understand it, without reading what is asked, and lets the other side read it, where not too many
+// are refused already.
+func (s *Server) refuse(c net.Conn, status int, reason, message string) {
+	s.mu.Lock()
+	room := s.refused < maxRefused
+	if room {
+		s.refused++
+	}
+	s.mu.Unlock()
+	if !room {
+		return
+	}
+	defer func() {
+		s.mu.Lock()
+		s.refused--
+		s.mu.Unlock()
+	}()
 	body := `{"type":"error","error":{"type":"api_error","message":` + strconv.Quote("raypher: "+message) + `}}`
 	_ = c.SetDeadline(time.Now().Add(lingerTimeout))
 	_, err := fmt.Fprintf(c, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", status, reason, len(body), body)

@@ -8,8 +8,10 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 )
 
@@ -121,5 +123,65 @@ func TestListen(t *testing.T) {
 			s.Close()
 			t.Errorf("%s is listened on", address)
 		}
+	}
+}
+
+// failing is a listener that has no descriptors for its first connections.
+type failing struct {
+	net.Listener
+	left atomic.Int32
+}
+
+func (f *failing) Accept() (net.Conn, error) {
+	if f.left.Add(-1) >= 0 {
+		return nil, &net.OpError{Op: "accept", Net: "tcp", Err: os.NewSyscallError("accept4", syscall.EMFILE)}
+	}
+	return f.Listener.Accept()
+}
+
+// An agent that takes every descriptor there is keeps others waiting; it ends no gateway, and with it no raypherd.
+func TestNoDescriptorsAreLeft(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := serve(t, func(*Options) {})
+	out := &failing{Listener: l}
+	out.left.Store(3)
+	defer s.Inside([]net.Listener{out}, "a1")()
+	answer, err := http.Get("http://" + l.Addr().String() + "/p")
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		t.Error(answer.Status)
+	}
+}
+
+// Who is refused is told why, but not so many at once that their connections take what others need.
+func TestRefusalsAreBounded(t *testing.T) {
+	s := serve(t, func(o *Options) {
+		o.Agent = func(netip.AddrPort, netip.AddrPort) (string, bool) { return "", false }
+	})
+	told := func() bool {
+		c, err := net.Dial("tcp", s.Address().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		n, _ := c.Read(make([]byte, 1))
+		return n == 1
+	}
+	being := func(n int) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.refused = n
+	}
+	if being(maxRefused); told() {
+		t.Error("one more than there is room for is told why")
+	}
+	if being(0); !told() {
+		t.Error("nobody is told why")
 	}
 }
