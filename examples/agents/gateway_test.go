@@ -64,9 +64,10 @@ func TestAgentsThroughTheGateway(t *testing.T) {
 
 // TestAgentsOutOfMoney: an agent whose budget is at its end ends and says why, and nothing was charged beyond it.
 func TestAgentsOutOfMoney(t *testing.T) {
-	// A call of Codex holds 12.8 cents for 32,000 tokens of output, of Claude Code 51.2 for 128,000, and one micro-dollar for each byte that
-	// an agent says; it uses a cent or two. So the budgets are for one call and not for two.
-	for name, budget := range map[string]string{"codex": "0.175", "claude-code": "0.575"} {
+	// A call of Codex holds 12.8 cents for 32,000 tokens of output, of Claude Code 51.2 for 128,000, and each byte that
+	// an agent says holds one micro-dollar, or two where it may be written to a cache; it uses a
+	// cent or two. So the budgets are for a call or two and not for the task.
+	for name, budget := range map[string]string{"codex": "0.175", "claude-code": "0.625"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			model, w, log, err := work(t, name, budget)
@@ -76,7 +77,7 @@ func TestAgentsOutOfMoney(t *testing.T) {
 			w.Agree()
 			most, err := cost.ParseAmount(budget)
 			if account := w.Provider.Account(); err != nil || account.Charged > most || account.Calls == 0 {
-				t.Errorf("%+v, %v", account, err)
+				t.Errorf("%+v, %v\n%s", account, err, log)
 			}
 		})
 	}
