@@ -76,7 +76,7 @@ func raceFolderDescriptor(a []string) error {
 	})
 	defer stop()
 	name, opened := append([]byte(a[2]), 0), 0
-	for range often(raceTries) {
+	for range often(raceTries, &opened) {
 		fd, errno := openRaw(shared, name)
 		if errno == 0 {
 			opened++
@@ -111,7 +111,7 @@ func raceWorkingFolder(a []string) error {
 	})
 	defer stop()
 	name, opened := append([]byte(a[2]), 0), 0
-	for range often(raceTries) {
+	for range often(raceTries, &opened) {
 		fd, errno := openRaw(unix.AT_FDCWD, name)
 		if errno == 0 {
 			opened++
@@ -135,7 +135,7 @@ func raceHow(a []string) error {
 	})
 	defer stop()
 	folder := unix.AT_FDCWD
-	for range often(raceTries) {
+	for range often(raceTries, nil) {
 		fd, _, errno := unix.Syscall6(unix.SYS_OPENAT2, uintptr(folder), uintptr(unsafe.Pointer(&path[0])), uintptr(unsafe.Pointer(how)), unsafe.Sizeof(*how), 0, 0)
 		if errno != 0 {
 			continue
@@ -167,7 +167,7 @@ func raceAddress(a []string) error {
 	})
 	defer stop()
 	connected := 0
-	for range often(raceTries) {
+	for range often(raceTries, &connected) {
 		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err
@@ -226,7 +226,7 @@ func raceDescriptor(a []string) error {
 	})
 	defer stop()
 	changed := 0
-	for range often(raceTries / 4) {
+	for range often(raceTries/4, &changed) {
 		if unix.Fchmod(shared, 0o777) == nil {
 			changed++
 		}
