@@ -24,19 +24,7 @@ import (
 func TestCredit(t *testing.T) {
 	for _, tier := range []string{journal.TierSoftware, journal.TierTPM} {
 		t.Run(tier, func(t *testing.T) {
-			dir := folder(t)
-			store, err := audit.Open(filepath.Join(dir, "journal"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { store.Close() })
-			o := link.LocalOptions{
-				Development: true, Binary: enclaveBinary, Socket: filepath.Join(dir, "run", "enclave.sock"), State: filepath.Join(dir, "state"),
-				Keys: filepath.Join(dir, "keys"), Store: store, Log: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
-			}
-			if tier == journal.TierTPM {
-				o.TPMDevice = tpmtest.Start(t, tpmtest.NewCA(t).Make(t)).Socket
-			}
+			o := localOf(t, tier)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			local, err := link.StartLocal(ctx, o)
@@ -124,4 +112,23 @@ func signGrant(t *testing.T, ctx context.Context, local *link.Local, state, tier
 		t.Fatal(err)
 	}
 	return leasetest.Operator{Key: key}.Sign(t, g)
+}
+
+// localOf are the options of an enclave of a tier in folders of its own, with a journal.
+func localOf(t *testing.T, tier string) link.LocalOptions {
+	t.Helper()
+	dir := folder(t)
+	store, err := audit.Open(filepath.Join(dir, "journal"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close() })
+	o := link.LocalOptions{
+		Development: true, Binary: enclaveBinary, Socket: filepath.Join(dir, "run", "enclave.sock"), State: filepath.Join(dir, "state"),
+		Keys: filepath.Join(dir, "keys"), Store: store, Log: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
+	}
+	if tier == journal.TierTPM {
+		o.TPMDevice = tpmtest.Start(t, tpmtest.NewCA(t).Make(t)).Socket
+	}
+	return o
 }

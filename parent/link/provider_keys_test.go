@@ -3,17 +3,14 @@ package link_test
 import (
 	"bytes"
 	"context"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
-	"github.com/raypher/raypher/attest/tpm/tpmtest"
 	"github.com/raypher/raypher/enclave/ceiling"
 	"github.com/raypher/raypher/enclave/providerkeys"
 	"github.com/raypher/raypher/journal"
-	"github.com/raypher/raypher/parent/audit"
 	"github.com/raypher/raypher/parent/link"
 	"github.com/raypher/raypher/recipient"
 )
@@ -24,19 +21,7 @@ func TestProviderKeys(t *testing.T) {
 	const secret = "sk-a-key-of-a-provider"
 	for tier, plain := range map[string]bool{journal.TierSoftware: true, journal.TierTPM: false} {
 		t.Run(tier, func(t *testing.T) {
-			dir := folder(t)
-			store, err := audit.Open(filepath.Join(dir, "journal"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { store.Close() })
-			o := link.LocalOptions{
-				Development: true, Binary: enclaveBinary, Socket: filepath.Join(dir, "run", "enclave.sock"), State: filepath.Join(dir, "state"),
-				Keys: filepath.Join(dir, "keys"), Store: store, Log: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
-			}
-			if tier == journal.TierTPM {
-				o.TPMDevice = tpmtest.Start(t, tpmtest.NewCA(t).Make(t)).Socket
-			}
+			o := localOf(t, tier)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			local, err := link.StartLocal(ctx, o)
